@@ -1,0 +1,5 @@
+"""`python -m ipvsagent`."""
+
+from ipvsagent.cli import main
+
+main()

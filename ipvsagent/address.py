@@ -1,0 +1,81 @@
+"""IP addresses as values.
+
+An `Address` is canonical text, as `inet_ntop(3)` and therefore `ipvsadm` and `ip` print it: the same address
+is always the same string. Text instead of `ipaddress` objects because addresses are dictionary keys on every
+hot path: a string's hash is cached, an `ipaddress` object's is computed from hexadecimal text at each look-up.
+
+The functions of `socket` used here convert and do no I/O; this is the one pure module that may import it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from enum import StrEnum
+from typing import NewType
+
+Address = NewType("Address", str)
+
+
+class Family(StrEnum):
+    """Spelled as in `Service.spec.ipFamilies` and in kube-proxy's metric labels."""
+
+    IPV4 = "IPv4"
+    IPV6 = "IPv6"
+
+
+def parse_address(text: str) -> Address:
+    """Canonical form of an IPv4 or IPv6 address.
+
+    Leading zeros in IPv4 octets are read as decimal, as Kubernetes' `ParseIPSloppy` does
+    (k8s.io/utils/net/parse.go). Raises ValueError for anything else that is no address, zones included.
+    """
+    text = text.strip()
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        return Address(socket.inet_ntop(family, socket.inet_pton(family, text)))
+    except (OSError, ValueError):
+        octets = text.split(".")
+        if len(octets) == 4 and all(o.isascii() and o.isdigit() and int(o) < 256 for o in octets):
+            return Address(".".join(str(int(o)) for o in octets))
+        raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def family_of(address: Address) -> Family:
+    return Family.IPV6 if ":" in address else Family.IPV4
+
+
+def pack(address: Address) -> bytes:
+    """Network byte order: 4 bytes for IPv4, 16 for IPv6."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
+def unpack(packed: bytes) -> Address:
+    """The inverse of `pack`; takes 4 or 16 bytes."""
+    return Address(socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed))
+
+
+def endpoint_text(address: Address, port: int) -> str:
+    """`10.0.0.1:80` or `[fd00::1]:80`, as `ipvsadm -n` prints it."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def why_not_reachable(address: Address) -> str | None:
+    """Why no packet may be sent to this address as an endpoint or served on it, or None if it is ordinary.
+
+    The API server's own list: `ValidateEndpointIP`, pkg/apis/core/validation/validation.go.
+    """
+    ip = ipaddress.ip_address(address)
+    if ip.is_unspecified:
+        return "it is the unspecified address"
+    if ip.is_loopback:
+        return "it is a loopback address"
+    if ip.is_link_local:
+        return "it is a link-local address"
+    if ip.is_multicast:
+        return "it is a multicast address"
+    if address == "255.255.255.255":
+        return "it is the broadcast address"
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        return "it is an IPv4-mapped IPv6 address"
+    return None

@@ -1,0 +1,268 @@
+"""Kernel rows, operations on them, and the one diff.
+
+A `Row` is something a kernel table holds: a virtual server, a real server, a bound address. `str(row)` is
+the line that the operator's own tool would print (`ipvsadm -Sn`, `ip address`), and `str(op)` is what `plan` prints
+and what a failure quotes. Rows are made while a change is in flight and dropped afterwards; what is kept are
+`VirtualServer`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
+from typing import Protocol as TypingProtocol
+
+from msgspec import Struct
+
+from ipvsagent.address import Address, Family, endpoint_text
+from ipvsagent.errors import KernelError
+from ipvsagent.model import Forwarding, Protocol, VirtualServerId
+
+PERSISTENT = 0x1
+HASHED = 0x2
+ONE_PACKET = 0x4
+SCHED1, SCHED2, SCHED3 = 0x8, 0x10, 0x20
+SCHEDULER_FLAGS = SCHED1 | SCHED2 | SCHED3
+
+_FLAG_NAMES = {
+    "sh": {SCHED1: "sh-fallback", SCHED2: "sh-port", SCHED3: "flag-3"},
+    "mh": {SCHED1: "mh-fallback", SCHED2: "mh-port", SCHED3: "flag-3"},
+}
+_OTHER_FLAG_NAMES = {SCHED1: "flag-1", SCHED2: "flag-2", SCHED3: "flag-3"}
+_SERVICE_OPTION = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service", Protocol.FWM: "-f"}
+FULL_MASK = 0xFFFFFFFF
+FULL_PREFIX = 128
+
+
+def scheduler_flag_names(scheduler: str, flags: int) -> list[str]:
+    """The names that ipvsadm gives to the scheduler bits of `flags`, in its order."""
+    names = _FLAG_NAMES.get(scheduler, _OTHER_FLAG_NAMES)
+    return [name for bit, name in names.items() if flags & bit]
+
+
+def service_option(server: VirtualServerId) -> str:
+    """`-t 10.0.0.1:80`, as ipvsadm names a virtual server on its command line."""
+    option = _SERVICE_OPTION[server.protocol]
+    if server.protocol is Protocol.FWM:
+        return f"{option} {server.port}{' -6' if server.family is Family.IPV6 else ''}"
+    return f"{option} {endpoint_text(server.address, server.port)}"
+
+
+class VirtualServerRow(Struct, frozen=True, gc=False):
+    """A virtual server as IPVS holds it.
+
+    flags: IP_VS_SVC_F_* without HASHED, which the kernel sets itself. timeout: seconds, of persistence.
+    mask: what one persistent client is: for IPv4 a 32-bit mask in host order, for IPv6 a prefix length.
+    """
+
+    id: VirtualServerId
+    scheduler: str
+    flags: int = 0
+    timeout: int = 0
+    mask: int = FULL_MASK
+    pe_name: str = ""
+
+    @property
+    def key(self) -> VirtualServerId:
+        return self.id
+
+    def __str__(self) -> str:
+        words = [f"-A {service_option(self.id)} -s {self.scheduler}"]
+        if self.flags & PERSISTENT:
+            words.append(f"-p {self.timeout}")
+            if self.id.family is Family.IPV4 and self.mask != FULL_MASK:
+                words.append("-M " + ".".join(str(self.mask >> s & 255) for s in (24, 16, 8, 0)))
+            elif self.id.family is Family.IPV6 and self.mask != FULL_PREFIX:
+                words.append(f"-M {self.mask}")
+        if self.pe_name:
+            words.append(f"--pe {self.pe_name}")
+        if self.flags & ONE_PACKET:
+            words.append("-o")
+        if self.flags & SCHEDULER_FLAGS:
+            words.append("-b " + ",".join(scheduler_flag_names(self.scheduler, self.flags)))
+        return " ".join(words)
+
+
+class Tunnel(Struct, frozen=True, gc=False):
+    """How a TUNNEL real server is reached. kind: 0 ipip, 1 gue, 2 gre. flags: 0 none, 1 checksum, 2 remote checksum."""
+
+    kind: int = 0
+    port: int = 0
+    flags: int = 0
+
+
+class RealServerRow(Struct, frozen=True, gc=False):
+    """A real server as IPVS holds it. Thresholds are numbers of connections, 0 = none."""
+
+    server: VirtualServerId
+    address: Address
+    port: int
+    weight: int = 1
+    forwarding: Forwarding = Forwarding.MASQUERADE
+    upper_threshold: int = 0
+    lower_threshold: int = 0
+    tunnel: Tunnel | None = None
+
+    @property
+    def key(self) -> tuple[Address, int]:
+        """Identity within its virtual server."""
+        return (self.address, self.port)
+
+    def __str__(self) -> str:
+        method = {Forwarding.MASQUERADE: "-m", Forwarding.TUNNEL: "-i"}.get(self.forwarding, "-g")
+        line = f"-a {service_option(self.server)} -r {endpoint_text(self.address, self.port)} {method} -w {self.weight}"
+        if self.tunnel and self.forwarding is Forwarding.TUNNEL:
+            line += " --tun-type " + ("ipip", "gue", "gre")[self.tunnel.kind]
+            if self.tunnel.kind == 1:
+                line += f" --tun-port {self.tunnel.port}"
+            if self.tunnel.kind:
+                line += " " + ("--tun-nocsum", "--tun-csum", "--tun-remcsum")[self.tunnel.flags]
+        return line
+
+
+class AddressRow(Struct, frozen=True, gc=False):
+    """An address on our interface, always /32 or /128."""
+
+    address: Address
+
+    @property
+    def key(self) -> Address:
+        return self.address
+
+    def __str__(self) -> str:
+        return f"{self.address}/{128 if ':' in self.address else 32}"
+
+
+Row = VirtualServerRow | RealServerRow | AddressRow
+
+
+class Verb(StrEnum):
+    ADD = "add"
+    SET = "set"
+    DELETE = "delete"
+
+
+_IPVSADM_VERB = {
+    (VirtualServerRow, Verb.ADD): "-A",
+    (VirtualServerRow, Verb.SET): "-E",
+    (VirtualServerRow, Verb.DELETE): "-D",
+    (RealServerRow, Verb.ADD): "-a",
+    (RealServerRow, Verb.SET): "-e",
+    (RealServerRow, Verb.DELETE): "-d",
+}
+
+
+class Op(Struct, frozen=True, gc=False):
+    """One change to one row."""
+
+    verb: Verb
+    row: Row
+
+    def __str__(self) -> str:
+        """The command that would do it: arguments of ipvsadm, or of `ip address`."""
+        row = self.row
+        if isinstance(row, AddressRow):
+            return f"ip address {self.verb} {row}"
+        verb = _IPVSADM_VERB[type(row), self.verb]
+        if self.verb is not Verb.DELETE:
+            return f"ipvsadm {verb}{str(row)[2:]}"
+        if isinstance(row, VirtualServerRow):
+            return f"ipvsadm {verb} {service_option(row.id)}"
+        return f"ipvsadm {verb} {service_option(row.server)} -r {endpoint_text(row.address, row.port)}"
+
+
+class Failure(Struct, frozen=True):
+    """An op that the kernel refused, and why."""
+
+    op: Op
+    error: KernelError
+
+
+class Owner(StrEnum):
+    """Whose a row is. Only OURS enters the diff; FOREIGN rows are listed and never touched."""
+
+    OURS = "ours"
+    FOREIGN = "foreign"
+
+
+class Counters(Struct, frozen=True, gc=False):
+    """IPVS statistics: totals since the virtual or real server exists, then rates per second."""
+
+    connections: int = 0
+    in_packets: int = 0
+    out_packets: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+    cps: int = 0
+    in_pps: int = 0
+    out_pps: int = 0
+    in_bps: int = 0
+    out_bps: int = 0
+
+
+class Observed(Struct, frozen=True, gc=False):
+    """A row that a kernel table holds, with its owner and, for real servers, its connections."""
+
+    row: Row
+    owner: Owner = Owner.OURS
+    active: int = 0
+    inactive: int = 0
+    persistent: int = 0
+    counters: Counters | None = None
+
+
+class KernelTable(TypingProtocol):
+    """One kind of kernel state. The fake and the real kernel both are this.
+
+    read(None) yields everything the table holds, foreign rows included; read(keys) only what is asked for:
+    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses. What is
+    absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
+
+    write(ops) applies ops in order, goes on after a failure, and returns the failures. A DELETE of what is
+    not there succeeds.
+    """
+
+    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterable[Observed]: ...
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]: ...
+
+
+def diff(held: Iterable[Row], wanted: Iterable[Row]) -> list[Op]:
+    """Ops that turn the held rows into the wanted ones, additions before removals.
+
+    Both sides hold rows of one kind whose `key` is unique on that side.
+    """
+    before = {row.key: row for row in held}
+    if not before:
+        return [Op(Verb.ADD, row) for row in wanted]
+    ops = []
+    for row in wanted:
+        old = before.pop(row.key, None)
+        if old is None:
+            ops.append(Op(Verb.ADD, row))
+        elif old != row:
+            ops.append(Op(Verb.SET, row))
+    ops.extend(Op(Verb.DELETE, row) for row in before.values())
+    return ops
+
+
+_RANK: dict[tuple[type, Verb], int] = {
+    (VirtualServerRow, Verb.ADD): 0,
+    (VirtualServerRow, Verb.SET): 0,
+    (RealServerRow, Verb.ADD): 1,
+    (RealServerRow, Verb.SET): 1,
+    (AddressRow, Verb.ADD): 2,
+    (AddressRow, Verb.SET): 2,
+    (AddressRow, Verb.DELETE): 3,
+    (RealServerRow, Verb.DELETE): 4,
+    (VirtualServerRow, Verb.DELETE): 5,
+}
+
+
+def order(ops: Iterable[Op]) -> list[Op]:
+    """Make before break: attract traffic last, release it first.
+
+    A virtual server gets its real servers before its address is bound, and loses its address before anything
+    else goes; new real servers come before old ones leave, so that a full swap never passes through none.
+    """
+    return sorted(ops, key=lambda op: _RANK[type(op.row), op.verb])
