@@ -228,9 +228,9 @@ class KernelTable(TypingProtocol):
 
 
 def diff(held: Iterable[Row], wanted: Iterable[Row]) -> list[Op]:
-    """Ops that turn the held rows into the wanted ones, additions before removals.
+    """Ops that turn the held rows of one virtual server into the wanted ones, additions before removals.
 
-    Both sides hold rows of one kind whose `key` is unique on that side.
+    Keys are unique on each side. Real servers go with their virtual server, so only its deletion is an op.
     """
     before = {row.key: row for row in held}
     if not before:
@@ -242,7 +242,8 @@ def diff(held: Iterable[Row], wanted: Iterable[Row]) -> list[Op]:
             ops.append(Op(Verb.ADD, row))
         elif old != row:
             ops.append(Op(Verb.SET, row))
-    ops.extend(Op(Verb.DELETE, row) for row in before.values())
+    whole = any(type(row) is VirtualServerRow for row in before.values())
+    ops.extend([Op(Verb.DELETE, row) for row in before.values() if not (whole and type(row) is RealServerRow)])
     return ops
 
 

@@ -1,0 +1,103 @@
+"""`DesiredState`: which virtual server stands behind each id, when several Services may claim one.
+
+The oldest Service wins: by creation time, then namespace and name; one that does not say when it was created comes
+after all that do. kube-proxy does not notice such claims and lets them flap. The rank is part of the claim: a Service that is
+deleted and made anew under its old name between two rounds has lost its seniority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from ipvsagent.cluster.objects import Service, ServiceKey
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.model import VirtualServer, VirtualServerId
+
+Rank = tuple[float, str, str]
+
+
+def rank_of(service: Service) -> Rank:
+    created = float("inf") if service.created is None else float(service.created)
+    return (created, service.namespace, service.name)
+
+
+class Claim(Struct, frozen=True, gc=False):
+    rank: Rank
+    server: VirtualServer
+
+
+class DesiredState:
+    def __init__(self) -> None:
+        self._claims: dict[VirtualServerId, tuple[Claim, ...]] = {}
+        self._ids: dict[ServiceKey, tuple[VirtualServerId, ...]] = {}
+
+    def get(self, server_id: VirtualServerId) -> VirtualServer | None:
+        claims = self._claims.get(server_id)
+        return claims[0].server if claims else None
+
+    def __iter__(self) -> Iterator[VirtualServerId]:
+        return iter(self._claims)
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def ids_of(self, key: ServiceKey) -> tuple[VirtualServerId, ...]:
+        """What the Service claims, whether it won or not."""
+        return self._ids.get(key, ())
+
+    def replace(
+        self, key: ServiceKey, rank: Rank, servers: Iterable[VirtualServer]
+    ) -> tuple[set[VirtualServerId], set[ServiceKey]]:
+        """All that a Service claims from now on; nothing if it is gone.
+
+        Returns (ids whose winner is now another value, Services whose claims are judged otherwise than before).
+        """
+        new = {server.id: Claim(rank, server) for server in servers}
+        changed: set[VirtualServerId] = set()
+        rejudged: set[ServiceKey] = set()
+        for server_id in {*self._ids.get(key, ()), *new}:
+            before = self._claims.get(server_id, ())
+            claim = new.get(server_id)
+            others = [c for c in before if _claimant(c) != key] if before else []
+            after = tuple(sorted([*others, claim] if claim else others, key=lambda c: c.rank))
+            if after:
+                self._claims[server_id] = after
+            else:
+                self._claims.pop(server_id, None)
+            if not before or not after or before[0].server != after[0].server:
+                changed.add(server_id)
+            if others:
+                rejudged.update(_claimant(c) for c in after)
+        if new:
+            self._ids[key] = tuple(new)
+        else:
+            self._ids.pop(key, None)
+        return changed, rejudged
+
+    def shadowed(self, key: ServiceKey) -> list[Finding]:
+        """Claims of this Service that an older one has already."""
+        findings = []
+        for server_id in self._ids.get(key, ()):
+            winner = self._claims[server_id][0].server
+            if (winner.service.namespace, winner.service.service) != key:
+                findings.append(
+                    Finding(
+                        FindingKind.SHADOWED_BY_SERVICE,
+                        f"Service {key}",
+                        f"{server_id} belongs to the older Service {winner.service.namespace}/{winner.service.service}",
+                    )
+                )
+        return findings
+
+    def shadowed_ids(self, key: ServiceKey) -> list[VirtualServerId]:
+        return [
+            i
+            for i in self._ids.get(key, ())
+            if (self._claims[i][0].server.service.namespace, self._claims[i][0].server.service.service) != key
+        ]
+
+
+def _claimant(claim: Claim) -> ServiceKey:
+    return ServiceKey(claim.server.service.namespace, claim.server.service.service)

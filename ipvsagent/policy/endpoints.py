@@ -1,0 +1,128 @@
+"""Which endpoints serve a Service port on this node.
+
+The rules are those of Kubernetes' `CategorizeEndpoints` (pkg/proxy/topology.go) and of its slice cache
+(pkg/proxy/endpointslicecache.go); the words are its words:
+
+*cluster* endpoints serve traffic under policy Cluster: every ready endpoint that the topology hints allow; if
+there is none, every endpoint that is still serving while it terminates.
+*local* endpoints serve traffic under policy Local: those of this node, with the same fallback, hints ignored.
+
+An endpoint that is listed but in neither set gets no new connections; what becomes of its old ones is a question
+for reconcile/drain.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+
+from ipvsagent.address import Address, Family
+from ipvsagent.cluster.objects import Endpoint, EndpointSlice, ServicePort
+
+
+class Candidate(Struct, frozen=True, gc=False):
+    """An endpoint joined to a Service port; `port` is the number that the slice gives, 1 to 65535."""
+
+    endpoint: Endpoint
+    port: int
+
+
+class Reason(StrEnum):
+    """Why a candidate is, or is not, in a set."""
+
+    READY = "ready"
+    FALLBACK_TERMINATING = "terminating, but nothing better is there"
+    TERMINATING = "terminating while others serve"
+    NOT_READY = "not ready"
+    OTHER_NODE = "on another node"
+    HINTED_ELSEWHERE = "hinted for another zone or node"
+
+
+class Choice(Struct, frozen=True, gc=False):
+    """anywhere: some endpoint on some node could serve, whatever the policies say."""
+
+    candidates: tuple[Candidate, ...]
+    cluster: tuple[Candidate, ...]
+    local: tuple[Candidate, ...]
+    anywhere: bool
+
+
+def join(port: ServicePort, slices: Iterable[EndpointSlice], family: Family) -> tuple[Candidate, ...]:
+    """All endpoints of one family behind a Service port, one per address and port, sorted.
+
+    A slice port belongs to the Service port of the same name and protocol; numbers are never compared, and
+    `targetPort` is never read. Where two slices list the same address and port, as they do for a
+    moment when an endpoint moves between slices, the entry that can serve better counts.
+    """
+    found: dict[tuple[Address, int], Endpoint] = {}
+    for piece in slices:
+        if piece.family is not family:
+            continue
+        for slice_port in piece.ports:
+            if slice_port.name != port.name or slice_port.protocol is not port.protocol:
+                continue
+            number = slice_port.port
+            for endpoint in piece.endpoints:
+                key = (endpoint.address, number)
+                other = found.get(key)
+                if other is None or _usability(endpoint) > _usability(other):
+                    found[key] = endpoint
+    return tuple([Candidate(found[key], key[1]) for key in sorted(found)])
+
+
+def choose(candidates: tuple[Candidate, ...], node: str, zone: str) -> Choice:
+    """Sort the candidates of one Service port into the two sets. `node` and `zone` are this node's, "" if unknown."""
+    ready = tuple([c for c in candidates if c.endpoint.ready])
+    fading = tuple([c for c in candidates if _is_fading(c.endpoint)]) if len(ready) < len(candidates) else ()
+    if ready:
+        allowed = _hinted(ready, node, zone)
+        cluster = ready if allowed is None else tuple([c for c in ready if allowed(c.endpoint)])
+    else:
+        cluster = fading
+    local: tuple[Candidate, ...] = ()
+    if node:
+        local = tuple([c for c in ready if c.endpoint.node == node]) or tuple(
+            [c for c in fading if c.endpoint.node == node]
+        )
+    return Choice(candidates, cluster, local, anywhere=bool(ready or fading))
+
+
+def why(candidate: Candidate, chosen: Sequence[Candidate], *, local: bool, node: str) -> Reason:
+    """Why a candidate is, or is not, among `chosen`, which is the local set if `local` and else the cluster set."""
+    endpoint = candidate.endpoint
+    if candidate in chosen:
+        return Reason.READY if endpoint.ready else Reason.FALLBACK_TERMINATING
+    if local and endpoint.node != node:
+        return Reason.OTHER_NODE
+    if endpoint.ready:
+        return Reason.HINTED_ELSEWHERE
+    return Reason.TERMINATING if _is_fading(endpoint) else Reason.NOT_READY
+
+
+def _is_fading(endpoint: Endpoint) -> bool:
+    return endpoint.serving and endpoint.terminating and not endpoint.ready
+
+
+def _usability(endpoint: Endpoint) -> int:
+    return (not endpoint.terminating) << 2 | endpoint.ready << 1 | endpoint.serving
+
+
+def _hinted(ready: Sequence[Candidate], node: str, zone: str) -> Callable[[Endpoint], bool] | None:
+    """The filter that topology hints ask for, or None. One ready endpoint without a hint switches hints off."""
+    if node and all(c.endpoint.node_hints for c in ready):
+
+        def for_node(endpoint: Endpoint) -> bool:
+            return node in endpoint.node_hints
+
+        if any(for_node(c.endpoint) for c in ready):
+            return for_node
+    if zone and all(c.endpoint.zone_hints for c in ready):
+
+        def for_zone(endpoint: Endpoint) -> bool:
+            return zone in endpoint.zone_hints
+
+        if any(for_zone(c.endpoint) for c in ready):
+            return for_zone
+    return None

@@ -1,0 +1,188 @@
+"""Graceful termination: what happens between "this real server is no longer wanted" and its deletion.
+
+Goals, in order:
+1. A connection that can still be served is not cut, and no new connection goes to a server that should get none.
+2. Nothing lingers for ever: every state but one has an end in time, and that one ends with the slice's next word.
+3. A restart loses nothing: a server found at weight 0 and not wanted is adopted.
+4. No I/O, no clock, no thread: `now` is an argument, connection counts are told.
+
+*Terminating* is what Kubernetes says of an endpoint; *draining* is a real server that we keep at weight 0.
+
+| state     | event                                                       | next      | kernel          |
+|-----------|-------------------------------------------------------------|-----------|-----------------|
+| serving   | listed by a slice, but not used                             | LISTED    | weight 0        |
+| serving   | gone from the slices                                        | LINGERING | nothing yet     |
+| serving   | the same, found unwanted after a restart                    | LEAVING   | weight 0        |
+| LISTED    | gone from the slices                                        | LINGERING | nothing         |
+| LINGERING | a window later; it was alive when last listed               | LEAVING   | weight 0        |
+| LINGERING | a window later; it was terminating or not ready             | -         | delete          |
+| LEAVING   | deadline reached                                            | -         | delete          |
+| LISTED, LEAVING | no connections                                        | -         | delete          |
+| any       | wanted again                                                | serving   | weight restored |
+| any       | its virtual server is deleted                               | -         | goes with it    |
+| (start)   | held at weight 0, not wanted and not listed                 | LEAVING   | nothing         |
+
+The window (about 0.1 s) is for an endpoint that moves between slices: it is in neither for a moment, and must neither be
+cut nor, for UDP, be deleted. UDP, SCTP and a drain timeout of 0 do not drain: delete takes the place of weight 0.
+An endpoint that was terminating when it vanished has ended: deletion lets `expire_nodest_conn` reset what is
+left at once, where waiting black-holed clients for up to 15 minutes (kubernetes/kubernetes#81308).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import StrEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ipvsagent.address import Address
+from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
+from ipvsagent.rows import Observed, Op, RealServerRow, Verb, VirtualServerRow
+
+Key = tuple[Address, int]
+
+
+class Phase(StrEnum):
+    LISTED = "listed"
+    LINGERING = "lingering"
+    LEAVING = "leaving"
+
+
+class Drain(Struct, frozen=True, gc=False):
+    """One real server that is held but not wanted.
+
+    row: as the kernel should hold it now. until: end of the phase on the caller's clock, None = open.
+    alive: it was ready when a slice last listed it.
+    """
+
+    row: RealServerRow
+    phase: Phase
+    until: float | None
+    alive: bool
+
+
+class Drains:
+    """All drains, by virtual server. timeout and window in seconds."""
+
+    def __init__(self, timeout: float = 900.0, window: float = 0.1) -> None:
+        self.timeout = timeout
+        self.window = window
+        self._by_server: dict[VirtualServerId, dict[Key, Drain]] = {}
+
+    def rows(self, server_id: VirtualServerId) -> list[RealServerRow]:
+        """Rows that the kernel holds beside those of the virtual server itself."""
+        drains = self._by_server.get(server_id)
+        return [d.row for d in drains.values()] if drains else []
+
+    def of(self, server_id: VirtualServerId) -> tuple[Drain, ...]:
+        return tuple(self._by_server.get(server_id, {}).values())
+
+    def __iter__(self) -> Iterator[VirtualServerId]:
+        return iter(self._by_server)
+
+    def __len__(self) -> int:
+        return sum(len(d) for d in self._by_server.values())
+
+    def transform(
+        self,
+        server_id: VirtualServerId,
+        ops: Sequence[Op],
+        before: VirtualServer | None,
+        wanted: VirtualServer | None,
+        now: float,
+    ) -> Sequence[Op]:
+        """Rewrite the ops of one virtual server: deletions of real servers may become weight 0, or wait.
+
+        before: what the kernel was confirmed to hold, None if the rows were found by reading.
+        """
+        drains = self._by_server.get(server_id)
+        if not drains and not any(op.verb is Verb.DELETE and type(op.row) is RealServerRow for op in ops):
+            return ops
+        if wanted is None or any(op.verb is Verb.DELETE and type(op.row) is VirtualServerRow for op in ops):
+            self._by_server.pop(server_id, None)
+            return ops
+        drains = self._by_server.setdefault(server_id, {})
+        for r in wanted.real_servers:
+            drains.pop((r.address, r.port), None)
+        listed = {(r.address, r.port): r for r in wanted.unused}
+        last_seen = {(r.address, r.port): r for r in (*before.unused, *before.real_servers)} if before else {}
+        result: list[Op] = []
+        unwanted: set[Key] = set()
+        for op in ops:
+            row = op.row
+            if op.verb is not Verb.DELETE or type(row) is not RealServerRow:
+                result.append(op)
+                continue
+            unwanted.add(row.key)
+            drain = self._next(row, drains.get(row.key), listed.get(row.key), last_seen.get(row.key), now)
+            if drain is None:
+                drains.pop(row.key, None)
+                result.append(op)
+                continue
+            drains[row.key] = drain
+            if drain.row != row:
+                result.append(Op(Verb.SET, drain.row))
+        for key in [k for k in drains if k not in unwanted]:
+            del drains[key]
+        if not drains:
+            del self._by_server[server_id]
+        return result
+
+    def _next(
+        self, row: RealServerRow, drain: Drain | None, listed: RealServer | None, seen: RealServer | None, now: float
+    ) -> Drain | None:
+        """The state of a held row that is not wanted; None = delete it."""
+        gentle = row.server.protocol in (Protocol.TCP, Protocol.FWM) and self.timeout > 0
+        quiet = replace(row, weight=0) if row.weight else row
+        if listed:
+            if not gentle or (drain and drain.phase is Phase.LISTED and _over(drain, now)):
+                return None
+            return Drain(quiet, Phase.LISTED, None, listed.alive)
+        if drain is None and seen is None:
+            return Drain(quiet, Phase.LEAVING, now + self.timeout, alive=True) if gentle else None
+        if drain is None or drain.phase is Phase.LISTED:
+            alive = drain.alive if drain else bool(seen and seen.alive)
+            if self.window > 0:
+                return Drain(row, Phase.LINGERING, now + self.window, alive)
+            drain = Drain(row, Phase.LINGERING, now, alive)
+        if drain.phase is Phase.LINGERING and _over(drain, now):
+            if not (gentle and drain.alive):
+                return None
+            return Drain(quiet, Phase.LEAVING, now + self.timeout, alive=True)
+        if _over(drain, now):
+            return None
+        return replace(drain, row=row if drain.phase is Phase.LINGERING else quiet)
+
+    def told(self, server_id: VirtualServerId, observed: Iterable[Observed], now: float) -> bool:
+        """Connection counts of a virtual server that has drains; True if some drain is over because of them."""
+        drains = self._by_server.get(server_id, {})
+        over = False
+        for seen in observed:
+            drain = drains.get(seen.row.key) if isinstance(seen.row, RealServerRow) else None
+            if drain and drain.phase is not Phase.LINGERING and seen.active + seen.inactive == 0:
+                drains[drain.row.key] = replace(drain, until=now)
+                over = True
+        return over
+
+    def forget(self, server_id: VirtualServerId) -> None:
+        self._by_server.pop(server_id, None)
+
+    def due(self, now: float) -> list[VirtualServerId]:
+        return [i for i, drains in self._by_server.items() if any(_over(d, now) for d in drains.values())]
+
+    def next_due(self) -> float | None:
+        return min(
+            (d.until for drains in self._by_server.values() for d in drains.values() if d.until is not None),
+            default=None,
+        )
+
+    def polled(self) -> list[VirtualServerId]:
+        """Virtual servers whose connection counts decide something."""
+        return [
+            i for i, drains in self._by_server.items() if any(d.phase is not Phase.LINGERING for d in drains.values())
+        ]
+
+
+def _over(drain: Drain, now: float) -> bool:
+    return drain.until is not None and drain.until <= now
