@@ -1,0 +1,107 @@
+"""The one pipeline: changes in, kernel state out. `run`, `plan`, `cleanup` and the tests are this with another
+beginning or end: a source or none, real tables, tables that only record, or the fake kernel.
+
+Pure, given the backend's tables and `now`. Findings come out of every call, by origin, for a `FindingBook`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ipvsagent.address import Address
+from ipvsagent.cluster.objects import Changes, ServiceKey
+from ipvsagent.cluster.table import ServiceTable
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.model import VirtualServer
+from ipvsagent.policy.desired import DesiredState, rank_of
+from ipvsagent.policy.virtual_servers import NodeFacts, PolicyOptions, virtual_servers_for
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.reconciler import Reconciler
+
+Origins = list[tuple[object, tuple[Finding, ...]]]
+
+
+def priority(server: VirtualServer) -> int:
+    """What a cold start programs first: the API server, then DNS, then the rest (kubernetes/kubernetes#133773)."""
+    service = server.service
+    if service.namespace == "default" and service.service == "kubernetes":
+        return 0
+    if service.namespace == "kube-system" and server.id.port == 53:
+        return 1
+    return 2
+
+
+class Pipeline:
+    def __init__(self, node_name: str, options: PolicyOptions, backend: Backend, drains: Drains) -> None:
+        self.table = ServiceTable()
+        self.desired = DesiredState()
+        self.reconciler = Reconciler(self.desired, backend, drains, priority)
+        self.node_name = node_name
+        self._options = options
+        self._own_addresses: frozenset[Address] = frozenset()
+        self._facts = NodeFacts(name=node_name)
+
+    def take(self, changes: Changes, now: float) -> Origins:
+        """A source's message. What it makes dirty is written by the next `reconciler.start` or `round`."""
+        dirty = self.table.apply(changes)
+        self.reconciler.see(self.table.blind, now)
+        findings = self._learn_node()
+        return [*findings, *self._wish(dirty | self._stale_facts())]
+
+    def node_addresses(self, addresses: Iterable[Address]) -> Origins:
+        """The addresses on this node's other interfaces, now."""
+        self._own_addresses = frozenset(addresses)
+        return self._wish(self._stale_facts())
+
+    def _stale_facts(self) -> Iterable[ServiceKey]:
+        """Every Service, if what policy knows of the node is not what it was."""
+        nodes = self.table.nodes
+        own = nodes.get(self.node_name)
+        facts = NodeFacts(
+            name=self.node_name,
+            zone=own.zone if own else "",
+            own_addresses=self._own_addresses | frozenset(own.addresses if own else ()),
+            other_nodes={
+                address: name
+                for name, node in sorted(nodes.items())
+                if name != self.node_name
+                for address in node.addresses
+            },
+        )
+        if facts == self._facts:
+            return set()
+        self._facts = facts
+        return set(self.table.services)
+
+    def _learn_node(self) -> Origins:
+        if not self.table.synced or not self.table.nodes or self.node_name in self.table.nodes:
+            return [("node", ())]
+        known = ", ".join(sorted(self.table.nodes)[:5])
+        finding = Finding(
+            FindingKind.NODE_UNKNOWN,
+            f"Node {self.node_name}",
+            f"no Node object has this node's name (there are: {known}), so no endpoint counts as local and no "
+            "zone is known; name the node with --hostname-override",
+        )
+        return [("node", (finding,))]
+
+    def _wish(self, dirty: Iterable[ServiceKey]) -> Origins:
+        """Recompute what the dirty Services want."""
+        origins: Origins = []
+        rejudged: set[ServiceKey] = set()
+        for key in dirty:
+            service = self.table.services.get(key)
+            if service is None:
+                changed, others = self.desired.replace(key, (0.0, "", ""), ())
+                origins.append((("policy", key), ()))
+            else:
+                outcome = virtual_servers_for(
+                    service, self.table.slices_of(key), self._facts, self._options, self.table.is_cluster_ip
+                )
+                changed, others = self.desired.replace(key, rank_of(service), outcome.virtual_servers)
+                origins.append((("policy", key), outcome.findings))
+            rejudged |= others
+            self.reconciler.change(changed)
+        origins.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
+        return origins

@@ -1,0 +1,99 @@
+"""A backend: how virtual servers become rows, and the kernel tables that hold those rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Protocol
+
+from ipvsagent.model import VirtualServer, VirtualServerId
+from ipvsagent.rows import (
+    AddressRow,
+    Failure,
+    KernelTable,
+    Observed,
+    Op,
+    RealServerRow,
+    Row,
+    VirtualServerRow,
+)
+
+
+class Renderer(Protocol):
+    """rows: those of the virtual server alone. shared: those that other virtual servers may need as well."""
+
+    def rows(self, server: VirtualServer) -> Sequence[Row]: ...
+
+    def shared(self, server: VirtualServer) -> Sequence[AddressRow]: ...
+
+
+class Backend:
+    """Counts every call and row, because "cost follows the change" is a law that tests hold to numbers.
+
+    prepare: makes what the tables stand on (our interface); raises StartError.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        servers: KernelTable,
+        shared: KernelTable,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.renderer = renderer
+        self.prepare = prepare
+        self._tables: Mapping[type, KernelTable] = {
+            VirtualServerRow: servers,
+            RealServerRow: servers,
+            AddressRow: shared,
+        }
+        self._servers = servers
+        self._shared = shared
+        self.ops_written = 0
+        self.rows_read = 0
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        """In order, except that real servers of a virtual server that could not be added are not tried: what
+        stands under that id may be another program's, and must not get them."""
+        failures: list[Failure] = []
+        barred: dict[VirtualServerId, Failure] = {}
+        for kind, group in groupby(ops, key=lambda op: type(op.row)):
+            batch = list(group)
+            if barred and kind is RealServerRow:
+                for op in batch:
+                    cause = barred.get(_server_of(op.row))
+                    if cause:
+                        failures.append(Failure(op, cause.error))
+                batch = [op for op in batch if _server_of(op.row) not in barred]
+            if not batch:
+                continue
+            self.ops_written += len(batch)
+            for failure in self._tables[kind].write(batch):
+                failures.append(failure)
+                if kind is VirtualServerRow:
+                    barred[_server_of(failure.op.row)] = failure
+        return failures
+
+    def read(self, ids: Collection[VirtualServerId] | None) -> Iterator[tuple[VirtualServerId, list[Observed]]]:
+        """Virtual servers with their real servers, one at a time: the virtual server's row comes first."""
+        rows: list[Observed] = []
+        for seen in self._servers.read(ids):
+            self.rows_read += 1
+            if type(seen.row) is VirtualServerRow and rows:
+                yield _server_of(rows[0].row), rows
+                rows = []
+            rows.append(seen)
+        if rows:
+            yield _server_of(rows[0].row), rows
+
+    def read_shared(self, rows: Iterable[AddressRow] | None) -> set[AddressRow]:
+        """Shared rows of ours that the kernel holds, of those asked for (None = all)."""
+        keys = None if rows is None else {row.key for row in rows}
+        found = {seen.row for seen in self._shared.read(keys) if type(seen.row) is AddressRow}
+        self.rows_read += len(found)
+        return found
+
+
+def _server_of(row: Any) -> VirtualServerId:
+    server: VirtualServerId = row.id if type(row) is VirtualServerRow else row.server
+    return server

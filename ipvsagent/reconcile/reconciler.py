@@ -1,0 +1,436 @@
+"""The reconciler: one round, the full comparison, and the audit. Read `_apply` first; everything ends there.
+
+Three words carry it:
+
+*dirty*      the wish for an id may have changed since the last round;
+*confirmed*  the kernel took everything of the last wish: its rows are the rows of that wish plus those of drains,
+             so nothing need be read to change it (the confirmed value is the very object that was wished);
+*suspect*    a write failed or an audit saw something else: its rows are read before the next write.
+
+Start, repair and audit feed `_apply` with rows that were read; a change feeds it with rows that are believed. Deletions
+of rows that were only *found* wait while the source says that it is blind (`Blind`): an object that could not be read
+may claim them. Deletions that follow from a changed wish never wait.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from msgspec import Struct
+
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
+from ipvsagent.errors import AlreadyThere, KernelError, NotThere, StartError
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.model import VirtualServer, VirtualServerId
+from ipvsagent.policy.desired import DesiredState
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.retry import RetryQueue
+from ipvsagent.reconcile.shared import SharedRows
+from ipvsagent.rows import (
+    AddressRow,
+    Failure,
+    Observed,
+    Op,
+    Owner,
+    RealServerRow,
+    Row,
+    Verb,
+    VirtualServerRow,
+    diff,
+    order,
+)
+
+CHUNK = 1000
+ORIGIN = "kernel"
+
+
+class Drift(Struct, frozen=True):
+    """The kernel differed from what was confirmed; `op` repairs it. lost, stray, edited: what others did."""
+
+    kind: str
+    op: Op
+
+
+class Report(Struct):
+    """What a round did. findings: (origin, what holds for it now), as FindingBook.replace takes them."""
+
+    written: int = 0
+    failures: list[Failure] = []
+    drift: list[Drift] = []
+    findings: list[tuple[object, tuple[Finding, ...]]] = []
+
+    def add(self, other: Report) -> None:
+        self.written += other.written
+        self.failures += other.failures
+        self.drift += other.drift
+        self.findings += other.findings
+
+
+class Reconciler:
+    """Owns what is believed of the kernel. `priority` orders the first programming: 0 before 1 before 2."""
+
+    def __init__(
+        self,
+        desired: DesiredState,
+        backend: Backend,
+        drains: Drains,
+        priority: Callable[[VirtualServer], int] = lambda server: 0,
+    ) -> None:
+        self._desired = desired
+        self._backend = backend
+        self.drains = drains
+        self._priority = priority
+        self.confirmed: dict[VirtualServerId, VirtualServer] = {}
+        self.suspects: RetryQueue[VirtualServerId] = RetryQueue()
+        self.foreign: set[VirtualServerId] = set()
+        self.shared = SharedRows(backend.renderer)
+        self.blind: Blind = EVERYTHING_KNOWN
+        self.drift_counts: Counter[str] = Counter()
+        self.started = False
+        self._dirty: set[VirtualServerId] = set()
+        self._held: set[VirtualServerId] = set()
+        self._shared_held = False
+        self._cursor: Iterator[VirtualServerId] = iter(())
+
+    # What happens outside
+
+    def change(self, ids: Iterable[VirtualServerId]) -> None:
+        self._dirty.update(ids)
+
+    def see(self, blind: Blind, now: float) -> None:
+        """The source knows more, or less, than before; what was held back may go now."""
+        if blind == self.blind:
+            return
+        self.blind = blind
+        for server_id in self._held:
+            self.suspects.doubt(server_id, now)
+        self._held.clear()
+        if self._shared_held and not blind.holds_virtual_servers:
+            self._shared_held = False
+            for row in self._backend.read_shared(None):
+                if not self.shared.wants(row):
+                    self.shared.retry.doubt(row, now)
+
+    def address_changed(self, row: AddressRow, present: bool, now: float) -> None:
+        """The kernel told that an address appeared on, or left, our interface. Our own writes agree and cost nothing."""
+        if self.started and present != self.shared.wants(row):
+            self.shared.retry.doubt(row, now)
+
+    # Rounds
+
+    def start(self, now: float) -> Report:
+        """Compare everything that is ours in the kernel with everything that is wanted, and write the difference.
+
+        Also the repair after a flush. Raises KernelError if a table cannot be read, StartError from `prepare`.
+        """
+        self._backend.prepare()
+        report = Report()
+        before = self.started
+        present = self._backend.read_shared(None)
+        if before:
+            self._write_shared(self._repairs(present, report), now, report)
+            present = self._backend.read_shared(None)
+        urgent = [s.id for s in self._wishes() if self._priority(s) < 2]
+        urgent.sort(key=lambda i: self._priority(self._wish(i)))
+        done: set[VirtualServerId] = set()
+        if urgent:
+            found = {**dict.fromkeys(urgent, ()), **dict(self._backend.read(urgent))}
+            self._apply(found, now, report, present, count_drift=before)
+            done.update(urgent)
+        in_kernel = ((i, rows) for i, rows in self._backend.read(None) if i not in done)
+        while chunk := dict(islice(in_kernel, CHUNK)):
+            self._apply(chunk, now, report, present, count_drift=before)
+            done.update(chunk)
+        missing = (i for i in list(self._desired) if i not in done)
+        while absent := dict.fromkeys(islice(missing, CHUNK), ()):
+            self._apply(absent, now, report, present, count_drift=before)
+        if not before:
+            self._write_shared(self._repairs(present, None), now, report)
+        self._dirty.clear()
+        self.started = True
+        return report
+
+    def round(self, now: float) -> Report:
+        """Everything that is due: changed wishes, retries, ends of drains."""
+        report = Report()
+        ids = {*self._dirty, *self.suspects.due(now), *self.drains.due(now)}
+        self._dirty.clear()
+        ordered = sorted(ids, key=self._rank) if len(ids) > 1 else ids
+        queue = iter(ordered)
+        while chunk := list(islice(queue, CHUNK)):
+            uncertain = [i for i in chunk if i in self.suspects or i not in self.confirmed and i in self.foreign]
+            found: dict[VirtualServerId, Sequence[Observed]] = {}
+            if uncertain:
+                try:
+                    found = {**dict.fromkeys(uncertain, ()), **dict(self._backend.read(uncertain))}
+                except KernelError as error:
+                    for server_id in uncertain:
+                        self.suspects.fail(server_id, str(error), now)
+                    chunk = [i for i in chunk if i not in self.suspects]
+            self._apply(found, now, report, None, ids=chunk)
+        due = self.shared.retry.due(now)
+        if due:
+            self._retry_shared(due, now, report)
+        return report
+
+    def audit(self, count: int, now: float) -> Report:
+        """Read the next `count` virtual servers and repair what differs; a missing one means a full comparison."""
+        report = Report()
+        ids = self._next_slice(count)
+        found = dict(self._backend.read(ids)) if ids else {}
+        differing: dict[VirtualServerId, Sequence[Observed]] = {}
+        for server_id in ids:
+            rows = found.get(server_id, [])
+            if server_id in self.foreign:
+                if not _is_foreign(rows):
+                    differing[server_id] = rows
+            elif not rows:
+                return self.start(now)
+            elif self._drift(server_id, [seen.row for seen in rows]):
+                differing[server_id] = rows
+        if differing:
+            self._apply(differing, now, report, None, count_drift=True)
+        return report
+
+    def poll_drains(self, count: int, now: float) -> None:
+        """Read the connections of at most `count` virtual servers that drain; what is idle becomes due."""
+        ids = self.drains.polled()[:count]
+        if ids:
+            for server_id, rows in self._backend.read(ids):
+                self.drains.told(server_id, rows, now)
+
+    def next_due(self) -> float | None:
+        """When `round` has something to do; None = not before the next change."""
+        if self._dirty:
+            return 0.0
+        times = (self.suspects.next_due(), self.shared.retry.next_due(), self.drains.next_due())
+        return min((t for t in times if t is not None), default=None)
+
+    # The one place where kernel and wish meet
+
+    def _apply(
+        self,
+        found: Mapping[VirtualServerId, Sequence[Observed]],
+        now: float,
+        report: Report,
+        present: set[AddressRow] | None,
+        *,
+        ids: Sequence[VirtualServerId] | None = None,
+        count_drift: bool = False,
+    ) -> None:
+        """Bring `ids` (default: all of `found`) from what is held to what is wanted.
+
+        found: rows that were read; an id that is not in it is confirmed or new, and holds what is believed.
+        Additions of all ids go first, then addresses are bound and unbound, then deletions follow.
+        """
+        renderer = self._backend.renderer
+        additions: list[Op] = []
+        deletions: list[Op] = []
+        written: list[VirtualServerId] = []
+        for server_id in found if ids is None else ids:
+            wanted = self._desired.get(server_id)
+            believed = self.confirmed.get(server_id)
+            read = found.get(server_id)
+            if read is None:
+                held: Sequence[Row] = [*renderer.rows(believed), *self.drains.rows(server_id)] if believed else ()
+            elif _is_foreign(read):
+                self._leave_to_others(server_id, wanted, report)
+                continue
+            else:
+                held = [seen.row for seen in read]
+            if server_id in self.foreign:
+                self.foreign.discard(server_id)
+                report.findings.append(((ORIGIN, server_id), ()))
+            if count_drift:
+                self._count_drift(self._drift(server_id, held), report)
+            ops: Sequence[Op] = diff(held, renderer.rows(wanted) if wanted else ())
+            if read is not None:
+                ops = self._hold_back(server_id, wanted, ops)
+            ops = self.drains.transform(server_id, ops, None if read and not believed else believed, wanted, now)
+            for op in ops:
+                (deletions if op.verb is Verb.DELETE else additions).append(op)
+            written.append(server_id)
+        failed = self._write(order(additions), now, report)
+        unmade = {
+            server
+            for server, failures in failed.items()
+            if any(type(f.op.row) is VirtualServerRow and f.op.verb is Verb.ADD for f in failures)
+        }
+        shared_ops: list[Op] = []
+        for server_id in written:
+            wanted = self._desired.get(server_id)
+            if server_id not in unmade and (wanted or server_id not in self._held):
+                shared_ops += self.shared.move(server_id, wanted)
+        if present is not None:
+            shared_ops = [op for op in shared_ops if op.verb is not Verb.ADD or op.row not in present]
+        self._write_shared(order(shared_ops), now, report)
+        deletions = [op for op in deletions if _server_of(op) not in unmade]
+        for server, failures in self._write(order(deletions), now, report).items():
+            failed.setdefault(server, []).extend(failures)
+        for server_id in written:
+            self._conclude(server_id, failed.get(server_id), now, report)
+
+    def _conclude(
+        self, server_id: VirtualServerId, failures: list[Failure] | None, now: float, report: Report
+    ) -> None:
+        if failures:
+            stale = all(isinstance(f.error, (AlreadyThere, NotThere)) for f in failures)
+            self.suspects.fail(server_id, f"{failures[0].op}: {failures[0].error}", now, at_once=stale)
+            suspect = self.suspects.get(server_id)
+            if not stale or (suspect and suspect.attempts > 1):
+                report.findings.append(((ORIGIN, server_id), (self._refusal(server_id, failures[0]),)))
+            return
+        if server_id in self.suspects:
+            self.suspects.settle(server_id)
+            report.findings.append(((ORIGIN, server_id), ()))
+        wanted = self._desired.get(server_id)
+        if wanted is None:
+            self.confirmed.pop(server_id, None)
+        else:
+            self.confirmed[server_id] = wanted
+
+    def _hold_back(self, server_id: VirtualServerId, wanted: VirtualServer | None, ops: Sequence[Op]) -> Sequence[Op]:
+        """Without the deletions that an object we cannot read might forbid."""
+        self._held.discard(server_id)
+        if wanted is None:
+            hold = self.blind.holds_virtual_servers
+        else:
+            hold = self.blind.holds_real_servers(wanted.service.namespace, wanted.service.service)
+        if not hold or not any(op.verb is Verb.DELETE for op in ops):
+            return ops
+        self._held.add(server_id)
+        return [op for op in ops if op.verb is not Verb.DELETE]
+
+    def _leave_to_others(self, server_id: VirtualServerId, wanted: VirtualServer | None, report: Report) -> None:
+        self.suspects.settle(server_id)
+        self.confirmed.pop(server_id, None)
+        self.drains.forget(server_id)
+        if wanted is None:
+            self.foreign.discard(server_id)
+            report.findings.append(((ORIGIN, server_id), ()))
+            return
+        self.foreign.add(server_id)
+        finding = Finding(
+            FindingKind.SHADOWED_BY_FOREIGN,
+            f"Service {wanted.service}",
+            f"{server_id} is a virtual server of another program; it is left alone, and taken when it is free",
+        )
+        report.findings.append(((ORIGIN, server_id), (finding,)))
+
+    def _refusal(self, server_id: VirtualServerId, failure: Failure) -> Finding:
+        wanted = self._desired.get(server_id)
+        subject = f"Service {wanted.service}" if wanted else str(server_id)
+        reason = f"the kernel refused `{failure.op}`: {failure.error}; it is tried again"
+        return Finding(FindingKind.KERNEL_REFUSED, subject, reason)
+
+    # Writing
+
+    def _write(self, ops: Sequence[Op], now: float, report: Report) -> dict[VirtualServerId, list[Failure]]:
+        failed: dict[VirtualServerId, list[Failure]] = {}
+        if ops:
+            report.written += len(ops)
+            for failure in self._backend.write(ops):
+                report.failures.append(failure)
+                failed.setdefault(_server_of(failure.op), []).append(failure)
+        return failed
+
+    def _write_shared(self, ops: Sequence[Op], now: float, report: Report) -> None:
+        if not ops:
+            return
+        report.written += len(ops)
+        failures = {f.op.row: f for f in self._backend.write(ops)}
+        for op in ops:
+            row = op.row
+            assert isinstance(row, AddressRow)
+            failure = failures.get(row)
+            if failure:
+                report.failures.append(failure)
+                self.shared.retry.fail(row, str(failure.error), now)
+                reason = f"the kernel refused `{op}`: {failure.error}; it is tried again"
+                report.findings.append(((ORIGIN, row), (Finding(FindingKind.KERNEL_REFUSED, str(row), reason),)))
+            elif row in self.shared.retry:
+                self.shared.retry.settle(row)
+                report.findings.append(((ORIGIN, row), ()))
+
+    def _repairs(self, present: set[AddressRow], report: Report | None) -> list[Op]:
+        ops = self.shared.repair(present)
+        if self.blind.holds_virtual_servers and any(op.verb is Verb.DELETE for op in ops):
+            self._shared_held = True
+            ops = [op for op in ops if op.verb is not Verb.DELETE]
+        if report is not None:
+            self._count_drift(ops, report)
+        return order(ops)
+
+    def _retry_shared(self, due: Sequence[AddressRow], now: float, report: Report) -> None:
+        try:
+            self._backend.prepare()
+            present = self._backend.read_shared(due)
+        except (KernelError, StartError) as error:
+            for row in due:
+                self.shared.retry.fail(row, str(error), now)
+            report.findings.append(((ORIGIN, "interface"), (Finding(FindingKind.HOST, "addresses", str(error)),)))
+            return
+        report.findings.append(((ORIGIN, "interface"), ()))
+        ops = self.shared.repair(present, due)
+        doubted = [op for op in ops if (s := self.shared.retry.get(_address_of(op))) and s.attempts == 0]
+        self._count_drift(doubted, report)
+        self._write_shared(order(ops), now, report)
+        changed = {op.row for op in ops}
+        for row in due:
+            if row not in changed:
+                self.shared.retry.settle(row)
+                report.findings.append(((ORIGIN, row), ()))
+
+    # Small questions
+
+    def _wish(self, server_id: VirtualServerId) -> VirtualServer:
+        server = self._desired.get(server_id)
+        assert server is not None
+        return server
+
+    def _wishes(self) -> Iterable[VirtualServer]:
+        return (self._wish(i) for i in self._desired)
+
+    def _rank(self, server_id: VirtualServerId) -> tuple[int, VirtualServerId]:
+        wanted = self._desired.get(server_id)
+        return (self._priority(wanted) if wanted else 9, server_id)
+
+    def _next_slice(self, count: int) -> list[VirtualServerId]:
+        ids = [i for i in islice(self._cursor, count) if i in self.confirmed or i in self.foreign]
+        if len(ids) < count:
+            self._cursor = iter([*self.confirmed, *self.foreign])
+            ids += [i for i in islice(self._cursor, count - len(ids)) if i not in ids]
+        return [i for i in ids if i not in self.suspects and i not in self._dirty]
+
+    def _drift(self, server_id: VirtualServerId, held: Sequence[Row]) -> list[Op]:
+        """What would make the held rows what they are believed to be."""
+        believed = self.confirmed.get(server_id)
+        rows = [*self._backend.renderer.rows(believed), *self.drains.rows(server_id)] if believed else ()
+        ops = diff(held, rows)
+        return [op for op in ops if op.verb is not Verb.DELETE] if server_id in self._held else ops
+
+    def _count_drift(self, ops: Iterable[Op], report: Report) -> None:
+        for op in ops:
+            kind = {Verb.ADD: "lost", Verb.SET: "edited", Verb.DELETE: "stray"}[op.verb]
+            self.drift_counts[kind] += 1
+            report.drift.append(Drift(kind, op))
+
+
+def _is_foreign(rows: Sequence[Observed]) -> bool:
+    return bool(rows) and rows[0].owner is Owner.FOREIGN
+
+
+def _server_of(op: Op) -> VirtualServerId:
+    row = op.row
+    if isinstance(row, VirtualServerRow):
+        return row.id
+    assert isinstance(row, RealServerRow)
+    return row.server
+
+
+def _address_of(op: Op) -> AddressRow:
+    assert isinstance(op.row, AddressRow)
+    return op.row
