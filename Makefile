@@ -1,0 +1,48 @@
+# Everything a developer or a build machine calls. `make` lists the targets.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/installed
+PYTEST := $(PYTHON) -m pytest -q
+GUEST := $(PYTHON) -m integration.guest
+
+.DEFAULT_GOAL := help
+.PHONY: help venv setup demo test lint test-native test-kernel clean
+MAKEFLAGS += --no-print-directory
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+venv: $(STAMP) ## make .venv with the project and its tools in it
+
+$(STAMP): pyproject.toml integration/setup.sh
+	@sh integration/setup.sh venv $(VENV)
+	@$(PYTHON) -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+setup: ## install the Debian packages that demo and tests need
+	@sh integration/setup.sh
+
+demo: setup venv ## show the proxy at work on a kernel
+	@$(PYTHON) -m integration.demo
+
+# One after the other, also under -j: what fails first is what to read.
+test: setup venv ## lint, then all tests (the kernel's in a guest)
+	@$(MAKE) lint
+	@$(MAKE) test-native
+	@$(MAKE) test-kernel
+
+lint: venv ## style, formatting and types
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check . ; exit 1; }
+	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest
+
+test-native: venv ## tests that need no kernel
+	$(PYTEST) -m "not kernel" tests
+
+test-kernel: venv ## tests on a real kernel, in one guest; none may be skipped
+	$(GUEST) --timeout 900 -- $(PYTEST) -m kernel --no-skips tests
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
