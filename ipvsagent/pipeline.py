@@ -41,21 +41,29 @@ class Pipeline:
         self._options = options
         self._own_addresses: frozenset[Address] = frozenset()
         self._facts = NodeFacts(name=node_name)
+        self._nodes_revision = 0
 
     def take(self, changes: Changes, now: float) -> Origins:
         """A source's message. What it makes dirty is written by the next `reconciler.start` or `round`."""
         dirty = self.table.apply(changes)
         self.reconciler.see(self.table.blind, now)
-        findings = self._learn_node()
-        return [*findings, *self._wish(dirty | self._stale_facts())]
+        origins: Origins = []
+        if self.table.nodes_revision != self._nodes_revision:
+            self._nodes_revision = self.table.nodes_revision
+            dirty |= self._learn_facts()
+        if self.node_name not in self.table.nodes:
+            origins.append(self._node_unknown())
+        elif changes.synced:
+            origins.append(("node", ()))
+        return [*origins, *self._wish(dirty)]
 
     def node_addresses(self, addresses: Iterable[Address]) -> Origins:
         """The addresses on this node's other interfaces, now."""
         self._own_addresses = frozenset(addresses)
-        return self._wish(self._stale_facts())
+        return self._wish(self._learn_facts())
 
-    def _stale_facts(self) -> Iterable[ServiceKey]:
-        """Every Service, if what policy knows of the node is not what it was."""
+    def _learn_facts(self) -> set[ServiceKey]:
+        """Every Service, if what policy knows of the node is not what it was; rare."""
         nodes = self.table.nodes
         own = nodes.get(self.node_name)
         facts = NodeFacts(
@@ -74,17 +82,17 @@ class Pipeline:
         self._facts = facts
         return set(self.table.services)
 
-    def _learn_node(self) -> Origins:
-        if not self.table.synced or not self.table.nodes or self.node_name in self.table.nodes:
-            return [("node", ())]
-        known = ", ".join(sorted(self.table.nodes)[:5])
+    def _node_unknown(self) -> tuple[object, tuple[Finding, ...]]:
+        if not self.table.synced:
+            return ("node", ())
+        known = ", ".join(sorted(self.table.nodes)[:5]) or "none"
         finding = Finding(
             FindingKind.NODE_UNKNOWN,
             f"Node {self.node_name}",
             f"no Node object has this node's name (there are: {known}), so no endpoint counts as local and no "
             "zone is known; name the node with --hostname-override",
         )
-        return [("node", (finding,))]
+        return ("node", (finding,))
 
     def _wish(self, dirty: Iterable[ServiceKey]) -> Origins:
         """Recompute what the dirty Services want."""
@@ -101,7 +109,7 @@ class Pipeline:
                 )
                 changed, others = self.desired.replace(key, rank_of(service), outcome.virtual_servers)
                 origins.append((("policy", key), outcome.findings))
-            rejudged |= others
+            rejudged |= others | {key}
             self.reconciler.change(changed)
         origins.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
         return origins

@@ -1,8 +1,8 @@
 """`ServiceTable`: every Kubernetes object that the agent knows, and which Services a change makes dirty.
 
-It joins slices to Services and Nodes to everything, by name only. It does not judge: which endpoints serve and
-which Services matter is policy. Cost of `apply` follows the objects in the message, except for a changed Node
-fact (rare: heartbeats do not get this far), which makes every Service dirty.
+It joins slices to Services by name. It does not judge: which endpoints serve and which Services matter is policy,
+and so is what a changed Node means (`nodes_revision` says that one did). Cost of `apply` follows the objects in
+the message.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class ServiceTable:
     def __init__(self) -> None:
         self.services: dict[ServiceKey, Service] = {}
         self.nodes: dict[str, Node] = {}
+        self.nodes_revision = 0
         self.synced = False
         self.blind: Blind = EVERYTHING_KNOWN
         self._slices: dict[ServiceKey, dict[str, EndpointSlice]] = {}
@@ -67,7 +68,7 @@ class ServiceTable:
         elif key.kind == "EndpointSlice":
             self._put_slice(key, new, dirty)
         elif key.kind == "Node":
-            self._put_node(key.name, new, dirty)
+            self._put_node(key.name, new)
 
     def _put_service(self, key: ServiceKey, new: Object | None, dirty: set[ServiceKey]) -> None:
         assert new is None or isinstance(new, Service)
@@ -122,7 +123,7 @@ class ServiceTable:
             assert service
             self._list(address, service)
 
-    def _put_node(self, name: str, new: Object | None, dirty: set[ServiceKey]) -> None:
+    def _put_node(self, name: str, new: Object | None) -> None:
         assert new is None or isinstance(new, Node)
         if self.nodes.get(name) == new:
             return
@@ -130,7 +131,7 @@ class ServiceTable:
             del self.nodes[name]
         else:
             self.nodes[name] = new
-        dirty.update(self.services)
+        self.nodes_revision += 1
 
     # Which Services list an address: nearly always one slice of one Service, so that one is stored bare.
 

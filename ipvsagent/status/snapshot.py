@@ -1,0 +1,124 @@
+"""The agent's account of itself: one document, made when somebody asks, by the loop that owns the state.
+
+It says what is wanted and what is believed; counters of the kernel are not in it, because whoever asks can read
+those, and the loop must not stand still for it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from ipvsagent.findings import Finding
+from ipvsagent.model import VirtualServer, VirtualServerId
+from ipvsagent.pipeline import Pipeline
+
+
+class DrainView(Struct, frozen=True):
+    """remaining: seconds until the real server is deleted whatever it serves; None = until its slice changes."""
+
+    address: str
+    port: int
+    phase: str
+    remaining: float | None
+
+
+class ServerView(Struct, frozen=True, omit_defaults=True):
+    """condition: confirmed, pending, suspect or shadowed. error: what the kernel said last, of a suspect."""
+
+    id: VirtualServerId
+    service: str
+    frontend: str
+    condition: str
+    error: str = ""
+    when_empty: str = "refuse"
+    draining: tuple[DrainView, ...] = ()
+
+
+class Totals(Struct, frozen=True):
+    services: int
+    endpoint_slices: int
+    virtual_servers: int
+    real_servers: int
+    confirmed: int
+    suspect: int
+    shadowed: int
+    draining: int
+
+
+class Snapshot(Struct, frozen=True):
+    """Times in seconds. in_sync: everything wanted is confirmed. start_*: of the comparison at start.
+
+    ops_written and drift count since the agent started; drift by kind: lost, edited, stray.
+    """
+
+    version: str
+    pid: int
+    node: str
+    backend: str
+    interface: str
+    uptime: float
+    in_sync: bool
+    seconds_since_change: float | None
+    start_writes: int
+    start_seconds: float
+    ops_written: int
+    rows_read: int
+    drift: dict[str, int]
+    totals: Totals
+    virtual_servers: tuple[ServerView, ...]
+    findings: tuple[Finding, ...]
+
+
+def totals_of(pipeline: Pipeline) -> Totals:
+    reconciler, desired = pipeline.reconciler, pipeline.desired
+    return Totals(
+        services=len(pipeline.table.services),
+        endpoint_slices=pipeline.table.slice_count(),
+        virtual_servers=len(desired),
+        real_servers=sum(len(s.real_servers) for i in desired if (s := desired.get(i))),
+        confirmed=len(reconciler.confirmed),
+        suspect=len(reconciler.suspects),
+        shadowed=len(reconciler.foreign),
+        draining=len(reconciler.drains),
+    )
+
+
+def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
+    desired = pipeline.desired
+    return tuple(_server_view(pipeline, server, now) for i in sorted(desired) if (server := desired.get(i)))
+
+
+def in_sync(pipeline: Pipeline) -> bool:
+    reconciler = pipeline.reconciler
+    due = reconciler.next_due()
+    return (
+        reconciler.started
+        and not reconciler.suspects
+        and not reconciler.shared.retry
+        and (due is None or due > 0)
+    )
+
+
+def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> ServerView:
+    reconciler = pipeline.reconciler
+    suspect = reconciler.suspects.get(server.id)
+    if server.id in reconciler.foreign:
+        condition = "shadowed"
+    elif suspect:
+        condition = "suspect"
+    elif reconciler.confirmed.get(server.id) == server:
+        condition = "confirmed"
+    else:
+        condition = "pending"
+    return ServerView(
+        id=server.id,
+        service=str(server.service),
+        frontend=server.frontend.value,
+        condition=condition,
+        error=suspect.error if suspect else "",
+        when_empty=server.when_empty.value,
+        draining=tuple(
+            DrainView(d.row.address, d.row.port, d.phase.value, None if d.until is None else max(0.0, d.until - now))
+            for d in reconciler.drains.of(server.id)
+        ),
+    )
