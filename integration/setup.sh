@@ -19,7 +19,9 @@ missing_packages() {
     done
     # A Python of any origin will do, if it can make virtual environments.
     python=$(find_python) || { printf 'python3 python3-venv ' && return; }
-    can_make_venv "$python" || [ ! "$python" -ef /usr/bin/python3 ] || printf 'python3-venv '
+    case $python in
+    /usr/bin/* | /bin/*) can_make_venv "$python" || printf 'python3-venv ' ;;
+    esac
 }
 
 # The first Python on PATH that is new enough. Asked, not looked at: a name on PATH may be a wrapper that fails.
@@ -38,6 +40,7 @@ can_make_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
 supported_debian() {
     [ -r /etc/os-release ] || return 1
     (
+        # shellcheck source=/dev/null
         . /etc/os-release
         [ "${ID:-}" = debian ] && case ${VERSION_ID:-} in 12 | 13) true ;; *) false ;; esac
     )
@@ -74,11 +77,11 @@ install_packages() {
 }
 
 make_venv() {
-    python=$(find_python) && can_make_venv "$python" || {
+    if ! python=$(find_python) || ! can_make_venv "$python"; then
         install_packages # python3 and python3-venv are among them
         python=$(find_python) || { say "no Python from 3.11 on PATH" && return 1; }
         can_make_venv "$python" || { say "$python has no modules venv and ensurepip: install them" && return 1; }
-    }
+    fi
     # One left half made, or made with a Python that is gone, is made anew.
     "$1/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$1"
 }

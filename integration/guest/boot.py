@@ -114,7 +114,7 @@ def _boot(work: Path, memory: str, memory_dir: str, timeout: float | None) -> in
     finally:
         for descriptor in (out_write, err_write, log):
             os.close(descriptor)
-    watchdog = _Watchdog(process.pid)
+    watchdog = _Watchdog(process.pid, work)
     pumps = [_Pump(out_read, 1), _Pump(err_read, 2)]
     try:
         _wait(process.pid, work, pumps, timeout)
@@ -209,11 +209,14 @@ class _Pump(threading.Thread):
 
 
 class _Watchdog:
-    """Kills the guest's process group should this process die without a chance to do it itself."""
+    """Ends the guest and tidies up should this process die without a chance to do it itself."""
 
-    def __init__(self, group: int) -> None:
+    # Not `kill -KILL --`: dash takes no `--` after that form.
+    _SCRIPT = 'read -r word || { kill -s KILL -- "-$1"; rm -rf -- "$2"; }'
+
+    def __init__(self, group: int, work: Path) -> None:
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r word || kill -KILL -- "-$1"', "guest-watchdog", str(group)],
+            ["/bin/sh", "-c", self._SCRIPT, "guest-watchdog", str(group), str(work)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 # The guest's process 1: makes a writable copy of the host's root, runs the command, powers off.
 # Copied into the work folder, which both sides see, and run twice: first on the read-only hostfs root,
 # then on the overlay. Written back into the work folder: started, status, or failure (with the reason).
-# shellcheck shell=sh disable=SC2096
+# shellcheck shell=sh disable=SC2094
 
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
