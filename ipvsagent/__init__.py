@@ -1,0 +1,33 @@
+"""ipvsagent: Kubernetes Services on IPVS.
+
+A node agent that reads Services and EndpointSlices and keeps the kernel's IPVS table, and one dummy interface,
+equal to what they ask for on this node. This docstring is the map.
+
+    sources/  ──Changes──▶  cluster/  ──dirty──▶  policy/  ──changed ids──▶  reconcile/  ──ops──▶  kernel/
+    files, API              ServiceTable          what should be            diff, drain, retry     IPVS, addresses
+                                                                            render/: model → rows
+
+The loop in `agent.py` drives it; `pipeline.py` is the same chain without threads and clock, and so is all of
+`run`, `plan`, `cleanup` and the tests. State is kept at the grain of a virtual server, work is done at the grain of a
+kernel row, and cost follows the change.
+
+To understand it in ten minutes: `model.py`, `rows.py`, `reconcile/reconciler.py`.
+
+Where do I change...
+    which endpoints get traffic              policy/endpoints.py
+    which addresses a Service is served on   policy/virtual_servers.py
+    who wins when two Services claim one     policy/desired.py
+    what an object must look like            cluster/decode.py
+    how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)
+    how long a real server drains            reconcile/drain.py, its table
+    what is repaired, and when               reconcile/reconciler.py
+    a netlink message                        kernel/ipvs_messages.py, kernel/addresses.py
+    what must be there to start              kernel/host.py
+    a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm.py
+    a command or an option                   cli/, one file per command
+
+Layers, held by tests/test_layers.py: cli → agent → sources, status, kernel → pipeline → reconcile, render, policy
+→ cluster → rows, model, findings, errors, address. Everything from pipeline on is pure: no clock, no I/O, no threads.
+"""
+
+__version__ = "0.1.0"

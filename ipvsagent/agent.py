@@ -1,0 +1,293 @@
+"""The running agent: composition root, main loop, and the only module that starts threads.
+
+One thread, the loop's, owns all state and every kernel handle it writes with. A source thread, the address monitor and
+the status server only put messages into the inbox. A signal is a message too. Nothing is undone at
+exit: traffic must outlive the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import msgspec
+
+from ipvsagent import __version__
+from ipvsagent.cluster.objects import Changes
+from ipvsagent.config import Config
+from ipvsagent.errors import KernelError, SourceError, StartError
+from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
+from ipvsagent.kernel.monitor import AddressChange, AddressMonitor, LinkChange, Overflow
+from ipvsagent.node import Node, pipeline_for
+from ipvsagent.pipeline import Origins, Pipeline
+from ipvsagent.reconcile.reconciler import Report
+from ipvsagent.rows import AddressRow
+from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.manifests import ManifestSource
+from ipvsagent.status import socket as status_socket
+from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
+
+log = logging.getLogger("ipvsagent")
+
+AUDIT_EVERY = 1.0
+POLL_DRAINS_EVERY = 1.0
+POLLED_AT_ONCE = 64
+FAST_PASS = 5.0
+SLOW_PASS = 300.0
+RETRY_START_AFTER = (1.0, 30.0)
+LOGGED_DRIFT = 10
+
+
+def learn(book: FindingBook, origins: Origins) -> None:
+    """Note what was found, and log what is new and what is over."""
+    for origin, findings in origins:
+        appeared, cleared = book.replace(origin, findings)
+        for finding in appeared:
+            log.log(logging.ERROR if finding.severity is Severity.ERROR else logging.WARNING, "%s", finding)
+        for finding in cleared:
+            log.info("no longer so: %s", finding)
+
+
+def apply_once(config: Config, node: Node) -> bool:
+    """Make the kernel as the source wants it now; False if the kernel refused something.
+
+    Raises SourceError, KernelError and StartError.
+    """
+    began = time.monotonic()
+    book = FindingBook()
+    pipeline = pipeline_for(config, node.backend(), window=0)
+    pipeline.node_addresses(node.addresses.node_addresses())
+    changes, findings = ManifestSource(list(config.sources), config.allow_empty).load_once()
+    learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
+    report = pipeline.reconciler.start(began)
+    learn(book, report.findings)
+    log.info(
+        "%s: %s (%d writes, %.2f s)",
+        "applied, with failures" if report.failures else "applied",
+        totals_text(pipeline),
+        report.written,
+        time.monotonic() - began,
+    )
+    return not report.failures
+
+
+def totals_text(pipeline: Pipeline) -> str:
+    totals = totals_of(pipeline)
+    return (
+        f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
+    )
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """End the loop; `reason` is logged."""
+
+    reason: str
+
+
+class Agent:
+    """Built on a prepared node whose lock is held; `run` returns when told to stop."""
+
+    def __init__(self, config: Config, node: Node, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._node = node
+        self._backend = node.backend()
+        self._clock = clock
+        self._inbox = Inbox()
+        self._book = FindingBook()
+        self._pipeline = pipeline_for(config, self._backend, window=config.window)
+        self._stop = threading.Event()
+        self._born = clock()
+        self._changed_at: float | None = None
+        self._round_ended = float("-inf")
+        self._start_due = 0.0
+        self._start_delay = RETRY_START_AFTER[0]
+        self._audit_due = 0.0
+        self._poll_due = 0.0
+        self._start_writes = 0
+        self._start_seconds = 0.0
+        self._settled = False
+
+    def run(self) -> None:
+        """Follow the source until SIGTERM or SIGINT. Raises SourceError if a source is not there at all."""
+        self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        source = ManifestSource(list(self._config.sources), self._config.allow_empty)
+        threads = [
+            threading.Thread(target=self._watch, args=(source,), name="source", daemon=True),
+            threading.Thread(target=self._monitor, args=(AddressMonitor(),), name="addresses", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        status_socket.serve(self._node.socket_path, self._inbox, self._stop)
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._stop.set()
+            self._node.socket_path.unlink(missing_ok=True)
+
+    # The loop
+
+    def _turn(self) -> bool:
+        """Wait for messages or the next deadline, then do what is due. False = stop."""
+        messages = self._inbox.take(max(0.0, self._wake_at() - self._clock()))
+        for message in messages:
+            if isinstance(message, Stop):
+                log.info("stopping (%s); what is programmed stays", message.reason)
+                return False
+            if isinstance(message, BaseException):
+                raise message
+            self._take(message)
+        now = self._clock()
+        if not self._pipeline.reconciler.started:
+            if self._pipeline.table.synced and now >= self._start_due:
+                self._start(now)
+            return True
+        due = self._pipeline.reconciler.next_due()
+        if due is not None and max(due, self._round_ended + self._config.window) <= now:
+            self._guard(lambda: self._pipeline.reconciler.round(now))
+            self._round_ended = self._clock()
+            self._say_settled()
+        if now >= self._poll_due:
+            self._poll_due = now + POLL_DRAINS_EVERY
+            self._guard(lambda: self._pipeline.reconciler.poll_drains(POLLED_AT_ONCE, now))
+        if now >= self._audit_due:
+            self._audit_due = now + AUDIT_EVERY
+            self._guard(lambda: self._pipeline.reconciler.audit(self._audit_count(), now))
+        return True
+
+    def _wake_at(self) -> float:
+        if not self._pipeline.reconciler.started:
+            return self._start_due if self._pipeline.table.synced else float("inf")
+        wake = min(self._audit_due, self._poll_due)
+        due = self._pipeline.reconciler.next_due()
+        return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
+
+    def _take(self, message: object) -> None:
+        if isinstance(message, Changes):
+            now = self._clock()
+            self._changed_at = now
+            self._learn(self._pipeline.take(message, now))
+        elif isinstance(message, Findings):
+            self._learn([(message.origin, message.findings)])
+        elif isinstance(message, AddressChange):
+            self._address_changed(message)
+        elif isinstance(message, LinkChange):
+            if message.interface == self._config.interface and not message.present:
+                self._doubt_addresses()
+        elif isinstance(message, Overflow):
+            self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+            self._doubt_addresses()
+        elif isinstance(message, status_socket.Query):
+            message.answer.put(self._snapshot())
+
+    def _address_changed(self, change: AddressChange) -> None:
+        if change.interface == self._config.interface:
+            self._pipeline.reconciler.address_changed(AddressRow(change.address), change.present, self._clock())
+        else:
+            self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+
+    def _doubt_addresses(self) -> None:
+        now = self._clock()
+        for row in self._pipeline.reconciler.shared:
+            self._pipeline.reconciler.shared.retry.doubt(row, now)
+
+    def _start(self, now: float) -> None:
+        report = self._guard(lambda: self._pipeline.reconciler.start(now))
+        if report is None:
+            self._start_due = now + self._start_delay
+            self._start_delay = min(self._start_delay * 2, RETRY_START_AFTER[1])
+            return
+        self._round_ended = self._clock()
+        self._start_writes, self._start_seconds = report.written, self._round_ended - now
+        self._settled = in_sync(self._pipeline)
+        log.info(
+            "%s: %s (%d writes, %.2f s)",
+            "in sync" if self._settled else "programmed, but not all of it",
+            totals_text(self._pipeline),
+            report.written,
+            self._start_seconds,
+        )
+
+    def _say_settled(self) -> None:
+        settled = in_sync(self._pipeline)
+        if settled and not self._settled:
+            log.info("in sync again")
+        self._settled = settled
+
+    def _audit_count(self) -> int:
+        """Virtual servers a slice reads: a pass takes 5 s when they are few, and at most 5 minutes."""
+        count = len(self._pipeline.desired)
+        return max(-(-count * int(AUDIT_EVERY) // int(SLOW_PASS)), min(count, -(-100 // int(FAST_PASS))), 1)
+
+    def _guard(self, work: Callable[[], Report | None]) -> Report | None:
+        """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on."""
+        try:
+            report = work()
+        except (KernelError, StartError) as error:
+            finding = Finding(FindingKind.HOST, "kernel", str(error), severity=Severity.ERROR)
+            self._learn([("tables", (finding,))])
+            return None
+        self._learn([("tables", ())])
+        if report is None:
+            return None
+        self._learn(report.findings)
+        for drift in report.drift[:LOGGED_DRIFT]:
+            log.warning("drift (%s): repaired by `%s`", drift.kind, drift.op)
+        if len(report.drift) > LOGGED_DRIFT:
+            log.warning("drift: %d more rows differed and were repaired", len(report.drift) - LOGGED_DRIFT)
+        return report
+
+    def _learn(self, origins: Origins) -> None:
+        learn(self._book, origins)
+
+    def _snapshot(self) -> Snapshot:
+        now = self._clock()
+        reconciler = self._pipeline.reconciler
+        return Snapshot(
+            version=__version__,
+            pid=os.getpid(),
+            node=self._config.node_name,
+            backend="ipvs",
+            interface=self._config.interface,
+            uptime=now - self._born,
+            in_sync=in_sync(self._pipeline),
+            seconds_since_change=None if self._changed_at is None else now - self._changed_at,
+            start_writes=self._start_writes,
+            start_seconds=self._start_seconds,
+            ops_written=self._backend.ops_written,
+            rows_read=self._backend.rows_read,
+            drift=dict(reconciler.drift_counts),
+            totals=totals_of(self._pipeline),
+            virtual_servers=server_views(self._pipeline, now),
+            findings=tuple(self._book.current()),
+        )
+
+    # Threads; each talks to the inbox alone
+
+    def _watch(self, source: ManifestSource) -> None:
+        try:
+            source.run(self._inbox, self._stop)
+        except SourceError as error:
+            self._inbox.put(error)
+        except Exception as error:  # a bug: the loop must end, and its supervisor start it afresh
+            self._inbox.put(error)
+
+    def _monitor(self, monitor: AddressMonitor) -> None:
+        try:
+            while not self._stop.is_set():
+                for change in monitor.read():
+                    self._inbox.put(change)
+        except Exception as error:
+            self._inbox.put(error)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._inbox.put(Stop(signal.Signals(number).name))
+
+

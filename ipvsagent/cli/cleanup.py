@@ -1,0 +1,57 @@
+"""`ipvsagent cleanup`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ipvsagent.cli import FAILED
+from ipvsagent.cli.options import interface, state_dir
+from ipvsagent.config import Config
+from ipvsagent.errors import StartError
+from ipvsagent.kernel import host
+from ipvsagent.node import Node, pipeline_for
+from ipvsagent.rows import Op
+
+
+@click.command(name="cleanup")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
+@interface
+@state_dir
+def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
+    """Remove everything that ipvsagent made from this node.
+
+    That is our interface with its addresses and the virtual servers that are ours; those of other programs stay.
+    Services stop working on this node. Sysctls stay as they are.
+    """
+    config = Config(interface=interface, state_dir=state_dir)
+    node = Node(config)
+    lock = host.AgentLock(node.lock_path)
+    if not lock.try_acquire():
+        raise StartError(
+            f"an agent (pid {lock.holder() or 'unknown'}) is running here and would put everything back",
+            "Stop it first",
+        )
+    planned: list[Op] = []
+    pipeline_for(config, node.recorder(planned), window=0).reconciler.start(0.0)
+    if dry_run:
+        for op in planned:
+            click.echo(str(op))
+        return 0
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("refusing to remove Services without being asked: add --yes")
+        click.confirm(f"Remove {len(planned)} rows and {interface} from this node?", abort=True)
+    report = pipeline_for(config, node.remover(), window=0).reconciler.start(0.0)
+    for failure in report.failures:
+        click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
+    if report.failures:
+        return FAILED
+    node.addresses.remove_interface()
+    for path in (node.socket_path, node.ledger_path):
+        path.unlink(missing_ok=True)
+    click.echo(f"removed {report.written} rows and the interface {interface}", err=True)
+    return 0

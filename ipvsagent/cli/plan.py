@@ -1,0 +1,97 @@
+"""`ipvsagent plan`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import Any
+
+import click
+import msgspec
+
+from ipvsagent.cli import WOULD_CHANGE
+from ipvsagent.cli.options import config_of, node_options
+from ipvsagent.cli.output import FORMATS, print_document
+from ipvsagent.findings import Finding, FindingBook
+from ipvsagent.node import Node, empty_recorder, pipeline_for
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.rows import AddressRow, Op, VirtualServerRow
+from ipvsagent.sources.manifests import ManifestSource
+
+
+class PlannedOp(msgspec.Struct, frozen=True):
+    """command: what would do the same by hand. service: whose it is, "" if no Service wants it any more."""
+
+    verb: str
+    command: str
+    service: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    operations: tuple[PlannedOp, ...]
+    findings: tuple[Finding, ...]
+
+
+@click.command(name="plan")
+@node_options
+@click.option(
+    "--against",
+    type=click.Choice(["kernel", "empty"]),
+    default="kernel",
+    show_default=True,
+    help="Compare with this node's kernel, or with an empty one, which needs neither privileges nor IPVS.",
+)
+@click.option("-o", "--output", type=click.Choice(FORMATS), default="text", show_default=True)
+def command(against: str, output: str, **options: Any) -> int:
+    """Print what run would change, and change nothing.
+
+    Each line is the command that would do the same by hand. Exit status 2 when something would change, 0 when the
+    kernel is as the source wants it.
+    """
+    config = config_of(options)
+    ops: list[Op] = []
+    if against == "empty":
+        pipeline = pipeline_for(config, empty_recorder(ops), window=0)
+    else:
+        node = Node(config)
+        pipeline = pipeline_for(config, node.recorder(ops), window=0)
+        pipeline.node_addresses(node.addresses.node_addresses())
+    book = FindingBook()
+    changes, findings = ManifestSource(list(config.sources), config.allow_empty).load_once()
+    book.replace("source", findings)
+    origins = pipeline.take(changes, 0.0)
+    origins += pipeline.reconciler.start(0.0).findings
+    for origin, found in origins:
+        book.replace(origin, found)
+    planned = tuple(PlannedOp(op.verb.value, str(op), _service_of(op, pipeline)) for op in ops)
+    if output == "text":
+        _print_text(planned, book.current())
+    else:
+        print_document(Plan(planned, tuple(book.current())), output)
+    return WOULD_CHANGE if ops else 0
+
+
+def _service_of(op: Op, pipeline: Pipeline) -> str:
+    row = op.row
+    if isinstance(row, AddressRow):
+        return ""
+    wanted = pipeline.desired.get(row.id if isinstance(row, VirtualServerRow) else row.server)
+    return str(wanted.service) if wanted else ""
+
+
+def _print_text(planned: tuple[PlannedOp, ...], findings: list[Finding]) -> None:
+    service = ""
+    for op in planned:
+        if op.service and op.service != service:
+            click.echo(f"# {op.service}")
+        service = op.service or service
+        click.echo(op.command)
+    for finding in findings:
+        click.echo(click.style(str(finding), fg="yellow"), err=True)
+    counts = Counter(op.verb for op in planned)
+    if planned:
+        words = ", ".join(f"{counts[verb]} to {verb}" for verb in ("add", "set", "delete") if counts[verb])
+        click.echo(f"{len(planned)} changes: {words}", err=True)
+    else:
+        click.echo("nothing would change", err=True)
+    sys.stdout.flush()

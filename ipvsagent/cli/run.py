@@ -1,0 +1,96 @@
+"""`ipvsagent run`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import click
+
+from ipvsagent.agent import Agent, apply_once
+from ipvsagent.cli.options import DurationType, config_of, node_options
+from ipvsagent.errors import StartError
+from ipvsagent.kernel import host
+from ipvsagent.node import Node
+
+log = logging.getLogger("ipvsagent")
+_COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+
+
+@click.command(name="run")
+@node_options
+@click.option("--once", is_flag=True, help="Apply what the source says now, and exit.")
+@click.option("--tcp-timeout", "--ipvs-tcp-timeout", type=DurationType(), default="0", help="IPVS timeout of idle TCP connections; 0 = leave the kernel's.")
+@click.option("--tcp-fin-timeout", "--ipvs-tcpfin-timeout", type=DurationType(), default="0", help="IPVS timeout after a FIN; 0 = leave the kernel's.")
+@click.option("--udp-timeout", "--ipvs-udp-timeout", type=DurationType(), default="0", help="IPVS timeout of UDP flows; 0 = leave the kernel's.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is written to standard error.",
+)
+def command(once: bool, log_level: str, **options: Any) -> int:
+    """Make the Services of a source work on this node, and follow changes.
+
+    Programs IPVS and binds the Services' addresses to a dummy interface; ends on SIGTERM and leaves everything in
+    place, so that traffic outlives it. `ipvsagent cleanup` removes it.
+
+    \b
+    kubectl get services,endpointslices,nodes -A -o yaml > cluster.yaml
+    ipvsagent run --source cluster.yaml
+    """
+    _log_to_stderr(log_level)
+    config = config_of(options)
+    node = Node(config)
+    _lock(node)
+    pid = host.kube_proxy_here()
+    if pid:
+        raise StartError(
+            f"kube-proxy (pid {pid}) is running on this node, and two proxies would undo each other's work",
+            "Stop it first: remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)",
+        )
+    node.prepare()
+    log.warning(
+        "packet rules are not programmed yet: programs that listen on all addresses of this host answer on Service "
+        "addresses too, and nothing is masqueraded"
+    )
+    if once:
+        return 0 if apply_once(config, node) else 1
+    Agent(config, node).run()
+    return 0
+
+
+def _lock(node: Node) -> None:
+    """One agent per network namespace. A second one waits for the first: a rolling update overlaps."""
+    lock = host.AgentLock(node.lock_path)
+    said = False
+    while not lock.try_acquire():
+        if not said:
+            log.info("another agent (pid %s) holds this node; waiting for it to end", lock.holder() or "unknown")
+            said = True
+        time.sleep(0.2)
+
+
+class _Formatter(logging.Formatter):
+    """`2026-01-31T12:00:00Z warning  text`, in colour on a terminal."""
+
+    converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = record.levelname.lower()
+        text = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%SZ')} {level:<7} {record.getMessage()}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        colour = _COLOUR.get(level) if sys.stderr.isatty() and "NO_COLOR" not in os.environ else None
+        return f"{colour}{text}\x1b[0m" if colour else text
+
+
+def _log_to_stderr(level: str) -> None:
+    stream = logging.StreamHandler(sys.stderr)
+    stream.setFormatter(_Formatter())
+    log.addHandler(stream)
+    log.setLevel(level.upper())

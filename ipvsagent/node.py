@@ -1,0 +1,87 @@
+"""This node, opened: the tables of its kernel put together with the pipeline that writes them.
+
+`run`, `plan`, `cleanup` and `status` begin here, so that each sees the same kernel in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from ipvsagent.address import Address
+from ipvsagent.config import Config
+from ipvsagent.kernel import host
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
+from ipvsagent.model import VirtualServerId
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.virtual_servers import PolicyOptions
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.drain import Drains
+from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.rows import Failure, KernelTable, Observed, Op
+
+
+class Recorder:
+    """A table that is read as it is and never written: `write` only notes the ops."""
+
+    def __init__(self, table: KernelTable | None, ops: list[Op]) -> None:
+        self._table = table
+        self._ops = ops
+
+    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterable[Observed]:
+        return self._table.read(keys) if self._table else ()
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        self._ops.extend(ops)
+        return []
+
+
+class Node:
+    """Kernel tables of the network namespace that the process is in. Opening reads, and creates nothing."""
+
+    def __init__(self, config: Config) -> None:
+        host.require_privilege()
+        host.require_ip_vs()
+        self.config = config
+        key = state_key()
+        self.lock_path = config.state_dir / f"{key}.lock"
+        self.socket_path = config.state_dir / f"{key}.sock"
+        self.ledger_path = config.state_dir / f"{key}.ledger"
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.addresses = AddressTable(config.interface)
+        self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, config.excluded)
+        self.ipvs = IpvsTable(self.ownership)
+        list(self.addresses.read(None))
+
+    def backend(self) -> Backend:
+        """Writes, and makes the interface when it is missing."""
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.addresses.ensure_interface)
+
+    def remover(self) -> Backend:
+        """Writes, but makes no interface."""
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses)
+
+    def recorder(self, ops: list[Op]) -> Backend:
+        """The same kernel, for a dry run."""
+        return Backend(IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops))
+
+    def prepare(self) -> None:
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
+        host.require_scheduler(self.config.scheduler)
+        host.set_sysctls()
+        config = self.config
+        if config.tcp_timeout or config.tcp_fin_timeout or config.udp_timeout:
+            self.ipvs.set_timeouts(int(config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout))
+        self.addresses.ensure_interface()
+
+
+def empty_recorder(ops: list[Op]) -> Backend:
+    """A kernel that holds nothing, for a dry run anywhere."""
+    return Backend(IpvsRenderer(), Recorder(None, ops), Recorder(None, ops))
+
+
+def pipeline_for(config: Config, backend: Backend, *, window: float) -> Pipeline:
+    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
+    drains = Drains(config.drain_timeout, window)
+    return Pipeline(config.node_name, PolicyOptions(scheduler=config.scheduler), backend, drains)

@@ -1,0 +1,134 @@
+"""What `status` shows, as one document: the kernel's rows and counters joined with the agent's snapshot.
+
+`-o json` and `-o yaml` print it as it is, and the native view is made from it. Without an agent, names and conditions
+are missing and all else is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from ipvsagent.model import VirtualServerId
+from ipvsagent.rows import (
+    ONE_PACKET,
+    PERSISTENT,
+    Counters,
+    Observed,
+    Owner,
+    RealServerRow,
+    VirtualServerRow,
+    scheduler_flag_names,
+)
+from ipvsagent.status.snapshot import DrainView, ServerView, Snapshot
+
+
+class RealServerStatus(Struct, frozen=True, omit_defaults=True):
+    address: str
+    port: int
+    weight: int
+    forwarding: str
+    active: int
+    inactive: int
+    draining: DrainView | None = None
+
+
+class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
+    """persistence_timeout: seconds, None = not persistent. condition: as in ServerView; "missing" = wanted, not there;
+    "stale" = ours, and no Service wants it; "foreign" = another program's; "" = no agent can tell."""
+
+    protocol: str
+    address: str
+    port: int
+    service: str = ""
+    frontend: str = ""
+    condition: str = ""
+    error: str = ""
+    owner: str = ""
+    scheduler: str = ""
+    scheduler_flags: tuple[str, ...] = ()
+    persistence_timeout: int | None = None
+    one_packet: bool = False
+    real_servers: tuple[RealServerStatus, ...] = ()
+    counters: Counters | None = None
+
+
+class StatusDocument(Struct, frozen=True):
+    """agent: None if none runs here; its list of virtual servers is left out, being part of ours."""
+
+    ipvs_version: str
+    connection_table_size: int
+    agent: Snapshot | None
+    virtual_servers: tuple[VirtualServerStatus, ...]
+
+
+def document(
+    version: tuple[int, int, int],
+    size: int,
+    entries: Iterable[tuple[Observed, list[Observed]]],
+    snapshot: Snapshot | None,
+) -> StatusDocument:
+    views = {view.id: view for view in snapshot.virtual_servers} if snapshot else {}
+    found = []
+    for server, real_servers in entries:
+        assert isinstance(server.row, VirtualServerRow)
+        view = views.pop(server.row.id, None)
+        found.append(_virtual_server(server, server.row, real_servers, view, known=snapshot is not None))
+    found.extend(_missing(server_id, view) for server_id, view in views.items())
+    agent = None
+    if snapshot:
+        agent = Snapshot(**{name: getattr(snapshot, name) for name in snapshot.__struct_fields__} | {"virtual_servers": ()})
+    return StatusDocument(".".join(map(str, version)), size, agent, tuple(found))
+
+
+def _virtual_server(
+    server: Observed, row: VirtualServerRow, real_servers: list[Observed], view: ServerView | None, *, known: bool
+) -> VirtualServerStatus:
+    draining = {(d.address, d.port): d for d in view.draining} if view else {}
+    if server.owner is Owner.FOREIGN:
+        condition = "shadowed" if view else "foreign"
+    elif view:
+        condition = view.condition
+    else:
+        condition = "stale" if known else ""
+    return VirtualServerStatus(
+        protocol=row.id.protocol.value,
+        address=row.id.address,
+        port=row.id.port,
+        service=view.service if view else "",
+        frontend=view.frontend if view else "",
+        condition=condition,
+        error=view.error if view else "",
+        owner=server.owner.value,
+        scheduler=row.scheduler,
+        scheduler_flags=tuple(scheduler_flag_names(row.scheduler, row.flags)),
+        persistence_timeout=row.timeout if row.flags & PERSISTENT else None,
+        one_packet=bool(row.flags & ONE_PACKET),
+        real_servers=tuple(
+            RealServerStatus(
+                r.address,
+                r.port,
+                r.weight,
+                r.forwarding.name.lower(),
+                seen.active,
+                seen.inactive,
+                draining.get((r.address, r.port)),
+            )
+            for seen in real_servers
+            if isinstance(r := seen.row, RealServerRow)
+        ),
+        counters=server.counters,
+    )
+
+
+def _missing(server_id: VirtualServerId, view: ServerView) -> VirtualServerStatus:
+    return VirtualServerStatus(
+        protocol=server_id.protocol.value,
+        address=server_id.address,
+        port=server_id.port,
+        service=view.service,
+        frontend=view.frontend,
+        condition="missing",
+        error=view.error,
+    )

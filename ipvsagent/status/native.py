@@ -1,0 +1,118 @@
+"""The native view of `status`: Services first, for a person. Lines with a style each; colour is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ipvsagent.address import Address, endpoint_text
+from ipvsagent.status.document import RealServerStatus, StatusDocument, VirtualServerStatus
+from ipvsagent.status.snapshot import Snapshot
+
+Line = tuple[str, str]
+
+_STYLE = {"suspect": "red", "missing": "red", "shadowed": "yellow", "stale": "yellow", "pending": "yellow", "foreign": "dim"}
+_MEANING = {
+    "suspect": "not confirmed",
+    "missing": "wanted, but not in the kernel",
+    "shadowed": "held by another program",
+    "stale": "no Service wants it; waiting to be removed",
+    "pending": "about to change",
+    "foreign": "another program's",
+}
+
+
+def lines(document: StatusDocument) -> Iterator[Line]:
+    yield from _head(document)
+    servers = sorted(document.virtual_servers, key=lambda s: (s.service == "", s.service, s.frontend, s.address, s.port))
+    width = max((len(endpoint_text(Address(r.address), r.port)) for s in servers for r in s.real_servers), default=0)
+    title = None
+    for server in servers:
+        if (server.service, server.frontend) != title:
+            title = (server.service, server.frontend)
+            yield "", ""
+            yield _title(server), "bold"
+        yield from _server(server, width)
+    if document.agent and document.agent.findings:
+        yield "", ""
+        yield f"Findings ({len(document.agent.findings)})", "bold"
+        for finding in document.agent.findings:
+            yield f"  {finding}", "yellow"
+
+
+def _head(document: StatusDocument) -> Iterator[Line]:
+    agent = document.agent
+    ipvs = f"IPVS {document.ipvs_version}, connection table of {document.connection_table_size}"
+    if agent is None:
+        yield f"No agent is running here: names and conditions are not known. {ipvs}", "yellow"
+        return
+    totals = agent.totals
+    text = (
+        f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
+        + (f", {totals.draining} draining" if totals.draining else "")
+    )
+    yield f"{agent.node}: {_state(agent)}; {text}", "green" if agent.in_sync else "red"
+    drift = sum(agent.drift.values())
+    yield (
+        f"ipvsagent {agent.version} (pid {agent.pid}, up {span(agent.uptime)}), {ipvs}, "
+        f"{agent.ops_written} writes since start" + (f", {drift} rows repaired after drift" if drift else "")
+    ), "dim"
+
+
+def _state(agent: Snapshot) -> str:
+    if agent.in_sync:
+        return "in sync"
+    waiting = agent.totals.virtual_servers - agent.totals.confirmed - agent.totals.shadowed
+    return f"NOT in sync: {max(waiting, agent.totals.suspect)} virtual servers wait for the kernel"
+
+
+def _title(server: VirtualServerStatus) -> str:
+    if server.service:
+        return f"{server.service}  {server.frontend}"
+    return "No Service" if server.condition != "foreign" else "Other programs"
+
+
+def _server(server: VirtualServerStatus, width: int) -> Iterator[Line]:
+    name = f"FWM {server.port}" if server.protocol == "FWM" else (
+        f"{server.protocol} {endpoint_text(Address(server.address), server.port)}"
+    )
+    words = [name, server.scheduler]
+    if server.scheduler_flags:
+        words.append(f"({','.join(server.scheduler_flags)})")
+    if server.persistence_timeout is not None:
+        words.append(f"persistent {server.persistence_timeout}s")
+    if server.one_packet:
+        words.append("one-packet")
+    meaning = _MEANING.get(server.condition)
+    if meaning:
+        words.append(f" [{meaning}{': ' + server.error if server.error else ''}]")
+    yield "  " + " ".join(w for w in words if w), _STYLE.get(server.condition, "")
+    if not server.real_servers and server.condition != "missing":
+        yield "    no endpoints", "yellow"
+    for real in server.real_servers:
+        yield _real_server(real, width)
+
+
+def _real_server(real: RealServerStatus, width: int) -> Line:
+    text = (
+        f"    {endpoint_text(Address(real.address), real.port):<{width}}  weight {real.weight:<3} "
+        f"active {real.active:<5} inactive {real.inactive}"
+    )
+    if real.forwarding != "masquerade":
+        text += f"  {real.forwarding}"
+    drain = real.draining
+    if drain is None:
+        return text, "" if real.weight else "dim"
+    end = "until its slice changes or it is idle" if drain.remaining is None else f"{span(drain.remaining)} left"
+    return f"{text}  draining ({drain.phase}), {end}", "cyan"
+
+
+def span(seconds: float) -> str:
+    """`4s`, `3m12s`, `2h05m`, `3d04h`."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole // 60 % 60:02}m"
+    return f"{whole // 86400}d{whole // 3600 % 24:02}h"

@@ -1,0 +1,131 @@
+"""One Service becomes its virtual servers."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ipvsagent.address import Address, Family
+from ipvsagent.cluster.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
+from ipvsagent.findings import FindingKind
+from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenEmpty
+from ipvsagent.policy.virtual_servers import NodeFacts, Outcome, PolicyOptions, virtual_servers_for
+
+NODE = NodeFacts(name="here", zone="a")
+CART = Service(
+    namespace="shop",
+    name="cart",
+    cluster_ips=(Address("10.96.0.10"),),
+    ports=(ServicePort("http", Protocol.TCP, 80),),
+)
+
+
+def endpoints(*endpoints: Endpoint, family: Family = Family.IPV4, port: str = "http") -> EndpointSlice:
+    return EndpointSlice(
+        namespace="shop",
+        name=f"cart-{family}",
+        service="cart",
+        family=family,
+        ports=(EndpointPort(port, Protocol.TCP, 8080), EndpointPort("dns", Protocol.UDP, 5353)),
+        endpoints=endpoints,
+    )
+
+
+SLICE = endpoints(Endpoint(Address("10.1.0.5"), node="here"), Endpoint(Address("10.1.0.6"), node="other"))
+
+
+def outcome(service: Service = CART, *slices: EndpointSlice, node: NodeFacts = NODE, scheduler: str = "rr") -> Outcome:
+    return virtual_servers_for(
+        service, slices or (SLICE,), node, PolicyOptions(scheduler=scheduler), {Address("10.96.0.1")}.__contains__
+    )
+
+
+def only(result: Outcome) -> VirtualServer:
+    (server,) = result.virtual_servers
+    return server
+
+
+def test_cluster_ip() -> None:
+    server = only(outcome())
+    assert str(server.id) == "TCP 10.96.0.10:80"
+    assert str(server.service) == "shop/cart:http"
+    assert server.frontend is Frontend.CLUSTER_IP
+    assert server.scheduler == "rr" and server.scheduler_flags == 0 and server.persistence_timeout == 0
+    assert server.bind
+    assert server.real_servers == (
+        RealServer(Address("10.1.0.5"), 8080, local=True),
+        RealServer(Address("10.1.0.6"), 8080),
+    )
+
+
+def test_no_endpoints_still_makes_a_virtual_server_that_refuses() -> None:
+    server = only(outcome(CART, endpoints()))
+    assert server.real_servers == () and server.when_empty is WhenEmpty.REFUSE
+
+
+def test_internal_policy_local_uses_local_endpoints_and_drops_when_they_are_elsewhere() -> None:
+    service = replace(CART, internal_local=True)
+    assert [r.address for r in only(outcome(service)).real_servers] == ["10.1.0.5"]
+    elsewhere = only(outcome(service, endpoints(Endpoint(Address("10.1.0.6"), node="other"))))
+    assert elsewhere.real_servers == () and elsewhere.when_empty is WhenEmpty.DROP
+    nowhere = only(outcome(service, endpoints(Endpoint(Address("10.1.0.6"), False, False, False, "other"))))
+    assert nowhere.when_empty is WhenEmpty.REFUSE
+
+
+def test_what_is_listed_and_not_used_is_kept_apart() -> None:
+    server = only(outcome(CART, endpoints(Endpoint(Address("10.1.0.5")), Endpoint(Address("10.1.0.6"), False, True, True))))
+    assert [r.address for r in server.real_servers] == ["10.1.0.5"]
+    assert server.unused == (RealServer(Address("10.1.0.6"), 8080, alive=False),)
+
+
+def test_a_terminating_endpoint_that_serves_as_fallback_is_not_alive() -> None:
+    server = only(outcome(CART, endpoints(Endpoint(Address("10.1.0.6"), False, True, True))))
+    assert server.real_servers == (RealServer(Address("10.1.0.6"), 8080, alive=False),)
+
+
+def test_dual_stack_and_several_ports_share_nothing_but_the_service() -> None:
+    service = replace(
+        CART,
+        cluster_ips=(Address("10.96.0.10"), Address("fd00::10")),
+        ports=(ServicePort("http", Protocol.TCP, 80), ServicePort("dns", Protocol.UDP, 53)),
+    )
+    slices = (SLICE, endpoints(Endpoint(Address("fd00:1::5")), family=Family.IPV6))
+    found = {str(s.id): [f"{r.address} {r.port}" for r in s.real_servers] for s in outcome(service, *slices).virtual_servers}
+    assert found == {
+        "TCP 10.96.0.10:80": ["10.1.0.5 8080", "10.1.0.6 8080"],
+        "TCP [fd00::10]:80": ["fd00:1::5 8080"],
+        "UDP 10.96.0.10:53": ["10.1.0.5 5353", "10.1.0.6 5353"],
+        "UDP [fd00::10]:53": ["fd00:1::5 5353"],
+    }
+
+
+def test_affinity_is_persistence() -> None:
+    assert only(outcome(replace(CART, affinity_timeout=10800))).persistence_timeout == 10800
+
+
+def test_mh_hashes_ports_as_kube_proxy_does() -> None:
+    assert only(outcome(CART, scheduler="mh")).scheduler_flags == 0x10
+    assert only(outcome(CART, scheduler="sh")).scheduler_flags == 0
+
+
+def test_headless_services_have_no_virtual_servers() -> None:
+    assert outcome(replace(CART, headless=True)) == Outcome()
+
+
+def test_an_address_of_another_interface_is_served_but_not_bound() -> None:
+    node = replace(NODE, own_addresses=frozenset({Address("10.96.0.10")}))
+    assert not only(outcome(CART, node=node)).bind
+
+
+def test_an_address_of_another_node_is_refused_and_said() -> None:
+    result = outcome(CART, node=replace(NODE, other_nodes={Address("10.96.0.10"): "node-2"}))
+    assert result.virtual_servers == ()
+    (finding,) = result.findings
+    assert finding.kind is FindingKind.ADDRESS_REFUSED
+    assert "10.96.0.10 is an address of Node node-2" in finding.reason
+
+
+def test_an_endpoint_that_is_a_cluster_ip_is_refused_and_said() -> None:
+    result = outcome(CART, endpoints(Endpoint(Address("10.96.0.1")), Endpoint(Address("10.1.0.5"))))
+    assert [r.address for r in only(result).real_servers] == ["10.1.0.5"]
+    (finding,) = result.findings
+    assert finding.kind is FindingKind.ENDPOINT_REFUSED and "10.96.0.1" in finding.reason

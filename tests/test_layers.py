@@ -1,0 +1,82 @@
+"""Who may import whom, and what pure code may not touch. The rule is in ipvsagent/__init__.py."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ipvsagent"
+# Each layer may import those below it, and modules of its own line.
+LAYERS = [
+    {"cli", "__main__"},
+    {"agent"},
+    {"node"},
+    {"sources", "status", "kernel"},
+    {"pipeline"},
+    {"reconcile", "render", "policy"},
+    {"cluster"},
+    {"config"},
+    {"rows"},
+    {"model", "findings", "errors", "address"},
+]
+MAY_NOT_KNOW = {
+    "kernel": {"policy", "cluster", "sources", "status", "reconcile", "render", "pipeline"},
+    "sources": {"kernel", "policy", "reconcile", "render", "status"},
+    "render": {"cluster", "policy", "reconcile"},
+    "policy": {"reconcile", "render"},
+}
+PURE = {"model", "rows", "findings", "errors", "cluster", "policy", "render", "reconcile", "pipeline"}
+IMPURE = {"socket", "subprocess", "threading", "time", "datetime", "logging", "random", "asyncio", "pathlib", "io"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def parts_imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports_of(path) if name.startswith("ipvsagent.") and "__version__" not in name}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_layers(path: Path) -> None:
+    part = part_of(path)
+    if part == "__init__":
+        assert not parts_imported(path)
+        return
+    level = next(i for i, names in enumerate(LAYERS) if part in names)
+    allowed = {part}.union(*LAYERS[level:])
+    assert parts_imported(path) <= allowed
+    assert not parts_imported(path) & MAY_NOT_KNOW.get(part, set())
+    if part in PURE:
+        assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
+
+
+def test_every_part_has_a_layer() -> None:
+    assert {part_of(p) for p in MODULES} - {"__init__"} <= set().union(*LAYERS)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom ipvsagent.cli import main\n"
+        "try:\n main(['--help'])\nexcept SystemExit:\n pass\n"
+        "print(*(m for m in ('kubernetes', 'pyroute2', 'rich', 'yaml', 'prometheus_client') if m in sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Commands" in done.stdout and done.stderr.strip() == ""
