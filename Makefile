@@ -8,6 +8,7 @@ GUEST := $(PYTHON) -m integration.guest
 
 .DEFAULT_GOAL := help
 .PHONY: help venv setup demo test lint test-native test-kernel clean
+.NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
 help: ## list these targets
@@ -26,7 +27,6 @@ setup: ## install the Debian packages that demo and tests need
 demo: setup venv ## show the proxy at work on a kernel
 	@$(PYTHON) -m integration.demo
 
-# One after the other, also under -j: what fails first is what to read.
 test: setup venv ## lint, then all tests (the kernel's in a guest)
 	@$(MAKE) lint
 	@$(MAKE) test-native
@@ -40,7 +40,7 @@ lint: venv ## style, formatting and types
 test-native: venv ## tests that need no kernel
 	$(PYTEST) -m "not kernel" tests
 
-test-kernel: venv ## tests on a real kernel, in one guest; none may be skipped
+test-kernel: setup venv ## tests on a real kernel, in one guest; none may be skipped
 	$(GUEST) --timeout 900 -- $(PYTEST) -m kernel --no-skips tests
 
 clean: ## remove what the other targets made
