@@ -1,0 +1,213 @@
+"""Addresses on our interface, which make the kernel take Service addresses for its own, and the node's.
+
+Knows rtnetlink (include/uapi/linux/if_addr.h), nothing of Services. The interface stays down, as kube-proxy
+leaves it: its addresses are local all the same, and taking it down later would remove the IPv6 ones. IPv4
+addresses have scope host, so that `arp_ignore=3` on a LAN interface keeps the node from answering for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from ipvsagent.address import Address, pack, unpack
+from ipvsagent.errors import AlreadyThere, KernelError, NotThere, StartError
+from ipvsagent.kernel.netlink import (
+    CREATE,
+    EXCL,
+    NETLINK_ROUTE,
+    NetlinkSocket,
+    attribute,
+    attributes,
+    message,
+)
+from ipvsagent.model import VirtualServerId
+from ipvsagent.rows import AddressRow, Failure, Observed, Op, Owner, Verb
+
+DEFAULT_INTERFACE = "kube-ipvs0"
+
+NEW_ADDRESS, DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22  # RTM_*
+_ADDRESS, _LOCAL, _FLAGS = 1, 2, 8  # IFA_*
+_NO_DAD = 0x02
+_SCOPE_HOST = 254
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
+
+
+def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None, sequence: int) -> bytes:
+    """RTM_NEWADDR or RTM_DELADDR. `prefix` is its length, None for that of a single address."""
+    v6 = ":" in address
+    family, full = (socket.AF_INET6, 128) if v6 else (socket.AF_INET, 32)
+    body = _IFADDRMSG.pack(family, full if prefix is None else prefix, 0, 0 if v6 else _SCOPE_HOST, index)
+    body += attribute(_LOCAL, pack(address))
+    if verb is Verb.DELETE:
+        return message(DELETE_ADDRESS, 0, sequence, body)
+    if v6:  # duplicate address detection takes a second during which nobody can use the address
+        body += attribute(_FLAGS, struct.pack("=I", _NO_DAD))
+    return message(NEW_ADDRESS, CREATE | EXCL, sequence, body)
+
+
+def unpack_address(data: bytes, start: int, end: int) -> tuple[int, int, Address] | None:
+    """Interface index, prefix length and address of an RTM_NEWADDR or RTM_DELADDR body."""
+    family, prefix, _, _, index = _IFADDRMSG.unpack_from(data, start)
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    found = attributes(data, start + _IFADDRMSG.size, end)
+    raw = found.get(_LOCAL) or found.get(_ADDRESS)  # on point-to-point links IFA_ADDRESS is the other end's
+    return None if raw is None else (index, prefix, unpack(raw))
+
+
+def is_loopback(address: Address) -> bool:
+    return address.startswith("127.") or address == "::1"
+
+
+def is_ipv6_link_local(address: Address) -> bool:
+    """fe80::/10."""
+    return address[:3] in ("fe8", "fe9", "fea", "feb") and address[4:5] == ":"
+
+
+class AddressTable:
+    """`KernelTable` of `AddressRow`, for one interface. For one thread.
+
+    bound: the addresses on the interface, as far as this table has read and written; shared with `Ownership`.
+    An interface that is not there reads as empty, and each ADD to it fails with ENODEV.
+    """
+
+    def __init__(self, interface: str = DEFAULT_INTERFACE, timeout: float = 10.0) -> None:
+        self.interface = interface
+        self.bound: set[Address] = set()
+        self._odd_prefixes: dict[Address, int] = {}  # somebody else's doing; needed to delete them
+        self._socket = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterator[Observed]:
+        """The addresses on the interface except loopback and IPv6 link-local ones; all are ours.
+
+        Always one dump, whatever is asked for: the kernel has no query for one IPv4 address.
+        """
+        self._read_bound()
+        wanted: Iterable[Address] = self.bound
+        if keys is not None:
+            wanted = (key for key in keys if isinstance(key, str) and key in self.bound)
+        return iter([Observed(AddressRow(address), Owner.OURS) for address in wanted])
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        index = self._index()
+        if index is None:
+            self.bound.clear()
+            gone = KernelError.of(errno.ENODEV, f"there is no interface {self.interface}")
+            return [Failure(op, gone) for op in ops if op.verb is not Verb.DELETE]
+        first = self._socket.reserve(len(ops))
+        packed = []
+        errors: dict[int, KernelError] = {}
+        for sequence, op in enumerate(ops, first):
+            row = op.row
+            if type(row) is not AddressRow:
+                errors[sequence] = KernelError.of(errno.EINVAL, "not sent: it is no address")
+                continue
+            try:
+                prefix = self._odd_prefixes.get(row.address) if op.verb is Verb.DELETE else None
+                packed.append(pack_address_op(op.verb, row.address, index, prefix, sequence))
+            except OSError as error:
+                errors[sequence] = KernelError.of(errno.EINVAL, f"not sent: {error}")
+        errors.update(self._socket.send(packed))
+        failures: list[Failure] = []
+        for sequence, op in enumerate(ops, first):
+            refusal = errors.get(sequence)
+            if refusal is None or _is_done_already(op.verb, refusal):
+                self._note(op)
+            else:
+                failures.append(Failure(op, refusal))
+        return failures
+
+    def ensure_interface(self) -> None:
+        """Creates the interface if it is missing. Raises StartError with the remedy."""
+        from pyroute2 import IPRoute, NetlinkError  # a quarter of a second, and most processes never need it
+
+        with IPRoute() as route:
+            index = self._index()
+            if index is None:
+                try:
+                    route.link("add", ifname=self.interface, kind="dummy")
+                except NetlinkError as error:
+                    raise _cannot_create(self.interface, error.code) from error
+                return
+            kind = _kind_of(route.link("get", index=index)[0])
+        if kind != "dummy":
+            raise StartError(
+                f"interface {self.interface} is of kind {kind or 'unknown'}, not dummy",
+                f"Remove it with `ip link delete {self.interface}`, or choose another name for ours",
+            )
+
+    def node_addresses(self) -> dict[Address, str]:
+        """Addresses on all other interfaces, with the interface's name; no loopback, no IPv6 link-local."""
+        names = dict(socket.if_nameindex())
+        return {
+            address: names.get(index, str(index))
+            for index, _, address in self._dump()
+            if names.get(index) != self.interface
+        }
+
+    def _index(self) -> int | None:
+        try:
+            return socket.if_nametoindex(self.interface)
+        except OSError:
+            return None
+
+    def _dump(self, index: int = 0) -> Iterator[tuple[int, int, Address]]:
+        """Addresses of one interface, by its index, or of all."""
+        # Kernels from 4.20 on filter by index, for our 10,000 addresses beside a node's few; others do not.
+        for body in self._socket.dump(_GET_ADDRESS, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, index)):
+            found = unpack_address(*body)
+            if found is None or (index and found[0] != index):
+                continue
+            if not is_loopback(found[2]) and not is_ipv6_link_local(found[2]):
+                yield found
+
+    def _read_bound(self) -> None:
+        index = self._index()
+        found: dict[Address, int] = {}
+        if index is not None:
+            try:
+                found = {address: prefix for _, prefix, address in self._dump(index)}
+            except KernelError as error:
+                if error.code != errno.ENODEV:  # it went away since
+                    raise
+        self.bound.clear()
+        self.bound.update(found)
+        self._odd_prefixes = {a: p for a, p in found.items() if p != (128 if ":" in a else 32)}
+
+    def _note(self, op: Op) -> None:
+        if type(op.row) is not AddressRow:
+            return
+        if op.verb is Verb.DELETE:
+            self.bound.discard(op.row.address)
+        else:
+            self.bound.add(op.row.address)
+
+
+def _is_done_already(verb: Verb, error: KernelError) -> bool:
+    if verb is Verb.DELETE:
+        return isinstance(error, NotThere) or error.code == errno.ENODEV
+    return isinstance(error, AlreadyThere)
+
+
+def _kind_of(link: object) -> str:
+    """`dummy`, `veth`...; empty for hardware, which has none."""
+    info = link.get(("linkinfo", "kind"))  # type: ignore[attr-defined]
+    return str(info) if info else ""
+
+
+def _cannot_create(interface: str, code: int) -> StartError:
+    command = f"ip link add {interface} type dummy"
+    if code == errno.EOPNOTSUPP:
+        return StartError("the kernel cannot make dummy interfaces", "Load the module with `modprobe dummy`")
+    if code in (errno.EPERM, errno.EACCES):
+        return StartError(
+            f"no permission to create interface {interface}",
+            f"Run as root with CAP_NET_ADMIN, or `{command}`",
+        )
+    return StartError(f"cannot create interface {interface}: {KernelError.of(code)}", f"Try `{command}`")
