@@ -24,6 +24,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Config(Struct, frozen=True, kw_only=True):
     """Durations in seconds. A kernel timeout of 0 leaves the kernel's value alone.
 
+    allowed_external: CIDRs from which Services may take externalIPs. node_port_addresses: CIDRs of node addresses that
+    serve node ports, or the one word "primary"; empty = every address of the node.
     state_dir holds the lock, the ledger and the status socket of each network namespace; gone at boot.
     """
 
@@ -32,6 +34,8 @@ class Config(Struct, frozen=True, kw_only=True):
     interface: str = "kube-ipvs0"
     scheduler: str = "rr"
     excluded: tuple[Network, ...] = ()
+    allowed_external: tuple[Network, ...] = ()
+    node_port_addresses: tuple[str, ...] = ()
     drain_timeout: float = 900.0
     window: float = 0.1
     tcp_timeout: float = 0.0

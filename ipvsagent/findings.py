@@ -24,6 +24,7 @@ class FindingKind(StrEnum):
     UNREADABLE_INPUT = "unreadable-input"
     EMPTY_SOURCE = "empty-source"
     INVALID_OBJECT = "invalid-object"
+    INVALID_ANNOTATION = "invalid-annotation"
     DUPLICATE_OBJECT = "duplicate-object"
     ADDRESS_REFUSED = "address-refused"
     ENDPOINT_REFUSED = "endpoint-refused"

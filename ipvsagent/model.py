@@ -105,6 +105,7 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     bind:              the address goes on our interface; False where another interface of this node has it.
     scheduler_flags:   IP_VS_SVC_F_SCHED1 to 3 (0x8, 0x10, 0x20).
     source_ranges:     CIDRs that may reach it; empty = everybody.
+    drain_timeout:     for its real servers; None = the agent's.
     """
 
     id: VirtualServerId
@@ -121,3 +122,4 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     bind: bool = True
     preserve_client_address: bool = True
     source_ranges: tuple[str, ...] = ()
+    drain_timeout: float | None = None

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ipvsagent.address import Address
 from ipvsagent.config import Config
@@ -81,7 +81,15 @@ def empty_recorder(ops: list[Op]) -> Backend:
     return Backend(IpvsRenderer(), Recorder(None, ops), Recorder(None, ops))
 
 
-def pipeline_for(config: Config, backend: Backend, *, window: float) -> Pipeline:
+def pipeline_for(
+    config: Config, backend: Backend, *, window: float, scheduler_works: Callable[[str], bool] = lambda name: True
+) -> Pipeline:
     """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
     drains = Drains(config.drain_timeout, window)
-    return Pipeline(config.node_name, PolicyOptions(scheduler=config.scheduler), backend, drains)
+    options = PolicyOptions(
+        scheduler=config.scheduler,
+        allowed_external=config.allowed_external,
+        node_ports_on=config.node_port_addresses,
+        scheduler_works=scheduler_works,
+    )
+    return Pipeline(config.node_name, options, backend, drains)

@@ -14,7 +14,8 @@ from ipvsagent.cluster.table import ServiceTable
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer
 from ipvsagent.policy.desired import DesiredState, rank_of
-from ipvsagent.policy.virtual_servers import NodeFacts, PolicyOptions, virtual_servers_for
+from ipvsagent.policy.node import NodeFacts, node_facts
+from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
@@ -39,7 +40,8 @@ class Pipeline:
         self.reconciler = Reconciler(self.desired, backend, drains, priority)
         self.node_name = node_name
         self._options = options
-        self._own_addresses: frozenset[Address] = frozenset()
+        self._interface_addresses: frozenset[Address] = frozenset()
+        self._facts_findings: tuple[Finding, ...] = ()
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
 
@@ -51,6 +53,7 @@ class Pipeline:
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
             dirty |= self._learn_facts()
+            origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
             origins.append(self._node_unknown())
         elif changes.synced:
@@ -59,23 +62,13 @@ class Pipeline:
 
     def node_addresses(self, addresses: Iterable[Address]) -> Origins:
         """The addresses on this node's other interfaces, now."""
-        self._own_addresses = frozenset(addresses)
+        self._interface_addresses = frozenset(addresses)
         return self._wish(self._learn_facts())
 
     def _learn_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""
-        nodes = self.table.nodes
-        own = nodes.get(self.node_name)
-        facts = NodeFacts(
-            name=self.node_name,
-            zone=own.zone if own else "",
-            own_addresses=self._own_addresses | frozenset(own.addresses if own else ()),
-            other_nodes={
-                address: name
-                for name, node in sorted(nodes.items())
-                if name != self.node_name
-                for address in node.addresses
-            },
+        facts, self._facts_findings = node_facts(
+            self.node_name, self.table.nodes, self._interface_addresses, self._options.node_ports_on
         )
         if facts == self._facts:
             return set()

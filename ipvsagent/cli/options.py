@@ -10,6 +10,7 @@ import click
 
 from ipvsagent.config import Config, Network, node_name, parse_duration, parse_network
 from ipvsagent.errors import ConfigError
+from ipvsagent.policy.node import PRIMARY
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,23 @@ class NetworkType(click.ParamType):
             return value
         try:
             return [parse_network(part) for part in value.split(",") if part.strip()]
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+class NodePortAddressesType(click.ParamType):
+    name = "cidr|primary"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = tuple(word.strip() for word in value.split(",") if word.strip())
+        if words == (PRIMARY,):
+            return words
+        if PRIMARY in words:
+            self.fail(f'"{PRIMARY}" stands alone', param, ctx)
+        try:
+            return tuple(str(parse_network(word)) for word in words)
         except ConfigError as error:
             self.fail(str(error), param, ctx)
 
@@ -80,6 +98,18 @@ def node_options(command: F) -> F:
             help="Comma-separated CIDRs: a virtual server in them that the agent did not make is never touched.",
         ),
         click.option(
+            "--allow-external-ips",
+            type=NetworkType(),
+            default="",
+            help="Comma-separated CIDRs from which Services may take externalIPs; none by default.",
+        ),
+        click.option(
+            "--nodeport-addresses",
+            type=NodePortAddressesType(),
+            default="",
+            help='Comma-separated CIDRs of node addresses that serve node ports, or "primary"; all by default.',
+        ),
+        click.option(
             "--drain-timeout",
             type=DurationType(),
             default="15m",
@@ -107,6 +137,8 @@ def config_of(options: dict[str, Any]) -> Config:
         interface=options["interface"],
         scheduler=options["scheduler"],
         excluded=tuple(options["exclude_cidrs"]),
+        allowed_external=tuple(options["allow_external_ips"]),
+        node_port_addresses=options["nodeport_addresses"],
         drain_timeout=options["drain_timeout"],
         tcp_timeout=options.get("tcp_timeout", 0.0),
         tcp_fin_timeout=options.get("tcp_fin_timeout", 0.0),

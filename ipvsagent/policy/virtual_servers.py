@@ -1,50 +1,59 @@
 """One Service becomes its virtual servers on this node.
 
-Each address that a Service has is a `_Front`: which frontend it is, which traffic policy rules it, whether it is to
-be bound. Every virtual server of one Service port shares the same tuples of real servers.
+Each address and port that a Service has is a `_Front`: which frontend it is, and whether a Local traffic policy rules
+it. Every virtual server of one Service port shares the same tuples of real servers.
+
+Rules of addresses, in one place (`_why_refused`, and `bind` in `_virtual_server`): an address of another Node is never
+served, an address of this node's other interfaces is served but not bound, node ports are never bound.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 from msgspec import Struct
 
 from ipvsagent.address import Address, Family, family_of
 from ipvsagent.cluster.objects import EndpointSlice, Service, ServicePort
+from ipvsagent.config import Network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import (
     Frontend,
+    Protocol,
     RealServer,
     ServicePortName,
     VirtualServer,
     VirtualServerId,
     WhenEmpty,
 )
+from ipvsagent.policy.annotations import FLAGS, ONE_PACKET_WORD, Wishes, read_annotations, weight_of
 from ipvsagent.policy.endpoints import Candidate, Choice, choose, join
+from ipvsagent.policy.node import NodeFacts
 
 
-class NodeFacts(Struct, frozen=True):
-    """All that policy knows about "here".
-
-    name, zone:     this node's, "" if unknown.
-    own_addresses:  on interfaces other than ours, or in this Node's object.
-    other_nodes:    addresses of other Nodes -> their names.
-    """
-
-    name: str = ""
-    zone: str = ""
-    own_addresses: frozenset[Address] = frozenset()
-    other_nodes: dict[Address, str] = {}
+def _any_scheduler(name: str) -> bool:
+    return True
 
 
 class PolicyOptions(Struct, frozen=True):
-    """What the operator chose. scheduler: any name that the kernel knows."""
+    """What the operator chose. scheduler: of Services that name none.
+
+    allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
+    edit a Service can take over any address with them (CVE-2020-8554).
+    scheduler_works:  whether this kernel has a scheduler.
+    """
 
     scheduler: str = "rr"
+    allowed_external: tuple[Network, ...] = ()
+    node_ports_on: tuple[str, ...] = ()
+    scheduler_works: Callable[[str], bool] = _any_scheduler
 
 
 class Outcome(Struct, frozen=True):
+    """At most one virtual server per id, and what had to be refused."""
+
     virtual_servers: tuple[VirtualServer, ...] = ()
     findings: tuple[Finding, ...] = ()
 
@@ -56,9 +65,6 @@ class _Front(Struct, frozen=True):
     local: bool
 
 
-MH_PORT = 0x10
-
-
 def virtual_servers_for(
     service: Service,
     slices: Sequence[EndpointSlice],
@@ -66,24 +72,26 @@ def virtual_servers_for(
     options: PolicyOptions,
     is_cluster_ip: Callable[[Address], bool],
 ) -> Outcome:
-    """The virtual servers of a Service, at most one per id, and what had to be refused.
+    """The virtual servers of a Service, none if it is headless, of type ExternalName or left to another proxy
+    (pkg/proxy/util/utils.go ShouldSkipService).
 
-    A Service that is headless, of type ExternalName or left to another proxy has none
-    (pkg/proxy/util/utils.go ShouldSkipService). An endpoint whose address is some Service's cluster IP is
-    refused: balancing to it would send the packet back into IPVS.
+    An endpoint whose address is some Service's cluster IP is refused: balancing to it would send the packet back into
+    IPVS. External and load balancer addresses are not looked at for this, since they may well be node addresses, which
+    are good endpoints.
     """
     if service.headless:
         return Outcome()
-    findings: list[Finding] = []
+    subject = str(service.key)
+    wishes = read_annotations(subject, service.annotations, options.scheduler, options.scheduler_works)
+    findings: dict[Finding, None] = dict.fromkeys(wishes.findings)
     refused: set[Address] = set()
     servers: dict[VirtualServerId, VirtualServer] = {}
     for port in service.ports:
         by_family: dict[Family, _Sets] = {}
-        for front in _fronts(service, port):
-            finding = _why_refused(service, front, node)
+        for front in _fronts(service, port, node):
+            finding = _why_refused(service, front, node, options)
             if finding:
-                if finding not in findings:
-                    findings.append(finding)
+                findings[finding] = None
                 continue
             family = family_of(front.address)
             sets = by_family.get(family)
@@ -91,20 +99,28 @@ def virtual_servers_for(
                 candidates = join(port, slices, family)
                 usable = tuple([c for c in candidates if not is_cluster_ip(c.endpoint.address)])
                 if len(usable) < len(candidates):
-                    refused.update({c.endpoint.address for c in candidates} - {c.endpoint.address for c in usable})
-                sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node.name)
-            server = _virtual_server(service, port, front, sets, node, options)
+                    refused |= {c.endpoint.address for c in candidates} - {c.endpoint.address for c in usable}
+                sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node, wishes)
+            server = _virtual_server(service, port, front, sets, node, wishes)
             servers.setdefault(server.id, server)
-    findings.extend(_refused_endpoints(service, sorted(refused)))
+        if port.node_port and not node.node_port_addresses:
+            findings[_no_node_port_address(subject, port)] = None
+    for address in sorted(refused):
+        reason = f"endpoint {address} is itself the cluster IP of a Service and is not used"
+        findings[Finding(FindingKind.ENDPOINT_REFUSED, subject, reason)] = None
+    if wishes.one_packet and not any(port.protocol is Protocol.UDP for port in service.ports):
+        reason = f"{ONE_PACKET_WORD!r} works for UDP only, and the Service has no UDP port"
+        findings[Finding(FindingKind.INVALID_ANNOTATION, subject, reason, f"metadata.annotations[{FLAGS}]")] = None
     return Outcome(tuple(servers.values()), tuple(findings))
 
 
 class _Sets:
     """The two sets of one Service port and family as real servers, made once and shared."""
 
-    def __init__(self, choice: Choice, node: str) -> None:
+    def __init__(self, choice: Choice, node: NodeFacts, wishes: Wishes) -> None:
         self.choice = choice
         self._node = node
+        self._wishes = wishes
         self._made: dict[bool, tuple[tuple[RealServer, ...], tuple[RealServer, ...]]] = {}
 
     def real_servers(self, local: bool) -> tuple[tuple[RealServer, ...], tuple[RealServer, ...]]:
@@ -119,60 +135,98 @@ class _Sets:
         return made
 
     def _as_real_servers(self, candidates: Iterable[Candidate]) -> tuple[RealServer, ...]:
-        node = self._node
+        here = self._node.name
+        plain = not self._wishes.weights and not self._node.weights
         return tuple(
             [
                 RealServer(
-                    e.address, c.port, 1, bool(node) and e.node == node, e.ready and not e.terminating
+                    e.address,
+                    c.port,
+                    1 if plain else self._weight(c),
+                    bool(here) and e.node == here,
+                    e.ready and not e.terminating,
                 )
                 for c in candidates
                 for e in (c.endpoint,)
             ]
         )
 
+    def _weight(self, candidate: Candidate) -> int:
+        endpoint, node = candidate.endpoint, self._node
+        zone = endpoint.zone or node.zones.get(endpoint.node, "")
+        return weight_of(self._wishes.weights, node.weights.get(endpoint.node), endpoint.address, endpoint.node, zone)
 
-def _fronts(service: Service, port: ServicePort) -> Iterable[_Front]:
+
+def _fronts(service: Service, port: ServicePort, node: NodeFacts) -> Iterable[_Front]:
+    """In order of precedence, should a Service name one address twice."""
     for address in service.cluster_ips:
         yield _Front(Frontend.CLUSTER_IP, address, port.port, service.internal_local)
+    local = _external_local(service)
+    for ingress in service.ingress:
+        if not ingress.proxied:
+            yield _Front(Frontend.LOAD_BALANCER, ingress.address, port.port, local)
+    for address in service.external_ips:
+        yield _Front(Frontend.EXTERNAL_IP, address, port.port, local)
+    if port.node_port:
+        families = {family_of(address) for address in service.cluster_ips}
+        for address in node.node_port_addresses:
+            if family_of(address) in families:
+                yield _Front(Frontend.NODE_PORT, address, port.node_port, local)
+
+
+def _external_local(service: Service) -> bool:
+    """externalTrafficPolicy Local counts only where the Service can be reached from outside
+    (pkg/api/v1/service/util.go ExternalPolicyLocal)."""
+    return service.external_local and (
+        service.type in ("LoadBalancer", "NodePort") or (service.type == "ClusterIP" and bool(service.external_ips))
+    )
 
 
 def _virtual_server(
-    service: Service, port: ServicePort, front: _Front, sets: _Sets, node: NodeFacts, options: PolicyOptions
+    service: Service, port: ServicePort, front: _Front, sets: _Sets, node: NodeFacts, wishes: Wishes
 ) -> VirtualServer:
     used, unused = sets.real_servers(front.local)
+    external = front.frontend is not Frontend.CLUSTER_IP
     return VirtualServer(
         id=VirtualServerId(port.protocol, front.address, front.port),
         service=ServicePortName(service.namespace, service.name, port.name),
         frontend=front.frontend,
-        scheduler=options.scheduler,
-        # kube-proxy sets mh-port on every mh virtual server (pkg/proxy/ipvs/proxier.go); a drop-in must hash alike.
-        scheduler_flags=MH_PORT if options.scheduler == "mh" else 0,
+        scheduler=wishes.scheduler,
+        scheduler_flags=wishes.scheduler_flags,
         persistence_timeout=service.affinity_timeout,
+        one_packet=wishes.one_packet and port.protocol is Protocol.UDP,
         real_servers=used,
+        node_real_servers=sets.real_servers(False)[0] if external and front.local else None,
         unused=unused,
         when_empty=WhenEmpty.DROP if not used and sets.choice.anywhere else WhenEmpty.REFUSE,
-        bind=front.address not in node.own_addresses,
+        bind=front.frontend is not Frontend.NODE_PORT and front.address not in node.own_addresses,
+        preserve_client_address=not external or front.local,
+        source_ranges=service.source_ranges if front.frontend is Frontend.LOAD_BALANCER else (),
+        drain_timeout=wishes.drain_timeout,
     )
 
 
-def _why_refused(service: Service, front: _Front, node: NodeFacts) -> Finding | None:
-    """An address of another Node is never served here: bound on every node it would cut that node off
-    (kubernetes/kubernetes#127410)."""
+def _why_refused(service: Service, front: _Front, node: NodeFacts, options: PolicyOptions) -> Finding | None:
     other = node.other_nodes.get(front.address)
-    if other is None:
-        return None
-    return Finding(
-        FindingKind.ADDRESS_REFUSED,
-        str(service.key),
-        f"{front.frontend} address {front.address} is an address of Node {other}; serving it here would cut that "
-        "node off, so it is left alone",
-    )
-
-
-def _refused_endpoints(service: Service, addresses: Iterable[Address]) -> Iterable[Finding]:
-    for address in addresses:
-        yield Finding(
-            FindingKind.ENDPOINT_REFUSED,
-            str(service.key),
-            f"endpoint {address} is itself the cluster IP of a Service and is not used",
+    if other is not None:
+        # Bound on every node, it would cut that node off from all others (kubernetes/kubernetes#127410).
+        reason = (
+            f"{front.frontend} address {front.address} is an address of Node {other}; serving it here would cut that "
+            "node off, so it is left alone"
         )
+        return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
+    if front.frontend is Frontend.EXTERNAL_IP and not _allowed(front.address, options.allowed_external):
+        reason = f"external IP {front.address} is not allowed; --allow-external-ips can allow its range"
+        return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason, "spec.externalIPs")
+    return None
+
+
+def _no_node_port_address(subject: str, port: ServicePort) -> Finding:
+    reason = f"node port {port.node_port} is served nowhere: no address of this node qualifies"
+    return Finding(FindingKind.ADDRESS_REFUSED, subject, reason, "spec.ports.nodePort")
+
+
+@lru_cache(maxsize=4096)
+def _allowed(address: Address, networks: tuple[Network, ...]) -> bool:
+    ip = ipaddress.ip_address(address)
+    return any(ip in network for network in networks)

@@ -105,6 +105,7 @@ class Drains:
         drains = self._by_server.setdefault(server_id, {})
         for r in wanted.real_servers:
             drains.pop((r.address, r.port), None)
+        timeout = self.timeout if wanted.drain_timeout is None else wanted.drain_timeout
         listed = {(r.address, r.port): r for r in wanted.unused}
         last_seen = {(r.address, r.port): r for r in (*before.unused, *before.real_servers)} if before else {}
         result: list[Op] = []
@@ -115,7 +116,7 @@ class Drains:
                 result.append(op)
                 continue
             unwanted.add(row.key)
-            drain = self._next(row, drains.get(row.key), listed.get(row.key), last_seen.get(row.key), now)
+            drain = self._next(row, drains.get(row.key), listed.get(row.key), last_seen.get(row.key), now, timeout)
             if drain is None:
                 drains.pop(row.key, None)
                 result.append(op)
@@ -130,17 +131,23 @@ class Drains:
         return result
 
     def _next(
-        self, row: RealServerRow, drain: Drain | None, listed: RealServer | None, seen: RealServer | None, now: float
+        self,
+        row: RealServerRow,
+        drain: Drain | None,
+        listed: RealServer | None,
+        seen: RealServer | None,
+        now: float,
+        timeout: float,
     ) -> Drain | None:
         """The state of a held row that is not wanted; None = delete it."""
-        gentle = row.server.protocol in (Protocol.TCP, Protocol.FWM) and self.timeout > 0
+        gentle = row.server.protocol in (Protocol.TCP, Protocol.FWM) and timeout > 0
         quiet = replace(row, weight=0) if row.weight else row
         if listed:
             if not gentle or (drain and drain.phase is Phase.LISTED and _over(drain, now)):
                 return None
             return Drain(quiet, Phase.LISTED, None, listed.alive)
         if drain is None and seen is None:
-            return Drain(quiet, Phase.LEAVING, now + self.timeout, alive=True) if gentle else None
+            return Drain(quiet, Phase.LEAVING, now + timeout, alive=True) if gentle else None
         if drain is None or drain.phase is Phase.LISTED:
             alive = drain.alive if drain else bool(seen and seen.alive)
             if self.window > 0:
@@ -149,7 +156,7 @@ class Drains:
         if drain.phase is Phase.LINGERING and _over(drain, now):
             if not (gentle and drain.alive):
                 return None
-            return Drain(quiet, Phase.LEAVING, now + self.timeout, alive=True)
+            return Drain(quiet, Phase.LEAVING, now + timeout, alive=True)
         if _over(drain, now):
             return None
         return replace(drain, row=row if drain.phase is Phase.LINGERING else quiet)

@@ -8,7 +8,8 @@ from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
 from ipvsagent.findings import FindingKind
 from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenEmpty
-from ipvsagent.policy.virtual_servers import NodeFacts, Outcome, PolicyOptions, virtual_servers_for
+from ipvsagent.policy.node import NodeFacts
+from ipvsagent.policy.virtual_servers import Outcome, PolicyOptions, virtual_servers_for
 
 NODE = NodeFacts(name="here", zone="a")
 CART = Service(
@@ -102,9 +103,10 @@ def test_affinity_is_persistence() -> None:
     assert only(outcome(replace(CART, affinity_timeout=10800))).persistence_timeout == 10800
 
 
-def test_mh_hashes_ports_as_kube_proxy_does() -> None:
-    assert only(outcome(CART, scheduler="mh")).scheduler_flags == 0x10
-    assert only(outcome(CART, scheduler="sh")).scheduler_flags == 0
+def test_hashing_schedulers_fall_back_and_mh_hashes_ports_as_kube_proxy_does() -> None:
+    assert only(outcome(CART, scheduler="mh")).scheduler_flags == 0x18
+    assert only(outcome(CART, scheduler="sh")).scheduler_flags == 0x8
+    assert only(outcome(CART, scheduler="lc")).scheduler_flags == 0
 
 
 def test_headless_services_have_no_virtual_servers() -> None:

@@ -1,0 +1,168 @@
+"""What the annotations of a Service and of Nodes ask for: scheduler, its flags, weights, drain timeout.
+
+Ours are `ipvsagent.io/...`; kube-router's `kube-router.io/service.scheduler` and `.schedflags` are read where
+ours are absent, so that its users can change over without touching their Services. An annotation that cannot be
+understood is a finding, and the Service goes on as if it were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from ipvsagent.address import Address, parse_address
+from ipvsagent.config import parse_duration
+from ipvsagent.errors import ConfigError
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.rows import SCHED1, SCHED2, SCHED3
+
+SCHEDULER = "ipvsagent.io/scheduler"
+FLAGS = "ipvsagent.io/scheduler-flags"
+WEIGHTS = "ipvsagent.io/weights"
+DRAIN_TIMEOUT = "ipvsagent.io/drain-timeout"
+NODE_WEIGHT = "ipvsagent.io/weight"
+KUBE_ROUTER_SCHEDULER = "kube-router.io/service.scheduler"
+KUBE_ROUTER_FLAGS = "kube-router.io/service.schedflags"
+
+MAX_WEIGHT = 65535
+ONE_PACKET_WORD = "ops"
+_FLAG_BITS = {
+    "sh-fallback": ("sh", SCHED1),
+    "sh-port": ("sh", SCHED2),
+    "mh-fallback": ("mh", SCHED1),
+    "mh-port": ("mh", SCHED2),
+    "flag-1": ("", SCHED1),
+    "flag-2": ("", SCHED2),
+    "flag-3": ("", SCHED3),
+}
+# A hashing scheduler without fallback refuses the clients of a real server at weight 0, so draining one endpoint would
+# be an outage for them. mh-port is kube-proxy's choice for mh (pkg/proxy/ipvs/proxier.go).
+_DEFAULT_FLAGS = {"sh": SCHED1, "mh": SCHED1 | SCHED2}
+
+
+class Weight(Struct, frozen=True, gc=False):
+    """One clause of a weights annotation. kind: address, node, zone or any."""
+
+    kind: str
+    value: str
+    weight: int
+
+
+class Wishes(Struct, frozen=True):
+    """What the annotations of one Service come to. drain_timeout: seconds, None = the agent's."""
+
+    scheduler: str
+    scheduler_flags: int
+    one_packet: bool = False
+    weights: tuple[Weight, ...] = ()
+    drain_timeout: float | None = None
+    findings: tuple[Finding, ...] = ()
+
+
+SchedulerWorks = Callable[[str], bool]
+
+
+def default_flags(scheduler: str) -> int:
+    return _DEFAULT_FLAGS.get(scheduler, 0)
+
+
+def read_annotations(
+    subject: str,
+    annotations: Mapping[str, str],
+    default_scheduler: str,
+    scheduler_works: SchedulerWorks,
+) -> Wishes:
+    """subject: the Service, for findings. scheduler_works: whether this kernel has a scheduler of that name."""
+    if not annotations:
+        return Wishes(default_scheduler, default_flags(default_scheduler))
+    findings: list[Finding] = []
+
+    def complain(annotation: str, reason: str) -> None:
+        field = f"metadata.annotations[{annotation}]"
+        findings.append(Finding(FindingKind.INVALID_ANNOTATION, subject, reason, field))
+
+    scheduler, source = _first(annotations, SCHEDULER, KUBE_ROUTER_SCHEDULER)
+    if not scheduler:
+        scheduler = default_scheduler
+    elif not scheduler_works(scheduler):
+        complain(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used")
+        scheduler = default_scheduler
+    words, source = _first(annotations, FLAGS, KUBE_ROUTER_FLAGS)
+    flags, one_packet = default_flags(scheduler), False
+    if words:
+        flags = 0
+        for word in (w.strip() for w in words.split(",")):
+            owner, bit = _FLAG_BITS.get(word, ("", 0))
+            if word == ONE_PACKET_WORD:
+                one_packet = True
+            elif not bit or (owner and owner != scheduler):
+                complain(source, f"{word!r} is no flag of scheduler {scheduler}; it is left out")
+            else:
+                flags |= bit
+        if one_packet and not flags and words.strip() == ONE_PACKET_WORD:
+            flags = default_flags(scheduler)
+    weights: tuple[Weight, ...] = ()
+    if text := annotations.get(WEIGHTS, "").strip():
+        try:
+            weights = parse_weights(text)
+        except ValueError as error:
+            complain(WEIGHTS, f"{error}; all weights are as if it were absent")
+    drain_timeout = None
+    if text := annotations.get(DRAIN_TIMEOUT, "").strip():
+        try:
+            drain_timeout = parse_duration(text)
+        except ConfigError as error:
+            complain(DRAIN_TIMEOUT, f"{error}; the agent's drain timeout is used")
+    return Wishes(scheduler, flags, one_packet, weights, drain_timeout, tuple(findings))
+
+
+def parse_weights(text: str) -> tuple[Weight, ...]:
+    """`10.1.0.7=0,node:a=10,zone:b=5,*=1`: the first clause that fits an endpoint gives its weight, 0 to 65535.
+
+    Raises ValueError with a sentence.
+    """
+    clauses = []
+    for clause in (c.strip() for c in text.split(",")):
+        name, equals, number = clause.rpartition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise ValueError(f"{clause!r} is not of the form <address>|node:<name>|zone:<name>|*=<weight>")
+        weight = parse_weight(number)
+        kind, colon, value = name.partition(":")
+        if name == "*":
+            clauses.append(Weight("any", "", weight))
+        elif colon and kind in ("node", "zone"):
+            clauses.append(Weight(kind, value.strip(), weight))
+        else:
+            clauses.append(Weight("address", parse_address(name), weight))
+    return tuple(clauses)
+
+
+def parse_weight(text: str) -> int:
+    """Raises ValueError with a sentence."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()) or int(text) > MAX_WEIGHT:
+        raise ValueError(f"weight {text!r} is not a whole number from 0 to {MAX_WEIGHT}")
+    return int(text)
+
+
+def weight_of(weights: tuple[Weight, ...], node_weight: int | None, address: Address, node: str, zone: str) -> int:
+    """The weight of one endpoint: the Service's first fitting clause, else its Node's, else 1."""
+    for clause in weights:
+        if (
+            clause.kind == "any"
+            or (clause.kind == "address" and clause.value == address)
+            or (clause.kind == "node" and clause.value == node)
+            or (clause.kind == "zone" and clause.value == zone)
+        ):
+            return clause.weight
+    return 1 if node_weight is None else node_weight
+
+
+def _first(annotations: Mapping[str, str], *names: str) -> tuple[str, str]:
+    """The first of these annotations that says something, and its name."""
+    for name in names:
+        if value := annotations.get(name, "").strip():
+            return value, name
+    return "", ""

@@ -1,0 +1,90 @@
+"""What policy knows of "here": this node's name, zone and addresses, and what the Nodes say about all of them."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from ipvsagent.address import Address, Family, family_of
+from ipvsagent.cluster.objects import Node
+from ipvsagent.config import Network
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.policy.annotations import NODE_WEIGHT, parse_weight
+
+PRIMARY = "primary"
+
+
+class NodeFacts(Struct, frozen=True):
+    """name, zone: this node's, "" if unknown.
+
+    own_addresses:       on interfaces other than ours, or in this Node's object: served, never bound.
+    node_port_addresses: where node ports are served, sorted.
+    other_nodes:         addresses of other Nodes -> their names: never served here.
+    weights, zones:      of every Node that says, by name.
+    """
+
+    name: str = ""
+    zone: str = ""
+    own_addresses: frozenset[Address] = frozenset()
+    node_port_addresses: tuple[Address, ...] = ()
+    other_nodes: dict[Address, str] = {}
+    weights: dict[str, int] = {}
+    zones: dict[str, str] = {}
+
+
+def node_facts(
+    name: str, nodes: Mapping[str, Node], interface_addresses: frozenset[Address], node_ports_on: Iterable[str]
+) -> tuple[NodeFacts, tuple[Finding, ...]]:
+    """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
+
+    node_ports_on: CIDRs, or the one word "primary"; empty = every address.
+    """
+    findings: list[Finding] = []
+    own = nodes.get(name)
+    weights = {}
+    for other, node in nodes.items():
+        text = node.annotations.get(NODE_WEIGHT, "").strip()
+        if text:
+            try:
+                weights[other] = parse_weight(text)
+            except ValueError as error:
+                field = f"metadata.annotations[{NODE_WEIGHT}]"
+                findings.append(Finding(FindingKind.INVALID_ANNOTATION, str(node.key), f"{error}; it is left out", field))
+    facts = NodeFacts(
+        name=name,
+        zone=own.zone if own else "",
+        own_addresses=interface_addresses | frozenset(own.addresses if own else ()),
+        node_port_addresses=_node_port_addresses(own, interface_addresses, tuple(node_ports_on)),
+        other_nodes={
+            address: other
+            for other, node in sorted(nodes.items())
+            if other != name
+            for address in node.addresses
+            if address not in interface_addresses
+        },
+        weights=weights,
+        zones={other: node.zone for other, node in nodes.items() if node.zone},
+    )
+    return facts, tuple(findings)
+
+
+def _node_port_addresses(
+    own: Node | None, addresses: frozenset[Address], wanted: tuple[str, ...]
+) -> tuple[Address, ...]:
+    """As pkg/proxy/util/nodeport_addresses.go: CIDRs choose among the node's addresses; a family that no CIDR
+    names is not restricted; "primary" is the Node's first address of each family."""
+    if wanted == (PRIMARY,):
+        first: dict[Family, Address] = {}
+        for address in own.addresses if own else ():
+            first.setdefault(family_of(address), address)
+        return tuple(sorted(first.values()))
+    networks: list[Network] = [ipaddress.ip_network(cidr, strict=False) for cidr in wanted]
+    restricted = {network.version for network in networks}
+    chosen = []
+    for address in addresses:
+        ip = ipaddress.ip_address(address)
+        if ip.version not in restricted or any(ip in network for network in networks):
+            chosen.append(address)
+    return tuple(sorted(chosen))
