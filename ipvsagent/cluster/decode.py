@@ -1,0 +1,127 @@
+"""Kubernetes' objects become the values of `objects.py`, or a reason why not.
+
+Three outcomes. *Accepted*, perhaps without some parts that no proxy can use, each named by a finding.
+*Rejected* whole, because the object is broken: whoever holds its last accepted version keeps it, so that a
+slip in one field never takes a Service down. *Ignored*, because Kubernetes itself would not look at it.
+Nothing that an object may contain raises an exception. Which Services matter here, and who may use which
+address, is policy and not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ipvsagent.cluster import wire
+from ipvsagent.cluster.decode_node import node_of
+from ipvsagent.cluster.decode_service import service_of
+from ipvsagent.cluster.decode_slice import SERVICE_LABEL, endpoint_slice_of
+from ipvsagent.cluster.fields import NO_METADATA, Broken, identity_of, is_name
+from ipvsagent.cluster.objects import Object, ObjectKey
+from ipvsagent.findings import Finding, FindingKind
+
+
+class Accepted(Struct, frozen=True, gc=False):
+    """findings: parts that were left out."""
+
+    value: Object
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def key(self) -> ObjectKey:
+        return self.value.key
+
+
+class Rejected(Struct, frozen=True, gc=False):
+    """key: as far as it could be read; a name that is missing or unusable is "".
+
+    service: for an EndpointSlice the name of its Service, "" if unknown.
+    """
+
+    key: ObjectKey
+    finding: Finding
+    service: str = ""
+
+
+class Ignored(Struct, frozen=True, gc=False):
+    """A well-formed object that no Service proxy looks at, such as an EndpointSlice of addressType FQDN."""
+
+    key: ObjectKey
+
+
+Decoded = Accepted | Rejected | Ignored
+
+API_VERSIONS = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Node": "v1"}
+"""The kinds that can be decoded."""
+
+
+def decode_json(kind: str, raw: bytes | msgspec.Raw) -> Decoded:
+    """One object as JSON; `kind` is a key of `API_VERSIONS`, and the text need not repeat it."""
+    decoder, _, convert = _KINDS[kind]
+    try:
+        item = decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        return _rejected(kind, _plain(raw), *wire.in_words(error))
+    except (ValueError, RecursionError) as error:
+        return _rejected(kind, None, "", f"it cannot be read: {error}")
+    return _decoded(kind, convert, item)
+
+
+def decode_plain(kind: str, plain: object) -> Decoded:
+    """One object as Python mappings, lists and scalars, which is what YAML gives."""
+    _, shape, convert = _KINDS[kind]
+    try:
+        item = msgspec.convert(plain, shape)
+    except msgspec.ValidationError as error:
+        return _rejected(kind, plain, *wire.in_words(error))
+    return _decoded(kind, convert, item)
+
+
+def _decoded(kind: str, convert: _Convert, item: wire.Object) -> Decoded:
+    findings: list[Finding] = []
+    try:
+        value = convert(item, findings)
+        if value is None:
+            namespace, name = identity_of(item.metadata or NO_METADATA)
+            return Ignored(ObjectKey(kind, namespace, name))
+    except Broken as broken:
+        plain = {"metadata": msgspec.to_builtins(item.metadata)}
+        return _rejected(kind, plain, broken.field, broken.reason)
+    return Accepted(value, tuple(findings))
+
+
+def _plain(raw: bytes | msgspec.Raw) -> object:
+    try:
+        return msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _rejected(kind: str, plain: object, field: str, reason: str) -> Rejected:
+    """Reads the identity from an object whose shape is not to be trusted."""
+    metadata = _member(plain, "metadata")
+    name = _member(metadata, "name")
+    namespace = "" if kind == "Node" else _member(metadata, "namespace") or "default"
+    key = ObjectKey(kind, namespace if is_name(namespace) else "", name if is_name(name) else "")
+    service = _member(_member(metadata, "labels"), SERVICE_LABEL) if kind == "EndpointSlice" else ""
+    subject = str(key) if key.name else f"{kind} without a usable name"
+    return Rejected(
+        key,
+        Finding(FindingKind.INVALID_OBJECT, subject, reason, field),
+        service if is_name(service) else "",
+    )
+
+
+def _member(plain: object, name: str) -> Any:
+    return plain.get(name) if isinstance(plain, dict) else None
+
+
+_Convert = Callable[[Any, list[Finding]], Object | None]
+_KINDS: dict[str, tuple[msgspec.json.Decoder[Any], Any, _Convert]] = {
+    "Service": (msgspec.json.Decoder(wire.Service), wire.Service, service_of),
+    "EndpointSlice": (msgspec.json.Decoder(wire.EndpointSlice), wire.EndpointSlice, endpoint_slice_of),
+    "Node": (msgspec.json.Decoder(wire.Node), wire.Node, node_of),
+}
