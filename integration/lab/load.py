@@ -1,0 +1,405 @@
+"""The load client: requests over real sockets, and what became of every one of them.
+
+One thread and non-blocking sockets, so that requests at a steady rate start when they are due, whatever
+became of those before them: a client that waits for answers would send less just when something is wrong.
+Each request is a connection of its own, for a connection is what is balanced; `Conversation` is the long one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import selectors
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from integration.lab.errors import LabError
+from integration.lab.namespaces import Namespace
+from integration.lab.servers import Protocol
+
+TIMEOUT = 3.0
+_CHUNK = 65536
+
+
+class Failure(StrEnum):
+    """Why a request was lost."""
+
+    REFUSED = "refused"
+    RESET = "reset"
+    TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    CLOSED = "closed"  # in good order, but before the answer was complete
+    FORBIDDEN = "forbidden"  # EPERM: what a local UDP sender gets whose server is gone
+    GARBLED = "garbled"
+    OTHER = "other"
+
+
+_BY_ERRNO = {
+    errno.ECONNREFUSED: Failure.REFUSED,
+    errno.ECONNRESET: Failure.RESET,
+    errno.EPIPE: Failure.RESET,
+    errno.ETIMEDOUT: Failure.TIMEOUT,
+    errno.EHOSTUNREACH: Failure.UNREACHABLE,
+    errno.ENETUNREACH: Failure.UNREACHABLE,
+    errno.EPERM: Failure.FORBIDDEN,
+    errno.EACCES: Failure.FORBIDDEN,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """Where to send. body: bytes to send with each request; wanted: bytes to fill the answer with."""
+
+    address: str
+    port: int
+    protocol: Protocol = "TCP"
+    body: int = 0
+    wanted: int = 0
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AF_INET6 if ":" in self.address else socket.AF_INET
+
+    def __str__(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.protocol} {host}:{self.port}"
+
+    def request(self, *, close: bool) -> bytes:
+        if self.protocol == "UDP":
+            return b"?" * max(1, self.body)
+        path = f"/bytes/{self.wanted}" if self.wanted else "/"
+        fields = f"host: {self.address}\r\nconnection: {'close' if close else 'keep-alive'}\r\n"
+        return f"POST {path} HTTP/1.1\r\n{fields}content-length: {self.body}\r\n\r\n".encode() + b"." * self.body
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One request. begun: time.monotonic(). server, client: who answered, and the address it saw."""
+
+    target: Target
+    begun: float
+    seconds: float
+    server: str = ""
+    client: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def answered(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.failure is None]
+
+    @property
+    def lost(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.failure is not None]
+
+    @property
+    def failures(self) -> Counter[Failure]:
+        return Counter(outcome.failure for outcome in self.outcomes if outcome.failure is not None)
+
+    @property
+    def spread(self) -> Counter[str]:
+        """Answers by server."""
+        return Counter(outcome.server for outcome in self.answered)
+
+    @property
+    def clients(self) -> set[str]:
+        """The addresses that the servers saw."""
+        return {outcome.client for outcome in self.answered}
+
+    def latency(self, quantile: float) -> float:
+        """Seconds within which that part of the answers came; 0.0 without answers."""
+        times = sorted(outcome.seconds for outcome in self.answered)
+        return times[min(len(times) - 1, int(quantile * len(times)))] if times else 0.0
+
+    def since(self, moment: float) -> Report:
+        """Requests that began at or after a time.monotonic()."""
+        return Report(tuple(outcome for outcome in self.outcomes if outcome.begun >= moment))
+
+    def of(self, target: Target) -> Report:
+        return Report(tuple(outcome for outcome in self.outcomes if outcome.target == target))
+
+    def __add__(self, other: Report) -> Report:
+        return Report(self.outcomes + other.outcomes)
+
+    def __str__(self) -> str:
+        failures = ", ".join(f"{count} {failure}" for failure, count in sorted(self.failures.items()))
+        return f"{len(self.answered)} of {len(self.outcomes)} answered{f' ({failures})' if failures else ''}"
+
+
+def send_requests(
+    namespace: Namespace,
+    targets: Target | Sequence[Target],
+    count: int,
+    *,
+    concurrency: int = 8,
+    rate: float | None = None,
+    timeout: float = TIMEOUT,
+) -> Report:
+    """Sends `count` requests, to the targets in turn; returns when each has its outcome.
+
+    Without `rate` at most `concurrency` are open at a time; with it (requests per second) each starts when
+    due.
+    """
+    schedule = _Schedule(targets, count=count, concurrency=concurrency, rate=rate)
+    with namespace.entered():
+        return Report(tuple(_Calls(schedule, timeout).run()))
+
+
+class Load:
+    """Requests at a steady rate in the background, from construction until `stop`."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        targets: Target | Sequence[Target],
+        *,
+        rate: float,
+        timeout: float = TIMEOUT,
+        seen: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        self._schedule = _Schedule(targets, count=None, concurrency=0, rate=rate)
+        self._outcomes: list[Outcome] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(namespace, timeout, seen), name="load", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> Report:
+        """No more requests; waits for the outcomes of those under way."""
+        self._schedule.stopped.set()
+        self._thread.join()
+        if self._error is not None:
+            raise LabError(f"the load client broke down: {self._error!r}") from self._error
+        return self.so_far()
+
+    def so_far(self) -> Report:
+        return Report(tuple(self._outcomes))
+
+    def _run(self, namespace: Namespace, timeout: float, seen: Callable[[Outcome], None] | None) -> None:
+        try:
+            with namespace.entered():
+                for outcome in _Calls(self._schedule, timeout).run():
+                    self._outcomes.append(outcome)
+                    if seen:
+                        seen(outcome)
+        except BaseException as error:
+            self._error = error
+
+
+class _Schedule:
+    """When the next request may start, and to where."""
+
+    def __init__(
+        self, targets: Target | Sequence[Target], *, count: int | None, concurrency: int, rate: float | None
+    ) -> None:
+        listed = [targets] if isinstance(targets, Target) else list(targets)
+        if not listed:
+            raise LabError("no target to send requests to")
+        self._targets = itertools.cycle(listed)
+        self._count = count
+        self._concurrency = concurrency
+        self._rate = rate
+        self._begun = time.monotonic()
+        self._started = 0
+        self.stopped = threading.Event()
+
+    @property
+    def over(self) -> bool:
+        return self.stopped.is_set() or self._started == self._count
+
+    def due(self, under_way: int) -> bool:
+        if self.over:
+            return False
+        return under_way < self._concurrency if self._rate is None else self.wait() <= 0
+
+    def wait(self) -> float:
+        """Seconds until the next request is due; without a rate, for ever: until another has ended."""
+        if self.over or self._rate is None:
+            return float("inf")
+        return self._begun + self._started / self._rate - time.monotonic()
+
+    def next(self) -> Target:
+        self._started += 1
+        return next(self._targets)
+
+
+class _Call:
+    """One request under way."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.begun = time.monotonic()
+        kind = socket.SOCK_STREAM if target.protocol == "TCP" else socket.SOCK_DGRAM
+        self.socket = socket.socket(target.family, kind)
+        self.socket.setblocking(False)
+        self.unsent = target.request(close=True)
+        self.received = b""
+
+    def start(self) -> Outcome | None:
+        """The outcome if it failed at once."""
+        error = self.socket.connect_ex((self.target.address, self.target.port))
+        if error not in (0, errno.EINPROGRESS):
+            return self._failed(_BY_ERRNO.get(error, Failure.OTHER))
+        return None
+
+    def turn(self) -> Outcome | None:
+        """The socket is ready: send, or receive. The outcome when there is one."""
+        try:
+            if self.unsent:
+                if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    return self._failed(_BY_ERRNO.get(error, Failure.OTHER))
+                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+                return None
+            data = self.socket.recv(_CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return self._failed(_BY_ERRNO.get(error.errno or 0, Failure.OTHER))
+        self.received += data
+        if data and self.target.protocol == "TCP":
+            return None
+        return self._ended()
+
+    def timed_out(self) -> Outcome:
+        return self._failed(Failure.TIMEOUT)
+
+    def _ended(self) -> Outcome:
+        if not self.received:
+            return self._failed(Failure.CLOSED)
+        answer = self.received if self.target.protocol == "UDP" else _body(self.received)
+        if answer is None:
+            return self._failed(Failure.CLOSED)
+        try:
+            identity = json.loads(answer.split(b"\n", 1)[0])
+            server, client, received = identity["server"], identity["client"], identity["received"]
+        except (ValueError, KeyError):
+            return self._failed(Failure.GARBLED)
+        if self.target.protocol == "TCP" and received != self.target.body:
+            return self._failed(Failure.GARBLED)
+        return Outcome(self.target, self.begun, time.monotonic() - self.begun, server, client)
+
+    def _failed(self, failure: Failure) -> Outcome:
+        return Outcome(self.target, self.begun, time.monotonic() - self.begun, failure=failure)
+
+
+class _Calls:
+    """All requests under way, in the current namespace of the current thread."""
+
+    def __init__(self, schedule: _Schedule, timeout: float) -> None:
+        self._schedule = schedule
+        self._timeout = timeout
+        self._selector = selectors.DefaultSelector()
+        self._under_way: deque[_Call] = deque()  # oldest first; ended ones leave when they come to the front
+        self._open = 0
+
+    def run(self) -> Iterator[Outcome]:
+        try:
+            while True:
+                while self._schedule.due(self._open):
+                    yield from self._start(_Call(self._schedule.next()))
+                yield from self._expire()
+                if self._schedule.over and not self._open:
+                    return
+                # A stopped schedule is noticed here at the latest.
+                wait = min(self._schedule.wait(), self._until_expiry(), 0.2)
+                for key, _ in self._selector.select(max(0.0, wait)):
+                    yield from self._turn(key.data)
+        finally:
+            for call in self._under_way:
+                call.socket.close()
+            self._selector.close()
+
+    def _start(self, call: _Call) -> Iterator[Outcome]:
+        if outcome := call.start():
+            call.socket.close()
+            yield outcome
+            return
+        self._selector.register(call.socket, selectors.EVENT_WRITE, call)
+        self._under_way.append(call)
+        self._open += 1
+
+    def _turn(self, call: _Call) -> Iterator[Outcome]:
+        sending = bool(call.unsent)
+        if outcome := call.turn():
+            yield self._end(call, outcome)
+        elif sending and not call.unsent:
+            self._selector.modify(call.socket, selectors.EVENT_READ, call)
+
+    def _end(self, call: _Call, outcome: Outcome) -> Outcome:
+        self._selector.unregister(call.socket)
+        call.socket.close()
+        self._open -= 1
+        return outcome
+
+    def _until_expiry(self) -> float:
+        while self._under_way and self._under_way[0].socket.fileno() < 0:
+            self._under_way.popleft()
+        if not self._under_way:
+            return float("inf")
+        return self._under_way[0].begun + self._timeout - time.monotonic()
+
+    def _expire(self) -> Iterator[Outcome]:
+        while self._until_expiry() <= 0:
+            call = self._under_way.popleft()
+            yield self._end(call, call.timed_out())
+
+
+class Conversation:
+    """A long connection: many requests, one after the other, on one connection."""
+
+    def __init__(self, namespace: Namespace, target: Target, *, timeout: float = TIMEOUT) -> None:
+        self.target = target
+        self._received = b""
+        self._socket = namespace.socket(target.family, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect((target.address, target.port))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def ask(self) -> Outcome:
+        """One request and its answer."""
+        begun = time.monotonic()
+        try:
+            self._socket.sendall(self.target.request(close=False))
+            while (body := _body(self._received)) is None:
+                data = self._socket.recv(_CHUNK)
+                if not data:
+                    return Outcome(self.target, begun, time.monotonic() - begun, failure=Failure.CLOSED)
+                self._received += data
+        except TimeoutError:
+            return Outcome(self.target, begun, time.monotonic() - begun, failure=Failure.TIMEOUT)
+        except OSError as error:
+            failure = _BY_ERRNO.get(error.errno or 0, Failure.OTHER)
+            return Outcome(self.target, begun, time.monotonic() - begun, failure=failure)
+        self._received = b""
+        identity = json.loads(body.split(b"\n", 1)[0])
+        seconds = time.monotonic() - begun
+        return Outcome(self.target, begun, seconds, identity["server"], identity["client"])
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+
+def _body(message: bytes) -> bytes | None:
+    """The body of an HTTP message, None if it is not complete."""
+    head, separator, body = message.partition(b"\r\n\r\n")
+    if not separator:
+        return None
+    length = next(
+        (int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")),
+        0,
+    )
+    return body if len(body) >= length else None

@@ -1,0 +1,191 @@
+"""Real servers: HTTP on TCP, echo on UDP, each answering with who it is.
+
+One thread serves all namespaces: a listening socket stays in the namespace it was made in, and so do the
+connections it accepts. Small answers and few system calls, because a guest is slow at those.
+
+HTTP paths: `/bytes/N` adds N bytes to the answer (the packets get big enough to need more than one); anything
+else gives the plain answer. Bodies of requests are read and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal
+
+from integration.lab.errors import LabError
+from integration.lab.topology import Lab
+
+Protocol = Literal["TCP", "UDP"]
+_CHUNK = 65536
+
+
+@dataclass(frozen=True, order=True)
+class Server:
+    """One listening address. `name` is what it calls itself: its pod."""
+
+    name: str
+    address: str
+    port: int
+    protocol: Protocol = "TCP"
+
+
+@dataclass
+class _Connection:
+    """A client of a TCP server. received: what is not answered yet. unsent: what could not be written yet."""
+
+    server: Server
+    peer: str
+    received: bytes = b""
+    unsent: bytes = b""
+    last: bool = False
+
+
+@dataclass
+class Servers:
+    """Serves from construction of each server until closed. `requests` counts answers by server."""
+
+    requests: Counter[Server] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="servers", daemon=True)
+        self._error: BaseException | None = None
+        self._thread.start()
+
+    def add(self, lab: Lab, servers: Iterable[Server]) -> None:
+        """Starts them where their addresses live."""
+        for server in servers:
+            kind = socket.SOCK_STREAM if server.protocol == "TCP" else socket.SOCK_DGRAM
+            family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
+            listener = lab.at(server.address).socket(family, kind)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((server.address, server.port))
+                if server.protocol == "TCP":
+                    listener.listen(512)
+            except OSError as error:
+                listener.close()
+                raise LabError(f"{server.name} cannot serve {server.address} port {server.port}: {error}") from error
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, server)
+
+    def close(self) -> None:
+        """Ends all servers and connections. LabError if serving had broken down before."""
+        self._wake.send(b"x")
+        self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
+        self._selector.close()
+        self._wake.close()
+        if self._error is not None:
+            raise LabError(f"the servers broke down: {self._error!r}") from self._error
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        try:
+            while True:
+                for key, events in self._selector.select():
+                    assert isinstance(key.fileobj, socket.socket)
+                    if key.fileobj is self._woken:
+                        return
+                    self._turn(key.fileobj, key.data, events)
+        except BaseException as error:
+            self._error = error
+
+    def _turn(self, ready: socket.socket, data: Server | _Connection, events: int) -> None:
+        if isinstance(data, _Connection):
+            try:
+                going_on = self._converse(ready, data, events)
+            except OSError:
+                going_on = False  # the client has gone; that is its business
+            if not going_on:
+                self._selector.unregister(ready)
+                ready.close()
+        elif data.protocol == "UDP":
+            self._echo(ready, data)
+        else:
+            self._accept(ready, data)
+
+    def _accept(self, listener: socket.socket, server: Server) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            client, peer = listener.accept()
+            client.setblocking(False)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = _Connection(server, peer[0])
+            self._selector.register(client, selectors.EVENT_READ, connection)
+            # Often the request is there already: saves a turn of the loop.
+            self._turn(client, connection, selectors.EVENT_READ)
+
+    def _echo(self, endpoint: socket.socket, server: Server) -> None:
+        # An ICMP error to an earlier answer shows up as a failure of the next call: not ours to care about.
+        with contextlib.suppress(OSError):
+            data, peer = endpoint.recvfrom(_CHUNK)
+            self.requests[server] += 1
+            endpoint.sendto(_identity(server, peer[0], len(data)), peer)
+
+    def _converse(self, client: socket.socket, connection: _Connection, events: int) -> bool:
+        """False when the connection is over."""
+        if events & selectors.EVENT_READ:
+            try:
+                data = client.recv(_CHUNK)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            connection.received += data
+            while not connection.last and (answer := self._answer(connection)):
+                connection.unsent += answer
+        if connection.unsent:
+            with contextlib.suppress(BlockingIOError):
+                connection.unsent = connection.unsent[client.send(connection.unsent) :]
+        if connection.last and not connection.unsent:
+            return False
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        if self._selector.get_key(client).events != wanted:
+            self._selector.modify(client, wanted, connection)
+        return True
+
+    def _answer(self, connection: _Connection) -> bytes:
+        """The answer to the first request that is complete, nothing if none is."""
+        head, separator, rest = connection.received.partition(b"\r\n\r\n")
+        if not separator:
+            return b""
+        request, *lines = head.decode("latin-1").split("\r\n")
+        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(fields.get("content-length", "0"))
+        if len(rest) < length:
+            return b""
+        connection.received = rest[length:]
+        connection.last = fields.get("connection", "").lower() == "close" or request.endswith("HTTP/1.0")
+        self.requests[connection.server] += 1
+        path = request.split(" ")[1]
+        filling = int(path.removeprefix("/bytes/")) if path.startswith("/bytes/") else 0
+        body = _identity(connection.server, connection.peer, length) + b"\n" + b"." * filling
+        return (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nconnection: %s\r\n\r\n"
+            % (len(body), b"close" if connection.last else b"keep-alive")
+        ) + body
+
+
+def _identity(server: Server, peer: str, received: int) -> bytes:
+    """`client` is the address that the server sees, which tells whether the source was kept."""
+    identity = {"server": server.name, "address": server.address, "port": server.port}
+    return json.dumps({**identity, "client": peer, "received": received}).encode()
