@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
+
+import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
-from ipvsagent.cluster.objects import Endpoint, EndpointPort, EndpointSlice, Service, ServicePort
+from ipvsagent.cluster.objects import (
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    LoadBalancerIngress,
+    Service,
+    ServicePort,
+)
+from ipvsagent.config import Network
 from ipvsagent.findings import FindingKind
 from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenEmpty
 from ipvsagent.policy.node import NodeFacts
@@ -131,3 +142,112 @@ def test_an_endpoint_that_is_a_cluster_ip_is_refused_and_said() -> None:
     assert [r.address for r in only(result).real_servers] == ["10.1.0.5"]
     (finding,) = result.findings
     assert finding.kind is FindingKind.ENDPOINT_REFUSED and "10.96.0.1" in finding.reason
+
+
+# Every other address a Service has
+
+OUTSIDE = replace(
+    CART,
+    type="LoadBalancer",
+    ingress=(LoadBalancerIngress(Address("192.0.2.10")), LoadBalancerIngress(Address("192.0.2.11"), proxied=True)),
+    external_ips=(Address("198.51.100.7"),),
+    ports=(ServicePort("http", Protocol.TCP, 80, 30080),),
+    source_ranges=("203.0.113.0/24",),
+)
+HERE = replace(
+    NODE,
+    own_addresses=frozenset({Address("172.16.0.1"), Address("10.244.0.1")}),
+    node_port_addresses=(Address("172.16.0.1"), Address("10.244.0.1"), Address("fd00:172::1")),
+)
+ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+def fronts(
+    service: Service = OUTSIDE, node: NodeFacts = HERE, allowed: tuple[Network, ...] = ALL
+) -> tuple[dict[str, VirtualServer], list[str]]:
+    options = PolicyOptions(allowed_external=allowed)
+    result = virtual_servers_for(service, (SLICE,), node, options, lambda address: False)
+    return {str(s.id): s for s in result.virtual_servers}, [f.reason for f in result.findings]
+
+
+def test_every_frontend_of_a_service() -> None:
+    servers, findings = fronts()
+    assert {name: (s.frontend.value, s.bind, s.preserve_client_address) for name, s in servers.items()} == {
+        "TCP 10.96.0.10:80": ("ClusterIP", True, True),
+        "TCP 192.0.2.10:80": ("LoadBalancer", True, False),
+        "TCP 198.51.100.7:80": ("ExternalIP", True, False),
+        "TCP 172.16.0.1:30080": ("NodePort", False, False),
+        "TCP 10.244.0.1:30080": ("NodePort", False, False),
+    }
+    assert findings == []
+    assert {n for n, s in servers.items() if s.source_ranges} == {"TCP 192.0.2.10:80"}
+    assert len({id(s.real_servers) for s in servers.values()}) == 1
+
+
+def test_external_ips_are_refused_unless_allowed_and_the_rest_goes_on() -> None:
+    servers, findings = fronts(allowed=())
+    assert "TCP 198.51.100.7:80" not in servers and len(servers) == 4
+    assert findings == ["external IP 198.51.100.7 is not allowed; --allow-external-ips can allow its range"]
+    servers, findings = fronts(allowed=(ipaddress.ip_network("198.51.100.0/24"),))
+    assert "TCP 198.51.100.7:80" in servers and findings == []
+
+
+def test_external_policy_local_rules_what_comes_from_outside_only() -> None:
+    servers, _ = fronts(replace(OUTSIDE, external_local=True))
+    local, everybody = ["10.1.0.5"], ["10.1.0.5", "10.1.0.6"]
+    for name, server in servers.items():
+        inside = name == "TCP 10.96.0.10:80"
+        assert [r.address for r in server.real_servers] == (everybody if inside else local)
+        if inside:
+            assert server.node_real_servers is None
+        else:
+            assert [r.address for r in server.node_real_servers or ()] == everybody
+        assert server.preserve_client_address
+
+
+def test_external_policy_local_does_not_count_on_a_plain_cluster_ip() -> None:
+    servers, _ = fronts(replace(CART, external_local=True, ports=(ServicePort("http", Protocol.TCP, 80),)))
+    assert [r.address for r in servers["TCP 10.96.0.10:80"].real_servers] == ["10.1.0.5", "10.1.0.6"]
+
+
+def test_a_load_balancer_address_of_this_node_is_served_and_not_bound() -> None:
+    servers, _ = fronts(replace(OUTSIDE, ingress=(LoadBalancerIngress(Address("172.16.0.1")),)))
+    assert not servers["TCP 172.16.0.1:80"].bind
+
+
+@pytest.mark.parametrize("field", ["ingress", "external_ips"])
+def test_an_address_of_another_node_is_refused_wherever_it_is_named(field: str) -> None:
+    address = Address("172.16.0.2")
+    value = (LoadBalancerIngress(address),) if field == "ingress" else (address,)
+    service = replace(OUTSIDE, **{"ingress": (), "external_ips": (), field: value})
+    servers, findings = fronts(service, replace(HERE, other_nodes={address: "node-2"}))
+    assert len(servers) == 3
+    assert len(findings) == 1 and "is an address of Node node-2" in findings[0]
+
+
+def test_an_address_that_is_both_external_and_load_balancer_is_one_virtual_server() -> None:
+    servers, _ = fronts(replace(OUTSIDE, external_ips=(Address("192.0.2.10"),)))
+    assert servers["TCP 192.0.2.10:80"].frontend is Frontend.LOAD_BALANCER
+
+
+def test_no_qualifying_node_address_is_said_and_the_rest_goes_on() -> None:
+    servers, findings = fronts(node=NODE)
+    assert len(servers) == 3
+    assert findings == ["node port 30080 is served nowhere: no address of this node qualifies"]
+
+
+def test_weights_of_service_and_node() -> None:
+    service = replace(CART, annotations={"ipvsagent.io/weights": "zone:z=5"})
+    node = replace(NODE, weights={"here": 7, "other": 9}, zones={"other": "z"})
+    server = fronts(service, node)[0]["TCP 10.96.0.10:80"]
+    assert {r.address: r.weight for r in server.real_servers} == {"10.1.0.5": 7, "10.1.0.6": 5}
+
+
+def test_one_packet_scheduling_is_for_udp_ports_only() -> None:
+    ports = (ServicePort("http", Protocol.TCP, 80), ServicePort("dns", Protocol.UDP, 53))
+    mixed = replace(CART, ports=ports, annotations={"ipvsagent.io/scheduler-flags": "ops"})
+    servers, findings = fronts(mixed)
+    assert {n: s.one_packet for n, s in servers.items()} == {"TCP 10.96.0.10:80": False, "UDP 10.96.0.10:53": True}
+    assert findings == []
+    _, findings = fronts(replace(mixed, ports=ports[:1]))
+    assert findings == ["'ops' works for UDP only, and the Service has no UDP port"]

@@ -1,0 +1,97 @@
+"""Schedulers, flags, weights and drain timeouts by annotation: one line per case."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsagent.address import Address
+from ipvsagent.policy.annotations import Wishes, parse_weights, read_annotations, weight_of
+
+KNOWN = {"rr", "wrr", "lc", "sh", "mh"}
+
+
+def read(**annotations: str) -> Wishes:
+    names = {
+        "scheduler": "ipvsagent.io/scheduler",
+        "flags": "ipvsagent.io/scheduler-flags",
+        "weights": "ipvsagent.io/weights",
+        "drain": "ipvsagent.io/drain-timeout",
+        "kr_scheduler": "kube-router.io/service.scheduler",
+        "kr_flags": "kube-router.io/service.schedflags",
+    }
+    return read_annotations("Service a/b", {names[k]: v for k, v in annotations.items()}, "rr", KNOWN.__contains__)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "scheduler", "flags"),
+    [
+        ({}, "rr", 0),
+        ({"scheduler": "lc"}, "lc", 0),
+        ({"scheduler": " wrr "}, "wrr", 0),
+        ({"scheduler": "sh"}, "sh", 0x8),
+        ({"scheduler": "mh"}, "mh", 0x18),
+        ({"scheduler": "sh", "flags": "sh-port"}, "sh", 0x10),
+        ({"scheduler": "sh", "flags": "sh-port, sh-fallback"}, "sh", 0x18),
+        ({"scheduler": "mh", "flags": "mh-fallback"}, "mh", 0x8),
+        ({"kr_scheduler": "sh"}, "sh", 0x8),
+        ({"kr_scheduler": "mh", "kr_flags": "flag-1,flag-2"}, "mh", 0x18),
+        ({"scheduler": "lc", "kr_scheduler": "sh"}, "lc", 0),
+        ({"flags": "ops"}, "rr", 0),
+    ],
+)
+def test_scheduler_and_flags(annotations: dict[str, str], scheduler: str, flags: int) -> None:
+    wishes = read(**annotations)
+    assert (wishes.scheduler, wishes.scheduler_flags, wishes.findings) == (scheduler, flags, ())
+
+
+def test_one_packet() -> None:
+    assert read(flags="ops").one_packet
+    both = read(scheduler="sh", flags="ops,sh-port")
+    assert both.one_packet and both.scheduler_flags == 0x10
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        ({"scheduler": "fancy"}, "this kernel has no IPVS scheduler 'fancy'; rr is used"),
+        ({"scheduler": "rr", "flags": "sh-port"}, "'sh-port' is no flag of scheduler rr; it is left out"),
+        ({"flags": "turbo"}, "'turbo' is no flag of scheduler rr; it is left out"),
+        ({"weights": "10.1.0.7"}, "'10.1.0.7' is not of the form"),
+        ({"weights": "*=-1"}, "weight '-1' is not a whole number from 0 to 65535"),
+        ({"weights": "*=65536"}, "weight '65536' is not a whole number"),
+        ({"weights": "pod:x=1"}, "'pod:x' is not an IP address"),
+        ({"drain": "soon"}, "'soon' is not a duration"),
+    ],
+)
+def test_what_cannot_be_understood_is_said_and_left_out(annotations: dict[str, str], said: str) -> None:
+    wishes = read(**annotations)
+    (finding,) = wishes.findings
+    assert finding.reason.startswith(said)
+    assert finding.field.startswith("metadata.annotations[ipvsagent.io/")
+    assert (wishes.scheduler, wishes.weights, wishes.drain_timeout) == ("rr", (), None)
+
+
+def test_drain_timeout() -> None:
+    assert read(drain="1m30s").drain_timeout == 90
+    assert read(drain="0").drain_timeout == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "node", "zone", "node_weight", "expected"),
+    [
+        ("10.1.0.7", "a", "b", 7, 0),
+        ("10.1.0.8", "a", "b", 7, 10),
+        ("10.1.0.8", "c", "b", 7, 5),
+        ("10.1.0.8", "c", "c", 7, 2),
+        ("fd00::7", "c", "c", 7, 3),
+    ],
+)
+def test_the_first_clause_that_fits_wins(address: str, node: str, zone: str, node_weight: int, expected: int) -> None:
+    weights = parse_weights("10.1.0.7=0, node:a=10, zone:b=5, fd00:0::7=3, *=2")
+    assert weight_of(weights, node_weight, Address(address), node, zone) == expected
+
+
+def test_without_a_fitting_clause_the_node_decides_and_then_it_is_1() -> None:
+    weights = parse_weights("node:a=10")
+    assert weight_of(weights, 7, Address("10.1.0.1"), "b", "") == 7
+    assert weight_of(weights, None, Address("10.1.0.1"), "b", "") == 1
