@@ -257,9 +257,7 @@ def unpack_dest(server: VirtualServerId, body: Body) -> tuple[RealServerRow, int
                 _FORWARDING[forward & 7],
                 upper,
                 lower,
-                Tunnel(kind, socket.ntohs(tunnel_port), tunnel_flags)
-                if kind or tunnel_port or tunnel_flags
-                else None,
+                Tunnel(kind, socket.ntohs(tunnel_port), tunnel_flags) if kind or tunnel_port or tunnel_flags else None,
             )
             return row, active, inactive, persistent
     return _walk_dest(server, body)
