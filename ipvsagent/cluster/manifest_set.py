@@ -1,0 +1,269 @@
+"""`ManifestSet`: several manifest files as one cluster, in which a slip of the hand takes nothing down.
+
+1. What comes out depends on what the files hold now, not on the order in which they were read or written.
+2. A broken object, or a file that cannot be read, leaves the last accepted version of its objects in use.
+3. What vanished may have moved to where nobody can read: while an input is unreadable, or an object is broken
+   that was never accepted, the removals that it may undo are held back.
+4. A source that holds nothing at all is taken for a mistake: nothing is removed until something is there again.
+5. An object that several files hold is taken from the first of them in order of their names.
+
+It knows names of files, not files; what is on disk is for sources/manifests.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ipvsagent.cluster.decode import Accepted, Rejected
+from ipvsagent.cluster.manifests import Content, Unreadable
+from ipvsagent.cluster.objects import Blind, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
+from ipvsagent.findings import Finding, FindingKind
+
+
+class Update(Struct, frozen=True):
+    """What came of the calls since the last `take`.
+
+    findings: by input, all that is wrong there now; only inputs for which that changed. Input "" is the whole set.
+    """
+
+    changes: Changes
+    findings: dict[str, tuple[Finding, ...]]
+
+    @property
+    def is_empty(self) -> bool:
+        changes = self.changes
+        return not (changes.upserts or changes.removals or self.findings or changes.blind)
+
+
+class _Input:
+    """A file, or a folder that cannot be listed.
+
+    objects:   what it contributes: accepted now, or accepted last if its present version is broken.
+    rejected:  broken objects in it now, each with whether its last accepted version is among `objects`.
+    understood: it could be read at least once.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[ObjectKey, Object] = {}
+        self.rejected: list[tuple[Rejected, bool]] = []
+        self.findings: tuple[Finding, ...] = ()
+        self.unreadable = False
+        self.understood = False
+
+
+class ManifestSet:
+    """Call `replace` and `remove` for each input that changed, then `take` once: what was called between two `take`s
+    is one change, so that an object that moves from file to file is never gone.
+
+    subject: how a finding names the whole set. allow_empty: rule 4 is off.
+    """
+
+    def __init__(self, subject: str = "the manifests", *, allow_empty: bool = False) -> None:
+        self._subject = subject
+        self._allow_empty = allow_empty
+        self._inputs: dict[str, _Input] = {}
+        self._holders: dict[ObjectKey, tuple[str, ...]] = {}
+        self._shared: set[ObjectKey] = set()
+        self._published: dict[ObjectKey, Object] = {}
+        self._dirty: dict[ObjectKey, None] = {}
+        self._troubled: set[str] = set()
+        self._stale: set[str] = set()
+        self._findings: dict[str, tuple[Finding, ...]] = {}
+        self._blind: Blind | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._inputs
+
+    def names(self) -> list[str]:
+        return sorted(self._inputs)
+
+    def replace(self, name: str, content: Content | Unreadable) -> None:
+        """The input holds this now."""
+        old = self._inputs.get(name)
+        new = _unreadable(name, content, old) if isinstance(content, Unreadable) else _understood(name, content, old)
+        self._put(name, new)
+
+    def remove(self, name: str) -> None:
+        """The input is gone."""
+        if name in self._inputs:
+            self._put(name, None)
+
+    def _put(self, name: str, new: _Input | None) -> None:
+        old = self._inputs.get(name) or _Input()
+        objects = new.objects if new else {}
+        for key in {**old.objects, **objects} if objects is not old.objects else ():
+            before, after = old.objects.get(key), objects.get(key)
+            if before == after:
+                continue
+            self._dirty[key] = None
+            if before is None or after is None:
+                self._hold(key, name, after is not None)
+        if new:
+            self._inputs[name] = new
+        else:
+            self._inputs.pop(name, None)
+        self._stale.add(name)
+        (self._troubled.add if new and (new.unreadable or new.rejected) else self._troubled.discard)(name)
+
+    def _hold(self, key: ObjectKey, name: str, holds: bool) -> None:
+        before = self._holders.get(key, ())
+        after = tuple(sorted({*before, name} if holds else {*before} - {name}))
+        if after:
+            self._holders[key] = after
+        else:
+            self._holders.pop(key, None)
+        (self._shared.add if len(after) > 1 else self._shared.discard)(key)
+        if len(before) > 1 or len(after) > 1:
+            self._stale.update(before, after)
+
+    def take(self) -> Update:
+        """Only real differences: an object that equals the one reported before is not reported again."""
+        upserts: list[Object] = []
+        vanished: list[ObjectKey] = []
+        for key in self._dirty:
+            holders = self._holders.get(key)
+            if holders:
+                item = self._inputs[holders[0]].objects[key]
+                if self._published.get(key) != item:
+                    self._published[key] = item
+                    upserts.append(item)
+            elif key in self._published:
+                vanished.append(key)
+        blind = self._blindness()
+        held = self._held(vanished, blind) if vanished else set()
+        removals = [key for key in vanished if key not in held]
+        for key in removals:
+            del self._published[key]
+        self._dirty = dict.fromkeys(sorted(held))
+        told = blind if blind != self._blind else None
+        self._blind = blind
+        changes = Changes(upserts=tuple(upserts), removals=tuple(removals), blind=told)
+        return Update(changes, self._changed_findings(sorted(held)))
+
+    @property
+    def _is_empty(self) -> bool:
+        return not self._holders and not self._allow_empty
+
+    def _blindness(self) -> Blind:
+        anything = self._is_empty
+        services = False
+        endpoints: set[ServiceKey] = set()
+        for name in self._troubled:
+            each = self._inputs[name]
+            anything = anything or (each.unreadable and not each.understood)
+            for rejected, covered in each.rejected:
+                if covered or rejected.key in self._published or rejected.key in self._holders:
+                    continue
+                if rejected.key.kind == "Service":
+                    services = True
+                elif rejected.key.kind == "EndpointSlice":
+                    if rejected.service and rejected.key.namespace:
+                        endpoints.add(ServiceKey(rejected.key.namespace, rejected.service))
+                    else:
+                        anything = True
+        return Blind(anything, services, frozenset(endpoints))
+
+    def _held(self, vanished: list[ObjectKey], blind: Blind) -> set[ObjectKey]:
+        troubled = [self._inputs[name] for name in self._troubled]
+        if blind.anything or any(each.unreadable for each in troubled):
+            return set(vanished)
+        broken = {rejected.key for each in troubled for rejected, _ in each.rejected}
+        return {key for key in vanished if key in broken or self._may_belong(key, blind)}
+
+    def _may_belong(self, key: ObjectKey, blind: Blind) -> bool:
+        item = self._published[key]
+        if isinstance(item, EndpointSlice) and ServiceKey(item.namespace, item.service) in blind.endpoints:
+            return True
+        return blind.services and key.kind != "Node"
+
+    def _changed_findings(self, held: list[ObjectKey]) -> dict[str, tuple[Finding, ...]]:
+        now = {name: self._findings_of(name) for name in sorted(self._stale | self._troubled)}
+        now[""] = tuple(self._findings_of_all(held))
+        changed = {name: found for name, found in now.items() if found != self._findings.get(name, ())}
+        self._findings.update(changed)
+        for name in self._stale:
+            if name not in self._inputs:
+                self._findings.pop(name, None)
+        self._stale.clear()
+        return changed
+
+    def _findings_of(self, name: str) -> tuple[Finding, ...]:
+        each = self._inputs.get(name)
+        if not each:
+            return ()
+        return (
+            *each.findings,
+            *(self._about_rejected(name, rejected) for rejected, _ in each.rejected if not each.unreadable),
+            *(
+                _duplicate(name, key, f"{self._holders[key][0]} holds it, too, and comes first")
+                for key in sorted(self._shared)
+                if key in each.objects and self._holders[key][0] != name
+            ),
+        )
+
+    def _about_rejected(self, name: str, rejected: Rejected) -> Finding:
+        finding = rejected.finding
+        if rejected.key.name and rejected.key in self._published:
+            return replace(finding, file=name, reason=f"{finding.reason}; its last accepted version stays in use")
+        return replace(finding, file=name)
+
+    def _findings_of_all(self, held: list[ObjectKey]) -> Iterator[Finding]:
+        if self._is_empty and not self._troubled:
+            kept = f"; what it held before ({len(self._published)} objects) stays in use" if self._published else ""
+            reason = f"it holds no Service, EndpointSlice or Node: nothing is removed without --allow-empty{kept}"
+            yield Finding(FindingKind.EMPTY_SOURCE, self._subject, reason)
+        elif held:
+            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+            why = f"gone, but kept until {' and '.join(sorted(self._troubled))} can be understood"
+            yield Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", why)
+
+
+def _understood(name: str, content: Content, old: _Input | None) -> _Input:
+    new = _Input()
+    new.understood = True
+    findings: list[Finding] = []
+    rejected: list[Rejected] = []
+    for result in content.objects:
+        if isinstance(result, Rejected):
+            rejected.append(result)
+        elif isinstance(result, Accepted):
+            key = result.key
+            if key in new.objects:
+                findings.append(_duplicate(name, key, "this file holds it twice; the first counts"))
+                continue
+            new.objects[key] = result.value
+            findings.extend(replace(finding, file=name) for finding in result.findings)
+    known = old.objects if old else {}
+    accepted = set(new.objects)
+    for each in rejected:
+        if each.key.name:
+            keep = [each.key] if each.key in known and each.key not in accepted else []
+        else:
+            # It may be any of them, with its name spoilt.
+            keep = [key for key in known if key.kind == each.key.kind and key not in accepted]
+        for key in keep:
+            new.objects[key] = known[key]
+        new.rejected.append((each, bool(keep)))
+    new.findings = tuple(findings)
+    return new
+
+
+def _unreadable(name: str, content: Unreadable, old: _Input | None) -> _Input:
+    new = _Input()
+    new.unreadable = True
+    reason = content.reason
+    if old:
+        new.objects, new.rejected, new.understood = old.objects, old.rejected, old.understood
+    if new.objects:
+        reason += f"; what it held before ({len(new.objects)} objects) stays in use"
+    else:
+        reason += "; nothing is removed until it can be read"
+    new.findings = (Finding(FindingKind.UNREADABLE_INPUT, name, reason),)
+    return new
+
+
+def _duplicate(name: str, key: ObjectKey, reason: str) -> Finding:
+    return Finding(FindingKind.DUPLICATE_OBJECT, str(key), reason, file=name)

@@ -1,0 +1,166 @@
+"""The text of one manifest file becomes decoded objects.
+
+It takes what `kubectl get -o yaml` and `-o json` print and what people write: YAML with several documents, JSON
+documents one after the other, `kind: List` and `ServiceList`, objects of other kinds in between. It does not
+know where a file is, nor what was in it before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec import Struct
+
+from ipvsagent.cluster.decode import API_VERSIONS, Decoded, Rejected, decode_json, decode_plain
+from ipvsagent.cluster.yaml_documents import yaml_documents
+from ipvsagent.findings import Finding, FindingKind
+
+
+class Content(Struct, frozen=True):
+    """objects: in the order of the text. other: how many objects are of kinds that ipvsagent does not read."""
+
+    objects: tuple[Decoded, ...] = ()
+    other: int = 0
+
+
+class Unreadable(Struct, frozen=True):
+    """Nothing can be said about what an input holds. reason: a clause such as `it is not JSON: ...`."""
+
+    reason: str
+
+
+def read_manifest(text: bytes, *, only_json: bool = False) -> Content | Unreadable:
+    """only_json: the file's name says that it is JSON. Otherwise it is YAML, or JSON if it reads as that."""
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    try:
+        if only_json or text.lstrip()[:1] == b"{":
+            content = _read_json(text)
+            if isinstance(content, Content) or only_json:
+                return content
+        return _Reader(_plain_head, decode_plain).read(yaml_documents(text))
+    except _NotAManifest as error:
+        return Unreadable(str(error))
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        return Unreadable(f"it is not YAML: {where}{error.problem}")
+    except yaml.YAMLError as error:
+        return Unreadable(f"it is not YAML: {' '.join(str(error).split())}")
+    except RecursionError:
+        return Unreadable("it is nested too deeply")
+
+
+def _read_json(text: bytes) -> Content | Unreadable:
+    try:
+        return _Reader(_raw_head, decode_json).read([text])
+    except msgspec.DecodeError:
+        pass  # more than one document, perhaps
+    except UnicodeDecodeError as error:
+        return Unreadable(f"it is not UTF-8: {error.reason} at byte {error.start}")
+    try:
+        return _Reader(_plain_head, decode_plain).read(_json_stream(text.decode()))
+    except ValueError as error:
+        return Unreadable(f"it is not JSON: {error}")
+
+
+def _json_stream(text: str) -> Iterator[object]:
+    decoder = json.JSONDecoder()
+    text = text.strip()
+    end = 0
+    while end < len(text) or not text:
+        document, end = decoder.raw_decode(text, end)
+        yield document
+        while end < len(text) and text[end].isspace():
+            end += 1
+
+
+class _NotAManifest(Exception):
+    """Well-formed text, but no Kubernetes objects."""
+
+
+class _Head(Struct, frozen=True):
+    """What tells the objects apart. items: None if there is no such field; of the same type as the object."""
+
+    api_version: object
+    kind: object
+    items: list[Any] | None
+
+
+class _RawHead(Struct, frozen=True):
+    apiVersion: Any = None
+    kind: Any = None
+    items: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_RAW_HEAD = msgspec.json.Decoder(_RawHead)
+_RAW_ITEMS = msgspec.json.Decoder(list[msgspec.Raw] | None)
+
+
+def _raw_head(raw: bytes | msgspec.Raw) -> _Head:
+    try:
+        head = _RAW_HEAD.decode(raw)
+    except msgspec.ValidationError:
+        raise _NotAManifest("it holds something else than Kubernetes objects") from None
+    try:
+        items = _RAW_ITEMS.decode(head.items)
+    except msgspec.ValidationError:
+        items = None
+    return _Head(head.apiVersion, head.kind, items)
+
+
+def _plain_head(plain: object) -> _Head:
+    if not isinstance(plain, dict):
+        raise _NotAManifest("it holds something else than Kubernetes objects")
+    items = plain.get("items")
+    return _Head(plain.get("apiVersion"), plain.get("kind"), items if isinstance(items, list) else None)
+
+
+class _Reader:
+    """Objects out of documents, which are JSON text or plain Python objects, as `head` and `decode` take them."""
+
+    def __init__(self, head: Callable[[Any], _Head], decode: Callable[[str, Any], Decoded]) -> None:
+        self._head = head
+        self._decode = decode
+        self._objects: list[Decoded] = []
+        self._other = 0
+
+    def read(self, documents: Iterable[Any]) -> Content:
+        for document in documents:
+            self._add(document, None, None)
+        return Content(tuple(self._objects), self._other)
+
+    def _add(self, document: Any, listed_version: object, listed_kind: str | None) -> None:
+        """`listed_*`: what the list around it says about its items."""
+        head = self._head(document)
+        api_version, kind = head.api_version or listed_version, head.kind or listed_kind
+        if not isinstance(kind, str):
+            self._other += 1
+        elif kind in API_VERSIONS:
+            self._add_object(kind, api_version, document)
+        elif head.items is not None and (kind == "List" or kind.removesuffix("List") in API_VERSIONS):
+            for item in head.items:
+                self._add(item, *((None, None) if kind == "List" else (api_version, kind.removesuffix("List"))))
+        else:
+            self._other += len(head.items) if head.items is not None and kind.endswith("List") else 1
+
+    def _add_object(self, kind: str, api_version: object, document: Any) -> None:
+        """A kind of the same name in another API group, as Knative has a Service, is another kind."""
+        wanted = API_VERSIONS[kind]
+        if api_version == wanted:
+            self._objects.append(self._decode(kind, document))
+        elif not api_version or (isinstance(api_version, str) and _group(api_version) == _group(wanted)):
+            reason = f"is {api_version}, but only {wanted} is read" if api_version else f"is missing; it is {wanted}"
+            decoded = self._decode(kind, document)
+            subject = decoded.finding.subject if isinstance(decoded, Rejected) else str(decoded.key)
+            finding = Finding(FindingKind.INVALID_OBJECT, subject, reason, "apiVersion")
+            service = getattr(decoded, "service", "") or getattr(getattr(decoded, "value", None), "service", "")
+            self._objects.append(Rejected(decoded.key, finding, service))
+        else:
+            self._other += 1
+
+
+def _group(api_version: str) -> str:
+    return api_version.rpartition("/")[0]

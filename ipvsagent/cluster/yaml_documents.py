@@ -1,0 +1,67 @@
+"""YAML the way Kubernetes users mean it, by libyaml.
+
+Scalars are resolved only where YAML 1.1 and 1.2 agree, so that `on`, `1:30`, `010`, `1_000` and `2024-01-01` stay
+text instead of becoming what nobody meant; a field that wants a number then says so. A key that
+a mapping has twice is an error, as for `kubectl apply`, and not silently the last of the two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import yaml
+from yaml.composer import Composer
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def yaml_documents(text: bytes | str) -> Iterator[object]:
+    """Each document that is not empty, as mappings, lists and scalars. Raises yaml.YAMLError, RecursionError."""
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            document = loader.get_data()
+            if document is not None:
+                yield document
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        # PyYAML's constructors for `!!int`, `!!bool` and others trust the text that the tag stands before.
+        raise yaml.YAMLError(f"a value does not fit its tag ({error})") from error
+    finally:
+        loader.dispose()
+
+
+class _Loader(Composer, yaml.CSafeLoader):
+    """libyaml parses, PyYAML's own code composes: libyaml's binding recurses in C, and deep nesting ends it."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def __init__(self, text: bytes | str) -> None:
+        yaml.CSafeLoader.__init__(self, text)
+        Composer.__init__(self)
+        self._checked: set[yaml.MappingNode] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Looks for doubled keys before merge keys (`<<`) are resolved, which may double keys rightly."""
+        if node not in self._checked:
+            self._checked.add(node)
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                    continue
+                if (key.tag, key.value) in seen:
+                    problem = f"key {key.value!r} is set twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        super().flatten_mapping(node)
+
+
+# No more than 18 digits: Python refuses to convert thousands of them, and no field needs more.
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]{0,17})|0x[0-9a-fA-F]{1,16}", list("-+0123456789")),
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)

@@ -1,0 +1,117 @@
+"""Manifest files on disk: which there are, whether one has been written to its end, and what it holds.
+
+A file is a candidate for reading when nobody has it open for writing; the kernel says so when it is asked for a
+read lease, which it refuses while a writer is there. What it cannot say is whether a writer will be back.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIXES = (".yaml", ".yml", ".json")
+DOES_NOT_EXIST = "it does not exist"
+
+
+class Stamp(NamedTuple):
+    """Differs whenever the content does, as far as the file system tells. Times in nanoseconds since 1970."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Listing(NamedTuple):
+    """files: each path with its stamp. problems: folders and files about which nothing can be said, and why."""
+
+    files: dict[str, Stamp]
+    problems: dict[str, str]
+
+
+class Busy(Enum):
+    """Why a file cannot be read now."""
+
+    OPEN_FOR_WRITING = "somebody has it open for writing"
+    CHANGING = "it keeps changing"
+
+
+def list_files(roots: Iterable[Path]) -> Listing:
+    """Roots that are files, whatever their name; in folders, at any depth, files that end in one of SUFFIXES.
+
+    Hidden names are left out: editors put unfinished work there, and a mounted ConfigMap its generations (its
+    visible names are links into the present one). A root that does not exist is a problem.
+    """
+    listing = Listing({}, {})
+    seen: set[tuple[int, int]] = set()
+    for root in roots:
+        _list(str(root), listing, seen, is_root=True)
+    return listing
+
+
+def _list(path: str, listing: Listing, seen: set[tuple[int, int]], *, is_root: bool) -> None:
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                for name in _visible(path):
+                    _list(name, listing, seen, is_root=False)
+        elif is_root or path.endswith(SUFFIXES):
+            if stat.S_ISREG(status.st_mode):
+                listing.files[path] = Stamp.of(status)
+            else:
+                listing.problems[path] = "it is neither a file nor a folder"
+    except FileNotFoundError:
+        if is_root:
+            listing.problems[path] = DOES_NOT_EXIST
+        elif os.path.islink(path) and path.endswith(SUFFIXES):
+            listing.problems[path] = "it is a link to nothing"
+    except OSError as error:
+        if is_root or path.endswith(SUFFIXES) or error.errno != errno.ELOOP:
+            listing.problems[path] = f"it cannot be read: {os.strerror(error.errno or 0)}"
+
+
+def _visible(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in names:
+        yield os.path.join(folder, name)
+
+
+def read_whole(path: str, stamp: Stamp) -> bytes | Busy:
+    """The content that the stamp belongs to. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(fd, "rb") as file:
+        if Stamp.of(os.fstat(fd)) != stamp:
+            return Busy.CHANGING
+        if _has_writer(fd):
+            return Busy.OPEN_FOR_WRITING
+        content = file.read()
+        if Stamp.of(os.fstat(fd)) != stamp or len(content) != stamp.size:
+            return Busy.CHANGING
+        return Busy.OPEN_FOR_WRITING if _has_writer(fd) else content
+
+
+def _has_writer(fd: int) -> bool:
+    """Whether somebody has the file open for writing; False also where the kernel will not tell."""
+    try:
+        # While the lease is held, a writer that comes makes the kernel send a signal; the one that it sends unless
+        # told otherwise (SIGIO) would end this process. SIGURG is ignored by default.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
