@@ -129,18 +129,24 @@ class AddressTable:
 
         with IPRoute() as route:
             index = self._index()
-            if index is None:
-                try:
-                    route.link("add", ifname=self.interface, kind="dummy")
-                except NetlinkError as error:
-                    raise _cannot_create(self.interface, error.code) from error
+            if index is not None:
+                self._require_dummy(route.link("get", index=index)[0])
                 return
-            kind = _kind_of(route.link("get", index=index)[0])
-        if kind != "dummy":
-            raise StartError(
-                f"interface {self.interface} is of kind {kind or 'unknown'}, not dummy",
-                f"Remove it with `ip link delete {self.interface}`, or choose another name for ours",
-            )
+            try:
+                route.link("add", ifname=self.interface, kind="dummy")
+            except NetlinkError as error:
+                raise _cannot_create(self.interface, error.code) from error
+
+    def remove_interface(self) -> None:
+        """Removes the interface with its addresses, if it is there. Raises StartError where it is no dummy."""
+        from pyroute2 import IPRoute
+
+        index = self._index()
+        if index is not None:
+            with IPRoute() as route:
+                self._require_dummy(route.link("get", index=index)[0])
+                route.link("del", index=index)
+        self.bound.clear()
 
     def node_addresses(self) -> dict[Address, str]:
         """Addresses on all other interfaces, with the interface's name; no loopback, no IPv6 link-local."""
@@ -150,6 +156,14 @@ class AddressTable:
             for index, _, address in self._dump()
             if names.get(index) != self.interface
         }
+
+    def _require_dummy(self, link: object) -> None:
+        kind = link.get(("linkinfo", "kind"))  # type: ignore[attr-defined]
+        if kind != "dummy":
+            raise StartError(
+                f"interface {self.interface} is {f'of kind {kind}' if kind else 'hardware'}, not dummy",
+                f"Choose another name for ours, or remove it with `ip link delete {self.interface}`",
+            )
 
     def _index(self) -> int | None:
         try:
@@ -193,12 +207,6 @@ def _is_done_already(verb: Verb, error: KernelError) -> bool:
     if verb is Verb.DELETE:
         return isinstance(error, NotThere) or error.code == errno.ENODEV
     return isinstance(error, AlreadyThere)
-
-
-def _kind_of(link: object) -> str:
-    """`dummy`, `veth`...; empty for hardware, which has none."""
-    info = link.get(("linkinfo", "kind"))  # type: ignore[attr-defined]
-    return str(info) if info else ""
 
 
 def _cannot_create(interface: str, code: int) -> StartError:

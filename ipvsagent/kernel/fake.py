@@ -21,7 +21,7 @@ from ipvsagent.address import Address
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.addresses import is_ipv6_link_local, is_loopback
 from ipvsagent.kernel.ipvs import IpvsInfo, Timeouts
-from ipvsagent.kernel.ownership import Claims, Ledger, Ownership
+from ipvsagent.kernel.ownership import Claims, Ledger, Network, Ownership
 from ipvsagent.kernel.refusals import real_server_refusal, virtual_server_refusal
 from ipvsagent.model import VirtualServerId
 from ipvsagent.rows import (
@@ -59,7 +59,7 @@ class FakeKernel:
         *,
         schedulers: Container[str] = SCHEDULERS,
         node_addresses: Mapping[str, str] | None = None,
-        excluded: Iterable[str] = (),
+        excluded: Iterable[str | Network] = (),
         ledger: Path | None = None,
         interface: bool = True,
     ) -> None:
@@ -282,6 +282,11 @@ class FakeAddressTable:
         if not self._kernel.interface:
             self._kernel.bound.clear()
             self._kernel.interface = True
+
+    def remove_interface(self) -> None:
+        self._kernel.interface = False
+        self._kernel.bound.clear()
+        self.bound.clear()
 
     def node_addresses(self) -> dict[Address, str]:
         return dict(self._kernel.node)

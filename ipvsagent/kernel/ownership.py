@@ -24,6 +24,7 @@ from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, Owner, Verb, VirtualServerRow
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SLACK = 4096  # lines that may be out of date before the file is rewritten
 
 
@@ -159,7 +160,7 @@ class Ownership:
     excluded: CIDRs whose virtual servers are never ours, unless we added them ourselves.
     """
 
-    def __init__(self, ledger: Ledger, bound: set[Address], excluded: Iterable[str] = ()) -> None:
+    def __init__(self, ledger: Ledger, bound: set[Address], excluded: Iterable[str | Network] = ()) -> None:
         self.ledger = ledger
         self.bound = bound
         self._excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in excluded]

@@ -1,0 +1,255 @@
+"""What the agent needs of the host: may we, is IPVS there, does the scheduler exist, are the sysctls right, are
+we alone. Each `require_...` passes, puts right what it may, or raises a StartError with a remedy to copy.
+
+Knows no Services, and packet filters are not its business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import subprocess
+from collections.abc import Collection
+from enum import StrEnum
+from pathlib import Path
+
+from ipvsagent.address import Address, Family
+from ipvsagent.errors import KernelError, NotThere, StartError
+from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.model import Protocol, VirtualServerId
+from ipvsagent.rows import Op, Verb, VirtualServerRow
+
+_NET_ADMIN, _SYS_MODULE = 12, 16  # CAP_*
+
+# Why each is needed:
+# conntrack: masquerading of IPVS packets (hairpin, node ports) matches tracked packets only.
+# expire_nodest_conn: connections to a deleted real server end at once, and are not swallowed until time-out.
+# expire_quiescent_template: clients with affinity leave a real server of weight 0.
+# ip_forward: packets of pods and of other hosts reach real servers elsewhere.
+_SYSCTLS = {
+    "net.ipv4.vs.conntrack": 1,
+    "net.ipv4.vs.expire_nodest_conn": 1,
+    "net.ipv4.vs.expire_quiescent_template": 1,
+    "net.ipv4.ip_forward": 1,
+}
+_TRIAL_ADDRESS = Address("198.51.100.0")  # TEST-NET-2, with kube-proxy's port: pkg/proxy/ipvs/supported.go
+_TRIAL_PORTS = range(20000, 20008)
+
+
+class IpvsPresence(StrEnum):
+    PRESENT = "present"
+    ABSENT = "absent"
+    FORBIDDEN = "forbidden"
+
+
+class IpvsAbsent(StartError):
+    """The kernel says that it has no IPVS; nothing else is this. Another backend may be chosen for it."""
+
+
+def require_privilege() -> None:
+    if not _capable(_NET_ADMIN):
+        raise StartError(
+            "this process lacks the capability CAP_NET_ADMIN",
+            "Run it as root (`sudo ipvsagent ...`), or give the container the capability NET_ADMIN",
+        )
+
+
+def ip_vs_presence() -> IpvsPresence:
+    """Whether this process can use IPVS in this network namespace. Changes nothing."""
+    try:
+        table = IpvsTable(Ownership(Ledger(None), set()))
+    except NotThere:
+        return IpvsPresence.ABSENT
+    except OSError as error:
+        if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
+            return IpvsPresence.ABSENT
+        raise
+    with contextlib.closing(table):
+        try:
+            table.info()
+        except KernelError as error:
+            if error.code in (errno.EPERM, errno.EACCES):
+                return IpvsPresence.FORBIDDEN
+            raise
+    return IpvsPresence.PRESENT
+
+
+def require_ip_vs() -> None:
+    """Loads the module if it is absent and we may. Raises IpvsAbsent, or StartError if it is not permitted."""
+    presence = ip_vs_presence()
+    tried = ""
+    if presence is IpvsPresence.ABSENT and _capable(_SYS_MODULE):
+        tried = _modprobe("ip_vs")
+        presence = ip_vs_presence()
+    if presence is IpvsPresence.ABSENT:
+        raise IpvsAbsent(
+            "the kernel has no IPVS" + (f" ({tried})" if tried else ""), "Load it on the host with `modprobe ip_vs`"
+        )
+    if presence is IpvsPresence.FORBIDDEN:
+        raise StartError(
+            "this process may not use IPVS",
+            "Run it as root with CAP_NET_ADMIN in the host's user namespace: the kernel allows IPVS nowhere else",
+        )
+
+
+def require_scheduler(name: str, flags: int = 0) -> None:
+    """Tries the scheduler, with IP_VS_SVC_F_SCHED* flags, on a virtual server that is gone when this returns."""
+    error = _scheduler_error(name, flags)
+    if isinstance(error, NotThere):
+        raise StartError(
+            f"the kernel has no IPVS scheduler {name!r}", f"Load it with `modprobe ip_vs_{name}`, or choose another one"
+        )
+    if error is not None:
+        raise StartError(f"the kernel refuses the IPVS scheduler {name!r}: {error}", "Choose another one")
+
+
+def scheduler_works(name: str) -> bool:
+    return _scheduler_error(name, 0) is None
+
+
+def _scheduler_error(name: str, flags: int) -> KernelError | None:
+    with contextlib.closing(IpvsTable(Ownership(Ledger(None), set()))) as table:
+        for port in _TRIAL_PORTS:
+            row = VirtualServerRow(VirtualServerId(Protocol.TCP, _TRIAL_ADDRESS, port), name, flags)
+            if len(list(table.read([row.id]))) > 1:
+                continue  # with real servers it is somebody's; without, a killed proxy left its trial behind
+            table.write([Op(Verb.DELETE, row)])
+            try:
+                failures = table.write([Op(Verb.ADD, row)])
+            finally:
+                table.write([Op(Verb.DELETE, row)])
+            return failures[0].error if failures else None
+    return KernelError.of(errno.EEXIST, f"every trial address {_TRIAL_ADDRESS} is in use")
+
+
+def read_sysctl(name: str) -> int | None:
+    """`net.ipv4.ip_forward` as a number; None if the kernel has no such setting, or it is no number."""
+    try:
+        return int(_sysctl_path(name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_sysctl(name: str, value: int) -> bool:
+    """False if it was so already; then nothing is written, so that a read-only /proc/sys does not matter.
+
+    Raises OSError.
+    """
+    if read_sysctl(name) == value:
+        return False
+    _sysctl_path(name).write_text(f"{value}\n")
+    return True
+
+
+def set_sysctls() -> None:
+    """Raises StartError naming all that are wrong and cannot be put right."""
+    wanted = dict(_SYSCTLS)
+    if _kernel_version() < (5, 9):
+        # There, a client's port that is used again costs the new connection a second while conntrack is on
+        # (connReuseFixedKernelVersion, pkg/proxy/ipvs/proxier.go).
+        wanted["net.ipv4.vs.conn_reuse_mode"] = 0
+    wrong: dict[str, str] = {}
+    for name, value in wanted.items():
+        try:
+            write_sysctl(name, value)
+        except OSError as error:
+            wrong[f"{name}={value}"] = f"{name} is {read_sysctl(name)} and cannot be set ({error.strerror})"
+    if wrong:
+        raise StartError("; ".join(wrong.values()), f"Run on the host `sysctl -w {' '.join(wrong)}`")
+
+
+def host_findings(families: Collection[Family]) -> list[Finding]:
+    """What is wrong with the host but is left to the operator. families: those that Services use."""
+    findings = []
+    name = "net.ipv6.conf.all.forwarding"
+    if Family.IPV6 in families and read_sysctl(name) == 0:
+        reason = (
+            "IPv6 is not forwarded, so Services on IPv6 addresses reach no pods on other nodes; set it to 1 "
+            "(it is left alone because that also ends the node's use of router advertisements)"
+        )
+        findings.append(Finding(FindingKind.HOST, name, reason, severity=Severity.WARNING))
+    return findings
+
+
+def kube_proxy_here() -> int | None:
+    """The pid of a kube-proxy that lives in this network namespace, None if none is visible.
+
+    From a container with a process namespace of its own nothing is visible.
+    """
+    own = os.stat("/proc/self/ns/net")
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours to look at
+            if (folder / "comm").read_text() != "kube-proxy\n":
+                continue
+            # A zombie has no namespace any more.
+            if os.path.samestat(os.stat(folder / "ns" / "net"), own):
+                return int(folder.name)
+    return None
+
+
+class AgentLock:
+    """One agent a network namespace: an flock on `path`, which also goes when the process is killed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def try_acquire(self) -> bool:
+        """Does not wait. Raises OSError if the file cannot be made."""
+        if self._file is not None:
+            return True
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
+        self._file = file
+        return True
+
+    def holder(self) -> int | None:
+        """The pid of who took it last, as seen in its own process namespace."""
+        try:
+            return int(self._path.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _capable(capability: int) -> bool:
+    """Whether the effective set has it. In a user namespace that may still not be enough for the kernel."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> capability & 1)
+    return False
+
+
+def _modprobe(module: str) -> str:
+    """Tries to load a module; why that failed, empty if it did not."""
+    try:
+        done = subprocess.run(["modprobe", module], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"modprobe: {error}"
+    return done.stderr.strip() if done.returncode else ""
+
+
+def _kernel_version() -> tuple[int, int]:
+    major, minor, *_ = os.uname().release.split(".")
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+def _sysctl_path(name: str) -> Path:
+    return Path("/proc/sys", *name.split("."))
