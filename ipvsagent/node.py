@@ -56,7 +56,7 @@ class Node:
 
     def backend(self) -> Backend:
         """Writes, and makes the interface when it is missing."""
-        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.addresses.ensure_interface)
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.addresses.ensure_interface, self.ipvs.services)
 
     def remover(self) -> Backend:
         """Writes, but makes no interface."""

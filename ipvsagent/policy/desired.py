@@ -60,7 +60,12 @@ class DesiredState:
         for server_id in {*self._ids.get(key, ()), *new}:
             before = self._claims.get(server_id, ())
             claim = new.get(server_id)
-            others = [c for c in before if _claimant(c) != key] if before else []
+            others = []
+            for held in before:
+                if _claimant(held) != key:
+                    others.append(held)
+                elif claim and held.server == claim.server:
+                    claim = Claim(rank, held.server)  # one object per value, or a resync would double the memory
             after = tuple(sorted([*others, claim] if claim else others, key=lambda c: c.rank))
             if after:
                 self._claims[server_id] = after

@@ -177,11 +177,15 @@ class Reconciler:
         return report
 
     def audit(self, count: int, now: float) -> Report:
-        """Read the next `count` virtual servers and repair what differs; a missing one means a full comparison."""
+        """Read the next `count` virtual servers and repair what differs; a missing one means a full comparison.
+
+        When all have been read once, the ids that the kernel has are compared, too: a virtual server under one of our
+        addresses that nobody wants would be missed otherwise.
+        """
         report = Report()
-        ids = self._next_slice(count)
-        found = dict(self._backend.read(ids)) if ids else {}
+        ids, passed = self._next_slice(count)
         differing: dict[VirtualServerId, Sequence[Observed]] = {}
+        found = dict(self._backend.read(ids)) if ids else {}
         for server_id in ids:
             rows = found.get(server_id, [])
             if server_id in self.foreign:
@@ -191,6 +195,10 @@ class Reconciler:
                 return self.start(now)
             elif self._drift(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows
+        if passed:
+            strays = [i for i in self._backend.ours() if i not in self.confirmed and self._is_settled(i)]
+            if strays:
+                differing.update(self._backend.read(strays))
         if differing:
             self._apply(differing, now, report, None, count_drift=True)
         return report
@@ -398,19 +406,24 @@ class Reconciler:
         wanted = self._desired.get(server_id)
         return (self._priority(wanted) if wanted else 9, server_id)
 
-    def _next_slice(self, count: int) -> list[VirtualServerId]:
-        ids = [i for i in islice(self._cursor, count) if i in self.confirmed or i in self.foreign]
-        if len(ids) < count:
+    def _next_slice(self, count: int) -> tuple[list[VirtualServerId], bool]:
+        """The next ids to look at, and whether a pass over all of them ended with these."""
+        ids = list(islice(self._cursor, count))
+        passed = len(ids) < count
+        if passed:
             self._cursor = iter([*self.confirmed, *self.foreign])
-            ids += [i for i in islice(self._cursor, count - len(ids)) if i not in ids]
-        return [i for i in ids if i not in self.suspects and i not in self._dirty]
+            ids = list(dict.fromkeys([*ids, *islice(self._cursor, count - len(ids))]))
+        return [i for i in ids if (i in self.confirmed or i in self.foreign) and self._is_settled(i)], passed
+
+    def _is_settled(self, server_id: VirtualServerId) -> bool:
+        """Nothing is pending for it, so that what the kernel holds should be what is believed."""
+        return not (server_id in self.suspects or server_id in self._dirty or server_id in self._held)
 
     def _drift(self, server_id: VirtualServerId, held: Sequence[Row]) -> list[Op]:
         """What would make the held rows what they are believed to be."""
         believed = self.confirmed.get(server_id)
         rows = [*self._backend.renderer.rows(believed), *self.drains.rows(server_id)] if believed else ()
-        ops = diff(held, rows)
-        return [op for op in ops if op.verb is not Verb.DELETE] if server_id in self._held else ops
+        return diff(held, rows)
 
     def _count_drift(self, ops: Iterable[Op], report: Report) -> None:
         for op in ops:

@@ -1,0 +1,453 @@
+"""The laws that hold whatever happens, as one Hypothesis state machine against the fake kernel.
+
+1. The order of events does not matter, and 2. incremental equals from scratch: after any history the kernel holds what
+   a fresh agent with the last objects alone would put into an empty one, plus drains at weight 0.
+3. A second round writes nothing. 4. A restart writes nothing, also with drains under way.
+5. After any finite faults, drift and crashes the kernel equals the wish.
+6. Rows that are not ours are never touched.
+7. A virtual server that has real servers before and after is never without one in between: checked after every op.
+8. One change costs the same at 10 and at 5,000 Services: calls, ops and rows are counted, not timed.
+9. While the agent is blind, nothing that was only found is removed.
+
+Convergence alone is a weak test, because stale belief heals itself by reading: so writes are counted as well.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
+
+from ipvsagent.address import Address, Family
+from ipvsagent.cluster.objects import (
+    EVERYTHING_KNOWN,
+    Blind,
+    Changes,
+    Endpoint,
+    EndpointPort,
+    EndpointSlice,
+    Node,
+    Object,
+    ObjectKey,
+    Service,
+    ServiceKey,
+    ServicePort,
+)
+from ipvsagent.kernel.fake import FakeKernel, Killed
+from ipvsagent.model import Protocol, VirtualServerId
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.virtual_servers import PolicyOptions
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.drain import Drains
+from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.rows import Op, RealServerRow, Row, Verb, VirtualServerRow
+
+NODE = "here"
+TIMEOUT, WINDOW = 60.0, 0.1
+FOREIGN = VirtualServerId(Protocol.TCP, Address("203.0.113.5"), 80)
+
+
+def pipeline_on(kernel: FakeKernel) -> Pipeline:
+    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.addresses.ensure_interface, kernel.ipvs.services)
+    options = PolicyOptions(scheduler="rr")
+    return Pipeline(NODE, options, backend, Drains(TIMEOUT, WINDOW))
+
+
+class Agent:
+    """A pipeline with the little of the real loop that matters: time, start, rounds."""
+
+    def __init__(self, kernel: FakeKernel, objects: Iterable[Object], now: float, blind: Blind) -> None:
+        self.kernel = kernel
+        kernel.restart()
+        list(kernel.addresses.read(None))
+        self.pipeline = pipeline_on(kernel)
+        self.pipeline.node_addresses(kernel.addresses.node_addresses())
+        self.pipeline.take(Changes(upserts=tuple(objects), synced=True, blind=blind), now)
+        self.written = self.pipeline.reconciler.start(now).written
+
+    def round(self, now: float) -> int:
+        return self.pipeline.reconciler.round(now).written
+
+
+def fresh_snapshot(objects: Iterable[Object]) -> frozenset[Row]:
+    kernel = FakeKernel()
+    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    return kernel.snapshot()
+
+
+IPS = ["10.96.0.1", "10.96.0.2", "fd00::1"]
+ENDPOINTS = [f"10.1.0.{i}" for i in range(1, 6)] + ["10.96.0.2"]
+NAMES = ["a", "b", "c"]
+
+services = st.builds(
+    Service,
+    namespace=st.just("ns"),
+    name=st.sampled_from(NAMES),
+    created=st.one_of(st.none(), st.integers(0, 3)),
+    cluster_ips=st.lists(st.sampled_from(IPS).map(Address), min_size=1, max_size=2, unique=True).map(tuple),
+    ports=st.sampled_from(
+        [
+            (ServicePort("http", Protocol.TCP, 80),),
+            (ServicePort("http", Protocol.TCP, 80), ServicePort("dns", Protocol.UDP, 53)),
+            (ServicePort("dns", Protocol.UDP, 53),),
+        ]
+    ),
+    internal_local=st.booleans(),
+    affinity_timeout=st.sampled_from([0, 0, 100]),
+    annotations=st.sampled_from([{}, {}, {"ipvsagent.io/scheduler": "lc"}, {"ipvsagent.io/weights": "10.1.0.1=0,*=3"}]),
+)
+endpoints = st.builds(
+    Endpoint,
+    address=st.sampled_from(ENDPOINTS).map(Address),
+    ready=st.booleans(),
+    serving=st.booleans(),
+    terminating=st.booleans(),
+    node=st.sampled_from(["", NODE, "other"]),
+)
+slices = st.builds(
+    EndpointSlice,
+    namespace=st.just("ns"),
+    name=st.sampled_from(["s1", "s2", "s3"]),
+    service=st.sampled_from(NAMES),
+    family=st.just(Family.IPV4),
+    ports=st.just((EndpointPort("http", Protocol.TCP, 8080), EndpointPort("dns", Protocol.UDP, 5353))),
+    endpoints=st.lists(endpoints, max_size=4, unique_by=lambda e: e.address).map(tuple),
+)
+
+
+class Laws(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = FakeKernel()
+        self.kernel.put(VirtualServerRow(FOREIGN, "wlc", 0, 0), RealServerRow(FOREIGN, Address("203.0.113.9"), 80))
+        self.foreign_rows = self.kernel.snapshot()
+        self.objects: dict[ObjectKey, Object] = {}
+        self.now = 1000.0
+        self.blind = EVERYTHING_KNOWN
+        self.agent = Agent(self.kernel, (), self.now, self.blind)
+        self.kernel.after_each_op = self.check_never_empty
+        self.guarded: set[VirtualServerId] = set()
+        self.disturbed = False
+
+    # Events
+
+    @initialize(items=st.lists(st.one_of(services, slices), max_size=6))
+    def begin(self, items: list[Object]) -> None:
+        for item in items:
+            self.upsert(item)
+
+    @rule(item=st.one_of(services, slices))
+    def upsert(self, item: Object) -> None:
+        self.objects[item.key] = item
+        self.agent.pipeline.take(Changes(upserts=(item,)), self.now)
+
+    @rule(kind=st.sampled_from(["Service", "EndpointSlice"]), name=st.sampled_from([*NAMES, "s1", "s2", "s3"]))
+    def remove(self, kind: str, name: str) -> None:
+        key = ObjectKey(kind, "ns", name)
+        if self.objects.pop(key, None):
+            self.agent.pipeline.take(Changes(removals=(key,)), self.now)
+
+    @rule(zone=st.sampled_from(["", "z"]), address=st.sampled_from(["172.16.0.1", "10.96.0.1"]))
+    def node_changes(self, zone: str, address: str) -> None:
+        node = Node(name=NODE, addresses=(Address(address),), zone=zone)
+        self.objects[node.key] = node
+        self.agent.pipeline.take(Changes(upserts=(node,)), self.now)
+
+    @rule(endpoint=st.integers(0, 5), name=st.sampled_from(["s1", "s2", "s3"]))
+    def endpoint_leaves(self, endpoint: int, name: str) -> None:
+        piece = self.objects.get(ObjectKey("EndpointSlice", "ns", name))
+        if isinstance(piece, EndpointSlice):
+            self.upsert(
+                replace(piece, endpoints=tuple(e for e in piece.endpoints if e.address != ENDPOINTS[endpoint]))
+            )
+
+    @rule(seconds=st.sampled_from([0.0, 0.05, 0.2, 1.0, 30.0, 100.0]))
+    def round(self, seconds: float) -> None:
+        self.now += seconds
+        self.guarded = self.with_real_servers()
+        self.agent.round(self.now)
+        self.guarded = set()
+
+    @rule()
+    def audit(self) -> None:
+        self.now += 1.0
+        self.agent.pipeline.reconciler.audit(3, self.now)
+
+    @rule(active=st.integers(0, 1))
+    def connections_change(self, active: int) -> None:
+        for server, reals in self.kernel.real_servers.items():
+            for address, port in reals:
+                self.kernel.connect(server, address, port, active)
+        self.agent.pipeline.reconciler.poll_drains(10, self.now)
+
+    # Trouble
+
+    @rule(code=st.sampled_from([errno.EINVAL, errno.ENOMEM, errno.EEXIST, errno.ENOENT]), nth=st.integers(0, 4))
+    def fault(self, code: int, nth: int) -> None:
+        self.disturbed = True
+        self.kernel.fail(lambda op: hash(str(op)) % 5 == nth, code)
+
+    @rule()
+    def heal(self) -> None:
+        self.kernel.heal()
+
+    @rule(after=st.integers(0, 6), seconds=st.sampled_from([0.0, 0.2, 100.0]))
+    def killed_and_restarted(self, after: int, seconds: float) -> None:
+        self.now += seconds
+        self.kernel.crash_after(after)
+        try:
+            self.agent.round(self.now)
+        except Killed:
+            self.disturbed = True
+        self.kernel.heal()
+        self.agent = Agent(self.kernel, self.objects.values(), self.now, self.blind)
+
+    @rule(choice=st.integers(0, 1000), what=st.sampled_from(["drop", "edit", "flush", "stray", "unbind"]))
+    def somebody_interferes(self, choice: int, what: str) -> None:
+        self.disturbed = True
+        if what == "flush":
+            ours = [r for r in self.kernel.virtual_servers.values() if r.id != FOREIGN]
+            self.kernel.drop(*ours)
+            return
+        rows = sorted(self.kernel.snapshot() - self.foreign_rows, key=str)
+        if not rows:
+            return
+        row = rows[choice % len(rows)]
+        if what == "drop":
+            self.kernel.drop(row)
+        elif isinstance(row, RealServerRow) and what == "edit":
+            self.kernel.put(replace(row, weight=row.weight + 7))
+        elif isinstance(row, RealServerRow) and what == "stray":
+            self.kernel.put(replace(row, address=Address("10.9.9.9")))
+        elif isinstance(row, VirtualServerRow) and what == "edit":
+            self.kernel.put(replace(row, scheduler="wlc"))
+
+    @precondition(lambda self: not self.blind.holds_virtual_servers)
+    @rule(blind=st.sampled_from([Blind(anything=True), Blind(services=True), Blind(endpoints=frozenset({ServiceKey("ns", "a")}))]))
+    def goes_blind(self, blind: Blind) -> None:
+        self.blind = blind
+        self.agent.pipeline.take(Changes(blind=blind), self.now)
+
+    @rule()
+    def sees_again(self) -> None:
+        self.blind = EVERYTHING_KNOWN
+        self.agent.pipeline.take(Changes(blind=self.blind), self.now)
+
+    @precondition(lambda self: self.blind.anything)
+    @rule()
+    def restart_while_blind_removes_nothing(self) -> None:
+        before = self.kernel.snapshot()
+        self.kernel.heal()
+        self.agent = Agent(self.kernel, self.objects.values(), self.now, self.blind)
+        after = {self.place(row) for row in self.kernel.snapshot()}
+        assert {self.place(row) for row in before} <= after
+
+    # What must hold
+
+    @invariant()
+    def others_are_left_alone(self) -> None:
+        assert self.foreign_rows <= self.kernel.snapshot()
+        assert len(self.kernel.real_servers[FOREIGN]) == 1
+
+    @rule()
+    def everything_settles(self) -> None:
+        """Laws 1, 2, 3, 4 and 5."""
+        self.kernel.heal()
+        self.sees_again()
+        self.quiesce()
+        reconciler = self.agent.pipeline.reconciler
+        drained = {row for i in reconciler.drains for row in reconciler.drains.rows(i)}
+        assert self.ours() - drained == fresh_snapshot(self.objects.values())
+        assert all(row.weight == 0 for row in drained)
+        for server_id in self.agent.pipeline.desired:
+            assert reconciler.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
+        assert self.agent.round(self.now) == 0, "a second round writes"
+        assert not reconciler.audit(100, self.now).drift, "belief and kernel differ"
+        restarted = Agent(self.kernel, self.objects.values(), self.now, EVERYTHING_KNOWN)
+        assert restarted.written == 0, "a restart writes"
+        self.agent = restarted
+        self.now += 2 * TIMEOUT + 1
+        self.quiesce()
+        left = {row for i in restarted.pipeline.reconciler.drains for row in restarted.pipeline.reconciler.drains.rows(i)}
+        listed = {d for i in restarted.pipeline.reconciler.drains for d in restarted.pipeline.reconciler.drains.of(i)}
+        assert all(d.phase == "listed" for d in listed)
+        assert self.ours() - left == fresh_snapshot(self.objects.values())
+
+    def quiesce(self) -> None:
+        reconciler = self.agent.pipeline.reconciler
+        for _ in range(12):
+            self.now += 40.0 if reconciler.suspects or reconciler.shared.retry else 0.2
+            self.agent.round(self.now)
+            reconciler.audit(100, self.now)
+            # The interface tells of addresses that came and went, as its monitor does.
+            for address in [*self.kernel.bound, *(row.address for row in reconciler.shared)]:
+                reconciler.address_changed(reconciler_row(address), address in self.kernel.bound, self.now)
+        assert not reconciler.suspects and not reconciler.shared.retry
+
+    def ours(self) -> frozenset[Row]:
+        return self.kernel.snapshot() - self.foreign_rows
+
+    def place(self, row: Row) -> object:
+        return (type(row), row.server, row.key) if isinstance(row, RealServerRow) else (type(row), row.key)
+
+    def with_real_servers(self) -> set[VirtualServerId]:
+        """Those that have real servers in the kernel now, and still will."""
+        desired = self.agent.pipeline.desired
+        return {i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers}
+
+    def check_never_empty(self, op: Op) -> None:
+        """Law 7."""
+        for server_id in self.guarded & self.kernel.virtual_servers.keys():
+            assert self.kernel.real_servers[server_id], f"{op} left {server_id} without a real server"
+
+
+def reconciler_row(address: Address) -> object:
+    from ipvsagent.rows import AddressRow
+
+    return AddressRow(address)
+
+
+TestLaws = Laws.TestCase
+TestLaws.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
+
+
+def many(count: int) -> list[Object]:
+    objects: list[Object] = []
+    for n in range(count):
+        high, low = divmod(n, 250)
+        objects.append(
+            Service(
+                namespace="ns",
+                name=f"s{n}",
+                cluster_ips=(Address(f"10.96.{high}.{low + 1}"),),
+                ports=(ServicePort("http", Protocol.TCP, 80),),
+            )
+        )
+        objects.append(
+            EndpointSlice(
+                namespace="ns",
+                name=f"s{n}-x",
+                service=f"s{n}",
+                family=Family.IPV4,
+                ports=(EndpointPort("http", Protocol.TCP, 8080),),
+                endpoints=tuple(Endpoint(Address(f"10.{1 + k}.{high}.{low + 1}")) for k in range(4)),
+            )
+        )
+    return objects
+
+
+def cost_of(count: int) -> dict[str, tuple[int, int, int]]:
+    """(calls, ops, rows read) of one change of each kind, with that many Services."""
+    kernel = FakeKernel()
+    objects = many(count)
+    agent = Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    service, piece = objects[-2], objects[-1]
+    assert isinstance(service, Service) and isinstance(piece, EndpointSlice)
+    gone, *rest = piece.endpoints
+    steps = {
+        "endpoint terminating": Changes(upserts=(replace(piece, endpoints=(replace(gone, ready=False, terminating=True), *rest)),)),
+        "endpoint gone": Changes(upserts=(replace(piece, endpoints=tuple(rest)),)),
+        "endpoint back": Changes(upserts=(piece,)),
+        "service edited": Changes(upserts=(replace(service, affinity_timeout=100),)),
+        "service gone": Changes(removals=(service.key,)),
+        "service back": Changes(upserts=(service,)),
+        "nothing": Changes(upserts=(service, piece)),
+    }
+    costs = {}
+    now = 10.0
+    for name, changes in steps.items():
+        kernel.calls = kernel.ops_written = kernel.rows_read = 0
+        agent.pipeline.take(changes, now)
+        for _ in range(3):
+            now += 1.0
+            agent.round(now)
+        costs[name] = (kernel.calls, kernel.ops_written, kernel.rows_read)
+    return costs
+
+
+def test_one_change_costs_the_same_however_many_services_there_are() -> None:
+    """Law 8."""
+    few, crowd = cost_of(10), cost_of(5000)
+    assert few == crowd
+    assert few["endpoint terminating"] == (1, 1, 0)
+    assert few["nothing"] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["drop", "edit", "flush"])
+def test_an_audit_finds_and_counts_drift(kind: str) -> None:
+    kernel = FakeKernel()
+    agent = Agent(kernel, many(20), 0.0, EVERYTHING_KNOWN)
+    before = kernel.snapshot()
+    reconciler = agent.pipeline.reconciler
+    row = next(r for r in sorted(before, key=str) if isinstance(r, RealServerRow))
+    if kind == "drop":
+        kernel.drop(row)
+    elif kind == "edit":
+        kernel.put(replace(row, weight=9))
+    else:
+        kernel.flush()
+    for second in range(10):
+        reconciler.audit(4, float(second))
+    assert kernel.snapshot() == before
+    assert reconciler.drift_counts == {"drop": {"lost": 1}, "edit": {"edited": 1}, "flush": {"lost": 100}}[kind]
+    writes = kernel.ops_written
+    for second in range(10):
+        assert not reconciler.audit(4, float(second)).drift
+    assert kernel.ops_written == writes
+
+
+def test_a_flush_is_repaired_by_the_first_slice_that_sees_it() -> None:
+    kernel = FakeKernel()
+    agent = Agent(kernel, many(50), 0.0, EVERYTHING_KNOWN)
+    before = kernel.snapshot()
+    kernel.flush()
+    agent.pipeline.reconciler.audit(1, 1.0)
+    assert kernel.snapshot() == before
+
+
+def test_draining_survives_a_restart_without_a_write() -> None:
+    """Law 4, with a drain under way in each phase that weighs 0."""
+    kernel = FakeKernel()
+    objects = many(1)
+    agent = Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    piece = objects[1]
+    assert isinstance(piece, EndpointSlice)
+    first, second, *rest = piece.endpoints
+    kernel.connect(next(iter(kernel.virtual_servers)), first.address, 8080, 3)
+    changed = replace(piece, endpoints=(replace(first, ready=False, terminating=True), *rest))
+    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    for now in (1.0, 2.0):
+        agent.round(now)
+    weights = {r.address: r.weight for r in kernel.snapshot() if isinstance(r, RealServerRow)}
+    assert weights[first.address] == 0 and weights[second.address] == 0
+    log = len(kernel.log)
+    restarted = Agent(kernel, [objects[0], changed], 3.0, EVERYTHING_KNOWN)
+    assert restarted.written == 0 and len(kernel.log) == log
+    assert {d.row.address: d.phase.value for i in restarted.pipeline.reconciler.drains for d in restarted.pipeline.reconciler.drains.of(i)} == {
+        first.address: "listed",
+        second.address: "leaving",
+    }
+
+
+def test_real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:
+    """It appears between our reading and our writing: the addition fails, and nothing of ours may follow it."""
+    kernel = FakeKernel()
+    agent = Agent(kernel, (), 0.0, EVERYTHING_KNOWN)
+    objects = many(1)
+    server = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 80)
+    theirs = VirtualServerRow(server, "wlc", 0, 0)
+    kernel.put(theirs)
+    agent.pipeline.take(Changes(upserts=tuple(objects)), 1.0)
+    for now in (1.0, 2.0, 3.0):
+        agent.round(now)
+    assert kernel.snapshot() == {theirs}
+    assert server in agent.pipeline.reconciler.foreign
+    kernel.drop(theirs)
+    agent.pipeline.reconciler.audit(10, 4.0)
+    assert kernel.snapshot() == fresh_snapshot(objects)
+    assert not any(op.verb is Verb.DELETE for op in kernel.log)
