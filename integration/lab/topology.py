@@ -179,13 +179,13 @@ class Lab:
     def _wire_devices(self) -> Iterator[str]:
         yield "link set lo up"
         yield "link add lan type bridge forward_delay 0 mcast_snooping 0"
-        yield from (f"address add {own} dev lan nodad" for own in self.topology.lan)
+        yield from (_address(own, "lan") for own in self.topology.lan)
         yield "link set lan up"
         for number, name in enumerate(self.machines):
             yield f"link add lan{number} type veth peer name eth0 netns {self.machines[name].path}"
             yield f"link set lan{number} master lan up"
         yield f"link add outside type veth peer name eth0 netns {self.client.path}"
-        yield from (f"address add {own} dev outside nodad" for own in self.topology.outside)
+        yield from (_address(own, "outside") for own in self.topology.outside)
         yield "link set outside up"
 
     def _wire_routes(self) -> Iterator[str]:
@@ -197,7 +197,7 @@ class Lab:
         bridge = self.topology.pod_bridge
         if bridge:
             yield "link add pods type bridge forward_delay 0 mcast_snooping 0"
-            yield from (f"address add {own} dev pods nodad" for own in bridge)
+            yield from (_address(own, "pods") for own in bridge)
             yield "link set pods up"
         for number, pod in enumerate(self.topology.node.pods):
             port = f"pod{number}"
@@ -213,21 +213,22 @@ class Lab:
                 yield f"route add {address} dev {port}"
 
     def _node_routes(self) -> Iterator[str]:
+        own = self.topology.node.addresses
         for other in self.topology.others:
-            yield from _by_way_of(other, (address for pod in other.pods for address in pod.addresses))
+            yield from _by_way_of(other, (address for pod in other.pods for address in pod.addresses), own)
         for network in self.topology.service_networks:
             yield f"route add unreachable {network}"
 
     def _other(self, machine: Machine) -> Iterator[str]:
-        topology = self.topology
+        topology, own = self.topology, machine.addresses
         yield from _uplink(topology.lan, machine.addresses)
-        yield from (f"address add {own} dev lo nodad" for pod in machine.pods for own in pod.addresses)
+        yield from (_address(address, "lo") for pod in machine.pods for address in pod.addresses)
         for peer in topology.machines:
             if peer is not machine:
-                yield from _by_way_of(peer, (address for pod in peer.pods for address in pod.addresses))
+                yield from _by_way_of(peer, (address for pod in peer.pods for address in pod.addresses), own)
         if topology.replies_by_node:
-            outside = (str(ipaddress.ip_interface(own).network) for own in topology.outside)
-            yield from _by_way_of(topology.node, (*topology.service_networks, *outside))
+            outside = (str(ipaddress.ip_interface(wire).network) for wire in topology.outside)
+            yield from _by_way_of(topology.node, (*topology.service_networks, *outside), own)
 
 
 def _uplink(network: tuple[str, ...], addresses: tuple[str, ...]) -> Iterator[str]:
@@ -239,7 +240,7 @@ def _uplink(network: tuple[str, ...], addresses: tuple[str, ...]) -> Iterator[st
         gateway = next((own for own in gateways if ipaddress.ip_address(address) in own.network), None)
         if gateway is None:
             raise LabError(f"address {address} is in none of the wire's networks {', '.join(network)}")
-        yield f"address add {address}/{gateway.network.prefixlen} dev eth0 nodad"
+        yield _address(f"{address}/{gateway.network.prefixlen}", "eth0")
     present = {ipaddress.ip_address(address).version for address in addresses}
     for gateway in gateways:
         if gateway.version in present:
@@ -255,20 +256,30 @@ def _pod_side(pod: Pod, number: int, bridge: tuple[str, ...]) -> Iterator[str]:
     for address in pod.addresses:
         version = ipaddress.ip_address(address).version
         gateway = GATEWAYS[version]
-        yield f"address add {address} dev eth0 nodad"
+        yield _address(address, "eth0")
         yield f"neighbour add {gateway} lladdr {GATEWAY_LINK} dev eth0 nud permanent"
         yield f"route add {EVERYWHERE[version]} via {gateway} dev eth0 onlink"
+
+
+def _address(address: str, device: str) -> str:
+    """Usable at once: IPv6 would first look for a second owner for a second."""
+    return f"address add {address} dev {device}{' nodad' if ':' in address else ''}"
 
 
 def _pod_link(number: int) -> str:
     return f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
 
 
-def _by_way_of(machine: Machine, networks: Iterable[str]) -> Iterator[str]:
-    """Routes through a machine, by its first address of the same family."""
+def _by_way_of(machine: Machine, networks: Iterable[str], own: tuple[str, ...] = ()) -> Iterator[str]:
+    """Routes through a machine, by its first address of the same family.
+
+    own: addresses of the machine that gets the routes, if it may lack a family.
+    """
     via: dict[int, str] = {}
+    usable = {ipaddress.ip_address(address).version for address in own or machine.addresses}
     for address in machine.addresses:
-        via.setdefault(ipaddress.ip_address(address).version, address)
+        if (version := ipaddress.ip_address(address).version) in usable:
+            via.setdefault(version, address)
     for network in networks:
         version = ipaddress.ip_network(network).version
         if version in via:

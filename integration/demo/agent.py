@@ -1,0 +1,140 @@
+"""The agent as an operator has it: a process in the node's namespace, and its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from integration.demo.cluster import THIS_NODE
+from integration.lab import Namespace
+from integration.lab.errors import LabError
+
+IN_SYNC = re.compile(r"in sync: .*\((?P<writes>\d+) writes, (?P<seconds>[\d.]+) s\)")
+CHECKOUT = Path(__file__).resolve().parents[2]
+POLL = 0.02
+
+
+class AgentError(LabError):
+    """The agent did not do what the demo needs to go on."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How one start went. seconds: from starting the process to its word that it is in sync."""
+
+    writes: int
+    seconds: float
+
+
+class Agent:
+    """Starts, ends and asks the agent. What its processes write goes to one log file each."""
+
+    def __init__(self, namespace: Namespace, source: Path, folder: Path) -> None:
+        self._namespace = namespace
+        self._source = source
+        self._folder = folder
+        self._state = folder / "state"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starts = 0
+        self.began = 0.0
+
+    @property
+    def log(self) -> Path:
+        return self._folder / f"agent-{self._starts}.log"
+
+    def start(self) -> None:
+        self._starts += 1
+        self.began = time.monotonic()
+        words = ["run", "--source", str(self._source), "--hostname-override", THIS_NODE]
+        with self.log.open("wb") as log:
+            self._process = self._namespace.start(
+                self._argv(*words, *self._state_dir), output=log.fileno(), env=_environment()
+            )
+
+    def wait_in_sync(self, limit: float) -> Start:
+        """Returns when the log says so. AgentError if it ends first, or the time is up."""
+        assert self._process is not None
+        while True:
+            ended = self._process.poll()
+            if found := IN_SYNC.search(self.log.read_text(errors="replace")):
+                return Start(int(found["writes"]), time.monotonic() - self.began)
+            if ended is not None:
+                raise AgentError(f"the agent ended by itself, exit status {ended}")
+            if time.monotonic() > self.began + limit:
+                raise AgentError(f"the agent did not say within {limit:.0f} s that it is in sync")
+            time.sleep(POLL)
+
+    def kill(self) -> None:
+        """As the kernel does when memory runs out: no chance to tidy up."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, limit: float = 20.0) -> int:
+        """As Kubernetes does: its exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AgentError(f"the agent did not end within {limit:.0f} s of SIGTERM") from None
+
+    def status(self) -> str:
+        return self._ask("status")
+
+    def status_like_ipvsadm(self) -> str:
+        return self._ask("status", "-o", "ipvsadm")
+
+    def status_document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self._ask("status", "-o", "json"))
+        return document
+
+    def cleanup(self) -> str:
+        return self._ask("cleanup", "--yes")
+
+    def log_tail(self, lines: int = 20) -> Iterator[str]:
+        """The end of the last log that there is."""
+        if self._starts:
+            yield from self.log.read_text(errors="replace").splitlines()[-lines:]
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    @property
+    def _state_dir(self) -> tuple[str, str]:
+        return "--state-dir", str(self._state)
+
+    def _argv(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "ipvsagent", *words]
+
+    def _ask(self, *words: str) -> str:
+        with self._namespace.entered():
+            done = subprocess.run(
+                self._argv(*words, *self._state_dir),
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=60,
+                env=_environment(),
+            )
+        if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
+            raise AgentError(f"`ipvsagent {' '.join(words)}` gave exit status {done.returncode}: {chr(10).join(said)}")
+        return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Runs from the checkout, whatever the current folder is. The log is read, not looked at: no colour."""
+    path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}

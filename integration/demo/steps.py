@@ -1,0 +1,362 @@
+"""The demo's steps, in order. Each does one thing an operator would do, and claims what must come of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from rich.text import Text
+
+from integration.demo.agent import Agent, AgentError
+from integration.demo.cluster import CLIENT_POD, THIS_NODE, Cluster, ServicePort
+from integration.demo.stage import Stage
+from integration.lab import Lab, Load, Namespace, Report, Server, Servers, Target, send_requests
+from integration.lab.ipvs import VirtualServers, virtual_servers
+from integration.lab.load import Conversation
+
+START_LIMIT = 40.0
+CHANGE_LIMIT = 10.0
+POLL = 0.02
+PER_ENDPOINT = 6  # requests from each kind of client
+UNEVEN = 0.10  # of the even share; one request more or less is always even
+RATE = 50.0
+DRAINED = "online-boutique/cartservice:grpc"
+INTERFACE = "kube-ipvs0"
+
+T = TypeVar("T")
+
+
+class Demo:
+    """What the steps share. Closing takes away the agent, the servers and the lab, in that order."""
+
+    def __init__(self, stage: Stage, folder: Path, *, seconds: float, show_all: bool) -> None:
+        self._stage = stage
+        self._seconds = seconds
+        self._show_all = show_all
+        source = folder / "objects"
+        source.mkdir()
+        self.cluster = Cluster(source)
+        self._folder = folder
+        self._requests = 0
+        self._lost = 0
+        self.lab: Lab | None = None
+        self.agent: Agent | None = None
+        self.servers: Servers | None = None
+
+    def run(self) -> None:
+        self.build()
+        self.start()
+        self.spread()
+        self.inspect()
+        self.drain()
+        self.crash()
+        self.remove()
+
+    def figures(self) -> str:
+        return f"{self._requests:,} requests, {self._lost} lost"
+
+    def close(self) -> None:
+        for part in (self.agent, self.servers, self.lab):
+            if part is not None:
+                part.close()
+
+    def build(self) -> None:
+        """(a)"""
+        stage, cluster = self._stage, self.cluster
+        stage.headline("A shop on three nodes")
+        began = time.monotonic()
+        topology = cluster.topology()
+        self.lab = Lab(topology)
+        self.servers = Servers()
+        listed = cluster.servers()
+        self.servers.add(self.lab, listed)
+        seconds = time.monotonic() - began
+        pods = sum(len(machine.pods) for machine in topology.machines) - 1
+        stage.say(
+            f"{len(cluster.services)} Services, {len(cluster.slices)} EndpointSlices, {len(topology.machines)} "
+            f"machines, {pods} pods; this node is {THIS_NODE}. Built in {seconds:.1f} s."
+        )
+        reachable = send_requests(self._node, [Target(s.address, s.port, s.protocol) for s in listed], len(listed))
+        expected = {server.name for server in listed}
+        stage.claim(
+            "every endpoint answers at its own address",
+            not reachable.lost and set(reachable.spread) == expected,
+            f"{reachable} ({len(listed)} servers, TCP and UDP)",
+        )
+
+    def start(self) -> None:
+        """(b)"""
+        stage = self._stage
+        stage.headline(f"ipvsagent run --source {self.cluster.folder} --hostname-override {THIS_NODE}")
+        api = self.cluster.service_port("default/kubernetes:https")
+        self.agent = Agent(self._node, self.cluster.folder, self._folder)
+        # In short: until something is programmed nobody answers, and what is asked then says nothing.
+        load = Load(self._pod, api.cluster_ip, rate=RATE, timeout=0.3)
+        try:
+            self.agent.start()
+            with stage.live("waiting until it is in sync"):
+                start = self.agent.wait_in_sync(START_LIMIT)
+                answered = _until(lambda: load.so_far().answered, CHANGE_LIMIT)
+        finally:
+            load.stop()
+        stage.say(
+            f"process started to in sync: {start.seconds:.2f} s ({start.writes} writes to the kernel). "
+            "Starting Python is most of it."
+        )
+        first = f"{answered[0].begun + answered[0].seconds - self.agent.began:.2f} s" if answered else "never"
+        stage.claim("default/kubernetes answers to a pod", bool(answered), f"first answer {first} after the start")
+
+    def spread(self) -> None:
+        """(c)"""
+        stage = self._stage
+        stage.headline("Requests from a pod, from the node itself, and from outside")
+        ports = self.cluster.service_ports()
+        rows: list[tuple[str | Text, ...]] = []
+        uneven: list[str] = []
+        wrong: list[str] = []
+        total = Report(())
+        with stage.live("requests") as progress:
+            for port in ports:
+                counts = self._spread_of(port)
+                report = sum((report for _, report in counts), Report(()))
+                total += report
+                progress(f"{len(total.outcomes):,}: {total}")
+                share = len(report.outcomes) / len(port.endpoints)
+                per_endpoint = [report.spread[server.name] for server in port.endpoints]
+                worst = max(abs(count - share) for count in per_endpoint)
+                even = worst <= max(1.0, UNEVEN * share)
+                if not even:
+                    uneven.append(port.name)
+                if strangers := set(report.spread) - {server.name for server in port.endpoints}:
+                    wrong.append(f"{port.name} answered by {', '.join(sorted(strangers))}")
+                answers = " ".join(f"{count:3}" for count in per_endpoint)
+                rows.append(
+                    (
+                        port.name.removeprefix("online-boutique/"),
+                        str(port.cluster_ip),
+                        *(_part(report) for _, report in counts),
+                        Text(answers, "" if even else "bold red"),
+                        f"{share:.0f}",
+                    )
+                )
+        stage.table(("Service", "cluster IP", "pod ", "node ", "outside ", "answers of each endpoint", "even "), rows)
+        slow = f"median {total.latency(0.5) * 1000:.0f} ms, 99 of 100 within {total.latency(0.99) * 1000:.0f} ms"
+        stage.claim("every request is answered", not total.lost, f"{total}; {slow}")
+        stage.claim("by an endpoint of its Service", not wrong, "; ".join(wrong))
+        stage.claim("in even shares", not uneven, ", ".join(uneven) or f"within {UNEVEN:.0%}, or one request")
+        others = [target for port in ports for target in port.others]
+        outside = send_requests(self._outside, others, 10 * len(others))
+        self._count(outside)
+        stage.claim(
+            "load balancer address and node port answer outside",
+            not outside.lost,
+            f"{', '.join(map(str, others))}: {outside}",
+        )
+
+    def _spread_of(self, port: ServicePort) -> list[tuple[Namespace, Report]]:
+        count = PER_ENDPOINT * len(port.endpoints)
+        counts = []
+        for client in (self._pod, self._node, self._outside):
+            report = send_requests(client, port.cluster_ip, count)
+            self._count(report)
+            counts.append((client, report))
+        return counts
+
+    def inspect(self) -> None:
+        """(d)"""
+        stage, agent = self._stage, self._agent
+        stage.headline("ipvsagent status")
+        stage.quote(agent.status().splitlines(), None if self._show_all else 22)
+        theirs = _without_counters(self._node.run("ipvsadm", "-Ln"))
+        ours = _without_counters(agent.status_like_ipvsadm())
+        virtual = [line for line in theirs if not line.lstrip().startswith("->")][2:]
+        stage.claim(
+            "ipvsadm -Ln shows the same",
+            theirs == ours,
+            f"{len(virtual)} virtual servers, {len(theirs) - len(virtual) - 3} real servers",
+        )
+        programmed = self._programmed
+        targets = [(port, target) for port in self.cluster.service_ports() for target in port.targets]
+        different = [
+            str(target)
+            for port, target in targets
+            if set(programmed.get(str(target), {})) != {f"{s.address}:{s.port}" for s in port.endpoints}
+        ]
+        stage.claim(
+            "as the objects say, and nothing else",
+            not different and len(programmed) == len(targets),
+            ", ".join(different) or f"{len(targets)} addresses of {len(self.cluster.service_ports())} Service ports",
+        )
+
+    def drain(self) -> None:
+        """(e)"""
+        stage = self._stage
+        port = self.cluster.service_port(DRAINED)
+        leaving = next(s for s in port.endpoints if s.name not in self._lab.pods)  # one on another node
+        stage.headline(f"A pod of {port.service} goes: {leaving.name}")
+        name, place = str(port.cluster_ip), f"{leaving.address}:{leaving.port}"
+        conversation = self._converse_with(leaving, port)
+        load = Load(self._pod, port.cluster_ip, rate=RATE)
+        try:
+            began = time.monotonic()
+            self.cluster.set_conditions(leaving, ready=False, terminating=True)
+            drained = _until(lambda: self._weight(name, place) == 0, CHANGE_LIMIT)
+            noticed = time.monotonic()
+            figures = f"weight 0 {noticed - began:.2f} s after the file was written" if drained else "not so"
+            stage.claim("not ready and terminating: no new connections", drained, figures)
+            later = _until(lambda: len(load.so_far().since(noticed).outcomes) >= 3 * PER_ENDPOINT, CHANGE_LIMIT)
+            new = load.so_far().since(noticed)
+            stage.claim(
+                "new ones go elsewhere",
+                bool(later) and leaving.name not in new.spread,
+                ", ".join(f"{server} {count}" for server, count in sorted(new.spread.items())),
+            )
+            asked = [conversation.ask() for _ in range(10)]
+            going_on = all(outcome.server == leaving.name for outcome in asked)
+            stage.claim("the open connection goes on", going_on, f"10 more requests on it: {Report(tuple(asked))}")
+            conversation.close()
+            began = time.monotonic()
+            self.cluster.remove(leaving)
+            gone = _until(lambda: place not in self._programmed.get(name, {}), CHANGE_LIMIT)
+            figures = f"after {time.monotonic() - began:.2f} s" if gone else "not so"
+            stage.claim("out of its slice, out of the kernel", bool(gone), figures)
+        finally:
+            conversation.close()
+            report = load.stop()
+        self._count(report)
+        stage.claim("no request lost meanwhile", not report.lost, f"{report} ({RATE:.0f} a second)")
+
+    def crash(self) -> None:
+        """(f)"""
+        stage, agent = self._stage, self._agent
+        stage.headline("kill -9 under load, and a new start")
+        targets = [port.cluster_ip for port in self.cluster.service_ports()]
+        before = self._programmed
+        load = Load(self._pod, targets, rate=RATE)
+        try:
+            with stage.live("load") as progress:
+
+                def watch(seconds: float) -> None:
+                    end = time.monotonic() + seconds
+                    _until(lambda: progress(str(load.so_far())) or time.monotonic() > end, seconds + 1)
+
+                watch(self._seconds / 3)
+                killed = time.monotonic()
+                agent.kill()
+                stage.say("killed; nobody looks after the node now")
+                watch(self._seconds / 3)
+                away = load.so_far().since(killed)
+                agent.start()
+                start = agent.wait_in_sync(START_LIMIT)
+                watch(self._seconds / 3)
+        finally:
+            report = load.stop()
+        self._count(report)
+        stage.say(f"in sync again {start.seconds:.2f} s after the new start")
+        stage.claim("without an agent Services go on", bool(away.outcomes) and not away.lost, str(away))
+        stage.claim("the new one finds everything in place", start.writes == 0, f"{start.writes} writes")
+        document = agent.status_document()["agent"] or {}
+        drift = sum(document.get("drift", {}).values())
+        ops = document.get("ops_written")
+        stage.claim("and has written nothing since", ops == 0 and not drift, f"{ops} writes, {drift} rows repaired")
+        stage.claim(
+            "the kernel holds what it held", _rows(self._programmed) == _rows(before), f"{len(before)} virtual servers"
+        )
+        stage.claim("no request lost", not report.lost, f"{report} ({RATE:.0f} a second)")
+
+    def remove(self) -> None:
+        """(g)"""
+        stage, agent = self._stage, self._agent
+        stage.headline("Stop, then ipvsagent cleanup --yes")
+        status = agent.stop()
+        ports = self.cluster.service_ports()
+        after = send_requests(self._pod, [port.cluster_ip for port in ports], 2 * len(ports))
+        self._count(after)
+        stage.claim("SIGTERM ends it and leaves Services working", status == 0 and not after.lost, str(after))
+        stage.quote(agent.cleanup().splitlines())
+        left = self._programmed
+        stage.claim("no virtual server is left", not left, ", ".join(sorted(left)[:5]))
+        links = self._node.run("ip", "-brief", "link", "show")
+        stage.claim(f"no interface {INTERFACE}", INTERFACE not in links)
+        sets, rules = self._node.run("ipset", "list", "-name").split(), self._packet_rules()
+        stage.claim("no packet rule, no set", not sets and not rules, ", ".join([*sets, *rules][:5]))
+        refused = send_requests(self._pod, ports[0].cluster_ip, 3, timeout=0.3)
+        stage.claim("and nobody answers any more", len(refused.lost) == 3, str(refused))
+
+    def _packet_rules(self) -> list[str]:
+        rules = []
+        for save in ("iptables-save", "ip6tables-save"):
+            rules += [line for line in self._node.run(save).splitlines() if line.startswith("-A")]
+        return rules
+
+    def _converse_with(self, server: Server, port: ServicePort) -> Conversation:
+        """A long connection that landed on a certain endpoint."""
+        for _ in range(10 * len(port.endpoints)):
+            conversation = Conversation(self._pod, port.cluster_ip)
+            if conversation.ask().server == server.name:
+                return conversation
+            conversation.close()
+        raise AgentError(f"of many connections to {port.name} none reached {server.name}")
+
+    def _weight(self, name: str, place: str) -> int | None:
+        found = self._programmed.get(name, {}).get(place)
+        return found.weight if found else None
+
+    def _count(self, report: Report) -> None:
+        self._requests += len(report.outcomes)
+        self._lost += len(report.lost)
+
+    @property
+    def _lab(self) -> Lab:
+        assert self.lab is not None
+        return self.lab
+
+    @property
+    def _node(self) -> Namespace:
+        return self._lab.node
+
+    @property
+    def _pod(self) -> Namespace:
+        """A pod that is nobody's endpoint: one that reaches itself through a Service needs masquerade."""
+        return self._lab.pods[CLIENT_POD.name]
+
+    @property
+    def _outside(self) -> Namespace:
+        return self._lab.client
+
+    @property
+    def _agent(self) -> Agent:
+        assert self.agent is not None
+        return self.agent
+
+    @property
+    def _programmed(self) -> VirtualServers:
+        return virtual_servers(self._node)
+
+
+def _until(look: Callable[[], T], limit: float) -> T:
+    """Polls until it is true; what it was at last."""
+    end = time.monotonic() + limit
+    while not (seen := look()) and time.monotonic() < end:
+        time.sleep(POLL)
+    return seen
+
+
+def _part(report: Report) -> str | Text:
+    text = f"{len(report.answered)}/{len(report.outcomes)}"
+    return Text(text, "bold red") if report.lost else text
+
+
+def _without_counters(listing: str) -> list[str]:
+    """`ipvsadm -Ln` without connection counters, which change by themselves."""
+    return [
+        " ".join(words[:4] if words[:1] == ["->"] else words)
+        for line in listing.splitlines()
+        if (words := line.split())
+    ]
+
+
+def _rows(programmed: VirtualServers) -> dict[str, dict[str, int]]:
+    return {name: {place: real.weight for place, real in reals.items()} for name, reals in programmed.items()}
