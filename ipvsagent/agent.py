@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import threading
 import time
@@ -62,7 +63,7 @@ def apply_once(config: Config, node: Node) -> bool:
     book = FindingBook()
     pipeline = pipeline_for(config, node.backend(), window=0)
     pipeline.node_addresses(node.addresses.node_addresses())
-    changes, findings = ManifestSource(list(config.sources), config.allow_empty).load_once()
+    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
     report = pipeline.reconciler.start(began)
     learn(book, report.findings)
@@ -114,13 +115,14 @@ class Agent:
 
     def run(self) -> None:
         """Follow the source until SIGTERM or SIGINT. Raises SourceError if a source is not there at all."""
-        self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+        monitor = AddressMonitor()
+        self._learn_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        source = ManifestSource(list(self._config.sources), self._config.allow_empty)
+        source = ManifestSource(self._config.sources, allow_empty=self._config.allow_empty)
         threads = [
             threading.Thread(target=self._watch, args=(source,), name="source", daemon=True),
-            threading.Thread(target=self._monitor, args=(AddressMonitor(),), name="addresses", daemon=True),
+            threading.Thread(target=self._monitor, args=(monitor,), name="addresses", daemon=True),
         ]
         for thread in threads:
             thread.start()
@@ -137,13 +139,16 @@ class Agent:
     def _turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
         messages = self._inbox.take(max(0.0, self._wake_at() - self._clock()))
+        addresses_moved = False
         for message in messages:
             if isinstance(message, Stop):
                 log.info("stopping (%s); what is programmed stays", message.reason)
                 return False
             if isinstance(message, BaseException):
                 raise message
-            self._take(message)
+            addresses_moved |= self._take(message)
+        if addresses_moved:
+            self._guard(self._learn_addresses)
         now = self._clock()
         if not self._pipeline.reconciler.started:
             if self._pipeline.table.synced and now >= self._start_due:
@@ -169,29 +174,30 @@ class Agent:
         due = self._pipeline.reconciler.next_due()
         return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
 
-    def _take(self, message: object) -> None:
+    def _take(self, message: object) -> bool:
+        """True if this node's other addresses may have changed."""
         if isinstance(message, Changes):
             now = self._clock()
             self._changed_at = now
             self._learn(self._pipeline.take(message, now))
         elif isinstance(message, Findings):
             self._learn([(message.origin, message.findings)])
+        elif isinstance(message, AddressChange) and message.interface == self._config.interface:
+            self._pipeline.reconciler.address_changed(AddressRow(message.address), message.present, self._clock())
         elif isinstance(message, AddressChange):
-            self._address_changed(message)
+            return message.present != self._pipeline.has_interface_address(message.address)
         elif isinstance(message, LinkChange):
             if message.interface == self._config.interface and not message.present:
                 self._doubt_addresses()
         elif isinstance(message, Overflow):
-            self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
             self._doubt_addresses()
+            return True
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
+        return False
 
-    def _address_changed(self, change: AddressChange) -> None:
-        if change.interface == self._config.interface:
-            self._pipeline.reconciler.address_changed(AddressRow(change.address), change.present, self._clock())
-        else:
-            self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+    def _learn_addresses(self) -> None:
+        self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
 
     def _doubt_addresses(self) -> None:
         now = self._clock()
@@ -282,6 +288,7 @@ class Agent:
     def _monitor(self, monitor: AddressMonitor) -> None:
         try:
             while not self._stop.is_set():
+                select.select([monitor], [], [], 1.0)
                 for change in monitor.read():
                     self._inbox.put(change)
         except Exception as error:

@@ -19,7 +19,7 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.rows import Failure, KernelTable, Observed, Op
+from ipvsagent.rows import Failure, KernelTable, Observed, Op, Owner, VirtualServerRow
 
 
 class Recorder:
@@ -50,7 +50,7 @@ class Node:
         self.ledger_path = config.state_dir / f"{key}.ledger"
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.addresses = AddressTable(config.interface)
-        self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, config.excluded)
+        self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded))
         self.ipvs = IpvsTable(self.ownership)
         list(self.addresses.read(None))
 
@@ -67,13 +67,20 @@ class Node:
         return Backend(IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops))
 
     def prepare(self) -> None:
-        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
+
+        Also brings the ledger up to date: what is ours by its address only, as after a take-over from kube-proxy, must
+        stay ours when its address goes first.
+        """
         host.require_scheduler(self.config.scheduler)
         host.set_sysctls()
         config = self.config
         if config.tcp_timeout or config.tcp_fin_timeout or config.udp_timeout:
             self.ipvs.set_timeouts(int(config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout))
         self.addresses.ensure_interface()
+        owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
+        self.ownership.ledger.compact(owners.keys())
+        self.ownership.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
 
 
 def empty_recorder(ops: list[Op]) -> Backend:

@@ -63,7 +63,11 @@ class Pipeline:
     def node_addresses(self, addresses: Iterable[Address]) -> Origins:
         """The addresses on this node's other interfaces, now."""
         self._interface_addresses = frozenset(addresses)
-        return self._wish(self._learn_facts())
+        dirty = self._learn_facts()
+        return [("nodes", self._facts_findings), *self._wish(dirty)]
+
+    def has_interface_address(self, address: Address) -> bool:
+        return address in self._interface_addresses
 
     def _learn_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""

@@ -76,7 +76,8 @@ class Agent:
 
 def fresh_snapshot(objects: Iterable[Object]) -> frozenset[Row]:
     kernel = FakeKernel()
-    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    agent = Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    assert agent.written == len(kernel.snapshot()), "a first programming writes each row once"
     return kernel.snapshot()
 
 

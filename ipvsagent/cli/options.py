@@ -15,45 +15,46 @@ from ipvsagent.policy.node import PRIMARY
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class DurationType(click.ParamType):
-    name = "duration"
+def _parsed_by(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], Any]:
+    """A callback that parses an option's text, so that click says which option is wrong."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
+    def callback(ctx: click.Context, param: click.Parameter, value: str) -> Any:
         try:
-            return parse_duration(value)
+            return parse(value)
         except ConfigError as error:
-            self.fail(str(error), param, ctx)
+            raise click.BadParameter(str(error), ctx, param) from None
+
+    return callback
 
 
-class NetworkType(click.ParamType):
-    name = "cidr"
+def duration(*names: str, default: str, help: str, show_default: bool = True) -> Callable[[F], F]:
+    """An option that is a Go duration; the command gets seconds."""
+    return click.option(
+        *names,
+        metavar="DURATION",
+        default=default,
+        show_default=show_default,
+        callback=_parsed_by(parse_duration),
+        help=help,
+    )
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[Network]:
-        if isinstance(value, list):
-            return value
-        try:
-            return [parse_network(part) for part in value.split(",") if part.strip()]
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+
+def _networks(text: str) -> tuple[Network, ...]:
+    return tuple(parse_network(word) for word in text.split(",") if word.strip())
 
 
-class NodePortAddressesType(click.ParamType):
-    name = "cidr|primary"
+def _node_port_addresses(text: str) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if words == (PRIMARY,):
+        return words
+    if PRIMARY in words:
+        raise ConfigError([f'"{PRIMARY}" stands alone'])
+    return tuple(str(network) for network in _networks(text))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        words = tuple(word.strip() for word in value.split(",") if word.strip())
-        if words == (PRIMARY,):
-            return words
-        if PRIMARY in words:
-            self.fail(f'"{PRIMARY}" stands alone', param, ctx)
-        try:
-            return tuple(str(parse_network(word)) for word in words)
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
+
+def networks(*names: str, help: str) -> Callable[[F], F]:
+    """An option that is a comma-separated list of CIDRs; the command gets a tuple of networks."""
+    return click.option(*names, metavar="CIDR,...", default="", callback=_parsed_by(_networks), help=help)
 
 
 PATH = click.Path(path_type=Path)
@@ -90,30 +91,25 @@ def node_options(command: F) -> F:
             show_default=True,
             help="IPVS scheduler of every virtual server: any that the kernel has.",
         ),
-        click.option(
+        networks(
             "--exclude-cidrs",
             "--ipvs-exclude-cidrs",
-            type=NetworkType(),
-            default="",
             help="Comma-separated CIDRs: a virtual server in them that the agent did not make is never touched.",
         ),
-        click.option(
+        networks(
             "--allow-external-ips",
-            type=NetworkType(),
-            default="",
             help="Comma-separated CIDRs from which Services may take externalIPs; none by default.",
         ),
         click.option(
             "--nodeport-addresses",
-            type=NodePortAddressesType(),
+            metavar="CIDR,...|primary",
             default="",
+            callback=_parsed_by(_node_port_addresses),
             help='Comma-separated CIDRs of node addresses that serve node ports, or "primary"; all by default.',
         ),
-        click.option(
+        duration(
             "--drain-timeout",
-            type=DurationType(),
             default="15m",
-            show_default=True,
             help="How long a real server may keep old TCP connections after its endpoint was taken out; 0 = not at all.",
         ),
         click.option(
@@ -136,8 +132,8 @@ def config_of(options: dict[str, Any]) -> Config:
         node_name=node_name(options["hostname_override"]),
         interface=options["interface"],
         scheduler=options["scheduler"],
-        excluded=tuple(options["exclude_cidrs"]),
-        allowed_external=tuple(options["allow_external_ips"]),
+        excluded=options["exclude_cidrs"],
+        allowed_external=options["allow_external_ips"],
         node_port_addresses=options["nodeport_addresses"],
         drain_timeout=options["drain_timeout"],
         tcp_timeout=options.get("tcp_timeout", 0.0),

@@ -57,13 +57,13 @@ def command(against: str, output: str, **options: Any) -> int:
         pipeline = pipeline_for(config, node.recorder(ops), window=0)
         pipeline.node_addresses(node.addresses.node_addresses())
     book = FindingBook()
-    changes, findings = ManifestSource(list(config.sources), config.allow_empty).load_once()
+    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
     origins += pipeline.reconciler.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)
-    planned = tuple(PlannedOp(op.verb.value, str(op), _service_of(op, pipeline)) for op in ops)
+    planned = _planned(ops, pipeline, config.interface)
     if output == "text":
         _print_text(planned, book.current())
     else:
@@ -71,20 +71,28 @@ def command(against: str, output: str, **options: Any) -> int:
     return WOULD_CHANGE if ops else 0
 
 
-def _service_of(op: Op, pipeline: Pipeline) -> str:
-    row = op.row
-    if isinstance(row, AddressRow):
-        return ""
-    wanted = pipeline.desired.get(row.id if isinstance(row, VirtualServerRow) else row.server)
-    return str(wanted.service) if wanted else ""
+def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[PlannedOp, ...]:
+    """By Service, and within a Service in the order of execution."""
+    desired = pipeline.desired
+    on_address = {server_id.address: desired.get(server_id) for server_id in sorted(desired, reverse=True)}
+    planned = []
+    for op in ops:
+        row, command = op.row, str(op)
+        if isinstance(row, AddressRow):
+            wanted = on_address.get(row.address)
+            command += f" dev {interface}"
+        else:
+            wanted = desired.get(row.id if isinstance(row, VirtualServerRow) else row.server)
+        planned.append(PlannedOp(op.verb.value, command, str(wanted.service) if wanted else ""))
+    return tuple(sorted(planned, key=lambda p: p.service))
 
 
 def _print_text(planned: tuple[PlannedOp, ...], findings: list[Finding]) -> None:
-    service = ""
+    service = None
     for op in planned:
-        if op.service and op.service != service:
-            click.echo(f"# {op.service}")
-        service = op.service or service
+        if op.service != service:
+            service = op.service
+            click.echo(f"# {service or 'wanted by no Service'}")
         click.echo(op.command)
     for finding in findings:
         click.echo(click.style(str(finding), fg="yellow"), err=True)

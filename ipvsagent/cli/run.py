@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ipvsagent.agent import Agent, apply_once
-from ipvsagent.cli.options import DurationType, config_of, node_options
+from ipvsagent.cli.options import config_of, duration, node_options
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
 from ipvsagent.node import Node
@@ -23,9 +23,11 @@ _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 @click.command(name="run")
 @node_options
 @click.option("--once", is_flag=True, help="Apply what the source says now, and exit.")
-@click.option("--tcp-timeout", "--ipvs-tcp-timeout", type=DurationType(), default="0", help="IPVS timeout of idle TCP connections; 0 = leave the kernel's.")
-@click.option("--tcp-fin-timeout", "--ipvs-tcpfin-timeout", type=DurationType(), default="0", help="IPVS timeout after a FIN; 0 = leave the kernel's.")
-@click.option("--udp-timeout", "--ipvs-udp-timeout", type=DurationType(), default="0", help="IPVS timeout of UDP flows; 0 = leave the kernel's.")
+@duration(
+    "--tcp-timeout", "--ipvs-tcp-timeout", default="0", help="IPVS timeout of idle TCP connections; 0 = the kernel's."
+)
+@duration("--tcp-fin-timeout", "--ipvs-tcpfin-timeout", default="0", help="IPVS timeout after a FIN; 0 = the kernel's.")
+@duration("--udp-timeout", "--ipvs-udp-timeout", default="0", help="IPVS timeout of UDP flows; 0 = the kernel's.")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -78,11 +80,10 @@ def _lock(node: Node) -> None:
 class _Formatter(logging.Formatter):
     """`2026-01-31T12:00:00Z warning  text`, in colour on a terminal."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()
-        text = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%SZ')} {level:<7} {record.getMessage()}"
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        text = f"{when} {level:<7} {record.getMessage()}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         colour = _COLOUR.get(level) if sys.stderr.isatty() and "NO_COLOR" not in os.environ else None

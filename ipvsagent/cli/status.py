@@ -36,12 +36,12 @@ def command(output: str, interface: str, state_dir: Path) -> int:
     Works without an agent, too.
     """
     node = Node(Config(interface=interface, state_dir=state_dir))
-    version, size = node.ipvs.info()
+    info = node.ipvs.info()
     entries = _entries(node)
     if output == "ipvsadm":
-        click.echo(ipvsadm.version_line(version, size) + ipvsadm.listing(entries), nl=False)
+        click.echo(ipvsadm.version_line(info.version, info.table_size) + ipvsadm.listing(entries), nl=False)
         return 0
-    shown = document(version, size, entries, ask(node.socket_path))
+    shown = document(info.version, info.table_size, entries, ask(node.socket_path))
     if output != "native":
         print_document(shown, output)
         return 0

@@ -233,6 +233,7 @@ class Reconciler:
 
         found: rows that were read; an id that is not in it is confirmed or new, and holds what is believed.
         Additions of all ids go first, then addresses are bound and unbound, then deletions follow.
+        present: shared rows known to be in the kernel, kept up to date; None = those that are wanted.
         """
         renderer = self._backend.renderer
         additions: list[Op] = []
@@ -275,6 +276,9 @@ class Reconciler:
         if present is not None:
             shared_ops = [op for op in shared_ops if op.verb is not Verb.ADD or op.row not in present]
         self._write_shared(order(shared_ops), now, report)
+        if present is not None:
+            present.update(_address_of(op) for op in shared_ops if op.verb is Verb.ADD)
+            present.difference_update(_address_of(op) for op in shared_ops if op.verb is Verb.DELETE)
         deletions = [op for op in deletions if _server_of(op) not in unmade]
         for server, failures in self._write(order(deletions), now, report).items():
             failed.setdefault(server, []).extend(failures)
