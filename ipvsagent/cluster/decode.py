@@ -77,6 +77,8 @@ def decode_plain(kind: str, plain: object) -> Decoded:
         item = msgspec.convert(plain, shape)
     except msgspec.ValidationError as error:
         return _rejected(kind, plain, *wire.in_words(error))
+    except ValueError as error:
+        return _rejected(kind, plain, "", f"it cannot be read: {error}")
     return _decoded(kind, convert, item)
 
 

@@ -61,20 +61,22 @@ def _read_json(text: bytes) -> Content | Unreadable:
     except UnicodeDecodeError as error:
         return Unreadable(f"it is not UTF-8: {error.reason} at byte {error.start}")
     try:
-        return _Reader(_plain_head, decode_plain).read(_json_stream(text.decode()))
+        return _Reader(_raw_head, decode_json).read(_json_stream(text.decode()))
     except ValueError as error:
         return Unreadable(f"it is not JSON: {error}")
 
 
-def _json_stream(text: str) -> Iterator[object]:
+def _json_stream(text: str) -> Iterator[bytes]:
+    """Where one document ends and the next begins is what msgspec does not tell."""
     decoder = json.JSONDecoder()
     text = text.strip()
-    end = 0
-    while end < len(text) or not text:
-        document, end = decoder.raw_decode(text, end)
-        yield document
-        while end < len(text) and text[end].isspace():
-            end += 1
+    start = 0
+    while start < len(text) or not text:
+        _, end = decoder.raw_decode(text, start)
+        yield text[start:end].encode()
+        start = end
+        while start < len(text) and text[start].isspace():
+            start += 1
 
 
 class _NotAManifest(Exception):

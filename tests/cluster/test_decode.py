@@ -549,9 +549,7 @@ LEFT_OUT = [
     (
         "EndpointSlice",
         endpoint_slice(
-            endpoints=[
-                {"addresses": [a]} for a in ("10.0.0.1", "fd00::1", "127.0.0.1", "0.0.0.0", "224.0.0.1")
-            ]
+            endpoints=[{"addresses": [a]} for a in ("10.0.0.1", "fd00::1", "127.0.0.1", "0.0.0.0", "224.0.0.1")]
         ),
         [
             (
