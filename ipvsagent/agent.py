@@ -79,9 +79,7 @@ def apply_once(config: Config, node: Node) -> bool:
 
 def totals_text(pipeline: Pipeline) -> str:
     totals = totals_of(pipeline)
-    return (
-        f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
-    )
+    return f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -138,7 +136,8 @@ class Agent:
 
     def _turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
-        messages = self._inbox.take(max(0.0, self._wake_at() - self._clock()))
+        wait = self._wake_at() - self._clock()
+        messages = self._inbox.take(None if wait == float("inf") else max(0.0, wait))
         addresses_moved = False
         for message in messages:
             if isinstance(message, Stop):
@@ -296,5 +295,3 @@ class Agent:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._inbox.put(Stop(signal.Signals(number).name))
-
-

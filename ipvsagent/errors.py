@@ -1,12 +1,12 @@
 """The exceptions of ipvsagent. Edges raise them; the core returns `Finding`s and `Failure`s as values.
 
-    IpvsAgentError
-    ├── ConfigError          wrong options or configuration; every problem at once
-    ├── SourceError          an input that cannot be read at all
-    ├── KernelError          one netlink operation or query was refused; carries errno
-    │   ├── AlreadyThere     EEXIST: what was to be added is there
-    │   └── NotThere         ENOENT, ESRCH, EADDRNOTAVAIL: what was to be changed or removed is not
-    └── StartError           the node cannot run the agent: a privilege, a module, another agent; names the remedy
+IpvsAgentError
+├── ConfigError          wrong options or configuration; every problem at once
+├── SourceError          an input that cannot be read at all
+├── KernelError          one netlink operation or query was refused; carries errno
+│   ├── AlreadyThere     EEXIST: what was to be added is there
+│   └── NotThere         ENOENT, ESRCH, EADDRNOTAVAIL: what was to be changed or removed is not
+└── StartError           the node cannot run the agent: a privilege, a module, another agent; names the remedy
 """
 
 from __future__ import annotations

@@ -32,7 +32,6 @@ class FindingKind(StrEnum):
     SHADOWED_BY_FOREIGN = "shadowed-by-foreign"
     KERNEL_REFUSED = "kernel-refused"
     REMOVAL_HELD = "removal-held"
-    DRIFT = "drift"
     NODE_UNKNOWN = "node-unknown"
     HOST = "host"
 
@@ -65,9 +64,7 @@ class FindingBook:
     def __init__(self) -> None:
         self._by_origin: dict[object, tuple[Finding, ...]] = {}
 
-    def replace(
-        self, origin: object, findings: Iterable[Finding]
-    ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+    def replace(self, origin: object, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
         """Returns (appeared, cleared) against what the origin said before."""
         new = tuple(findings)
         old = self._by_origin.get(origin, ())

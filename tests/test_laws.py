@@ -53,7 +53,9 @@ FOREIGN = VirtualServerId(Protocol.TCP, Address("203.0.113.5"), 80)
 
 
 def pipeline_on(kernel: FakeKernel) -> Pipeline:
-    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.addresses.ensure_interface, kernel.ipvs.services)
+    backend = Backend(
+        IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.addresses.ensure_interface, kernel.ipvs.services
+    )
     options = PolicyOptions(scheduler="rr")
     return Pipeline(NODE, options, backend, Drains(TIMEOUT, WINDOW))
 
@@ -163,9 +165,7 @@ class Laws(RuleBasedStateMachine):
     def endpoint_leaves(self, endpoint: int, name: str) -> None:
         piece = self.objects.get(ObjectKey("EndpointSlice", "ns", name))
         if isinstance(piece, EndpointSlice):
-            self.upsert(
-                replace(piece, endpoints=tuple(e for e in piece.endpoints if e.address != ENDPOINTS[endpoint]))
-            )
+            self.upsert(replace(piece, endpoints=tuple(e for e in piece.endpoints if e.address != ENDPOINTS[endpoint])))
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.2, 1.0, 30.0, 100.0]))
     def round(self, seconds: float) -> None:
@@ -229,7 +229,11 @@ class Laws(RuleBasedStateMachine):
             self.kernel.put(replace(row, scheduler="wlc"))
 
     @precondition(lambda self: not self.blind.holds_virtual_servers)
-    @rule(blind=st.sampled_from([Blind(anything=True), Blind(services=True), Blind(endpoints=frozenset({ServiceKey("ns", "a")}))]))
+    @rule(
+        blind=st.sampled_from(
+            [Blind(anything=True), Blind(services=True), Blind(endpoints=frozenset({ServiceKey("ns", "a")}))]
+        )
+    )
     def goes_blind(self, blind: Blind) -> None:
         self.blind = blind
         self.agent.pipeline.take(Changes(blind=blind), self.now)
@@ -274,7 +278,9 @@ class Laws(RuleBasedStateMachine):
         self.agent = restarted
         self.now += 2 * TIMEOUT + 1
         self.quiesce()
-        left = {row for i in restarted.pipeline.reconciler.drains for row in restarted.pipeline.reconciler.drains.rows(i)}
+        left = {
+            row for i in restarted.pipeline.reconciler.drains for row in restarted.pipeline.reconciler.drains.rows(i)
+        }
         listed = {d for i in restarted.pipeline.reconciler.drains for d in restarted.pipeline.reconciler.drains.of(i)}
         assert all(d.phase == "listed" for d in listed)
         assert self.ours() - left == fresh_snapshot(self.objects.values())
@@ -299,7 +305,9 @@ class Laws(RuleBasedStateMachine):
     def with_real_servers(self) -> set[VirtualServerId]:
         """Those that have real servers in the kernel now, and still will."""
         desired = self.agent.pipeline.desired
-        return {i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers}
+        return {
+            i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers
+        }
 
     def check_never_empty(self, op: Op) -> None:
         """Law 7."""
@@ -351,7 +359,9 @@ def cost_of(count: int) -> dict[str, tuple[int, int, int]]:
     assert isinstance(service, Service) and isinstance(piece, EndpointSlice)
     gone, *rest = piece.endpoints
     steps = {
-        "endpoint terminating": Changes(upserts=(replace(piece, endpoints=(replace(gone, ready=False, terminating=True), *rest)),)),
+        "endpoint terminating": Changes(
+            upserts=(replace(piece, endpoints=(replace(gone, ready=False, terminating=True), *rest)),)
+        ),
         "endpoint gone": Changes(upserts=(replace(piece, endpoints=tuple(rest)),)),
         "endpoint back": Changes(upserts=(piece,)),
         "service edited": Changes(upserts=(replace(service, affinity_timeout=100),)),
@@ -429,7 +439,11 @@ def test_draining_survives_a_restart_without_a_write() -> None:
     log = len(kernel.log)
     restarted = Agent(kernel, [objects[0], changed], 3.0, EVERYTHING_KNOWN)
     assert restarted.written == 0 and len(kernel.log) == log
-    assert {d.row.address: d.phase.value for i in restarted.pipeline.reconciler.drains for d in restarted.pipeline.reconciler.drains.of(i)} == {
+    assert {
+        d.row.address: d.phase.value
+        for i in restarted.pipeline.reconciler.drains
+        for d in restarted.pipeline.reconciler.drains.of(i)
+    } == {
         first.address: "listed",
         second.address: "leaving",
     }

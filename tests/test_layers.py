@@ -51,7 +51,9 @@ def imports_of(path: Path) -> set[str]:
 
 
 def parts_imported(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports_of(path) if name.startswith("ipvsagent.") and "__version__" not in name}
+    return {
+        name.split(".")[1] for name in imports_of(path) if name.startswith("ipvsagent.") and "__version__" not in name
+    }
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -66,7 +68,11 @@ def test_layers(path: Path) -> None:
     assert not parts_imported(path) & MAY_NOT_KNOW.get(part, set())
     if part in PURE:
         assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
-        calls = {n.func.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+        calls = {
+            n.func.attr
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+        }
         assert not calls & {"now", "today", "utcnow"}, "pure code is told the time"
 
 

@@ -51,7 +51,9 @@ def node_facts(
                 weights[other] = parse_weight(text)
             except ValueError as error:
                 field = f"metadata.annotations[{NODE_WEIGHT}]"
-                findings.append(Finding(FindingKind.INVALID_ANNOTATION, str(node.key), f"{error}; it is left out", field))
+                findings.append(
+                    Finding(FindingKind.INVALID_ANNOTATION, str(node.key), f"{error}; it is left out", field)
+                )
     facts = NodeFacts(
         name=name,
         zone=own.zone if own else "",

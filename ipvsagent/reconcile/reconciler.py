@@ -151,6 +151,7 @@ class Reconciler:
             self._write_shared(self._repairs(present, None), now, report)
         self._dirty.clear()
         self.started = True
+        self._say_held(report)
         return report
 
     def round(self, now: float) -> Report:
@@ -161,7 +162,7 @@ class Reconciler:
         ordered = sorted(ids, key=self._rank) if len(ids) > 1 else ids
         queue = iter(ordered)
         while chunk := list(islice(queue, CHUNK)):
-            uncertain = [i for i in chunk if i in self.suspects or i not in self.confirmed and i in self.foreign]
+            uncertain = [i for i in chunk if i in self.suspects or (i not in self.confirmed and i in self.foreign)]
             found: dict[VirtualServerId, Sequence[Observed]] = {}
             if uncertain:
                 try:
@@ -174,6 +175,7 @@ class Reconciler:
         due = self.shared.retry.due(now)
         if due:
             self._retry_shared(due, now, report)
+        self._say_held(report)
         return report
 
     def audit(self, count: int, now: float) -> Report:
@@ -285,9 +287,7 @@ class Reconciler:
         for server_id in written:
             self._conclude(server_id, failed.get(server_id), now, report)
 
-    def _conclude(
-        self, server_id: VirtualServerId, failures: list[Failure] | None, now: float, report: Report
-    ) -> None:
+    def _conclude(self, server_id: VirtualServerId, failures: list[Failure] | None, now: float, report: Report) -> None:
         if failures:
             stale = all(isinstance(f.error, (AlreadyThere, NotThere)) for f in failures)
             self.suspects.fail(server_id, f"{failures[0].op}: {failures[0].error}", now, at_once=stale)
@@ -315,6 +315,17 @@ class Reconciler:
             return ops
         self._held.add(server_id)
         return [op for op in ops if op.verb is not Verb.DELETE]
+
+    def _say_held(self, report: Report) -> None:
+        count = len(self._held) + self._shared_held
+        findings: tuple[Finding, ...] = ()
+        if count:
+            reason = (
+                f"{count} of its virtual servers hold something that nobody is known to want; it stays until every input "
+                "can be read"
+            )
+            findings = (Finding(FindingKind.REMOVAL_HELD, "IPVS", reason),)
+        report.findings.append(((ORIGIN, "held"), findings))
 
     def _leave_to_others(self, server_id: VirtualServerId, wanted: VirtualServer | None, report: Report) -> None:
         self.suspects.settle(server_id)

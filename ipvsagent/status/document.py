@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from ipvsagent.address import pack
 from ipvsagent.model import VirtualServerId
 from ipvsagent.rows import (
     ONE_PACKET,
@@ -78,7 +79,9 @@ def document(
     found.extend(_missing(server_id, view) for server_id, view in views.items())
     agent = None
     if snapshot:
-        agent = Snapshot(**{name: getattr(snapshot, name) for name in snapshot.__struct_fields__} | {"virtual_servers": ()})
+        agent = Snapshot(
+            **{name: getattr(snapshot, name) for name in snapshot.__struct_fields__} | {"virtual_servers": ()}
+        )
     return StatusDocument(".".join(map(str, version)), size, agent, tuple(found))
 
 
@@ -115,11 +118,16 @@ def _virtual_server(
                 seen.inactive,
                 draining.get((r.address, r.port)),
             )
-            for seen in real_servers
+            for seen in sorted(real_servers, key=_place)
             if isinstance(r := seen.row, RealServerRow)
         ),
         counters=server.counters,
     )
+
+
+def _place(seen: Observed) -> tuple[bytes, int]:
+    assert isinstance(seen.row, RealServerRow)
+    return pack(seen.row.address), seen.row.port
 
 
 def _missing(server_id: VirtualServerId, view: ServerView) -> VirtualServerStatus:

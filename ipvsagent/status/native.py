@@ -10,7 +10,14 @@ from ipvsagent.status.snapshot import Snapshot
 
 Line = tuple[str, str]
 
-_STYLE = {"suspect": "red", "missing": "red", "shadowed": "yellow", "stale": "yellow", "pending": "yellow", "foreign": "dim"}
+_STYLE = {
+    "suspect": "red",
+    "missing": "red",
+    "shadowed": "yellow",
+    "stale": "yellow",
+    "pending": "yellow",
+    "foreign": "dim",
+}
 _MEANING = {
     "suspect": "not confirmed",
     "missing": "wanted, but not in the kernel",
@@ -23,7 +30,9 @@ _MEANING = {
 
 def lines(document: StatusDocument) -> Iterator[Line]:
     yield from _head(document)
-    servers = sorted(document.virtual_servers, key=lambda s: (s.service == "", s.service, s.frontend, s.address, s.port))
+    servers = sorted(
+        document.virtual_servers, key=lambda s: (s.service == "", s.service, s.frontend, s.address, s.port)
+    )
     width = max((len(endpoint_text(Address(r.address), r.port)) for s in servers for r in s.real_servers), default=0)
     title = None
     for server in servers:
@@ -53,9 +62,12 @@ def _head(document: StatusDocument) -> Iterator[Line]:
     yield f"{agent.node}: {_state(agent)}; {text}", "green" if agent.in_sync else "red"
     drift = sum(agent.drift.values())
     yield (
-        f"ipvsagent {agent.version} (pid {agent.pid}, up {span(agent.uptime)}), {ipvs}, "
-        f"{agent.ops_written} writes since start" + (f", {drift} rows repaired after drift" if drift else "")
-    ), "dim"
+        (
+            f"ipvsagent {agent.version} (pid {agent.pid}, up {span(agent.uptime)}), {ipvs}, "
+            f"{agent.ops_written} writes since start" + (f", {drift} rows repaired after drift" if drift else "")
+        ),
+        "dim",
+    )
 
 
 def _state(agent: Snapshot) -> str:
@@ -72,8 +84,10 @@ def _title(server: VirtualServerStatus) -> str:
 
 
 def _server(server: VirtualServerStatus, width: int) -> Iterator[Line]:
-    name = f"FWM {server.port}" if server.protocol == "FWM" else (
-        f"{server.protocol} {endpoint_text(Address(server.address), server.port)}"
+    name = (
+        f"FWM {server.port}"
+        if server.protocol == "FWM"
+        else (f"{server.protocol} {endpoint_text(Address(server.address), server.port)}")
     )
     words = [name, server.scheduler]
     if server.scheduler_flags:

@@ -91,12 +91,7 @@ def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
 def in_sync(pipeline: Pipeline) -> bool:
     reconciler = pipeline.reconciler
     due = reconciler.next_due()
-    return (
-        reconciler.started
-        and not reconciler.suspects
-        and not reconciler.shared.retry
-        and (due is None or due > 0)
-    )
+    return reconciler.started and not reconciler.suspects and not reconciler.shared.retry and (due is None or due > 0)
 
 
 def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> ServerView:

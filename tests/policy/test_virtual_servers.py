@@ -84,7 +84,9 @@ def test_internal_policy_local_uses_local_endpoints_and_drops_when_they_are_else
 
 
 def test_what_is_listed_and_not_used_is_kept_apart() -> None:
-    server = only(outcome(CART, endpoints(Endpoint(Address("10.1.0.5")), Endpoint(Address("10.1.0.6"), False, True, True))))
+    server = only(
+        outcome(CART, endpoints(Endpoint(Address("10.1.0.5")), Endpoint(Address("10.1.0.6"), False, True, True)))
+    )
     assert [r.address for r in server.real_servers] == ["10.1.0.5"]
     assert server.unused == (RealServer(Address("10.1.0.6"), 8080, alive=False),)
 
@@ -101,7 +103,9 @@ def test_dual_stack_and_several_ports_share_nothing_but_the_service() -> None:
         ports=(ServicePort("http", Protocol.TCP, 80), ServicePort("dns", Protocol.UDP, 53)),
     )
     slices = (SLICE, endpoints(Endpoint(Address("fd00:1::5")), family=Family.IPV6))
-    found = {str(s.id): [f"{r.address} {r.port}" for r in s.real_servers] for s in outcome(service, *slices).virtual_servers}
+    found = {
+        str(s.id): [f"{r.address} {r.port}" for r in s.real_servers] for s in outcome(service, *slices).virtual_servers
+    }
     assert found == {
         "TCP 10.96.0.10:80": ["10.1.0.5 8080", "10.1.0.6 8080"],
         "TCP [fd00::10]:80": ["fd00:1::5 8080"],

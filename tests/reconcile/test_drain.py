@@ -35,7 +35,12 @@ class Kernel:
         )
 
     def turn(
-        self, now: float, used: tuple[RealServer, ...] = (A,), unused: tuple[RealServer, ...] = (), *, gone: bool = False
+        self,
+        now: float,
+        used: tuple[RealServer, ...] = (A,),
+        unused: tuple[RealServer, ...] = (),
+        *,
+        gone: bool = False,
     ) -> list[str]:
         """One round with this wish; returns the ops on real servers, shortened."""
         wanted = None if gone else self.wish(used, unused)
