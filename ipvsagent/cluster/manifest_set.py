@@ -212,7 +212,7 @@ class ManifestSet:
 
     def _findings_of_all(self, held: list[ObjectKey]) -> Iterator[Finding]:
         if self._is_empty and not self._troubled:
-            kept = f"; what it held before ({len(self._published)} objects) stays in use" if self._published else ""
+            kept = f"; what it held before ({_objects(len(self._published))}) stays in use" if self._published else ""
             reason = f"it holds no Service, EndpointSlice or Node: nothing is removed without --allow-empty{kept}"
             yield Finding(FindingKind.EMPTY_SOURCE, self._subject, reason)
         elif held:
@@ -258,7 +258,7 @@ def _unreadable(name: str, content: Unreadable, old: _Input | None) -> _Input:
     if old:
         new.objects, new.rejected, new.understood = old.objects, old.rejected, old.understood
     if new.objects:
-        reason += f"; what it held before ({len(new.objects)} objects) stays in use"
+        reason += f"; what it held before ({_objects(len(new.objects))}) stays in use"
     else:
         reason += "; nothing is removed until it can be read"
     new.findings = (Finding(FindingKind.UNREADABLE_INPUT, name, reason),)
@@ -267,3 +267,7 @@ def _unreadable(name: str, content: Unreadable, old: _Input | None) -> _Input:
 
 def _duplicate(name: str, key: ObjectKey, reason: str) -> Finding:
     return Finding(FindingKind.DUPLICATE_OBJECT, str(key), reason, file=name)
+
+
+def _objects(count: int) -> str:
+    return f"{count} object{'s' if count != 1 else ''}"
