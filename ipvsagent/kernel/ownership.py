@@ -110,6 +110,7 @@ class Ledger:
             self._lines += len(servers)
         except OSError as error:
             self.fault = error
+            self._lines = sys.maxsize  # the file lacks lines, or ends in part of one: next time, a new one
 
     def _rewrite(self) -> None:
         if self._path is None:

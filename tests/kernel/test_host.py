@@ -1,0 +1,298 @@
+"""Preflight: each thing that can be missing, and what the operator is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipvsagent.address import Family
+from ipvsagent.errors import StartError
+from ipvsagent.kernel import host, ipvs_messages
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.host import AgentLock, IpvsAbsent, IpvsPresence
+
+CONNTRACK = "net.ipv4.vs.conntrack"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def python(code: str, *before: str) -> str:
+    """Runs code in another process, started by the program `before`; its output."""
+    argv = [*before, sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# The lock
+
+
+def test_one_agent_at_a_time(tmp_path):
+    path = tmp_path / "state" / "lock"
+    first, second = AgentLock(path), AgentLock(path)
+    assert first.holder() is None
+    assert first.try_acquire()
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    assert second.holder() == os.getpid()
+    first.release()
+    first.release()
+    assert second.try_acquire()
+    second.release()
+
+
+def test_lock_goes_with_the_process(tmp_path):
+    code = f"""
+        from pathlib import Path
+        from ipvsagent.kernel.host import AgentLock
+        lock = AgentLock(Path({str(tmp_path / "lock")!r}))
+        print(lock.try_acquire(), flush=True)
+        input()
+    """
+    argv = [sys.executable, "-c", textwrap.dedent(code)]
+    holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    assert holder.stdout.readline() == "True\n"
+    lock = AgentLock(tmp_path / "lock")
+    assert not lock.try_acquire()
+    assert lock.holder() == holder.pid
+    holder.kill()
+    holder.communicate()
+    assert lock.try_acquire()
+    lock.release()
+
+
+# Privileges and presence
+
+
+def test_without_the_capability(monkeypatch):
+    monkeypatch.setattr(host, "_capable", lambda capability: False)
+    with pytest.raises(StartError, match=r"CAP_NET_ADMIN.*Run it as root"):
+        host.require_privilege()
+
+
+def test_absent_ip_vs_is_a_type_of_its_own(monkeypatch):
+    """Every kernel lacks this family: no need for one without ip_vs."""
+    tried = []
+    monkeypatch.setattr(ipvs_messages, "GENL_NAME", "NOT_IPVS")
+    monkeypatch.setattr(host, "_capable", lambda capability: True)
+    monkeypatch.setattr(host, "_modprobe", lambda module: tried.append(module) or "no such module")
+    assert host.ip_vs_presence() is IpvsPresence.ABSENT
+    with pytest.raises(IpvsAbsent, match=r"no IPVS \(no such module\).*`modprobe ip_vs`"):
+        host.require_ip_vs()
+    assert tried == ["ip_vs"]
+
+
+def test_no_module_is_loaded_without_the_capability(monkeypatch):
+    monkeypatch.setattr(ipvs_messages, "GENL_NAME", "NOT_IPVS")
+    monkeypatch.setattr(host, "_capable", lambda capability: False)
+    monkeypatch.setattr(host, "_modprobe", lambda module: pytest.fail("tried"))
+    with pytest.raises(IpvsAbsent):
+        host.require_ip_vs()
+
+
+def test_failed_modprobe_says_why():
+    assert host._modprobe("no_such_module_at_all")
+
+
+@pytest.mark.kernel
+def test_host_is_fit(netns):
+    host.require_privilege()
+    host.require_ip_vs()
+    assert host.ip_vs_presence() is IpvsPresence.PRESENT
+
+
+@pytest.mark.kernel
+def test_not_permitted_is_not_absent(netns):
+    """In a user namespace of its own root has all capabilities, and still no IPVS."""
+    code = """
+        from ipvsagent.errors import StartError
+        from ipvsagent.kernel import host
+        host.require_privilege()
+        print(host.ip_vs_presence())
+        try:
+            host.require_ip_vs()
+        except StartError as error:
+            print(type(error).__name__, error)
+    """
+    presence, error = python(code, "unshare", "--user", "--map-root-user", "--net").splitlines()
+    assert presence == "forbidden"
+    assert error.startswith("StartError this process may not use IPVS")
+
+
+# Schedulers
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(("name", "flags"), [("rr", 0), ("mh", 0x10), ("sh", 0x18)])
+def test_scheduler_trial_leaves_nothing_behind(netns, name, flags):
+    host.require_scheduler(name, flags)
+    assert host.scheduler_works(name)
+    assert netns.run("ipvsadm", "-Sn") == ""
+
+
+@pytest.mark.kernel
+def test_unknown_scheduler(netns):
+    with pytest.raises(StartError, match=r"no IPVS scheduler 'nope'.*`modprobe ip_vs_nope`"):
+        host.require_scheduler("nope")
+    with pytest.raises(StartError, match="refuses"):
+        host.require_scheduler("much-too-long-a-name")
+    assert not host.scheduler_works("nope")
+    assert netns.run("ipvsadm", "-Sn") == ""
+
+
+@pytest.mark.kernel
+def test_scheduler_trial_and_what_stands_in_its_place(netns):
+    left_over = "-A -t 198.51.100.0:20000 -s wlc\n"
+    netns.run("ipvsadm", "-R", stdin=left_over)
+    host.require_scheduler("rr")
+    assert netns.run("ipvsadm", "-Sn") == ""
+    in_use = left_over + "-a -t 198.51.100.0:20000 -r 10.0.0.1:80 -m -w 1\n"
+    netns.run("ipvsadm", "-R", stdin=in_use)
+    host.require_scheduler("rr")
+    assert netns.run("ipvsadm", "-Sn") == in_use
+
+
+# Sysctls
+
+
+def test_reading_sysctls():
+    assert host.read_sysctl("net.ipv4.ip_forward") in (0, 1)
+    assert host.read_sysctl("net.ipv4.no_such_thing") is None
+    assert host.read_sysctl("kernel.hostname") is None
+
+
+@pytest.mark.kernel
+def test_sysctls_are_set_once(netns):
+    assert host.read_sysctl(CONNTRACK) == 0
+    host.set_sysctls()
+    for name in (CONNTRACK, "net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.expire_quiescent_template"):
+        assert host.read_sysctl(name) == 1
+    assert host.read_sysctl("net.ipv4.ip_forward") == 1
+    assert not host.write_sysctl(CONNTRACK, 1)
+    assert host.write_sysctl(CONNTRACK, 0)
+    assert host.read_sysctl(CONNTRACK) == 0
+
+
+READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"', "sh")
+
+
+@pytest.mark.kernel
+def test_read_only_sysctls(netns):
+    code = """
+        from ipvsagent.errors import StartError
+        from ipvsagent.kernel import host
+        try:
+            host.set_sysctls()
+            print("fine")
+        except StartError as error:
+            print(error.what)
+            print(error.remedy)
+    """
+    host.set_sysctls()
+    assert python(code, *READ_ONLY) == "fine"
+    host.write_sysctl(CONNTRACK, 0)
+    host.write_sysctl("net.ipv4.ip_forward", 0)
+    what, remedy = python(code, *READ_ONLY).splitlines()
+    assert f"{CONNTRACK} is 0 and cannot be set (Read-only file system)" in what
+    assert remedy == f"Run on the host `sysctl -w {CONNTRACK}=1 net.ipv4.ip_forward=1`"
+
+
+def test_reuse_of_ports_on_old_kernels(monkeypatch):
+    written = {}
+    monkeypatch.setattr(host, "write_sysctl", written.__setitem__)
+    for release, expected in (("6.1.0-18-amd64", None), ("5.9.1", None), ("4.18.0-553.el8", 0), ("5.4+", 0)):
+        written.clear()
+        uname = os.uname_result(("Linux", "node", release, "", "x86_64"))
+        monkeypatch.setattr(os, "uname", lambda uname=uname: uname)
+        host.set_sysctls()
+        assert written.get("net.ipv4.vs.conn_reuse_mode") == expected
+        assert written[CONNTRACK] == 1
+
+
+@pytest.mark.kernel
+def test_ipv6_forwarding_is_reported_and_left_alone(netns):
+    name = "net.ipv6.conf.all.forwarding"
+    assert host.read_sysctl(name) == 0
+    (finding,) = host.host_findings({Family.IPV4, Family.IPV6})
+    assert finding.subject == name
+    assert host.host_findings({Family.IPV4}) == []
+    assert host.read_sysctl(name) == 0
+    host.write_sysctl(name, 1)
+    assert host.host_findings({Family.IPV6}) == []
+
+
+# The interface
+
+
+@pytest.mark.kernel
+def test_interface_of_another_kind(netns):
+    netns.run("ip", "link", "add", "kube-ipvs0", "type", "bridge")
+    table = AddressTable()
+    with pytest.raises(StartError, match=r"kube-ipvs0 is of kind bridge, not dummy.*ip link delete kube-ipvs0"):
+        table.ensure_interface()
+    with pytest.raises(StartError):
+        table.remove_interface()
+    table.close()
+    lo = AddressTable("lo")
+    with pytest.raises(StartError, match="lo is hardware"):
+        lo.ensure_interface()
+    lo.close()
+
+
+@pytest.mark.kernel
+def test_interface_is_made_down_and_removed(netns):
+    table = AddressTable("ours0")
+    table.ensure_interface()
+    assert "state DOWN" in netns.run("ip", "link", "show", "ours0")
+    netns.run("ip", "link", "set", "ours0", "up")
+    table.ensure_interface()
+    assert ",UP" in netns.run("ip", "link", "show", "ours0")
+    table.remove_interface()
+    table.remove_interface()
+    assert "ours0" not in netns.run("ip", "link")
+    table.close()
+
+
+# kube-proxy
+
+
+@contextlib.contextmanager
+def program_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    shutil.copy("/bin/sleep", folder / name)
+    process = subprocess.Popen([folder / name, "60"])
+    try:
+        while Path(f"/proc/{process.pid}/comm").read_text().strip() != name:
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_kube_proxy_is_noticed(tmp_path):
+    if host.kube_proxy_here() is not None:
+        pytest.fail("a kube-proxy is running where the tests run")
+    with program_named("kube-proxy-not", tmp_path):
+        assert host.kube_proxy_here() is None
+    with program_named("kube-proxy", tmp_path) as process:
+        assert host.kube_proxy_here() == process.pid
+        process.kill()
+        while Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.01)
+        assert host.kube_proxy_here() is None  # not reaped yet
+
+
+@pytest.mark.kernel
+def test_kube_proxy_elsewhere_is_no_concern(tmp_path, netns, new_netns):
+    with program_named("kube-proxy", tmp_path) as process:
+        assert host.kube_proxy_here() == process.pid
+        with new_netns().entered():
+            assert host.kube_proxy_here() is None
