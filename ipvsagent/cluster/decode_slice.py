@@ -110,9 +110,7 @@ def _endpoints(
     return tuple(result)
 
 
-def _hints(
-    hints: tuple[wire.Hint, ...] | None, shared: dict[tuple[str, ...], tuple[str, ...]]
-) -> tuple[str, ...]:
+def _hints(hints: tuple[wire.Hint, ...] | None, shared: dict[tuple[str, ...], tuple[str, ...]]) -> tuple[str, ...]:
     if not hints:
         return ()
     names = tuple([intern(hint.name) for hint in hints if hint.name])
