@@ -13,6 +13,7 @@ import select
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 
@@ -26,7 +27,7 @@ from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
 from ipvsagent.kernel.monitor import AddressChange, AddressMonitor, LinkChange, Overflow
 from ipvsagent.node import Node, pipeline_for
 from ipvsagent.pipeline import Origins, Pipeline
-from ipvsagent.reconcile.reconciler import Report
+from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import AddressRow
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.manifests import ManifestSource
@@ -61,7 +62,7 @@ def apply_once(config: Config, node: Node) -> bool:
     """
     began = time.monotonic()
     book = FindingBook()
-    pipeline = pipeline_for(config, node.backend(), window=0)
+    pipeline = pipeline_for(config, node.backend(), window=0, scheduler_works=node.scheduler_works)
     pipeline.node_addresses(node.addresses.node_addresses())
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
@@ -98,7 +99,7 @@ class Agent:
         self._clock = clock
         self._inbox = Inbox()
         self._book = FindingBook()
-        self._pipeline = pipeline_for(config, self._backend, window=config.window)
+        self._pipeline = pipeline_for(config, self._backend, window=config.window, scheduler_works=node.scheduler_works)
         self._stop = threading.Event()
         self._born = clock()
         self._changed_at: float | None = None
@@ -110,6 +111,7 @@ class Agent:
         self._start_writes = 0
         self._start_seconds = 0.0
         self._settled = False
+        self._drift: Counter[str] = Counter()
 
     def run(self) -> None:
         """Follow the source until SIGTERM or SIGINT. Raises SourceError if a source is not there at all."""
@@ -243,6 +245,7 @@ class Agent:
         if report is None:
             return None
         self._learn(report.findings)
+        self._drift.update(drift.kind for drift in report.drift)
         for drift in report.drift[:LOGGED_DRIFT]:
             log.warning("drift (%s): repaired by `%s`", drift.kind, drift.op)
         if len(report.drift) > LOGGED_DRIFT:
@@ -254,7 +257,6 @@ class Agent:
 
     def _snapshot(self) -> Snapshot:
         now = self._clock()
-        reconciler = self._pipeline.reconciler
         return Snapshot(
             version=__version__,
             pid=os.getpid(),
@@ -268,7 +270,7 @@ class Agent:
             start_seconds=self._start_seconds,
             ops_written=self._backend.ops_written,
             rows_read=self._backend.rows_read,
-            drift=dict(reconciler.drift_counts),
+            drift=dict(self._drift),
             totals=totals_of(self._pipeline),
             virtual_servers=server_views(self._pipeline, now),
             findings=tuple(self._book.current()),

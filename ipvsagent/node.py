@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from ipvsagent.address import Address
@@ -15,6 +16,7 @@ from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
 from ipvsagent.model import VirtualServerId
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.annotations import LINUX_SCHEDULERS
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
@@ -52,6 +54,7 @@ class Node:
         self.addresses = AddressTable(config.interface)
         self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded))
         self.ipvs = IpvsTable(self.ownership)
+        self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
 
     def backend(self) -> Backend:
@@ -65,6 +68,14 @@ class Node:
     def recorder(self, ops: list[Op]) -> Backend:
         """The same kernel, for a dry run."""
         return Backend(IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops))
+
+    def scheduler_works(self, name: str) -> bool:
+        """By trying it, once; a scheduler that was refused is tried again a minute later, as its module may come."""
+        works, asked = self._schedulers.get(name, (False, float("-inf")))
+        if not works and time.monotonic() - asked > 60:
+            works = host.scheduler_works(name)
+            self._schedulers[name] = (works, time.monotonic())
+        return works
 
     def prepare(self) -> None:
         """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
@@ -89,7 +100,11 @@ def empty_recorder(ops: list[Op]) -> Backend:
 
 
 def pipeline_for(
-    config: Config, backend: Backend, *, window: float, scheduler_works: Callable[[str], bool] = lambda name: True
+    config: Config,
+    backend: Backend,
+    *,
+    window: float,
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
 ) -> Pipeline:
     """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
     drains = Drains(config.drain_timeout, window)

@@ -80,8 +80,8 @@ def node_options(command: F) -> F:
             type=PATH,
             multiple=True,
             required=True,
-            help="A file or folder of Services, EndpointSlices and Nodes, as `kubectl get services,endpointslices,nodes "
-            "-A -o yaml` prints them. May be given more than once.",
+            help="A file or folder of Services, EndpointSlices and Nodes, as `kubectl get "
+            "services,endpointslices,nodes -A -o yaml` prints them. May be given more than once.",
         ),
         click.option("--hostname-override", default="", help="This node's name, if it is not the host name."),
         click.option(
@@ -110,7 +110,7 @@ def node_options(command: F) -> F:
         duration(
             "--drain-timeout",
             default="15m",
-            help="How long a real server may keep old TCP connections after its endpoint was taken out; 0 = not at all.",
+            help="How long a real server may keep old TCP connections after its endpoint left; 0 = not at all.",
         ),
         click.option(
             "--allow-empty",

@@ -25,6 +25,10 @@ NODE_WEIGHT = "ipvsagent.io/weight"
 KUBE_ROUTER_SCHEDULER = "kube-router.io/service.scheduler"
 KUBE_ROUTER_FLAGS = "kube-router.io/service.schedflags"
 
+LINUX_SCHEDULERS = frozenset(
+    ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos")
+)
+"""Those of Linux up to 6.12 (net/netfilter/ipvs/Kconfig), for when there is no kernel to ask."""
 MAX_WEIGHT = 65535
 ONE_PACKET_WORD = "ops"
 _FLAG_BITS = {

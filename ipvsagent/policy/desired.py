@@ -1,8 +1,8 @@
 """`DesiredState`: which virtual server stands behind each id, when several Services may claim one.
 
 The oldest Service wins: by creation time, then namespace and name; one that does not say when it was created comes
-after all that do. kube-proxy does not notice such claims and lets them flap. The rank is part of the claim: a Service that is
-deleted and made anew under its old name between two rounds has lost its seniority.
+after all that do. kube-proxy does not notice such claims and lets them flap. The rank is part of the claim: a Service
+that is deleted and made anew under its old name between two rounds has lost its seniority.
 """
 
 from __future__ import annotations

@@ -28,13 +28,9 @@ from ipvsagent.model import (
     VirtualServerId,
     WhenEmpty,
 )
-from ipvsagent.policy.annotations import FLAGS, ONE_PACKET_WORD, Wishes, read_annotations, weight_of
+from ipvsagent.policy.annotations import FLAGS, LINUX_SCHEDULERS, ONE_PACKET_WORD, Wishes, read_annotations, weight_of
 from ipvsagent.policy.endpoints import Candidate, Choice, choose, join
 from ipvsagent.policy.node import NodeFacts
-
-
-def _any_scheduler(name: str) -> bool:
-    return True
 
 
 class PolicyOptions(Struct, frozen=True):
@@ -48,7 +44,7 @@ class PolicyOptions(Struct, frozen=True):
     scheduler: str = "rr"
     allowed_external: tuple[Network, ...] = ()
     node_ports_on: tuple[str, ...] = ()
-    scheduler_works: Callable[[str], bool] = _any_scheduler
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
 
 
 class Outcome(Struct, frozen=True):

@@ -22,8 +22,8 @@ Goals, in order:
 | any       | its virtual server is deleted                               | -         | goes with it    |
 | (start)   | held at weight 0, not wanted and not listed                 | LEAVING   | nothing         |
 
-The window (about 0.1 s) is for an endpoint that moves between slices: it is in neither for a moment, and must neither be
-cut nor, for UDP, be deleted. UDP, SCTP and a drain timeout of 0 do not drain: delete takes the place of weight 0.
+The window (about 0.1 s) is for an endpoint that moves between slices: it is in neither for a moment, and must neither
+be cut nor, for UDP, be deleted. UDP, SCTP and a drain timeout of 0 do not drain: delete takes the place of weight 0.
 An endpoint that was terminating when it vanished has ended: deletion lets `expire_nodest_conn` reset what is
 left at once, where waiting black-holed clients for up to 15 minutes (kubernetes/kubernetes#81308).
 """

@@ -14,19 +14,17 @@ may claim them. Deletions that follow from a changed wish never wait.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from msgspec import Struct
-
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
-from ipvsagent.errors import AlreadyThere, KernelError, NotThere, StartError
+from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
 from ipvsagent.reconcile.shared import SharedRows
 from ipvsagent.rows import (
@@ -44,29 +42,6 @@ from ipvsagent.rows import (
 )
 
 CHUNK = 1000
-ORIGIN = "kernel"
-
-
-class Drift(Struct, frozen=True):
-    """The kernel differed from what was confirmed; `op` repairs it. lost, stray, edited: what others did."""
-
-    kind: str
-    op: Op
-
-
-class Report(Struct):
-    """What a round did. findings: (origin, what holds for it now), as FindingBook.replace takes them."""
-
-    written: int = 0
-    failures: list[Failure] = []
-    drift: list[Drift] = []
-    findings: list[tuple[object, tuple[Finding, ...]]] = []
-
-    def add(self, other: Report) -> None:
-        self.written += other.written
-        self.failures += other.failures
-        self.drift += other.drift
-        self.findings += other.findings
 
 
 class Reconciler:
@@ -86,13 +61,11 @@ class Reconciler:
         self.confirmed: dict[VirtualServerId, VirtualServer] = {}
         self.suspects: RetryQueue[VirtualServerId] = RetryQueue()
         self.foreign: set[VirtualServerId] = set()
-        self.shared = SharedRows(backend.renderer)
+        self.shared = SharedRows(backend)
         self.blind: Blind = EVERYTHING_KNOWN
-        self.drift_counts: Counter[str] = Counter()
         self.started = False
         self._dirty: set[VirtualServerId] = set()
         self._held: set[VirtualServerId] = set()
-        self._shared_held = False
         self._cursor: Iterator[VirtualServerId] = iter(())
 
     # What happens outside
@@ -108,14 +81,11 @@ class Reconciler:
         for server_id in self._held:
             self.suspects.doubt(server_id, now)
         self._held.clear()
-        if self._shared_held and not blind.holds_virtual_servers:
-            self._shared_held = False
-            for row in self._backend.read_shared(None):
-                if not self.shared.wants(row):
-                    self.shared.retry.doubt(row, now)
+        if self.shared.held and not blind.holds_virtual_servers:
+            self.shared.doubt_strays(now)
 
     def address_changed(self, row: AddressRow, present: bool, now: float) -> None:
-        """The kernel told that an address appeared on, or left, our interface. Our own writes agree and cost nothing."""
+        """The kernel told that an address came to, or left, our interface. Our own writes agree and cost nothing."""
         if self.started and present != self.shared.wants(row):
             self.shared.retry.doubt(row, now)
 
@@ -131,8 +101,7 @@ class Reconciler:
         before = self.started
         present = self._backend.read_shared(None)
         if before:
-            self._write_shared(self._repairs(present, report), now, report)
-            present = self._backend.read_shared(None)
+            self.shared.repair(present, now, report, self.blind, count_drift=True)
         urgent = [s.id for s in self._wishes() if self._priority(s) < 2]
         urgent.sort(key=lambda i: self._priority(self._wish(i)))
         done: set[VirtualServerId] = set()
@@ -148,7 +117,7 @@ class Reconciler:
         while absent := dict.fromkeys(islice(missing, CHUNK), ()):
             self._apply(absent, now, report, present, count_drift=before)
         if not before:
-            self._write_shared(self._repairs(present, None), now, report)
+            self.shared.repair(present, now, report, self.blind)
         self._dirty.clear()
         self.started = True
         self._say_held(report)
@@ -172,9 +141,7 @@ class Reconciler:
                         self.suspects.fail(server_id, str(error), now)
                     chunk = [i for i in chunk if i not in self.suspects]
             self._apply(found, now, report, None, ids=chunk)
-        due = self.shared.retry.due(now)
-        if due:
-            self._retry_shared(due, now, report)
+        self.shared.round(now, report)
         self._say_held(report)
         return report
 
@@ -254,9 +221,9 @@ class Reconciler:
                 held = [seen.row for seen in read]
             if server_id in self.foreign:
                 self.foreign.discard(server_id)
-                report.findings.append(((ORIGIN, server_id), ()))
+                report.say(server_id)
             if count_drift:
-                self._count_drift(self._drift(server_id, held), report)
+                report.drifted(self._drift(server_id, held))
             ops: Sequence[Op] = diff(held, renderer.rows(wanted) if wanted else ())
             if read is not None:
                 ops = self._hold_back(server_id, wanted, ops)
@@ -275,12 +242,7 @@ class Reconciler:
             wanted = self._desired.get(server_id)
             if server_id not in unmade and (wanted or server_id not in self._held):
                 shared_ops += self.shared.move(server_id, wanted)
-        if present is not None:
-            shared_ops = [op for op in shared_ops if op.verb is not Verb.ADD or op.row not in present]
-        self._write_shared(order(shared_ops), now, report)
-        if present is not None:
-            present.update(_address_of(op) for op in shared_ops if op.verb is Verb.ADD)
-            present.difference_update(_address_of(op) for op in shared_ops if op.verb is Verb.DELETE)
+        self.shared.write(shared_ops, now, report, present)
         deletions = [op for op in deletions if _server_of(op) not in unmade]
         for server, failures in self._write(order(deletions), now, report).items():
             failed.setdefault(server, []).extend(failures)
@@ -293,11 +255,11 @@ class Reconciler:
             self.suspects.fail(server_id, f"{failures[0].op}: {failures[0].error}", now, at_once=stale)
             suspect = self.suspects.get(server_id)
             if not stale or (suspect and suspect.attempts > 1):
-                report.findings.append(((ORIGIN, server_id), (self._refusal(server_id, failures[0]),)))
+                report.say(server_id, self._refusal(server_id, failures[0]))
             return
         if server_id in self.suspects:
             self.suspects.settle(server_id)
-            report.findings.append(((ORIGIN, server_id), ()))
+            report.say(server_id)
         wanted = self._desired.get(server_id)
         if wanted is None:
             self.confirmed.pop(server_id, None)
@@ -317,15 +279,15 @@ class Reconciler:
         return [op for op in ops if op.verb is not Verb.DELETE]
 
     def _say_held(self, report: Report) -> None:
-        count = len(self._held) + self._shared_held
-        findings: tuple[Finding, ...] = ()
-        if count:
+        count = len(self._held) + self.shared.held
+        if not count:
+            report.say("held")
+        else:
             reason = (
-                f"{count} of its virtual servers hold something that nobody is known to want; it stays until every input "
-                "can be read"
+                f"{count} of its virtual servers hold something that nobody is known to want; it stays until every "
+                "input can be read"
             )
-            findings = (Finding(FindingKind.REMOVAL_HELD, "IPVS", reason),)
-        report.findings.append(((ORIGIN, "held"), findings))
+            report.say("held", Finding(FindingKind.REMOVAL_HELD, "IPVS", reason))
 
     def _leave_to_others(self, server_id: VirtualServerId, wanted: VirtualServer | None, report: Report) -> None:
         self.suspects.settle(server_id)
@@ -333,7 +295,7 @@ class Reconciler:
         self.drains.forget(server_id)
         if wanted is None:
             self.foreign.discard(server_id)
-            report.findings.append(((ORIGIN, server_id), ()))
+            report.say(server_id)
             return
         self.foreign.add(server_id)
         finding = Finding(
@@ -341,7 +303,7 @@ class Reconciler:
             f"Service {wanted.service}",
             f"{server_id} is a virtual server of another program; it is left alone, and taken when it is free",
         )
-        report.findings.append(((ORIGIN, server_id), (finding,)))
+        report.say(server_id, finding)
 
     def _refusal(self, server_id: VirtualServerId, failure: Failure) -> Finding:
         wanted = self._desired.get(server_id)
@@ -359,53 +321,6 @@ class Reconciler:
                 report.failures.append(failure)
                 failed.setdefault(_server_of(failure.op), []).append(failure)
         return failed
-
-    def _write_shared(self, ops: Sequence[Op], now: float, report: Report) -> None:
-        if not ops:
-            return
-        report.written += len(ops)
-        failures = {f.op.row: f for f in self._backend.write(ops)}
-        for op in ops:
-            row = op.row
-            assert isinstance(row, AddressRow)
-            failure = failures.get(row)
-            if failure:
-                report.failures.append(failure)
-                self.shared.retry.fail(row, str(failure.error), now)
-                reason = f"the kernel refused `{op}`: {failure.error}; it is tried again"
-                report.findings.append(((ORIGIN, row), (Finding(FindingKind.KERNEL_REFUSED, str(row), reason),)))
-            elif row in self.shared.retry:
-                self.shared.retry.settle(row)
-                report.findings.append(((ORIGIN, row), ()))
-
-    def _repairs(self, present: set[AddressRow], report: Report | None) -> list[Op]:
-        ops = self.shared.repair(present)
-        if self.blind.holds_virtual_servers and any(op.verb is Verb.DELETE for op in ops):
-            self._shared_held = True
-            ops = [op for op in ops if op.verb is not Verb.DELETE]
-        if report is not None:
-            self._count_drift(ops, report)
-        return order(ops)
-
-    def _retry_shared(self, due: Sequence[AddressRow], now: float, report: Report) -> None:
-        try:
-            self._backend.prepare()
-            present = self._backend.read_shared(due)
-        except (KernelError, StartError) as error:
-            for row in due:
-                self.shared.retry.fail(row, str(error), now)
-            report.findings.append(((ORIGIN, "interface"), (Finding(FindingKind.HOST, "addresses", str(error)),)))
-            return
-        report.findings.append(((ORIGIN, "interface"), ()))
-        ops = self.shared.repair(present, due)
-        doubted = [op for op in ops if (s := self.shared.retry.get(_address_of(op))) and s.attempts == 0]
-        self._count_drift(doubted, report)
-        self._write_shared(order(ops), now, report)
-        changed = {op.row for op in ops}
-        for row in due:
-            if row not in changed:
-                self.shared.retry.settle(row)
-                report.findings.append(((ORIGIN, row), ()))
 
     # Small questions
 
@@ -440,12 +355,6 @@ class Reconciler:
         rows = [*self._backend.renderer.rows(believed), *self.drains.rows(server_id)] if believed else ()
         return diff(held, rows)
 
-    def _count_drift(self, ops: Iterable[Op], report: Report) -> None:
-        for op in ops:
-            kind = {Verb.ADD: "lost", Verb.SET: "edited", Verb.DELETE: "stray"}[op.verb]
-            self.drift_counts[kind] += 1
-            report.drift.append(Drift(kind, op))
-
 
 def _is_foreign(rows: Sequence[Observed]) -> bool:
     return bool(rows) and rows[0].owner is Owner.FOREIGN
@@ -457,8 +366,3 @@ def _server_of(op: Op) -> VirtualServerId:
         return row.id
     assert isinstance(row, RealServerRow)
     return row.server
-
-
-def _address_of(op: Op) -> AddressRow:
-    assert isinstance(op.row, AddressRow)
-    return op.row

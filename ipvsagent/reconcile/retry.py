@@ -14,7 +14,7 @@ LAST_DELAY = 30.0
 
 
 class Suspect(Struct, frozen=True, gc=False):
-    """error: what the kernel said last. attempts: writes that failed in a row. retry_at: seconds, the caller's clock."""
+    """error: what the kernel said last. attempts: failures in a row. retry_at: seconds on the caller's clock."""
 
     error: str
     attempts: int

@@ -1,26 +1,32 @@
 """Rows that several virtual servers need: one count per row; 0 to 1 and 1 to 0 are the kernel operations.
 
 Counts come from what is wanted, never from the kernel, so a lost or stray row is only ever a difference to repair.
+A row whose write failed is retried on its own: its virtual servers are none the worse for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from ipvsagent.cluster.objects import Blind
+from ipvsagent.errors import KernelError, StartError
+from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer, VirtualServerId
-from ipvsagent.reconcile.backend import Renderer
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
-from ipvsagent.rows import AddressRow, Op, Verb
+from ipvsagent.rows import AddressRow, Op, Verb, order
 
 
 class SharedRows:
-    """`retry` holds the rows whose kernel state is not certain."""
+    """retry: rows whose kernel state is not certain. held: strays stay because the source is blind."""
 
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._counts: dict[AddressRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
         self.retry: RetryQueue[AddressRow] = RetryQueue()
+        self.held = False
 
     def wants(self, row: AddressRow) -> bool:
         return row in self._counts
@@ -36,8 +42,8 @@ class SharedRows:
         old = self._counted.get(server_id)
         if old is server:
             return []
-        gained = self._renderer.shared(server) if server else ()
-        lost = self._renderer.shared(old) if old else ()
+        gained = self._backend.renderer.shared(server) if server else ()
+        lost = self._backend.renderer.shared(old) if old else ()
         if server:
             self._counted[server_id] = server
         else:
@@ -56,10 +62,70 @@ class SharedRows:
                 ops.append(Op(Verb.DELETE, row))
         return ops
 
-    def repair(self, present: set[AddressRow], asked: Iterable[AddressRow] | None = None) -> list[Op]:
-        """Ops that make the kernel agree, given which of the `asked` rows (None = all) are present."""
-        if asked is None:
-            asked = self._counts.keys() | present
+    def write(self, ops: Iterable[Op], now: float, report: Report, present: set[AddressRow] | None = None) -> None:
+        """Additions first. present: rows known to be in the kernel, which are not added again; kept up to date."""
+        batch = [op for op in ops if not (present and op.verb is Verb.ADD and op.row in present)]
+        if not batch:
+            return
+        report.written += len(batch)
+        failures = {f.op.row: f for f in self._backend.write(order(batch))}
+        for op in batch:
+            row = op.row
+            assert isinstance(row, AddressRow)
+            failure = failures.get(row)
+            if failure:
+                report.failures.append(failure)
+                self.retry.fail(row, str(failure.error), now)
+                reason = f"the kernel refused `{op}`: {failure.error}; it is tried again"
+                report.say(row, Finding(FindingKind.KERNEL_REFUSED, str(row), reason))
+                continue
+            if row in self.retry:
+                self._settle(row, report)
+            if present is not None:
+                (present.add if op.verb is Verb.ADD else present.discard)(row)
+
+    def repair(
+        self, present: set[AddressRow], now: float, report: Report, blind: Blind, *, count_drift: bool = False
+    ) -> None:
+        """Make the kernel, of which `present` is all it holds, agree with what is wanted."""
+        ops = self._differences(present, self._counts.keys() | present)
+        if blind.holds_virtual_servers and any(op.verb is Verb.DELETE for op in ops):
+            self.held = True
+            ops = [op for op in ops if op.verb is not Verb.DELETE]
+        if count_drift:
+            report.drifted(ops)
+        self.write(ops, now, report, present)
+
+    def doubt_strays(self, now: float) -> None:
+        """What was held back may go."""
+        self.held = False
+        for row in self._backend.read_shared(None):
+            if not self.wants(row):
+                self.retry.doubt(row, now)
+
+    def round(self, now: float, report: Report) -> None:
+        """Look at the doubtful rows that are due."""
+        due = self.retry.due(now)
+        if not due:
+            return
+        try:
+            self._backend.prepare()
+            present = self._backend.read_shared(due)
+        except (KernelError, StartError) as error:
+            for row in due:
+                self.retry.fail(row, str(error), now)
+            report.say("interface", Finding(FindingKind.HOST, "addresses", str(error)))
+            return
+        report.say("interface")
+        ops = self._differences(present, due)
+        report.drifted(op for op in ops if self._only_doubted(op))
+        self.write(ops, now, report)
+        changed = {op.row for op in ops}
+        for row in due:
+            if row not in changed:
+                self._settle(row, report)
+
+    def _differences(self, present: set[AddressRow], asked: Iterable[AddressRow]) -> Sequence[Op]:
         ops = []
         for row in asked:
             if self.wants(row) and row not in present:
@@ -67,3 +133,13 @@ class SharedRows:
             elif not self.wants(row) and row in present:
                 ops.append(Op(Verb.DELETE, row))
         return ops
+
+    def _only_doubted(self, op: Op) -> bool:
+        """No write of ours failed: somebody else changed it."""
+        assert isinstance(op.row, AddressRow)
+        suspect = self.retry.get(op.row)
+        return suspect is not None and suspect.attempts == 0
+
+    def _settle(self, row: AddressRow, report: Report) -> None:
+        self.retry.settle(row)
+        report.say(row)

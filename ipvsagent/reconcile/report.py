@@ -1,0 +1,38 @@
+"""What a round did, told to whoever drives the reconciler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from ipvsagent.findings import Finding
+from ipvsagent.rows import Failure, Op, Verb
+
+ORIGIN = "kernel"
+
+_DRIFT = {Verb.ADD: "lost", Verb.SET: "edited", Verb.DELETE: "stray"}
+
+
+class Drift(Struct, frozen=True):
+    """The kernel differed from what was confirmed, and `op` repairs it. kind: lost, edited or stray."""
+
+    kind: str
+    op: Op
+
+
+class Report(Struct):
+    """findings: (origin, what holds for it now), as `FindingBook.replace` takes them."""
+
+    written: int = 0
+    failures: list[Failure] = []
+    drift: list[Drift] = []
+    findings: list[tuple[object, tuple[Finding, ...]]] = []
+
+    def drifted(self, ops: Iterable[Op]) -> None:
+        """These ops repair what others did."""
+        self.drift.extend([Drift(_DRIFT[op.verb], op) for op in ops])
+
+    def say(self, about: object, *findings: Finding) -> None:
+        """All that is wrong about something in the kernel; nothing, if no finding is given."""
+        self.findings.append(((ORIGIN, about), findings))
