@@ -40,11 +40,14 @@ class Recorder:
 
 
 class Node:
-    """Kernel tables of the network namespace that the process is in. Opening reads, and creates nothing."""
+    """Kernel tables of the network namespace that the process is in. Opening them only reads.
 
-    def __init__(self, config: Config) -> None:
+    Raises StartError. load_modules: ip_vs may be loaded for it.
+    """
+
+    def __init__(self, config: Config, *, load_modules: bool = False) -> None:
         host.require_privilege()
-        host.require_ip_vs()
+        host.require_ip_vs(load=load_modules)
         self.config = config
         key = state_key()
         self.lock_path = config.state_dir / f"{key}.lock"

@@ -86,8 +86,8 @@ class Pipeline:
         finding = Finding(
             FindingKind.NODE_UNKNOWN,
             f"Node {self.node_name}",
-            f"no Node object has this node's name (there are: {known}), so no endpoint counts as local and no "
-            "zone is known; name the node with --hostname-override",
+            f"no Node object has this name (there are: {known}), so this node's zone and the addresses of other nodes "
+            "are not known; --hostname-override sets the name",
         )
         return ("node", (finding,))
 
@@ -95,7 +95,7 @@ class Pipeline:
         """Recompute what the dirty Services want."""
         origins: Origins = []
         rejudged: set[ServiceKey] = set()
-        for key in dirty:
+        for key in sorted(dirty):  # so that two runs over the same objects write in the same order
             service = self.table.services.get(key)
             if service is None:
                 changed, others = self.desired.replace(key, (0.0, "", ""), ())

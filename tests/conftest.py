@@ -30,6 +30,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a skipped test makes the run fail")
+    parser.addoption("--rewrite-golden", action="store_true", help="write what is, to be reviewed as a diff")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

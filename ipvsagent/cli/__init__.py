@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ipvsagent import __version__
 from ipvsagent.errors import ConfigError, IpvsAgentError
 
 EPILOG = """\b
@@ -59,7 +60,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ipvsagent", message="%(version)s")
+@click.version_option(__version__, message="%(version)s")
 def group() -> None:
     """Kubernetes Services on IPVS: what kube-proxy's ipvs mode did, without its bugs.
 

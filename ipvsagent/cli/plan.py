@@ -49,6 +49,7 @@ def command(against: str, output: str, **options: Any) -> int:
     kernel is as the source wants it.
     """
     config = config_of(options)
+    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     ops: list[Op] = []
     if against == "empty":
         pipeline = pipeline_for(config, empty_recorder(ops), window=0)
@@ -57,7 +58,6 @@ def command(against: str, output: str, **options: Any) -> int:
         pipeline = pipeline_for(config, node.recorder(ops), window=0)
         pipeline.node_addresses(node.addresses.node_addresses())
     book = FindingBook()
-    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
     origins += pipeline.reconciler.start(0.0).findings

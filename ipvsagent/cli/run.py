@@ -47,7 +47,7 @@ def command(once: bool, log_level: str, **options: Any) -> int:
     """
     _log_to_stderr(log_level)
     config = config_of(options)
-    node = Node(config)
+    node = Node(config, load_modules=True)
     _lock(node)
     pid = host.kube_proxy_here()
     if pid:

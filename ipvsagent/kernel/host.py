@@ -78,11 +78,11 @@ def ip_vs_presence() -> IpvsPresence:
     return IpvsPresence.PRESENT
 
 
-def require_ip_vs() -> None:
-    """Loads the module if it is absent and we may. Raises IpvsAbsent, or StartError if it is not permitted."""
+def require_ip_vs(*, load: bool) -> None:
+    """load: load the module if it is absent and we may. Raises IpvsAbsent, or StartError if it is not permitted."""
     presence = ip_vs_presence()
     tried = ""
-    if presence is IpvsPresence.ABSENT and _capable(_SYS_MODULE):
+    if presence is IpvsPresence.ABSENT and load and _capable(_SYS_MODULE):
         tried = _modprobe("ip_vs")
         presence = ip_vs_presence()
     if presence is IpvsPresence.ABSENT:

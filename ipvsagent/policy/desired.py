@@ -57,7 +57,7 @@ class DesiredState:
         new = {server.id: Claim(rank, server) for server in servers}
         changed: set[VirtualServerId] = set()
         rejudged: set[ServiceKey] = set()
-        for server_id in {*self._ids.get(key, ()), *new}:
+        for server_id in dict.fromkeys((*self._ids.get(key, ()), *new)):
             before = self._claims.get(server_id, ())
             claim = new.get(server_id)
             others = []

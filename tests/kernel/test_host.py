@@ -16,7 +16,7 @@ import pytest
 
 from ipvsagent.address import Family
 from ipvsagent.errors import StartError
-from ipvsagent.kernel import host, ipvs_messages
+from ipvsagent.kernel import host, ipvs
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.host import AgentLock, IpvsAbsent, IpvsPresence
 
@@ -81,21 +81,21 @@ def test_without_the_capability(monkeypatch):
 def test_absent_ip_vs_is_a_type_of_its_own(monkeypatch):
     """Every kernel lacks this family: no need for one without ip_vs."""
     tried = []
-    monkeypatch.setattr(ipvs_messages, "GENL_NAME", "NOT_IPVS")
+    monkeypatch.setattr(ipvs, "GENL_NAME", "NOT_IPVS")
     monkeypatch.setattr(host, "_capable", lambda capability: True)
     monkeypatch.setattr(host, "_modprobe", lambda module: tried.append(module) or "no such module")
     assert host.ip_vs_presence() is IpvsPresence.ABSENT
     with pytest.raises(IpvsAbsent, match=r"no IPVS \(no such module\).*`modprobe ip_vs`"):
-        host.require_ip_vs()
+        host.require_ip_vs(load=True)
     assert tried == ["ip_vs"]
 
 
 def test_no_module_is_loaded_without_the_capability(monkeypatch):
-    monkeypatch.setattr(ipvs_messages, "GENL_NAME", "NOT_IPVS")
+    monkeypatch.setattr(ipvs, "GENL_NAME", "NOT_IPVS")
     monkeypatch.setattr(host, "_capable", lambda capability: False)
     monkeypatch.setattr(host, "_modprobe", lambda module: pytest.fail("tried"))
     with pytest.raises(IpvsAbsent):
-        host.require_ip_vs()
+        host.require_ip_vs(load=True)
 
 
 def test_failed_modprobe_says_why():
@@ -105,7 +105,7 @@ def test_failed_modprobe_says_why():
 @pytest.mark.kernel
 def test_host_is_fit(netns):
     host.require_privilege()
-    host.require_ip_vs()
+    host.require_ip_vs(load=True)
     assert host.ip_vs_presence() is IpvsPresence.PRESENT
 
 
@@ -118,7 +118,7 @@ def test_not_permitted_is_not_absent(netns):
         host.require_privilege()
         print(host.ip_vs_presence())
         try:
-            host.require_ip_vs()
+            host.require_ip_vs(load=True)
         except StartError as error:
             print(type(error).__name__, error)
     """

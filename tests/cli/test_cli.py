@@ -1,0 +1,103 @@
+"""The command line as a person and a script meet it, without a kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+DATA = Path(__file__).parent.parent / "data" / "online-boutique.yaml"
+EMPTY = ["plan", "--against", "empty", "--hostname-override", "node-1"]
+
+
+def ipvsagent(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "ipvsagent", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+def test_plan_prints_commands_by_service_and_exits_2() -> None:
+    done = ipvsagent(*EMPTY, "--source", DATA)
+    assert done.returncode == 2
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        "# default/kubernetes:https",
+        "ipvsadm -A -t 10.96.0.1:443 -s rr",
+        "ipvsadm -a -t 10.96.0.1:443 -r 192.168.56.10:6443 -m -w 1",
+        "ip address add 10.96.0.1/32 dev kube-ipvs0",
+    ]
+    changes = [line for line in lines if not line.startswith("#")]
+    assert done.stderr.splitlines()[-1] == f"{len(changes)} changes: {len(changes)} to add"
+    assert len(set(changes)) == len(changes)
+
+
+def test_plan_of_nothing_exits_0(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("apiVersion: v1\nkind: Service\nmetadata: {name: h}\nspec: {clusterIP: None}\n")
+    done = ipvsagent(*EMPTY, "--source", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "nothing would change" in done.stderr
+
+
+def test_json_and_yaml_say_the_same() -> None:
+    as_json = json.loads(ipvsagent(*EMPTY, "--source", DATA, "-o", "json").stdout)
+    as_yaml = yaml.safe_load(ipvsagent(*EMPTY, "--source", DATA, "-o", "yaml").stdout)
+    assert as_json == as_yaml
+    assert as_json["operations"][0] == {
+        "verb": "add",
+        "command": "ipvsadm -A -t 10.96.0.1:443 -s rr",
+        "service": "default/kubernetes:https",
+    }
+
+
+def test_options_change_the_plan() -> None:
+    done = ipvsagent(*EMPTY, "--source", DATA, "--ipvs-scheduler", "lc", "--interface", "svc0")
+    assert "ipvsadm -A -t 10.96.0.1:443 -s lc" in done.stdout
+    assert "ip address add 10.96.0.1/32 dev svc0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["plan"], 64, "Missing option '--source'"),
+        (["plan", "--source", "/nonexistent"], 1, "/nonexistent does not exist"),
+        (["plan", "--source", ".", "--drain-timeout", "soon"], 64, "'soon' is not a duration"),
+        (["plan", "--source", ".", "--exclude-cidrs", "10.0.0.0/99"], 64, "'10.0.0.0/99' is not a CIDR"),
+        (["plan", "--source", ".", "--nodeport-addresses", "primary,10.0.0.0/8"], 64, '"primary" stands alone'),
+        (["plan", "--source", ".", "--no-such-option"], 64, "No such option"),
+        (["fly"], 64, "there is no command 'fly'; the commands are run, plan, status"),
+    ],
+)
+def test_wrong_usage_is_a_sentence(arguments: list[str], status: int, said: str) -> None:
+    done = ipvsagent(*arguments)
+    assert done.returncode == status
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_bad_objects_are_named_and_the_rest_is_planned() -> None:
+    case = Path(__file__).parent.parent / "golden" / "broken-objects" / "cluster.yaml"
+    done = ipvsagent(*EMPTY, "--source", case)
+    assert done.returncode == 2
+    assert "ipvsadm -A -t 10.96.0.2:80 -s rr" in done.stdout
+    assert f"{case}: Service shop/no-such-port spec.ports[0].port: 70000 is not in the range" in done.stderr
+
+
+def test_version_and_help() -> None:
+    assert ipvsagent("--version").stdout.strip() == "0.1.0"
+    text = ipvsagent("--help").stdout
+    for word in ("run", "plan", "status", "cleanup", "Exit status", "64  wrong usage"):
+        assert word in text
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m ipvsagent {' '.join(EMPTY)} --source {DATA} | head -n 1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "# default/kubernetes:https\n" and "Traceback" not in done.stderr
