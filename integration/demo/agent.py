@@ -21,6 +21,7 @@ from integration.lab.errors import LabError
 IN_SYNC = re.compile(r"in sync: .*\((?P<writes>\d+) writes, (?P<seconds>[\d.]+) s\)")
 CHECKOUT = Path(__file__).resolve().parents[2]
 POLL = 0.02
+ASK_LIMIT = 30.0
 
 
 class AgentError(LabError):
@@ -100,6 +101,7 @@ class Agent:
         return document
 
     def cleanup(self) -> str:
+        """What it said."""
         return self._ask("cleanup", "--yes")
 
     def log_tail(self, lines: int = 20) -> Iterator[str]:
@@ -119,19 +121,23 @@ class Agent:
         return [sys.executable, "-m", "ipvsagent", *words]
 
     def _ask(self, *words: str) -> str:
-        with self._namespace.entered():
-            done = subprocess.run(
-                self._argv(*words, *self._state_dir),
-                capture_output=True,
-                text=True,
-                stdin=subprocess.DEVNULL,
-                timeout=60,
-                env=_environment(),
-            )
+        """What it wrote: on standard output, or on standard error if that is all."""
+        try:
+            with self._namespace.entered():
+                done = subprocess.run(
+                    self._argv(*words, *self._state_dir),
+                    capture_output=True,
+                    text=True,
+                    stdin=subprocess.DEVNULL,
+                    timeout=ASK_LIMIT,
+                    env=_environment(),
+                )
+        except subprocess.TimeoutExpired:
+            raise AgentError(f"`ipvsagent {' '.join(words)}` did not end within {ASK_LIMIT:.0f} s") from None
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
-            raise AgentError(f"`ipvsagent {' '.join(words)}` gave exit status {done.returncode}: {chr(10).join(said)}")
-        return done.stdout
+            raise AgentError(f"`ipvsagent {' '.join(words)}` gave exit status {done.returncode}: {' / '.join(said)}")
+        return done.stdout or done.stderr
 
 
 def _environment() -> dict[str, str]:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-PIPED_WIDTH = 110
+PIPED_WIDTH = 1000  # whoever reads a file or a pipe wraps lines himself, or looks for them with grep
 
 
 @dataclass(frozen=True)
@@ -58,29 +59,28 @@ class Stage:
         """What another program wrote, as it is."""
         shown = lines if limit is None or len(lines) <= limit + 1 else lines[:limit]
         for line in shown:
-            self.console.print(Text(f"   | {line}"), style="dim", no_wrap=True, overflow="ellipsis")
+            self.console.print(Text(f"   | {line}", "dim"), soft_wrap=True)
         if len(shown) < len(lines):
             self.console.print(Text(f"   | ... and {len(lines) - len(shown)} lines more (all of them: --all)", "dim"))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-        """Numbers to the right: a column whose title ends in a blank is one of numbers."""
+    def table(self, columns: Sequence[tuple[str, JustifyMethod]], rows: Sequence[Sequence[str | Text]]) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-        for title in columns:
-            table.add_column(title.strip(), justify="right" if title.endswith(" ") else "left", no_wrap=True)
+        for title, justify in columns:
+            table.add_column(title, justify=justify, no_wrap=True)
         for row in rows:
             table.add_row(*row)
-        indented = Table.grid(padding=(0, 0, 0, 3))
-        indented.add_row(table)
-        self.console.print(indented)
+        self.console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
     def claim(self, text: str, holds: bool, figures: str = "") -> None:
         """Shows and keeps it; the verdict counts it."""
         claim = Claim(text, holds, figures)
         self.claims.append(claim)
-        mark = (f"   {self._yes} ", "bold green") if holds else (f"   {self._no} ", "bold red")
-        self.console.print(
-            Text.assemble(mark, (text, "" if holds else "bold red"), (f": {figures}" if figures else ""))
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_row(
+            Text(f"   {self._yes}", "bold green") if holds else Text(f"   {self._no}", "bold red"),
+            Text.assemble((text, "" if holds else "bold red"), (f": {figures}" if figures else "")),
         )
+        self.console.print(line)
 
     @contextmanager
     def live(self, text: str) -> Iterator[Callable[[str], None]]:

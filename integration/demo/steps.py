@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from rich.console import JustifyMethod
 from rich.text import Text
 
 from integration.demo.agent import Agent, AgentError
@@ -19,11 +21,20 @@ from integration.lab.load import Conversation
 START_LIMIT = 40.0
 CHANGE_LIMIT = 10.0
 POLL = 0.02
-PER_ENDPOINT = 6  # requests from each kind of client
+PER_ENDPOINT = 10  # requests from each kind of client
 UNEVEN = 0.10  # of the even share; one request more or less is always even
-RATE = 50.0
+RATE = 80.0
 DRAINED = "online-boutique/cartservice:grpc"
 INTERFACE = "kube-ipvs0"
+COLUMNS: list[tuple[str, JustifyMethod]] = [
+    ("Service", "left"),
+    ("cluster IP", "left"),
+    ("pod", "right"),
+    ("node", "right"),
+    ("outside", "right"),
+    ("answers of each endpoint", "left"),
+    ("even", "right"),
+]
 
 T = TypeVar("T")
 
@@ -41,6 +52,8 @@ class Demo:
         self._folder = folder
         self._requests = 0
         self._lost = 0
+        self._first_answer = ""
+        self._restart_writes: int | None = None
         self.lab: Lab | None = None
         self.agent: Agent | None = None
         self.servers: Servers | None = None
@@ -55,7 +68,13 @@ class Demo:
         self.remove()
 
     def figures(self) -> str:
-        return f"{self._requests:,} requests, {self._lost} lost"
+        """The verdict's: what was sent and lost, and the two times and counts that operators ask for first."""
+        figures = [f"{self._requests:,} requests, {self._lost} lost"]
+        if self._first_answer:
+            figures.append(f"default/kubernetes answered {self._first_answer} after the start")
+        if self._restart_writes is not None:
+            figures.append(f"restart with {self._restart_writes} writes")
+        return "; ".join(figures)
 
     def close(self) -> None:
         for part in (self.agent, self.servers, self.lab):
@@ -105,8 +124,10 @@ class Demo:
             f"process started to in sync: {start.seconds:.2f} s ({start.writes} writes to the kernel). "
             "Starting Python is most of it."
         )
-        first = f"{answered[0].begun + answered[0].seconds - self.agent.began:.2f} s" if answered else "never"
-        stage.claim("default/kubernetes answers to a pod", bool(answered), f"first answer {first} after the start")
+        if answered:
+            self._first_answer = f"{answered[0].begun + answered[0].seconds - self.agent.began:.2f} s"
+        figures = f"first answer {self._first_answer} after the start" if answered else "no answer"
+        stage.claim("default/kubernetes answers a pod", bool(answered), figures)
 
     def spread(self) -> None:
         """(c)"""
@@ -141,7 +162,7 @@ class Demo:
                         f"{share:.0f}",
                     )
                 )
-        stage.table(("Service", "cluster IP", "pod ", "node ", "outside ", "answers of each endpoint", "even "), rows)
+        stage.table(COLUMNS, rows)
         slow = f"median {total.latency(0.5) * 1000:.0f} ms, 99 of 100 within {total.latency(0.99) * 1000:.0f} ms"
         stage.claim("every request is answered", not total.lost, f"{total}; {slow}")
         stage.claim("by an endpoint of its Service", not wrong, "; ".join(wrong))
@@ -222,6 +243,8 @@ class Demo:
             gone = _until(lambda: place not in self._programmed.get(name, {}), CHANGE_LIMIT)
             figures = f"after {time.monotonic() - began:.2f} s" if gone else "not so"
             stage.claim("out of its slice, out of the kernel", bool(gone), figures)
+            with stage.live("load") as progress:
+                _watch(load, 0.5, progress)
         finally:
             conversation.close()
             report = load.stop()
@@ -237,23 +260,19 @@ class Demo:
         load = Load(self._pod, targets, rate=RATE)
         try:
             with stage.live("load") as progress:
-
-                def watch(seconds: float) -> None:
-                    end = time.monotonic() + seconds
-                    _until(lambda: progress(str(load.so_far())) or time.monotonic() > end, seconds + 1)
-
-                watch(self._seconds / 3)
+                _watch(load, self._seconds / 3, progress)
                 killed = time.monotonic()
                 agent.kill()
                 stage.say("killed; nobody looks after the node now")
-                watch(self._seconds / 3)
+                _watch(load, self._seconds / 3, progress)
                 away = load.so_far().since(killed)
                 agent.start()
                 start = agent.wait_in_sync(START_LIMIT)
-                watch(self._seconds / 3)
+                _watch(load, self._seconds / 3, progress)
         finally:
             report = load.stop()
         self._count(report)
+        self._restart_writes = start.writes
         stage.say(f"in sync again {start.seconds:.2f} s after the new start")
         stage.claim("without an agent Services go on", bool(away.outcomes) and not away.lost, str(away))
         stage.claim("the new one finds everything in place", start.writes == 0, f"{start.writes} writes")
@@ -280,21 +299,25 @@ class Demo:
         stage.claim("no virtual server is left", not left, ", ".join(sorted(left)[:5]))
         links = self._node.run("ip", "-brief", "link", "show")
         stage.claim(f"no interface {INTERFACE}", INTERFACE not in links)
-        sets, rules = self._node.run("ipset", "list", "-name").split(), self._packet_rules()
-        stage.claim("no packet rule, no set", not sets and not rules, ", ".join([*sets, *rules][:5]))
+        rules = self._packet_rules_and_sets()
+        stage.claim("no packet rule, no set", not rules, ", ".join(rules[:5]))
         refused = send_requests(self._pod, ports[0].cluster_ip, 3, timeout=0.3)
         stage.claim("and nobody answers any more", len(refused.lost) == 3, str(refused))
 
-    def _packet_rules(self) -> list[str]:
-        rules = []
-        for save in ("iptables-save", "ip6tables-save"):
-            rules += [line for line in self._node.run(save).splitlines() if line.startswith("-A")]
-        return rules
+    def _packet_rules_and_sets(self) -> list[str]:
+        """Of the node. The lab makes none, so whatever is there is the agent's."""
+        listings = (["iptables-save"], ["ip6tables-save"], ["ipset", "save"])
+        there = [argv for argv in listings if shutil.which(argv[0])]  # what is not there, nobody has used
+        lines = [line for argv in there for line in self._node.run(*argv).splitlines()]
+        return [line for line in lines if line.startswith(("-A", "create"))]
 
     def _converse_with(self, server: Server, port: ServicePort) -> Conversation:
         """A long connection that landed on a certain endpoint."""
         for _ in range(10 * len(port.endpoints)):
-            conversation = Conversation(self._pod, port.cluster_ip)
+            try:
+                conversation = Conversation(self._pod, port.cluster_ip)
+            except OSError as error:
+                raise AgentError(f"no connection to {port.name}: {error}") from error
             if conversation.ask().server == server.name:
                 return conversation
             conversation.close()
@@ -342,6 +365,14 @@ def _until(look: Callable[[], T], limit: float) -> T:
     while not (seen := look()) and time.monotonic() < end:
         time.sleep(POLL)
     return seen
+
+
+def _watch(load: Load, seconds: float, progress: Callable[[str], None]) -> None:
+    """Lets the load go on for a while, and shows how it goes."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        progress(str(load.so_far()))
+        time.sleep(max(0.0, min(0.1, end - time.monotonic())))
 
 
 def _part(report: Report) -> str | Text:

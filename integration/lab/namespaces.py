@@ -63,8 +63,13 @@ class Namespace:
 
     def run(self, *argv: str, stdin: str = "") -> str:
         """Runs a program to its end; what it wrote. LabError with its error text if it failed."""
-        with self.entered():
-            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=COMMAND_LIMIT)
+        try:
+            with self.entered():
+                done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=COMMAND_LIMIT)
+        except FileNotFoundError:
+            raise LabError(f"there is no program {argv[0]} on this machine") from None
+        except subprocess.TimeoutExpired:
+            raise LabError(f"{' '.join(argv)} in {self.name} did not end within {COMMAND_LIMIT:.0f} s") from None
         if done.returncode != 0:
             what = f"{' '.join(argv)} in {self.name}: exit status {done.returncode}: {done.stderr.strip()}"
             raise LabError(f"{what}\n{_numbered(stdin)}" if stdin else what)
