@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterator
 
 from ipvsagent.address import Address, pack
-from ipvsagent.kernel import ipvs_messages as messages
+from ipvsagent.kernel import ipvs_answers as answers
+from ipvsagent.kernel import ipvs_requests as requests
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.netlink import Body, attribute
@@ -57,19 +58,19 @@ def codec(services: int) -> None:
     ops = additions(services)
     total = len(ops)
     with measured(f"pack {total} additions", total):
-        packed, errors = messages.pack_ops(27, ops, 1)
+        packed, errors = requests.pack_ops(27, ops, 1)
     with measured(f"join {total} messages", total):
         for start in range(0, total, 1000):
             bytearray().join(packed[start : start + 1000])
     assert not errors
     deletions = [Op(Verb.DELETE, op.row) for op in ops]
     with measured(f"pack {total} deletions", total):
-        messages.pack_ops(27, deletions, 1)
+        requests.pack_ops(27, deletions, 1)
     server = server_id(1)
     bodies = [recorded_dest(op.row.address) for op in ops if isinstance(op.row, RealServerRow)]
     with measured(f"unpack {len(bodies)} real servers", len(bodies)):
         for body in bodies:
-            messages.unpack_dest(server, body)
+            answers.unpack_dest(server, body)
 
 
 def recorded_dest(address: Address) -> Body:
@@ -78,7 +79,7 @@ def recorded_dest(address: Address) -> Body:
     content = attribute(1, pack(address).ljust(16, b"\0")) + attribute(2, struct.pack(">H", 8080))
     content += b"".join(attribute(kind, struct.pack(form, 0)) for kind, form in numbers.items())
     content += attribute(11, struct.pack("=H", socket.AF_INET)) + bytes(260)
-    data = struct.pack("=BBH", messages.NEW_DEST, 1, 0) + attribute(2, content)
+    data = struct.pack("=BBH", 5, 1, 0) + attribute(2, content)
     return Body(data, 0, len(data))
 
 

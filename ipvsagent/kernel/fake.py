@@ -39,7 +39,7 @@ from ipvsagent.rows import (
     VirtualServerRow,
 )
 
-SCHEDULERS = frozenset({*("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq"), "fo", "ovf"})
+SCHEDULERS = frozenset(["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "none"])
 RealServers = dict[tuple[Address, int], RealServerRow]
 
 

@@ -18,7 +18,9 @@ from msgspec import Struct
 
 from ipvsagent.address import Address
 from ipvsagent.errors import KernelError, NotThere
-from ipvsagent.kernel import ipvs_messages as messages
+from ipvsagent.kernel import ipvs_answers as answers
+from ipvsagent.kernel import ipvs_requests as requests
+from ipvsagent.kernel.ipvs_attributes import GENL_NAME, GET_CONFIG, GET_DEST, GET_INFO, GET_SERVICE
 from ipvsagent.kernel.netlink import NETLINK_GENERIC, Body, NetlinkSocket, message
 from ipvsagent.kernel.ownership import Claims, Ownership
 from ipvsagent.model import VirtualServerId
@@ -52,7 +54,7 @@ class IpvsTable:
         self.ownership = ownership
         self._socket = NetlinkSocket(NETLINK_GENERIC, timeout=timeout)
         try:
-            self._family = self._socket.family(messages.GENL_NAME)
+            self._family = self._socket.family(GENL_NAME)
         except BaseException:
             self._socket.close()
             raise
@@ -65,7 +67,7 @@ class IpvsTable:
     ) -> Iterator[Observed]:
         """Each virtual server, followed by its real servers; statistics only if `counters`."""
         for body in self._all() if keys is None else self._some(keys):
-            found = messages.unpack_service(body, counters)
+            found = answers.unpack_service(body, counters)
             if found is None:
                 continue
             row, statistics = found
@@ -76,14 +78,14 @@ class IpvsTable:
     def services(self) -> Iterator[Observed]:
         """Virtual servers alone, with their statistics: one dump."""
         for body in self._all():
-            found = messages.unpack_service(body, counters=True)
+            found = answers.unpack_service(body, counters=True)
             if found is not None:
                 yield Observed(found[0], self.ownership.owner_of(found[0].id), counters=found[1])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         claims = Claims(self.ownership.ledger, ops)
         first = self._socket.reserve(len(ops))
-        packed, errors = messages.pack_ops(self._family, ops, first)
+        packed, errors = requests.pack_ops(self._family, ops, first)
         errors.update(self._socket.send(packed))
         refused: dict[int, KernelError] = {}
         for sequence in sorted(errors):
@@ -95,31 +97,31 @@ class IpvsTable:
 
     def info(self) -> IpvsInfo:
         """Raises KernelError, EPERM where this process may not use IPVS."""
-        version, size = messages.unpack_info(self._ask(messages.GET_INFO))
+        version, size = answers.unpack_info(self._ask(GET_INFO))
         return IpvsInfo(version, size)
 
     def timeouts(self) -> Timeouts:
-        return Timeouts(*messages.unpack_timeouts(self._ask(messages.GET_CONFIG)))
+        return Timeouts(*answers.unpack_timeouts(self._ask(GET_CONFIG)))
 
     def set_timeouts(self, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
         """Seconds; 0 leaves what is set. Raises KernelError, EINVAL for what the kernel cannot count."""
-        body = messages.timeouts_request(tcp, tcp_fin, udp)
+        body = requests.timeouts_request(tcp, tcp_fin, udp)
         for error in self._socket.send([message(self._family, 0, self._socket.reserve(1), body)]).values():
             raise error
 
     def _ask(self, command: int) -> Body:
-        answer = self._socket.get([(self._family, messages.request(command))])[0]
+        answer = self._socket.get([(self._family, requests.request(command))])[0]
         if isinstance(answer, KernelError):
             raise answer
         return answer
 
     def _all(self) -> Iterable[Body]:
-        return self._socket.dump(self._family, messages.request(messages.GET_SERVICE))
+        return self._socket.dump(self._family, requests.request(GET_SERVICE))
 
     def _some(self, keys: Collection[VirtualServerId] | Collection[Address]) -> Iterator[Body]:
         wanted = (key for key in keys if isinstance(key, VirtualServerId))
         while part := list(islice(wanted, _QUERIES)):
-            queries = [(self._family, messages.request(messages.GET_SERVICE, server)) for server in part]
+            queries = [(self._family, requests.request(GET_SERVICE, server)) for server in part]
             for answer in self._socket.get(queries):
                 if isinstance(answer, Body):
                     yield answer
@@ -127,7 +129,7 @@ class IpvsTable:
                     raise answer
 
     def _real_servers(self, server: VirtualServerId, owner: Owner, counters: bool) -> Iterator[Observed]:
-        for body in self._socket.dump(self._family, messages.request(messages.GET_DEST, server)):
-            row, active, inactive, persistent = messages.unpack_dest(server, body)
-            statistics = messages.unpack_dest_counters(body) if counters else None
+        for body in self._socket.dump(self._family, requests.request(GET_DEST, server)):
+            row, active, inactive, persistent = answers.unpack_dest(server, body)
+            statistics = answers.unpack_dest_counters(body) if counters else None
             yield Observed(row, owner, active, inactive, persistent, statistics)

@@ -13,7 +13,8 @@ from pyroute2.netlink.generic.ipvs import ipvsmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
 from ipvsagent.address import Address, unpack
-from ipvsagent.kernel import ipvs_messages as messages
+from ipvsagent.kernel import ipvs_answers as answers
+from ipvsagent.kernel import ipvs_requests as requests
 from ipvsagent.kernel import netlink
 from ipvsagent.kernel.addresses import pack_address_op, unpack_address
 from ipvsagent.kernel.netlink import Body
@@ -59,7 +60,7 @@ REALS = st.builds(
 
 
 def packed(*ops: Op, first: int = 1) -> list[bytes]:
-    done, errors = messages.pack_ops(FAMILY, ops, first)
+    done, errors = requests.pack_ops(FAMILY, ops, first)
     assert errors == {}
     return done
 
@@ -75,7 +76,7 @@ def body_of(message: bytes) -> Body:
 def test_virtual_server_round_trip(row):
     for verb in (Verb.ADD, Verb.SET):
         (message,) = packed(Op(verb, row))
-        assert messages.unpack_service(body_of(message)) == (row, None)
+        assert answers.unpack_service(body_of(message)) == (row, None)
 
 
 @given(REALS)
@@ -83,7 +84,7 @@ def test_real_server_round_trip(row):
     for verb in (Verb.ADD, Verb.SET):
         (message,) = packed(Op(verb, row))
         body = body_of(message)
-        assert messages.unpack_dest(row.server, with_dest_only(body)) == (row, 0, 0, 0)
+        assert answers.unpack_dest(row.server, with_dest_only(body)) == (row, 0, 0, 0)
 
 
 def with_dest_only(body: Body) -> Body:
@@ -201,16 +202,16 @@ def test_point_to_point_address_is_the_near_one():
 
 
 def test_timeouts_round_trip():
-    body = messages.timeouts_request(900, 120, 300)
+    body = requests.timeouts_request(900, 120, 300)
     assert body[0] == 12
-    assert messages.unpack_timeouts(Body(body, 0, len(body))) == (900, 120, 300)
+    assert answers.unpack_timeouts(Body(body, 0, len(body))) == (900, 120, 300)
 
 
 def test_what_cannot_be_packed_is_an_error_of_its_own():
     server = VirtualServerId(Protocol.TCP, Address("10.0.0.1"), 80)
     good = RealServerRow(server, Address("10.0.0.2"), 80)
     bad = RealServerRow(server, Address("rubbish"), 80)
-    done, errors = messages.pack_ops(FAMILY, [Op(Verb.ADD, row) for row in (good, bad, good)], 7)
+    done, errors = requests.pack_ops(FAMILY, [Op(Verb.ADD, row) for row in (good, bad, good)], 7)
     assert len(done) == 2
     assert {sequence: error.code for sequence, error in errors.items()} == {8: errno.EINVAL}
 
@@ -259,11 +260,11 @@ def recorded(text: str) -> Body:
 def test_recorded_virtual_servers():
     id6 = VirtualServerId(Protocol.TCP, Address("fd00::1"), 80)
     mark = VirtualServerId(Protocol.FWM, Address("0.0.0.0"), 7)
-    assert messages.unpack_service(recorded(SERVICE_V6 + NARROW_UNPADDED + WIDE), counters=True) == (
+    assert answers.unpack_service(recorded(SERVICE_V6 + NARROW_UNPADDED + WIDE), counters=True) == (
         VirtualServerRow(id6, "rr", 1, 300, 64),
         Counters(),
     )
-    assert messages.unpack_service(recorded(SERVICE_MARK + NARROW + WIDE)) == (
+    assert answers.unpack_service(recorded(SERVICE_MARK + NARROW + WIDE)) == (
         VirtualServerRow(mark, "rr", 1, 300, 0xFFFFFF00),
         None,
     )
@@ -282,8 +283,8 @@ def test_recorded_real_servers(text, reorder):
         raw = raw[:8] + raw[28:] + raw[8:28]
     assert int.from_bytes(raw[4:6], "little") == len(raw) - 4
     body = Body(bytes(16) + raw, 16, 16 + len(raw))
-    assert messages.unpack_dest(server, body) == (expected, 0, 0, 0)
-    assert messages.unpack_dest_counters(body) == Counters()
+    assert answers.unpack_dest(server, body) == (expected, 0, 0, 0)
+    assert answers.unpack_dest_counters(body) == Counters()
 
 
 def test_statistics_prefer_64_bits():
@@ -298,7 +299,7 @@ def test_statistics_prefer_64_bits():
         (netlink.attribute(10, narrow) + netlink.attribute(12, wide), Counters(*[kind << 33 for kind in names])),
     ):
         data = head[:4] + netlink.attribute(2, content)
-        assert messages.unpack_dest_counters(Body(data, 0, len(data))) == expected
+        assert answers.unpack_dest_counters(Body(data, 0, len(data))) == expected
 
 
 def test_old_kernel_without_family_and_tunnel():
@@ -314,13 +315,13 @@ def test_old_kernel_without_family_and_tunnel():
     )
     data = struct.pack("=BBH", 5, 1, 0) + netlink.attribute(2, content)
     row = RealServerRow(server, Address("fd00::9"), 5353, 2, Forwarding.ROUTE)
-    assert messages.unpack_dest(server, Body(data, 0, len(data))) == (row, 11, 0, 0)
+    assert answers.unpack_dest(server, Body(data, 0, len(data))) == (row, 11, 0, 0)
 
 
 def test_protocol_without_a_name_is_left_out():
     whole = bytes.fromhex(SERVICE_V6 + NARROW_UNPADDED + WIDE)
     data = whole.replace(bytes.fromhex("0600020006000000"), bytes.fromhex("060002002f000000"))
-    assert messages.unpack_service(Body(data, 0, len(data))) is None
+    assert answers.unpack_service(Body(data, 0, len(data))) is None
 
 
 @given(st.binary(max_size=60))
