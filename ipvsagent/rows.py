@@ -91,6 +91,16 @@ class Tunnel(Struct, frozen=True, gc=False):
     flags: int = 0
 
 
+def tunnel_options(tunnel: Tunnel) -> str:
+    """Its options for ipvsadm, each with a space before it. What ipvsadm has no option for gets none."""
+    if tunnel.kind == 0:
+        return " --tun-type ipip"
+    checksum = {0: " --tun-nocsum", 1: " --tun-csum", 2: " --tun-remcsum"}.get(tunnel.flags, "")
+    if tunnel.kind == 1:
+        return f" --tun-type gue --tun-port {tunnel.port}{checksum}"
+    return f" --tun-type gre{checksum}" if tunnel.kind == 2 else ""
+
+
 class RealServerRow(Struct, frozen=True, gc=False):
     """A real server as IPVS holds it. Thresholds are numbers of connections, 0 = none."""
 
@@ -112,11 +122,7 @@ class RealServerRow(Struct, frozen=True, gc=False):
         method = {Forwarding.MASQUERADE: "-m", Forwarding.TUNNEL: "-i"}.get(self.forwarding, "-g")
         line = f"-a {service_option(self.server)} -r {endpoint_text(self.address, self.port)} {method} -w {self.weight}"
         if self.tunnel and self.forwarding is Forwarding.TUNNEL:
-            line += " --tun-type " + ("ipip", "gue", "gre")[self.tunnel.kind]
-            if self.tunnel.kind == 1:
-                line += f" --tun-port {self.tunnel.port}"
-            if self.tunnel.kind:
-                line += " " + ("--tun-nocsum", "--tun-csum", "--tun-remcsum")[self.tunnel.flags]
+            line += tunnel_options(self.tunnel)
         return line
 
 

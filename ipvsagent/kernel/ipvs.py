@@ -21,6 +21,7 @@ from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel import ipvs_answers as answers
 from ipvsagent.kernel import ipvs_requests as requests
 from ipvsagent.kernel.ipvs_attributes import GENL_NAME, GET_CONFIG, GET_DEST, GET_INFO, GET_SERVICE
+from ipvsagent.kernel.ipvs_sync import GET_DAEMON, SyncDaemon, unpack_daemon
 from ipvsagent.kernel.netlink import NETLINK_GENERIC, Body, NetlinkSocket, message
 from ipvsagent.kernel.ownership import Claims, Ownership
 from ipvsagent.model import VirtualServerId
@@ -102,6 +103,10 @@ class IpvsTable:
 
     def timeouts(self) -> Timeouts:
         return Timeouts(*answers.unpack_timeouts(self._ask(GET_CONFIG)))
+
+    def sync_daemons(self) -> list[SyncDaemon]:
+        """Those that run here, as the kernel lists them: the master first."""
+        return [unpack_daemon(body) for body in self._socket.dump(self._family, requests.request(GET_DAEMON))]
 
     def set_timeouts(self, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
         """Seconds; 0 leaves what is set. Raises KernelError, EINVAL for what the kernel cannot count."""
