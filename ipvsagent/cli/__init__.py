@@ -26,6 +26,7 @@ _COMMANDS = {
     "run": "Make the Services of a source work on this node, and follow changes.",
     "plan": "Print what run would change, and change nothing.",
     "status": "Show what IPVS holds, with the Services it stands for.",
+    "save": "Print the IPVS table as ipvsadm saves it.",
     "cleanup": "Remove everything that ipvsagent made from this node.",
 }
 

@@ -5,17 +5,30 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.config import Config
+from ipvsagent.errors import IpvsAgentError
+from ipvsagent.kernel.ipvs_connections import connections
+from ipvsagent.model import Protocol
 from ipvsagent.node import Node
-from ipvsagent.rows import Observed, VirtualServerRow
-from ipvsagent.status import ipvsadm, native
+from ipvsagent.status import ipvsadm, ipvsadm_tables, native
 from ipvsagent.status.document import document
+from ipvsagent.status.ipvsadm import Columns
+from ipvsagent.status.ipvsadm_options import ListOptions
+from ipvsagent.status.ipvsadm_order import grouped
 from ipvsagent.status.socket import ask
+
+_SERVICES = {
+    "tcp_service": Protocol.TCP,
+    "udp_service": Protocol.UDP,
+    "sctp_service": Protocol.SCTP,
+    "fwmark_service": Protocol.FWM,
+}
 
 
 @click.command(name="status")
@@ -25,22 +38,40 @@ from ipvsagent.status.socket import ask
     type=click.Choice(["native", "ipvsadm", "json", "yaml"]),
     default="native",
     show_default=True,
-    help="ipvsadm: exactly what `ipvsadm -Ln` prints.",
+    help="ipvsadm: exactly what `ipvsadm -Ln` prints. The options from -t to --nosort are for it, and ipvsadm's own.",
 )
+@click.option("-t", "--tcp-service", multiple=True, metavar="ADDRESS[:PORT]", help="Only this virtual server.")
+@click.option("-u", "--udp-service", multiple=True, metavar="ADDRESS[:PORT]")
+@click.option("--sctp-service", multiple=True, metavar="ADDRESS[:PORT]")
+@click.option("-f", "--fwmark-service", multiple=True, metavar="MARK")
+@click.option("-6", "--ipv6", is_flag=True, help="The MARK of -f is for IPv6.")
+@click.option("-c", "--connections", "--connection", is_flag=True, help="Connections instead.")
+@click.option("--timeout", is_flag=True, help="Timeouts instead.")
+@click.option("--daemon", is_flag=True, help="Connection synchronization daemons instead.")
+@click.option("--stats", is_flag=True, help="Connections, packets and bytes since the beginning.")
+@click.option("--rate", is_flag=True, help="Connections, packets and bytes per second.")
+@click.option("--thresholds", is_flag=True, help="Limits of connections.")
+@click.option(
+    "--persistent-conn", is_flag=True, help="Persistent connections; with -c, their persistence engine's data."
+)
+@click.option("--tun-info", is_flag=True, help="How tunnels encapsulate.")
+@click.option("--exact", "-X", is_flag=True, help="Large numbers in full.")
+@click.option("--nosort", is_flag=True, help="The kernel's order.")
 @interface
 @state_dir
-def command(output: str, interface: str, state_dir: Path) -> int:
+def command(output: str, interface: str, state_dir: Path, **listing: Any) -> int:
     """Show what IPVS holds, with the Services it stands for.
 
     Rows and counters come from the kernel; names, conditions and drains from the agent, if one runs here.
     Works without an agent, too.
     """
+    options = _list_options(output, listing)
     node = Node(Config(interface=interface, state_dir=state_dir))
-    info = node.ipvs.info()
-    entries = _entries(node)
     if output == "ipvsadm":
-        click.echo(ipvsadm.version_line(info.version, info.table_size) + ipvsadm.listing(entries), nl=False)
+        _print_listing(node, options)
         return 0
+    info = node.ipvs.info()
+    entries = grouped(node.ipvs.read(None, counters=True))
     shown = document(info.version, info.table_size, entries, ask(node.socket_path))
     if output != "native":
         print_document(shown, output)
@@ -58,11 +89,36 @@ _STYLES: dict[str, dict[str, object]] = {
 }
 
 
-def _entries(node: Node) -> list[tuple[Observed, list[Observed]]]:
-    entries: list[tuple[Observed, list[Observed]]] = []
-    for seen in node.ipvs.read(None):
-        if isinstance(seen.row, VirtualServerRow):
-            entries.append((seen, []))
-        else:
-            entries[-1][1].append(seen)
-    return entries
+def _list_options(output: str, given: dict[str, Any]) -> ListOptions:
+    named = [name for name, value in given.items() if value]
+    if named and output != "ipvsadm":
+        raise click.UsageError(f"--{named[0].replace('_', '-')} is for -o ipvsadm")
+    services = tuple((protocol, text) for name, protocol in _SERVICES.items() for text in given.pop(name))
+    options = ListOptions(services=services, **given)
+    if reason := options.conflict():
+        raise click.UsageError(reason)
+    try:
+        options.virtual_server()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return options
+
+
+def _print_listing(node: Node, options: ListOptions) -> None:
+    if options.connections:
+        for line in ipvsadm_tables.connection_lines(connections(), persistence=options.persistent_conn):
+            click.echo(line.encode(errors="surrogateescape"), nl=False)
+    elif options.timeout:
+        click.echo(ipvsadm_tables.timeout_line(node.ipvs.timeouts()), nl=False)
+    elif options.daemon:
+        click.echo("".join(ipvsadm_tables.daemon_lines(node.ipvs.sync_daemons())), nl=False)
+    else:
+        server, columns = options.virtual_server(), options.columns
+        counters = columns in (Columns.STATS, Columns.RATE)
+        entries = grouped(node.ipvs.read(None if server is None else [server], counters))
+        if server is None:
+            info = node.ipvs.info()
+            click.echo(ipvsadm.version_line(info.version, info.table_size), nl=False)
+        elif not entries:
+            raise IpvsAgentError(f"IPVS has no virtual server {server}")
+        click.echo(ipvsadm.listing(entries, columns, exact=options.exact, nosort=options.nosort), nl=False)
