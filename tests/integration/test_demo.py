@@ -20,7 +20,7 @@ def test_all_claims_hold():
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"All \d+ claims held\. [\d,]+ requests, 0 lost\.", done.stdout)
+    assert re.search(r"All \d+ claims held\. [\d,]+ requests, 0 lost;.*restart with 0 writes\.", done.stdout)
 
 
 def test_one_broken_claim_is_the_verdict(capsys):
