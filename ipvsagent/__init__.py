@@ -21,7 +21,7 @@ Where do I change...
     how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)
     how long a real server drains            reconcile/drain.py, its table
     what is repaired, and when               reconcile/reconciler.py
-    a netlink message                        kernel/ipvs_messages.py, kernel/addresses.py
+    a netlink message                        kernel/ipvs_requests.py, ipvs_answers.py; kernel/addresses.py
     what must be there to start              kernel/host.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm.py
     a command or an option                   cli/, one file per command

@@ -184,7 +184,7 @@ class Agent:
         elif isinstance(message, Findings):
             self._learn([(message.origin, message.findings)])
         elif isinstance(message, AddressChange) and message.interface == self._config.interface:
-            self._pipeline.reconciler.address_changed(AddressRow(message.address), message.present, self._clock())
+            self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
         elif isinstance(message, AddressChange):
             return message.present != self._pipeline.has_interface_address(message.address)
         elif isinstance(message, LinkChange):
@@ -203,7 +203,8 @@ class Agent:
     def _doubt_addresses(self) -> None:
         now = self._clock()
         for row in self._pipeline.reconciler.shared:
-            self._pipeline.reconciler.shared.retry.doubt(row, now)
+            if isinstance(row, AddressRow):
+                self._pipeline.reconciler.shared.retry.doubt(row, now)
 
     def _start(self, now: float) -> None:
         report = self._guard(lambda: self._pipeline.reconciler.start(now))

@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from ipvsagent.address import Address
 from ipvsagent.config import Config
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
-from ipvsagent.model import VirtualServerId
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.rows import Failure, KernelTable, Observed, Op, Owner, VirtualServerRow
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, VirtualServerRow
 
 
 class Recorder:
@@ -31,7 +29,7 @@ class Recorder:
         self._table = table
         self._ops = ops
 
-    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterable[Observed]:
+    def read(self, keys: Keys) -> Iterable[Observed]:
         return self._table.read(keys) if self._table else ()
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
@@ -62,7 +60,7 @@ class Node:
 
     def backend(self) -> Backend:
         """Writes, and makes the interface when it is missing."""
-        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.addresses.ensure_interface, self.ipvs.services)
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses, prepare=self.addresses.ensure_interface, listing=self.ipvs.services)
 
     def remover(self) -> Backend:
         """Writes, but makes no interface."""

@@ -139,7 +139,36 @@ class AddressRow(Struct, frozen=True, gc=False):
         return f"{self.address}/{128 if ':' in self.address else 32}"
 
 
-Row = VirtualServerRow | RealServerRow | AddressRow
+class SetSpec(Struct, frozen=True, gc=False):
+    """An ipset of ours. kind: as ipset names it, `hash:ip,port`. max_elements: what fits; more is refused, loudly."""
+
+    name: str
+    kind: str
+    family: Family
+    max_elements: int = 1 << 20
+
+    def __str__(self) -> str:
+        family = "inet6" if self.family is Family.IPV6 else "inet"
+        return f"create {self.name} {self.kind} family {family} maxelem {self.max_elements}"
+
+
+class SetMemberRow(Struct, frozen=True, gc=False, order=True):
+    """A member of one of our ipsets, as `ipset save` prints it: `10.96.0.1,tcp:80`, `10.96.0.1`,
+    `10.96.0.1,tcp:80,10.0.0.0/8`; canonical, so that equal members are equal texts (a full prefix is left out)."""
+
+    set: str
+    member: str
+
+    @property
+    def key(self) -> SetMemberRow:
+        return self
+
+    def __str__(self) -> str:
+        return f"add {self.set} {self.member}"
+
+
+SharedRow = AddressRow | SetMemberRow
+Row = VirtualServerRow | RealServerRow | AddressRow | SetMemberRow
 
 
 class Verb(StrEnum):
@@ -169,6 +198,8 @@ class Op(Struct, frozen=True, gc=False):
         row = self.row
         if isinstance(row, AddressRow):
             return f"ip address {self.verb} {row}"
+        if isinstance(row, SetMemberRow):
+            return f"ipset {'del' if self.verb is Verb.DELETE else 'add'} {row.set} {row.member}"
         verb = _IPVSADM_VERB[type(row), self.verb]
         if self.verb is not Verb.DELETE:
             return f"ipvsadm {verb}{str(row)[2:]}"
@@ -217,18 +248,22 @@ class Observed(Struct, frozen=True, gc=False):
     counters: Counters | None = None
 
 
+Keys = Collection[VirtualServerId] | Collection[Address] | Collection[SetMemberRow] | None
+"""What `KernelTable.read` may be asked for; None = everything."""
+
+
 class KernelTable(TypingProtocol):
     """One kind of kernel state. The fake and the real kernel both are this.
 
     read(None) yields everything the table holds, foreign rows included; read(keys) only what is asked for:
-    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses. What is
-    absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
+    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses, `SetMemberRow`s for sets.
+    What is absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
 
     write(ops) applies ops in order, goes on after a failure, and returns the failures. A DELETE of what is
     not there succeeds.
     """
 
-    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterable[Observed]: ...
+    def read(self, keys: Keys) -> Iterable[Observed]: ...
 
     def write(self, ops: Sequence[Op]) -> list[Failure]: ...
 
@@ -258,18 +293,20 @@ _RANK: dict[tuple[type, Verb], int] = {
     (VirtualServerRow, Verb.SET): 0,
     (RealServerRow, Verb.ADD): 1,
     (RealServerRow, Verb.SET): 1,
-    (AddressRow, Verb.ADD): 2,
-    (AddressRow, Verb.SET): 2,
-    (AddressRow, Verb.DELETE): 3,
-    (RealServerRow, Verb.DELETE): 4,
-    (VirtualServerRow, Verb.DELETE): 5,
+    (SetMemberRow, Verb.ADD): 2,
+    (AddressRow, Verb.ADD): 3,
+    (AddressRow, Verb.DELETE): 4,
+    (SetMemberRow, Verb.DELETE): 5,
+    (RealServerRow, Verb.DELETE): 6,
+    (VirtualServerRow, Verb.DELETE): 7,
 }
 
 
 def order(ops: Iterable[Op]) -> list[Op]:
     """Make before break: attract traffic last, release it first.
 
-    A virtual server gets its real servers before its address is bound, and loses its address before anything
-    else goes; new real servers come before old ones leave, so that a full swap never passes through none.
+    A virtual server gets its real servers, and the packet filter its members, before its address is bound, and its
+    address goes before anything else does; new real servers come before old ones leave, so that a full swap never
+    passes through none.
     """
     return sorted(ops, key=lambda op: _RANK[type(op.row), op.verb])

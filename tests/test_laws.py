@@ -55,7 +55,11 @@ FOREIGN = VirtualServerId(Protocol.TCP, Address("203.0.113.5"), 80)
 
 def pipeline_on(kernel: FakeKernel) -> Pipeline:
     backend = Backend(
-        IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.addresses.ensure_interface, kernel.ipvs.services
+        IpvsRenderer(),
+        kernel.ipvs,
+        kernel.addresses,
+        prepare=kernel.addresses.ensure_interface,
+        listing=kernel.ipvs.services,
     )
     options = PolicyOptions(scheduler="rr")
     return Pipeline(NODE, options, backend, Drains(TIMEOUT, WINDOW))
@@ -294,7 +298,7 @@ class Laws(RuleBasedStateMachine):
             reconciler.audit(100, self.now)
             # The interface tells of addresses that came and went, as its monitor does.
             for address in [*self.kernel.bound, *(row.address for row in reconciler.shared)]:
-                reconciler.address_changed(reconciler_row(address), address in self.kernel.bound, self.now)
+                reconciler.shared_changed(reconciler_row(address), address in self.kernel.bound, self.now)
         assert not reconciler.suspects and not reconciler.shared.retry
 
     def ours(self) -> frozenset[Row]:

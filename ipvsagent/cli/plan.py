@@ -9,13 +9,14 @@ from typing import Any
 import click
 import msgspec
 
+from ipvsagent.address import Address
 from ipvsagent.cli import WOULD_CHANGE
 from ipvsagent.cli.options import config_of, node_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.node import Node, empty_recorder, pipeline_for
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.rows import AddressRow, Op, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, RealServerRow, VirtualServerRow
 from ipvsagent.sources.manifests import ManifestSource
 
 
@@ -78,11 +79,14 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
     planned = []
     for op in ops:
         row, command = op.row, str(op)
-        if isinstance(row, AddressRow):
-            wanted = on_address.get(row.address)
-            command += f" dev {interface}"
+        if isinstance(row, VirtualServerRow):
+            wanted = desired.get(row.id)
+        elif isinstance(row, RealServerRow):
+            wanted = desired.get(row.server)
         else:
-            wanted = desired.get(row.id if isinstance(row, VirtualServerRow) else row.server)
+            text = row.address if isinstance(row, AddressRow) else row.member.partition(",")[0]
+            wanted = on_address.get(Address(text))
+            command += f" dev {interface}" if isinstance(row, AddressRow) else ""
         planned.append(PlannedOp(op.verb.value, command, str(wanted.service) if wanted else ""))
     return tuple(sorted(planned, key=lambda p: p.service))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ipvsagent.address import Address, pack, unpack
 from ipvsagent.errors import AlreadyThere, KernelError, NotThere, StartError
@@ -23,8 +23,7 @@ from ipvsagent.kernel.netlink import (
     attributes,
     message,
 )
-from ipvsagent.model import VirtualServerId
-from ipvsagent.rows import AddressRow, Failure, Observed, Op, Owner, Verb
+from ipvsagent.rows import AddressRow, Failure, Keys, Observed, Op, Owner, Verb
 
 DEFAULT_INTERFACE = "kube-ipvs0"
 
@@ -83,7 +82,7 @@ class AddressTable:
     def close(self) -> None:
         self._socket.close()
 
-    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterator[Observed]:
+    def read(self, keys: Keys) -> Iterator[Observed]:
         """The addresses on the interface except loopback and IPv6 link-local ones; all are ours.
 
         Always one dump, whatever is asked for: the kernel has no query for one IPv4 address.

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.rows import (
     AddressRow,
     Failure,
     KernelTable,
+    Keys,
     Observed,
     Op,
     Owner,
     RealServerRow,
     Row,
+    SetMemberRow,
+    SharedRow,
     VirtualServerRow,
 )
 
@@ -25,7 +28,7 @@ class Renderer(Protocol):
 
     def rows(self, server: VirtualServer) -> Sequence[Row]: ...
 
-    def shared(self, server: VirtualServer) -> Sequence[AddressRow]: ...
+    def shared(self, server: VirtualServer) -> Sequence[SharedRow]: ...
 
 
 class Backend:
@@ -39,20 +42,23 @@ class Backend:
         self,
         renderer: Renderer,
         servers: KernelTable,
-        shared: KernelTable,
+        addresses: KernelTable,
+        sets: KernelTable | None = None,
+        *,
         prepare: Callable[[], None] = lambda: None,
         listing: Callable[[], Iterable[Observed]] = tuple,
     ) -> None:
         self.renderer = renderer
         self.prepare = prepare
         self._listing = listing
-        self._tables: Mapping[type, KernelTable] = {
+        self._tables: dict[type, KernelTable] = {
             VirtualServerRow: servers,
             RealServerRow: servers,
-            AddressRow: shared,
+            AddressRow: addresses,
         }
+        if sets is not None:
+            self._tables[SetMemberRow] = sets
         self._servers = servers
-        self._shared = shared
         self.ops_written = 0
         self.rows_read = 0
 
@@ -96,10 +102,14 @@ class Backend:
         self.rows_read += len(found)
         return [_server_of(seen.row) for seen in found]
 
-    def read_shared(self, rows: Iterable[AddressRow] | None) -> set[AddressRow]:
+    def read_shared(self, rows: Iterable[SharedRow] | None) -> set[SharedRow]:
         """Shared rows of ours that the kernel holds, of those asked for (None = all)."""
-        keys = None if rows is None else {row.key for row in rows}
-        found = {seen.row for seen in self._shared.read(keys) if type(seen.row) is AddressRow}
+        asked = None if rows is None else list(rows)
+        found: set[SharedRow] = set()
+        for kind in (AddressRow, SetMemberRow):
+            keys = None if asked is None else cast(Keys, [row.key for row in asked if type(row) is kind])
+            if kind in self._tables and keys != []:
+                found.update(seen.row for seen in self._tables[kind].read(keys) if type(seen.row) is kind)
         self.rows_read += len(found)
         return found
 

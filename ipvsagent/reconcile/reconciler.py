@@ -28,13 +28,13 @@ from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
 from ipvsagent.reconcile.shared import SharedRows
 from ipvsagent.rows import (
-    AddressRow,
     Failure,
     Observed,
     Op,
     Owner,
     RealServerRow,
     Row,
+    SharedRow,
     Verb,
     VirtualServerRow,
     diff,
@@ -84,7 +84,7 @@ class Reconciler:
         if self.shared.held and not blind.holds_virtual_servers:
             self.shared.doubt_strays(now)
 
-    def address_changed(self, row: AddressRow, present: bool, now: float) -> None:
+    def shared_changed(self, row: SharedRow, present: bool, now: float) -> None:
         """The kernel told that an address came to, or left, our interface. Our own writes agree and cost nothing."""
         if self.started and present != self.shared.wants(row):
             self.shared.retry.doubt(row, now)
@@ -193,7 +193,7 @@ class Reconciler:
         found: Mapping[VirtualServerId, Sequence[Observed]],
         now: float,
         report: Report,
-        present: set[AddressRow] | None,
+        present: set[SharedRow] | None,
         *,
         ids: Sequence[VirtualServerId] | None = None,
         count_drift: bool = False,

@@ -15,7 +15,7 @@ from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
-from ipvsagent.rows import AddressRow, Op, Verb, order
+from ipvsagent.rows import Op, SharedRow, Verb, order
 
 
 class SharedRows:
@@ -23,15 +23,15 @@ class SharedRows:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._counts: dict[AddressRow, int] = {}
+        self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
-        self.retry: RetryQueue[AddressRow] = RetryQueue()
+        self.retry: RetryQueue[SharedRow] = RetryQueue()
         self.held = False
 
-    def wants(self, row: AddressRow) -> bool:
+    def wants(self, row: SharedRow) -> bool:
         return row in self._counts
 
-    def __iter__(self) -> Iterator[AddressRow]:
+    def __iter__(self) -> Iterator[SharedRow]:
         return iter(self._counts)
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class SharedRows:
                 ops.append(Op(Verb.DELETE, row))
         return ops
 
-    def write(self, ops: Iterable[Op], now: float, report: Report, present: set[AddressRow] | None = None) -> None:
+    def write(self, ops: Iterable[Op], now: float, report: Report, present: set[SharedRow] | None = None) -> None:
         """Additions first. present: rows known to be in the kernel, which are not added again; kept up to date."""
         batch = [op for op in ops if not (present and op.verb is Verb.ADD and op.row in present)]
         if not batch:
@@ -71,7 +71,7 @@ class SharedRows:
         failures = {f.op.row: f for f in self._backend.write(order(batch))}
         for op in batch:
             row = op.row
-            assert isinstance(row, AddressRow)
+            assert isinstance(row, SharedRow)
             failure = failures.get(row)
             if failure:
                 report.failures.append(failure)
@@ -85,7 +85,7 @@ class SharedRows:
                 (present.add if op.verb is Verb.ADD else present.discard)(row)
 
     def repair(
-        self, present: set[AddressRow], now: float, report: Report, blind: Blind, *, count_drift: bool = False
+        self, present: set[SharedRow], now: float, report: Report, blind: Blind, *, count_drift: bool = False
     ) -> None:
         """Make the kernel, of which `present` is all it holds, agree with what is wanted."""
         ops = self._differences(present, self._counts.keys() | present)
@@ -125,7 +125,7 @@ class SharedRows:
             if row not in changed:
                 self._settle(row, report)
 
-    def _differences(self, present: set[AddressRow], asked: Iterable[AddressRow]) -> Sequence[Op]:
+    def _differences(self, present: set[SharedRow], asked: Iterable[SharedRow]) -> Sequence[Op]:
         ops = []
         for row in asked:
             if self.wants(row) and row not in present:
@@ -136,10 +136,10 @@ class SharedRows:
 
     def _only_doubted(self, op: Op) -> bool:
         """No write of ours failed: somebody else changed it."""
-        assert isinstance(op.row, AddressRow)
+        assert isinstance(op.row, SharedRow)
         suspect = self.retry.get(op.row)
         return suspect is not None and suspect.attempts == 0
 
-    def _settle(self, row: AddressRow, report: Report) -> None:
+    def _settle(self, row: SharedRow, report: Report) -> None:
         self.retry.settle(row)
         report.say(row)
