@@ -12,14 +12,15 @@ It forwards no packets, has no timers, and lists rows in a stable order where th
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
 from ipvsagent.errors import KernelError, NotThere
-from ipvsagent.kernel.addresses import is_ipv6_link_local, is_loopback
+from ipvsagent.kernel.fake_addresses import FakeAddressTable
+from ipvsagent.kernel.fake_sets import FakeSetTable
 from ipvsagent.kernel.ipvs import IpvsInfo, Timeouts
 from ipvsagent.kernel.ownership import Claims, Ledger, Network, Ownership
 from ipvsagent.kernel.refusals import real_server_refusal, virtual_server_refusal
@@ -29,11 +30,13 @@ from ipvsagent.rows import (
     AddressRow,
     Counters,
     Failure,
+    Keys,
     Observed,
     Op,
-    Owner,
     RealServerRow,
     Row,
+    SetMemberRow,
+    SetSpec,
     Tunnel,
     Verb,
     VirtualServerRow,
@@ -48,7 +51,7 @@ class Killed(BaseException):
 
 
 class FakeKernel:
-    """`ipvs` and `addresses` are its tables, over one state; `restart` is a new agent on the same kernel.
+    """`ipvs`, `addresses` and `sets` are its tables, over one state; `restart` is a new agent on the same kernel.
 
     Counters: `calls` of read and write, `ops_written` (tried, refused ones included), `rows_read`. `log` has
     every op tried. `after_each_op` is called with each op that took effect. All may be set and reset by tests.
@@ -69,6 +72,8 @@ class FakeKernel:
         self.virtual_servers: dict[VirtualServerId, VirtualServerRow] = {}
         self.real_servers: dict[VirtualServerId, RealServers] = {}
         self.bound: set[Address] = set()
+        self.set_specs: dict[str, SetSpec] = {}
+        self.set_members: set[SetMemberRow] = set()
         self.connections: dict[tuple[VirtualServerId, Address, int], tuple[int, int, int]] = {}
         self.calls = self.ops_written = self.rows_read = 0
         self.log: list[Op] = []
@@ -88,6 +93,7 @@ class FakeKernel:
         self.addresses = FakeAddressTable(self)
         self.ownership = Ownership(ledger, self.addresses.bound, self._excluded)
         self.ipvs = FakeIpvsTable(self, self.ownership)
+        self.sets = FakeSetTable(self)
 
     # Faults
 
@@ -113,6 +119,8 @@ class FakeKernel:
                 self.real_servers.setdefault(row.id, {})
             elif isinstance(row, RealServerRow):
                 self.real_servers[row.server][row.key] = row
+            elif isinstance(row, SetMemberRow):
+                self.set_members.add(row)
             else:
                 self.bound.add(row.address)
 
@@ -123,6 +131,8 @@ class FakeKernel:
                 del self.virtual_servers[row.id], self.real_servers[row.id]
             elif isinstance(row, RealServerRow):
                 del self.real_servers[row.server][row.key]
+            elif isinstance(row, SetMemberRow):
+                self.set_members.remove(row)
             else:
                 self.bound.remove(row.address)
 
@@ -145,6 +155,7 @@ class FakeKernel:
         for reals in self.real_servers.values():
             rows.update(reals.values())
         rows.update(AddressRow(address) for address in self.bound)
+        rows.update(self.set_members)
         return frozenset(rows)
 
     def dump(self) -> str:
@@ -184,9 +195,7 @@ class FakeIpvsTable:
         self._kernel = kernel
         self._timeouts = Timeouts(900, 120, 300)
 
-    def read(
-        self, keys: Collection[VirtualServerId] | Collection[Address] | None, counters: bool = False
-    ) -> Iterator[Observed]:
+    def read(self, keys: Keys, counters: bool = False) -> Iterator[Observed]:
         kernel = self._kernel
         kernel.count_read()
         for key in sorted(kernel.virtual_servers) if keys is None else keys:
@@ -250,60 +259,3 @@ class FakeIpvsTable:
     def set_timeouts(self, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
         old = self._timeouts
         self._timeouts = Timeouts(tcp or old.tcp, tcp_fin or old.tcp_fin, udp or old.udp)
-
-
-class FakeAddressTable:
-    """`bound` is what this agent knows of: as the real one it learns by reading and writing only."""
-
-    def __init__(self, kernel: FakeKernel) -> None:
-        self.interface = "kube-ipvs0"
-        self.bound: set[Address] = set()
-        self._kernel = kernel
-
-    def read(self, keys: Collection[VirtualServerId] | Collection[Address] | None) -> Iterator[Observed]:
-        self._kernel.count_read()
-        present = self._kernel.bound if self._kernel.interface else set()
-        self.bound.clear()
-        self.bound.update(a for a in present if not is_loopback(a) and not is_ipv6_link_local(a))
-        wanted = sorted(self.bound) if keys is None else [a for a in keys if isinstance(a, str) and a in self.bound]
-        self._kernel.rows_read += len(wanted)
-        return iter([Observed(AddressRow(address), Owner.OURS) for address in wanted])
-
-    def write(self, ops: Sequence[Op]) -> list[Failure]:
-        self._kernel.calls += 1
-        failures = []
-        for op in ops:
-            error = self._kernel.execute(op, self._apply)
-            if error is not None:
-                failures.append(Failure(op, error))
-        return failures
-
-    def ensure_interface(self) -> None:
-        if not self._kernel.interface:
-            self._kernel.bound.clear()
-            self._kernel.interface = True
-
-    def remove_interface(self) -> None:
-        self._kernel.interface = False
-        self._kernel.bound.clear()
-        self.bound.clear()
-
-    def node_addresses(self) -> dict[Address, str]:
-        return dict(self._kernel.node)
-
-    def _apply(self, op: Op) -> KernelError | None:
-        row = op.row
-        if not isinstance(row, AddressRow):
-            return KernelError.of(errno.EINVAL)
-        if not self._kernel.interface:
-            self.bound.clear()
-            return None if op.verb is Verb.DELETE else KernelError.of(errno.ENODEV)
-        if op.verb is Verb.DELETE:
-            self._kernel.bound.discard(row.address)
-            self.bound.discard(row.address)
-            return None
-        if row.address in ("::", "::1") or row.address.startswith("ff"):
-            return KernelError.of(errno.EADDRNOTAVAIL)
-        self._kernel.bound.add(row.address)
-        self.bound.add(row.address)
-        return None
