@@ -24,6 +24,7 @@ from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, SourceError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
+from ipvsagent.kernel import host
 from ipvsagent.kernel.monitor import AddressChange, AddressMonitor, LinkChange, Overflow
 from ipvsagent.node import Node, pipeline_for
 from ipvsagent.pipeline import Origins, Pipeline
@@ -37,6 +38,7 @@ from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
 log = logging.getLogger("ipvsagent")
 
 AUDIT_EVERY = 1.0
+LOOK_AT_HOST_EVERY = 10.0
 POLL_DRAINS_EVERY = 1.0
 POLLED_AT_ONCE = 64
 FAST_PASS = 5.0
@@ -107,6 +109,7 @@ class Agent:
         self._start_due = 0.0
         self._start_delay = RETRY_START_AFTER[0]
         self._audit_due = 0.0
+        self._host_due = 0.0
         self._poll_due = 0.0
         self._start_writes = 0
         self._start_seconds = 0.0
@@ -163,6 +166,9 @@ class Agent:
         if now >= self._poll_due:
             self._poll_due = now + POLL_DRAINS_EVERY
             self._guard(lambda: self._pipeline.reconciler.poll_drains(POLLED_AT_ONCE, now))
+        if now >= self._host_due:
+            self._host_due = now + LOOK_AT_HOST_EVERY
+            self._look_at_host()
         if now >= self._audit_due:
             self._audit_due = now + AUDIT_EVERY
             self._guard(lambda: self._pipeline.reconciler.audit(self._audit_count(), now))
@@ -228,6 +234,19 @@ class Agent:
         if settled and not self._settled:
             log.info("in sync again")
         self._settled = settled
+
+    def _look_at_host(self) -> None:
+        """What is wrong with the host, and left to its operator."""
+        families = {server_id.family for server_id in self._pipeline.desired}
+        self._learn([("host", tuple(host.host_findings(families)))])
+        fault = self._node.ownership.ledger.fault
+        findings: tuple[Finding, ...] = ()
+        if fault:
+            reason = (
+                f"cannot be written ({fault.strerror}); after a restart, virtual servers on node addresses look foreign"
+            )
+            findings = (Finding(FindingKind.HOST, str(self._node.ledger_path), reason, severity=Severity.ERROR),)
+        self._learn([("ledger", findings)])
 
     def _audit_count(self) -> int:
         """Virtual servers a slice reads: a pass takes 5 s when they are few, and at most 5 minutes."""
