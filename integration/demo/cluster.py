@@ -34,10 +34,16 @@ class ServicePort:
     cluster_ip: Target
     others: tuple[Target, ...]  # load balancer addresses and node ports on this node
     endpoints: tuple[Server, ...]
+    only: bool = True  # the Service has no other port
 
     @property
     def name(self) -> str:
         return f"{self.namespace}/{self.service}:{self.port}"
+
+    @property
+    def short_name(self) -> str:
+        """For a narrow table: without namespace, and with the port's name only where a Service has several."""
+        return self.service if self.only else f"{self.service}:{self.port}"
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -133,6 +139,7 @@ class Cluster:
             Target(spec["clusterIP"], number, protocol),
             tuple(others),
             tuple(self._endpoints(metadata["namespace"], metadata["name"], port)),
+            only=len(spec["ports"]) == 1,
         )
 
     def _endpoints(self, namespace: str, service: str, port: dict[str, Any]) -> list[Server]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from integration.demo.agent import Agent, AgentError
 from integration.demo.cluster import CLIENT_POD, THIS_NODE, Cluster, ServicePort
+from integration.demo.spread import PER_ENDPOINT, UNEVEN, Spread, measure
 from integration.demo.stage import Stage
 from integration.lab import Lab, Load, Namespace, Report, Server, Servers, Target, send_requests
 from integration.lab.ipvs import VirtualServers, virtual_servers
@@ -21,8 +22,6 @@ from integration.lab.load import Conversation
 START_LIMIT = 40.0
 CHANGE_LIMIT = 10.0
 POLL = 0.02
-PER_ENDPOINT = 10  # requests from each kind of client
-UNEVEN = 0.10  # of the even share; one request more or less is always even
 RATE = 80.0
 DRAINED = "online-boutique/cartservice:grpc"
 INTERFACE = "kube-ipvs0"
@@ -32,8 +31,7 @@ COLUMNS: list[tuple[str, JustifyMethod]] = [
     ("pod", "right"),
     ("node", "right"),
     ("outside", "right"),
-    ("answers of each endpoint", "left"),
-    ("even", "right"),
+    ("each endpoint", "left"),
 ]
 
 T = TypeVar("T")
@@ -134,39 +132,22 @@ class Demo:
         stage = self._stage
         stage.headline("Requests from a pod, from the node itself, and from outside")
         ports = self.cluster.service_ports()
-        rows: list[tuple[str | Text, ...]] = []
-        uneven: list[str] = []
-        wrong: list[str] = []
+        spreads: list[Spread] = []
         total = Report(())
         with stage.live("requests") as progress:
             for port in ports:
-                counts = self._spread_of(port)
-                report = sum((report for _, report in counts), Report(()))
-                total += report
-                progress(f"{len(total.outcomes):,}: {total}")
-                share = len(report.outcomes) / len(port.endpoints)
-                per_endpoint = [report.spread[server.name] for server in port.endpoints]
-                worst = max(abs(count - share) for count in per_endpoint)
-                even = worst <= max(1.0, UNEVEN * share)
-                if not even:
-                    uneven.append(port.name)
-                if strangers := set(report.spread) - {server.name for server in port.endpoints}:
-                    wrong.append(f"{port.name} answered by {', '.join(sorted(strangers))}")
-                answers = " ".join(f"{count:3}" for count in per_endpoint)
-                rows.append(
-                    (
-                        port.name.removeprefix("online-boutique/"),
-                        str(port.cluster_ip),
-                        *(_part(report) for _, report in counts),
-                        Text(answers, "" if even else "bold red"),
-                        f"{share:.0f}",
-                    )
-                )
-        stage.table(COLUMNS, rows)
+                spreads.append(measure(port, (self._pod, self._node, self._outside)))
+                total += spreads[-1].total
+                progress(str(total))
+        self._count(total)
+        stage.table(COLUMNS, [_row(spread) for spread in spreads])
         slow = f"median {total.latency(0.5) * 1000:.0f} ms, 99 of 100 within {total.latency(0.99) * 1000:.0f} ms"
         stage.claim("every request is answered", not total.lost, f"{total}; {slow}")
+        wrong = [f"{s.port.name} by {', '.join(s.strangers)}" for s in spreads if s.strangers]
         stage.claim("by an endpoint of its Service", not wrong, "; ".join(wrong))
-        stage.claim("in even shares", not uneven, ", ".join(uneven) or f"within {UNEVEN:.0%}, or one request")
+        uneven = [spread.port.name for spread in spreads if not spread.is_even]
+        share = f"{3 * PER_ENDPOINT} for each endpoint, give or take {UNEVEN:.0%}"
+        stage.claim("in even shares", not uneven, ", ".join(uneven) or share)
         others = [target for port in ports for target in port.others]
         outside = send_requests(self._outside, others, 10 * len(others))
         self._count(outside)
@@ -175,15 +156,6 @@ class Demo:
             not outside.lost,
             f"{', '.join(map(str, others))}: {outside}",
         )
-
-    def _spread_of(self, port: ServicePort) -> list[tuple[Namespace, Report]]:
-        count = PER_ENDPOINT * len(port.endpoints)
-        counts = []
-        for client in (self._pod, self._node, self._outside):
-            report = send_requests(client, port.cluster_ip, count)
-            self._count(report)
-            counts.append((client, report))
-        return counts
 
     def inspect(self) -> None:
         """(d)"""
@@ -375,9 +347,14 @@ def _watch(load: Load, seconds: float, progress: Callable[[str], None]) -> None:
         time.sleep(max(0.0, min(0.1, end - time.monotonic())))
 
 
-def _part(report: Report) -> str | Text:
-    text = f"{len(report.answered)}/{len(report.outcomes)}"
-    return Text(text, "bold red") if report.lost else text
+def _row(spread: Spread) -> list[str | Text]:
+    answers = " ".join(f"{count:3}" for count in spread.answers)
+    return [
+        spread.port.short_name,
+        spread.port.cluster_ip.place,
+        *(Text(str(len(report.answered)), "bold red" if report.lost else "") for report in spread.reports),
+        Text(answers, "" if spread.is_even else "bold red"),
+    ]
 
 
 def _without_counters(listing: str) -> list[str]:

@@ -67,9 +67,13 @@ class Target:
     def family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.address else socket.AF_INET
 
+    @property
+    def place(self) -> str:
+        """`10.0.0.1:80` or `[fd00::1]:80`."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
     def __str__(self) -> str:
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{self.protocol} {host}:{self.port}"
+        return f"{self.protocol} {self.place}"
 
     def request(self, *, close: bool) -> bytes:
         if self.protocol == "UDP":
