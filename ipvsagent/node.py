@@ -60,15 +60,15 @@ class Node:
 
     def backend(self) -> Backend:
         """Writes, and makes the interface when it is missing."""
-        return Backend(IpvsRenderer(), self.ipvs, self.addresses, prepare=self.addresses.ensure_interface, listing=self.ipvs.services)
+        return Backend(IpvsRenderer(with_sets=False), self.ipvs, self.addresses, prepare=self.addresses.ensure_interface, listing=self.ipvs.services)
 
     def remover(self) -> Backend:
         """Writes, but makes no interface."""
-        return Backend(IpvsRenderer(), self.ipvs, self.addresses)
+        return Backend(IpvsRenderer(with_sets=False), self.ipvs, self.addresses)
 
     def recorder(self, ops: list[Op]) -> Backend:
         """The same kernel, for a dry run."""
-        return Backend(IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops))
+        return Backend(IpvsRenderer(with_sets=False), Recorder(self.ipvs, ops), Recorder(self.addresses, ops))
 
     def scheduler_works(self, name: str) -> bool:
         """By trying it, once; a scheduler that was refused is tried again a minute later, as its module may come."""
@@ -97,7 +97,7 @@ class Node:
 
 def empty_recorder(ops: list[Op]) -> Backend:
     """A kernel that holds nothing, for a dry run anywhere."""
-    return Backend(IpvsRenderer(), Recorder(None, ops), Recorder(None, ops))
+    return Backend(IpvsRenderer(with_sets=False), Recorder(None, ops), Recorder(None, ops))
 
 
 def pipeline_for(

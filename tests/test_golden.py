@@ -1,6 +1,6 @@
 """Clusters in, kernel state out: tests/golden/<case>/cluster.yaml becomes the expected files beside it.
 
-ipvs.txt is what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1, pods' side 10.244.1.254), findings.txt
+ipset.txt holds the members of our sets, ipvs.txt is what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1, pods' side 10.244.1.254), findings.txt
 what the operator is told. `pytest tests/test_golden.py --rewrite-golden` writes them; review the diff.
 """
 
@@ -16,7 +16,8 @@ from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.node import pipeline_for
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.rows import AddressRow
+from ipvsagent.render.members import set_specs
+from ipvsagent.rows import AddressRow, SetMemberRow
 from ipvsagent.sources.manifests import ManifestSource
 
 CASES = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if path.is_dir())
@@ -24,7 +25,8 @@ CASES = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if 
 
 def programmed(case: Path) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
-    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses)
+    kernel.sets.ensure(set_specs())
+    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
     book = FindingBook()
     changes, findings = ManifestSource([case / "cluster.yaml"]).load_once()
@@ -37,6 +39,7 @@ def programmed(case: Path) -> dict[str, str]:
     bound = sorted(str(row) for row in kernel.snapshot() if isinstance(row, AddressRow))
     return {
         "ipvs.txt": kernel.dump() + "".join(f"ip address add {row} dev kube-ipvs0\n" for row in bound),
+        "ipset.txt": "".join(f"{row}\n" for row in sorted(r for r in kernel.snapshot() if isinstance(r, SetMemberRow))),
         "findings.txt": "".join(f"{str(f).replace(f'{case}/', '')}\n" for f in book.current()),
     }
 

@@ -46,7 +46,8 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.rows import Op, RealServerRow, Row, Verb, VirtualServerRow
+from ipvsagent.render.members import set_specs
+from ipvsagent.rows import AddressRow, Op, RealServerRow, Row, SetMemberRow, Verb, VirtualServerRow
 
 NODE = "here"
 TIMEOUT, WINDOW = 60.0, 0.1
@@ -54,15 +55,20 @@ FOREIGN = VirtualServerId(Protocol.TCP, Address("203.0.113.5"), 80)
 
 
 def pipeline_on(kernel: FakeKernel) -> Pipeline:
+    def prepare() -> None:
+        kernel.addresses.ensure_interface()
+        kernel.sets.ensure(set_specs())
+
     backend = Backend(
         IpvsRenderer(),
         kernel.ipvs,
         kernel.addresses,
-        prepare=kernel.addresses.ensure_interface,
+        kernel.sets,
+        prepare=prepare,
         listing=kernel.ipvs.services,
+        set_sizes=lambda: Counter(row.set for row in kernel.set_members),
     )
-    options = PolicyOptions(scheduler="rr")
-    return Pipeline(NODE, options, backend, Drains(TIMEOUT, WINDOW))
+    return Pipeline(NODE, PolicyOptions(scheduler="rr"), backend, Drains(TIMEOUT, WINDOW))
 
 
 class Agent:
@@ -213,9 +219,12 @@ class Laws(RuleBasedStateMachine):
         self.kernel.heal()
         self.agent = Agent(self.kernel, self.objects.values(), self.now, self.blind)
 
-    @rule(choice=st.integers(0, 1000), what=st.sampled_from(["drop", "edit", "flush", "stray", "unbind"]))
+    @rule(choice=st.integers(0, 1000), what=st.sampled_from(["drop", "edit", "flush", "flush sets", "stray"]))
     def somebody_interferes(self, choice: int, what: str) -> None:
         self.disturbed = True
+        if what == "flush sets":
+            self.kernel.drop(*self.kernel.set_members)
+            return
         if what == "flush":
             ours = [r for r in self.kernel.virtual_servers.values() if r.id != FOREIGN]
             self.kernel.drop(*ours)
@@ -297,8 +306,10 @@ class Laws(RuleBasedStateMachine):
             self.agent.round(self.now)
             reconciler.audit(100, self.now)
             # The interface tells of addresses that came and went, as its monitor does.
-            for address in [*self.kernel.bound, *(row.address for row in reconciler.shared)]:
-                reconciler.shared_changed(reconciler_row(address), address in self.kernel.bound, self.now)
+            for row in [*(AddressRow(a) for a in self.kernel.bound), *reconciler.shared]:
+                if isinstance(row, AddressRow):
+                    reconciler.shared_changed(row, row.address in self.kernel.bound, self.now)
+            reconciler.shared.check_sizes(self.now)
         assert not reconciler.suspects and not reconciler.shared.retry
 
     def ours(self) -> frozenset[Row]:
@@ -318,12 +329,6 @@ class Laws(RuleBasedStateMachine):
         """Law 7."""
         for server_id in self.guarded & self.kernel.virtual_servers.keys():
             assert self.kernel.real_servers[server_id], f"{op} left {server_id} without a real server"
-
-
-def reconciler_row(address: Address) -> object:
-    from ipvsagent.rows import AddressRow
-
-    return AddressRow(address)
 
 
 TestLaws = Laws.TestCase

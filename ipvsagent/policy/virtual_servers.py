@@ -197,9 +197,20 @@ def _virtual_server(
         when_empty=WhenEmpty.DROP if not used and sets.choice.anywhere else WhenEmpty.REFUSE,
         bind=front.frontend is not Frontend.NODE_PORT and front.address not in node.own_addresses,
         preserve_client_address=not external or front.local,
-        source_ranges=service.source_ranges if front.frontend is Frontend.LOAD_BALANCER else (),
+        source_ranges=_source_ranges(service, front, node),
         drain_timeout=wishes.drain_timeout,
     )
+
+
+def _source_ranges(service: Service, front: _Front, node: NodeFacts) -> tuple[str, ...]:
+    """Ranges rule load balancer addresses only. A node that is inside one may talk to such an address, and then has
+    that very address as its source (pkg/proxy/ipvs/proxier.go, KUBE-LOAD-BALANCER-SOURCE-IP)."""
+    if front.frontend is not Frontend.LOAD_BALANCER or not service.source_ranges:
+        return ()
+    networks = tuple(ipaddress.ip_network(text, strict=False) for text in service.source_ranges)
+    if any(_allowed(address, networks) for address in node.own_addresses):
+        return (*service.source_ranges, front.address)
+    return service.source_ranges
 
 
 def _why_refused(service: Service, front: _Front, node: NodeFacts, options: PolicyOptions) -> Finding | None:

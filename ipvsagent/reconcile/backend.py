@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol, cast
 
@@ -36,6 +36,7 @@ class Backend:
 
     prepare: makes what the tables stand on (our interface); raises StartError.
     listing: the virtual servers without their real servers, which is far cheaper than reading all.
+    set_sizes: members of each of our sets, None if there are no sets; cheap.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Backend:
         *,
         prepare: Callable[[], None] = lambda: None,
         listing: Callable[[], Iterable[Observed]] = tuple,
+        set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
         self.renderer = renderer
         self.prepare = prepare
         self._listing = listing
+        self.set_sizes = set_sizes
         self._tables: dict[type, KernelTable] = {
             VirtualServerRow: servers,
             RealServerRow: servers,

@@ -84,6 +84,12 @@ class Reconciler:
         if self.shared.held and not blind.holds_virtual_servers:
             self.shared.doubt_strays(now)
 
+    def fix(self, rows: Sequence[SharedRow], now: float) -> None:
+        """Shared rows that are needed whatever the Services are."""
+        for op in self.shared.fix(rows):
+            if self.started and isinstance(op.row, SharedRow):
+                self.shared.retry.doubt(op.row, now)
+
     def shared_changed(self, row: SharedRow, present: bool, now: float) -> None:
         """The kernel told that an address came to, or left, our interface. Our own writes agree and cost nothing."""
         if self.started and present != self.shared.wants(row):

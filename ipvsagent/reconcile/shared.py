@@ -6,6 +6,7 @@ A row whose write failed is retried on its own: its virtual servers are none the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from ipvsagent.cluster.objects import Blind
@@ -15,16 +16,21 @@ from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
-from ipvsagent.rows import Op, SharedRow, Verb, order
+from ipvsagent.rows import Op, SetMemberRow, SharedRow, Verb, order
 
 
 class SharedRows:
-    """retry: rows whose kernel state is not certain. held: strays stay because the source is blind."""
+    """retry: rows whose kernel state is not certain. held: strays stay because the source is blind.
+
+    sizes: how many members each set should have.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
+        self._fixed: tuple[SharedRow, ...] = ()
+        self.sizes: Counter[str] = Counter()
         self.retry: RetryQueue[SharedRow] = RetryQueue()
         self.held = False
 
@@ -48,18 +54,29 @@ class SharedRows:
             self._counted[server_id] = server
         else:
             self._counted.pop(server_id, None)
-        if gained == lost:
-            return []
+        return self._exchange(gained, lost) if gained != lost else []
+
+    def fix(self, rows: Sequence[SharedRow]) -> list[Op]:
+        """Rows that are needed whatever the Services are, in place of those named before."""
+        lost, self._fixed = self._fixed, tuple(rows)
+        return self._exchange(self._fixed, lost)
+
+    def _exchange(self, gained: Iterable[SharedRow], lost: Iterable[SharedRow]) -> list[Op]:
         ops = []
         for row in gained:
-            self._counts[row] = self._counts.get(row, 0) + 1
-            if self._counts[row] == 1:
+            count = self._counts.get(row, 0)
+            self._counts[row] = count + 1
+            if not count:
                 ops.append(Op(Verb.ADD, row))
+                if isinstance(row, SetMemberRow):
+                    self.sizes[row.set] += 1
         for row in lost:
             self._counts[row] -= 1
             if not self._counts[row]:
                 del self._counts[row]
                 ops.append(Op(Verb.DELETE, row))
+                if isinstance(row, SetMemberRow):
+                    self.sizes[row.set] -= 1
         return ops
 
     def write(self, ops: Iterable[Op], now: float, report: Report, present: set[SharedRow] | None = None) -> None:
@@ -102,6 +119,15 @@ class SharedRows:
         for row in self._backend.read_shared(None):
             if not self.wants(row):
                 self.retry.doubt(row, now)
+
+    def check_sizes(self, now: float) -> None:
+        """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful."""
+        sizes = self._backend.set_sizes()
+        if sizes is None or all(sizes.get(name, -1) == size for name, size in self.sizes.items()):
+            return
+        present = self._backend.read_shared(None)
+        for row in self._counts.keys() ^ present:
+            self.retry.doubt(row, now)
 
     def round(self, now: float, report: Report) -> None:
         """Look at the doubtful rows that are due."""

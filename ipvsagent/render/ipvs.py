@@ -1,13 +1,13 @@
-"""A virtual server as IPVS rows, and the address it needs.
+"""A virtual server as IPVS rows, and what it shares with others: its address, and members of sets.
 
-The rows of one virtual server are its own (`rows`) or shared with others (`shared`): a bound address stays
-while any virtual server needs it.
+A shared row stays while any virtual server needs it.
 """
 
 from __future__ import annotations
 
 from ipvsagent.address import Family
 from ipvsagent.model import VirtualServer
+from ipvsagent.render.members import members
 from ipvsagent.rows import (
     FULL_MASK,
     FULL_PREFIX,
@@ -16,11 +16,17 @@ from ipvsagent.rows import (
     AddressRow,
     RealServerRow,
     Row,
+    SharedRow,
     VirtualServerRow,
 )
 
 
 class IpvsRenderer:
+    """with_sets: also render the members of the sets that the packet rules ask."""
+
+    def __init__(self, *, with_sets: bool = True) -> None:
+        self._with_sets = with_sets
+
     def rows(self, server: VirtualServer) -> list[Row]:
         """The virtual server first, then its real servers."""
         server_id = server.id
@@ -41,5 +47,8 @@ class IpvsRenderer:
         rows.extend([RealServerRow(server_id, r.address, r.port, r.weight) for r in server.real_servers])
         return rows
 
-    def shared(self, server: VirtualServer) -> tuple[AddressRow, ...]:
-        return (AddressRow(server.id.address),) if server.bind else ()
+    def shared(self, server: VirtualServer) -> list[SharedRow]:
+        rows: list[SharedRow] = [*members(server)] if self._with_sets else []
+        if server.bind:
+            rows.append(AddressRow(server.id.address))
+        return rows

@@ -1,0 +1,99 @@
+"""The ipsets that the packet rules ask, and what a virtual server puts into them.
+
+One member per virtual server and set, whatever its endpoints. All sets hold addresses of one family; IPv6 names
+carry a 6.
+
+POD        hash:net           sources that count as pods of this node or cluster (detector ClusterCIDR, NodeCIDR)
+VIP        hash:ip            addresses on our interface
+SERVICE    hash:ip,port       every address and port that is served here
+CLUSTER    hash:ip,port       of these, cluster IPs
+EXTERNAL   hash:ip,port       of these, external ones whose clients are masqueraded (externalTrafficPolicy Cluster)
+LIMITED    hash:ip,port       of these, those that only some sources may reach ...
+RANGE      hash:ip,port,net   ... and who may
+EMPTY      hash:ip,port       of these, those without any endpoint: new connections are refused
+SILENT     hash:ip,port       of these, those whose endpoints a Local policy keeps from everybody here: dropped
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from functools import lru_cache
+
+from ipvsagent.address import Family
+from ipvsagent.config import Network
+from ipvsagent.model import Frontend, VirtualServer, WhenEmpty
+from ipvsagent.rows import SetMemberRow, SetSpec
+
+_PREFIX = {Family.IPV4: "IPVSAGENT-", Family.IPV6: "IPVSAGENT-6-"}
+_KINDS = {
+    "POD": "hash:net",
+    "VIP": "hash:ip",
+    "SERVICE": "hash:ip,port",
+    "CLUSTER": "hash:ip,port",
+    "EXTERNAL": "hash:ip,port",
+    "LIMITED": "hash:ip,port",
+    "RANGE": "hash:ip,port,net",
+    "EMPTY": "hash:ip,port",
+    "SILENT": "hash:ip,port",
+}
+
+
+@lru_cache(maxsize=64)
+def set_name(noun: str, family: Family) -> str:
+    return _PREFIX[family] + noun
+
+
+def set_specs() -> tuple[SetSpec, ...]:
+    """Every set of both families."""
+    return tuple(SetSpec(set_name(noun, family), kind, family) for family in Family for noun, kind in _KINDS.items())
+
+
+def pod_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
+    """Members of POD. A network of prefix length 0 takes two members, since a hash cannot hold it."""
+    rows: list[SetMemberRow] = []
+    for network in networks:
+        family = Family.IPV6 if network.version == 6 else Family.IPV4
+        rows.extend(SetMemberRow(set_name("POD", family), text) for text in net_texts(str(network)))
+    return tuple(rows)
+
+
+def members(server: VirtualServer) -> list[SetMemberRow]:
+    """What a virtual server needs in the sets."""
+    server_id = server.id
+    family = server_id.family
+    place = f"{server_id.address},{server_id.protocol.lower()}:{server_id.port}"
+    nouns = ["SERVICE"]
+    if server.frontend is Frontend.CLUSTER_IP:
+        nouns.append("CLUSTER")
+    elif not server.preserve_client_address:
+        nouns.append("EXTERNAL")
+    if not server.real_servers:
+        nouns.append("EMPTY" if server.when_empty is WhenEmpty.REFUSE else "SILENT")
+    rows = [SetMemberRow(set_name(noun, family), place) for noun in nouns]
+    if server.bind:
+        rows.append(SetMemberRow(set_name("VIP", family), server_id.address))
+    if server.source_ranges:
+        rows.extend(_range_members(server, place, family))
+    return rows
+
+
+def _range_members(server: VirtualServer, place: str, family: Family) -> Iterable[SetMemberRow]:
+    """None at all if a range lets everybody in. Ranges of the other family alone let nobody in, where kube-proxy
+    would leave this family open (pkg/proxy/serviceport.go)."""
+    networks = [ipaddress.ip_network(text, strict=False) for text in server.source_ranges]
+    own = [n for n in networks if (n.version == 6) is (family is Family.IPV6)]
+    if any(n.prefixlen == 0 for n in own):
+        return
+    yield SetMemberRow(set_name("LIMITED", family), place)
+    for network in own:
+        for text in net_texts(str(network)):
+            yield SetMemberRow(set_name("RANGE", family), f"{place},{text}")
+
+
+def net_texts(cidr: str) -> tuple[str, ...]:
+    """A network as ipset prints it: a full prefix is left out, and prefix length 0 is two halves."""
+    network = ipaddress.ip_network(cidr, strict=False)
+    if network.prefixlen == 0:
+        return tuple(str(half) for half in network.subnets())
+    return (str(network.network_address if network.prefixlen == network.max_prefixlen else network),)
