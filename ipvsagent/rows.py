@@ -140,16 +140,21 @@ class AddressRow(Struct, frozen=True, gc=False):
 
 
 class SetSpec(Struct, frozen=True, gc=False):
-    """An ipset of ours. kind: as ipset names it, `hash:ip,port`. max_elements: what fits; more is refused, loudly."""
+    """An ipset of ours. kind: as ipset names it, `hash:ip,port`. max_elements: what fits; more is refused, loudly.
+
+    skbinfo: members may carry a packet mark, as `10.96.0.1,tcp:80 skbmark 0x10100000/0x1ff00000`.
+    """
 
     name: str
     kind: str
     family: Family
     max_elements: int = 1 << 20
+    skbinfo: bool = False
 
     def __str__(self) -> str:
         family = "inet6" if self.family is Family.IPV6 else "inet"
-        return f"create {self.name} {self.kind} family {family} maxelem {self.max_elements}"
+        options = " skbinfo" if self.skbinfo else ""
+        return f"create {self.name} {self.kind} family {family} maxelem {self.max_elements}{options}"
 
 
 class SetMemberRow(Struct, frozen=True, gc=False, order=True):
