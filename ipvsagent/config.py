@@ -26,6 +26,9 @@ class Config(Struct, frozen=True, kw_only=True):
 
     allowed_external: CIDRs from which Services may take externalIPs. node_port_addresses: CIDRs of node addresses that
     serve node ports, or the one word "primary"; empty = every address of the node.
+    cluster_cidrs: where pods' addresses are. detect_local: how traffic of pods is told from other traffic, as kube-proxy
+    names it (ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix); pod_interface: the bridge, or a prefix with a
+    `+` behind it, for the last two. masquerade_bit: 0 to 31.
     state_dir holds the lock, the ledger and the status socket of each network namespace; gone at boot.
     """
 
@@ -36,6 +39,11 @@ class Config(Struct, frozen=True, kw_only=True):
     excluded: tuple[Network, ...] = ()
     allowed_external: tuple[Network, ...] = ()
     node_port_addresses: tuple[str, ...] = ()
+    cluster_cidrs: tuple[Network, ...] = ()
+    masquerade_all: bool = False
+    masquerade_bit: int = 14
+    detect_local: str = "ClusterCIDR"
+    pod_interface: str = ""
     drain_timeout: float = 900.0
     window: float = 0.1
     tcp_timeout: float = 0.0

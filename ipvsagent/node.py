@@ -113,6 +113,8 @@ def pipeline_for(
         scheduler=config.scheduler,
         allowed_external=config.allowed_external,
         node_ports_on=config.node_port_addresses,
+        pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
+        pods_of_node=config.detect_local == "NodeCIDR",
         scheduler_works=scheduler_works,
     )
     return Pipeline(config.node_name, options, backend, drains)

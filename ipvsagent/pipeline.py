@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
+from ipvsagent.config import parse_network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer
 from ipvsagent.policy.desired import DesiredState, rank_of
@@ -19,6 +20,7 @@ from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
+from ipvsagent.render.members import pod_members
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
 
@@ -44,6 +46,7 @@ class Pipeline:
         self._facts_findings: tuple[Finding, ...] = ()
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
+        self.reconciler.fix(pod_members(options.pod_networks), 0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
         """A source's message. What it makes dirty is written by the next `reconciler.start` or `round`."""
@@ -53,6 +56,10 @@ class Pipeline:
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
             dirty |= self._learn_facts()
+            if self._options.pods_of_node:
+                own = self.table.nodes.get(self.node_name)
+                networks = map(parse_network, own.pod_cidrs if own else ())
+                self.reconciler.fix(pod_members(networks), now)
             origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
             origins.append(self._node_unknown())

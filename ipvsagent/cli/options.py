@@ -107,6 +107,28 @@ def node_options(command: F) -> F:
             callback=_parsed_by(_node_port_addresses),
             help='Comma-separated CIDRs of node addresses that serve node ports, or "primary"; all by default.',
         ),
+        networks(
+            "--cluster-cidr",
+            help="Where pods' addresses are, comma-separated for two families: their traffic to cluster IPs keeps its "
+            "source, all other is masqueraded.",
+        ),
+        click.option(
+            "--detect-local-mode",
+            type=click.Choice(["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]),
+            default="ClusterCIDR",
+            show_default=True,
+            help="How traffic of pods is told from other traffic; NodeCIDR takes the Node's pod CIDRs.",
+        ),
+        click.option("--pod-bridge-interface", metavar="NAME", default="", help="For mode BridgeInterface."),
+        click.option("--pod-interface-name-prefix", metavar="PREFIX", default="", help="For InterfaceNamePrefix."),
+        click.option("--masquerade-all", is_flag=True, help="Masquerade all traffic to cluster IPs."),
+        click.option(
+            "--iptables-masquerade-bit",
+            type=click.IntRange(0, 31),
+            default=14,
+            show_default=True,
+            help="The bit of packet and connection marks that is ours; no other is touched.",
+        ),
         duration(
             "--drain-timeout",
             default="15m",
@@ -125,6 +147,20 @@ def node_options(command: F) -> F:
     return command
 
 
+def _pod_interface(options: dict[str, Any]) -> str:
+    mode = options["detect_local_mode"]
+    name: str = {
+        "BridgeInterface": options["pod_bridge_interface"],
+        "InterfaceNamePrefix": options["pod_interface_name_prefix"],
+    }.get(mode, "-")
+    if not name:
+        option = "--pod-bridge-interface" if mode == "BridgeInterface" else "--pod-interface-name-prefix"
+        raise ConfigError([f"--detect-local-mode {mode} needs {option}"])
+    if mode == "InterfaceNamePrefix":
+        return name.rstrip("+") + "+"
+    return name if mode == "BridgeInterface" else ""
+
+
 def config_of(options: dict[str, Any]) -> Config:
     """The configuration that node_options (and run's own) describe."""
     return Config(
@@ -135,6 +171,11 @@ def config_of(options: dict[str, Any]) -> Config:
         excluded=options["exclude_cidrs"],
         allowed_external=options["allow_external_ips"],
         node_port_addresses=options["nodeport_addresses"],
+        cluster_cidrs=options["cluster_cidr"],
+        masquerade_all=options["masquerade_all"],
+        masquerade_bit=options["iptables_masquerade_bit"],
+        detect_local=options["detect_local_mode"],
+        pod_interface=_pod_interface(options),
         drain_timeout=options["drain_timeout"],
         tcp_timeout=options.get("tcp_timeout", 0.0),
         tcp_fin_timeout=options.get("tcp_fin_timeout", 0.0),

@@ -38,12 +38,15 @@ class PolicyOptions(Struct, frozen=True):
 
     allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
     edit a Service can take over any address with them (CVE-2020-8554).
+    pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
     scheduler_works:  whether this kernel has a scheduler.
     """
 
     scheduler: str = "rr"
     allowed_external: tuple[Network, ...] = ()
     node_ports_on: tuple[str, ...] = ()
+    pod_networks: tuple[Network, ...] = ()
+    pods_of_node: bool = False
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from threading import Event
@@ -55,7 +56,7 @@ class ManifestSource:
         self._tracked: dict[str, _Tracked] = {}
         self._missing: dict[str, float] = {}
         self._problems: dict[str, str] = {}
-        self._scan_seconds = 0.0
+        self._scans: deque[float] = deque(maxlen=5)
         self._synced = False
 
     @property
@@ -65,8 +66,9 @@ class ManifestSource:
 
     @property
     def interval(self) -> float:
-        """Seconds to wait between polls."""
-        return max(POLL_INTERVAL, self._scan_seconds / SCAN_SHARE)
+        """Seconds to wait between polls. The least of the last scans counts: one that was interrupted, or timed by a
+        clock that ticks, says nothing."""
+        return max(POLL_INTERVAL, min(self._scans, default=0.0) / SCAN_SHARE)
 
     def run(self, inbox: Inbox, stop: Event) -> None:
         """Until `stop` is set. The first `Changes` is the first complete state and has synced=True."""
@@ -88,9 +90,9 @@ class ManifestSource:
 
     def poll(self, now: float) -> list[Changes | Findings]:
         """Looks at the files once. now: seconds of a clock that never goes back."""
-        started = time.thread_time()
+        started = time.perf_counter()
         listing = list_files(self._roots)
-        self._scan_seconds = time.thread_time() - started
+        self._scans.append(time.perf_counter() - started)
         waiting = [path for path, stamp in listing.files.items() if not self._follow(path, stamp, now)]
         self._forget(listing, now)
         self._note(listing)
