@@ -8,7 +8,7 @@ Needs root (or a user namespace's root): CAP_SYS_ADMIN and CAP_NET_ADMIN.
 """
 
 from integration.lab.errors import LabError
-from integration.lab.load import Failure, Load, Outcome, Report, Target, send_requests
+from integration.lab.load import Failure, Load, Outcome, Question, Report, Target, ask, send_requests
 from integration.lab.namespaces import Namespace
 from integration.lab.servers import Server, Servers
 from integration.lab.topology import Lab, Machine, Pod, Topology
@@ -22,10 +22,12 @@ __all__ = [
     "Namespace",
     "Outcome",
     "Pod",
+    "Question",
     "Report",
     "Server",
     "Servers",
     "Target",
     "Topology",
+    "ask",
     "send_requests",
 ]

@@ -22,7 +22,7 @@ from enum import StrEnum
 
 from integration.lab.errors import LabError
 from integration.lab.namespaces import Namespace
-from integration.lab.servers import Protocol
+from integration.lab.servers import SOCKETS, Protocol
 
 TIMEOUT = 3.0
 _CHUNK = 65536
@@ -50,7 +50,11 @@ _BY_ERRNO = {
     errno.ENETUNREACH: Failure.UNREACHABLE,
     errno.EPERM: Failure.FORBIDDEN,
     errno.EACCES: Failure.FORBIDDEN,
+    errno.ECONNABORTED: Failure.RESET,
 }
+# An ICMP error ends an SCTP association's attempt only for who asks for it (linux/in.h, linux/in6.h).
+_RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+_ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 
 
 @dataclass(frozen=True, order=True)
@@ -78,9 +82,20 @@ class Target:
     def request(self, *, close: bool) -> bytes:
         if self.protocol == "UDP":
             return b"?" * max(1, self.body)
+        if self.protocol == "PING":  # the kernel fills in identifier and checksum
+            return bytes([_ECHO_REQUEST[self.family], 0, 0, 0, 0, 0, 0, 1]) + b"." * self.body
         path = f"/bytes/{self.wanted}" if self.wanted else "/"
         fields = f"host: {self.address}\r\nconnection: {'close' if close else 'keep-alive'}\r\n"
         return f"POST {path} HTTP/1.1\r\n{fields}content-length: {self.body}\r\n\r\n".encode() + b"." * self.body
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request from a place. source: the client's address, "" = the kernel's choice."""
+
+    namespace: Namespace
+    target: Target
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +175,13 @@ def send_requests(
         return Report(tuple(_Calls(schedule, timeout).run()))
 
 
+def ask(questions: Sequence[Question], *, concurrency: int = 16, timeout: float = TIMEOUT) -> list[Outcome]:
+    """One request each, from any number of namespaces at once; the outcomes in the same order."""
+    order = _Questions(questions, concurrency)
+    outcomes = {call.number: outcome for call, outcome in _Calls(order, timeout).pairs()}
+    return [outcomes[number] for number in range(len(questions))]
+
+
 class Load:
     """Requests at a steady rate in the background, from construction until `stop`."""
 
@@ -232,26 +254,62 @@ class _Schedule:
             return float("inf")
         return self._begun + self._started / self._rate - time.monotonic()
 
-    def next(self) -> Target:
+    def next(self) -> _Call:
         self._started += 1
-        return next(self._targets)
+        return _Call(next(self._targets))
+
+
+class _Questions:
+    """A schedule of requests that differ in where they come from."""
+
+    def __init__(self, questions: Sequence[Question], concurrency: int) -> None:
+        self._questions = questions
+        self._concurrency = concurrency
+        self._started = 0
+
+    @property
+    def over(self) -> bool:
+        return self._started == len(self._questions)
+
+    def due(self, under_way: int) -> bool:
+        return not self.over and under_way < self._concurrency
+
+    def wait(self) -> float:
+        return float("inf")
+
+    def next(self) -> _Call:
+        question = self._questions[self._started]
+        self._started += 1
+        with question.namespace.entered():
+            return _Call(question.target, question.source, self._started - 1)
 
 
 class _Call:
-    """One request under way."""
+    """One request under way. number: its place among questions."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, source: str = "", number: int = 0) -> None:
         self.target = target
+        self.number = number
         self.begun = time.monotonic()
-        kind = socket.SOCK_STREAM if target.protocol == "TCP" else socket.SOCK_DGRAM
-        self.socket = socket.socket(target.family, kind)
+        self._source = source
+        kind, protocol = SOCKETS[target.protocol]
+        if target.protocol == "PING" and target.family == socket.AF_INET6:
+            protocol = socket.IPPROTO_ICMPV6
+        self.socket = socket.socket(target.family, kind, protocol)
         self.socket.setblocking(False)
+        if target.protocol == "SCTP":
+            self.socket.setsockopt(*_RECVERR[target.family], 1)
         self.unsent = target.request(close=True)
         self.received = b""
 
     def start(self) -> Outcome | None:
         """The outcome if it failed at once."""
-        error = self.socket.connect_ex((self.target.address, self.target.port))
+        try:
+            if self._source:
+                self.socket.bind((self._source, 0))
+            error = self.socket.connect_ex((self.target.address, self.target.port))
+        except OSError as failure:
+            error = failure.errno or 0
         if error not in (0, errno.EINPROGRESS):
             return self._failed(_BY_ERRNO.get(error, Failure.OTHER))
         return None
@@ -270,9 +328,13 @@ class _Call:
         except OSError as error:
             return self._failed(_BY_ERRNO.get(error.errno or 0, Failure.OTHER))
         self.received += data
-        if data and self.target.protocol == "TCP":
+        if data and self._is_stream:
             return None
         return self._ended()
+
+    @property
+    def _is_stream(self) -> bool:
+        return self.target.protocol in ("TCP", "SCTP")
 
     def timed_out(self) -> Outcome:
         return self._failed(Failure.TIMEOUT)
@@ -280,7 +342,9 @@ class _Call:
     def _ended(self) -> Outcome:
         if not self.received:
             return self._failed(Failure.CLOSED)
-        answer = self.received if self.target.protocol == "UDP" else _body(self.received)
+        if self.target.protocol == "PING":
+            return Outcome(self.target, self.begun, time.monotonic() - self.begun)
+        answer = _body(self.received) if self._is_stream else self.received
         if answer is None:
             return self._failed(Failure.CLOSED)
         try:
@@ -288,7 +352,8 @@ class _Call:
             server, client, received = identity["server"], identity["client"], identity["received"]
         except (ValueError, KeyError):
             return self._failed(Failure.GARBLED)
-        if self.target.protocol == "TCP" and received != self.target.body:
+        whole = received == self.target.body and len(answer) >= self.target.wanted
+        if self._is_stream and not whole:
             return self._failed(Failure.GARBLED)
         return Outcome(self.target, self.begun, time.monotonic() - self.begun, server, client)
 
@@ -297,9 +362,9 @@ class _Call:
 
 
 class _Calls:
-    """All requests under way, in the current namespace of the current thread."""
+    """All requests under way, in the current namespace of the current thread unless the schedule says another."""
 
-    def __init__(self, schedule: _Schedule, timeout: float) -> None:
+    def __init__(self, schedule: _Schedule | _Questions, timeout: float) -> None:
         self._schedule = schedule
         self._timeout = timeout
         self._selector = selectors.DefaultSelector()
@@ -307,10 +372,13 @@ class _Calls:
         self._open = 0
 
     def run(self) -> Iterator[Outcome]:
+        return (outcome for _, outcome in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[_Call, Outcome]]:
         try:
             while True:
                 while self._schedule.due(self._open):
-                    yield from self._start(_Call(self._schedule.next()))
+                    yield from self._start(self._schedule.next())
                 yield from self._expire()
                 if self._schedule.over and not self._open:
                     return
@@ -323,19 +391,19 @@ class _Calls:
                 call.socket.close()
             self._selector.close()
 
-    def _start(self, call: _Call) -> Iterator[Outcome]:
+    def _start(self, call: _Call) -> Iterator[tuple[_Call, Outcome]]:
         if outcome := call.start():
             call.socket.close()
-            yield outcome
+            yield call, outcome
             return
         self._selector.register(call.socket, selectors.EVENT_WRITE, call)
         self._under_way.append(call)
         self._open += 1
 
-    def _turn(self, call: _Call) -> Iterator[Outcome]:
+    def _turn(self, call: _Call) -> Iterator[tuple[_Call, Outcome]]:
         sending = bool(call.unsent)
         if outcome := call.turn():
-            yield self._end(call, outcome)
+            yield call, self._end(call, outcome)
         elif sending and not call.unsent:
             self._selector.modify(call.socket, selectors.EVENT_READ, call)
 
@@ -352,10 +420,10 @@ class _Calls:
             return float("inf")
         return self._under_way[0].begun + self._timeout - time.monotonic()
 
-    def _expire(self) -> Iterator[Outcome]:
+    def _expire(self) -> Iterator[tuple[_Call, Outcome]]:
         while self._until_expiry() <= 0:
             call = self._under_way.popleft()
-            yield self._end(call, call.timed_out())
+            yield call, self._end(call, call.timed_out())
 
 
 class Conversation:

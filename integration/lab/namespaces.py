@@ -56,10 +56,10 @@ class Namespace:
             _call(_LIBC.setns(before, CLONE_NEWNET), f"cannot leave the namespace {self.name}")
             os.close(before)
 
-    def socket(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    def socket(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
         """A socket of this namespace, to be used from anywhere."""
         with self.entered():
-            return socket.socket(family, kind)
+            return socket.socket(family, kind, protocol)
 
     def run(self, *argv: str, stdin: str = "") -> str:
         """Runs a program to its end; what it wrote. LabError with its error text if it failed."""

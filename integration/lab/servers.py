@@ -1,4 +1,4 @@
-"""Real servers: HTTP on TCP, echo on UDP, each answering with who it is.
+"""Real servers: HTTP on TCP and SCTP, echo on UDP, each answering with who it is.
 
 One thread serves all namespaces: a listening socket stays in the namespace it was made in, and so do the
 connections it accepts. Small answers and few system calls, because a guest is slow at those.
@@ -21,9 +21,17 @@ from types import TracebackType
 from typing import Literal
 
 from integration.lab.errors import LabError
+from integration.lab.namespaces import Namespace
 from integration.lab.topology import Lab
 
-Protocol = Literal["TCP", "UDP"]
+Protocol = Literal["TCP", "UDP", "SCTP", "PING"]
+# Type and protocol of the socket. SCTP one-to-one sockets are used like TCP's; PING is for clients only.
+SOCKETS: dict[Protocol, tuple[socket.SocketKind, int]] = {
+    "TCP": (socket.SOCK_STREAM, 0),
+    "UDP": (socket.SOCK_DGRAM, 0),
+    "SCTP": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+    "PING": (socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+}
 _CHUNK = 65536
 
 
@@ -39,7 +47,7 @@ class Server:
 
 @dataclass
 class _Connection:
-    """A client of a TCP server. received: what is not answered yet. unsent: what could not be written yet."""
+    """A client of a TCP or SCTP server. received: what is not answered yet. unsent: what could not be written yet."""
 
     server: Server
     peer: str
@@ -62,16 +70,18 @@ class Servers:
         self._error: BaseException | None = None
         self._thread.start()
 
-    def add(self, lab: Lab, servers: Iterable[Server]) -> None:
-        """Starts them where their addresses live."""
+    def add(self, lab: Lab, servers: Iterable[Server], at: Namespace | None = None) -> None:
+        """Starts them where their addresses live, or in a namespace: `0.0.0.0` and `::` live everywhere."""
         for server in servers:
-            kind = socket.SOCK_STREAM if server.protocol == "TCP" else socket.SOCK_DGRAM
+            kind, number = SOCKETS[server.protocol]
             family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
-            listener = lab.at(server.address).socket(family, kind)
+            listener = (at or lab.at(server.address)).socket(family, kind, number)
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 listener.bind((server.address, server.port))
-                if server.protocol == "TCP":
+                if kind == socket.SOCK_STREAM:
                     listener.listen(512)
             except OSError as error:
                 listener.close()
@@ -128,7 +138,8 @@ class Servers:
         with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
             client, peer = listener.accept()
             client.setblocking(False)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if server.protocol == "TCP":
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection = _Connection(server, peer[0])
             self._selector.register(client, selectors.EVENT_READ, connection)
             # Often the request is there already: saves a turn of the loop.

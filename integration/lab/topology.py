@@ -26,6 +26,7 @@ GATEWAYS = {4: "169.254.1.1", 6: "fe80::1"}
 EVERYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 _COMMON = {
+    "net/ipv4/ping_group_range": "0 2147483647",  # of both families: an echo request is an ordinary socket
     "net/ipv6/conf/default/accept_dad": "0",
     "net/ipv6/conf/default/accept_ra": "0",
     # Requests and replies pass this node on one wire: a redirect would take the replies past it.

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from integration.lab import Failure, LabError, Load, Report, Server, Target, send_requests
+from integration.lab import Failure, LabError, Load, Question, Report, Server, Target, ask, send_requests
 from integration.lab.load import Conversation, Outcome
 from tests.integration.conftest import TOPOLOGY, servers_of
 
@@ -161,3 +161,23 @@ def test_report_adds_up():
     assert both.since(2.0).outcomes == bad.outcomes
     assert Report(()).latency(0.99) == 0.0
     assert str(Target("fd00::1", 53, "UDP")) == "UDP [fd00::1]:53"
+
+
+def test_questions_come_from_many_places_and_are_answered_in_order(shop, servers):
+    servers.add(shop, [Server("any", "0.0.0.0", 99)], at=shop.node)
+    asked = [
+        Question(shop.client, Target(POD, 8080)),
+        Question(shop.at(POD), Target("10.244.3.1", 8080, "UDP"), "10.244.2.2"),
+        Question(shop.pods["pod-1-1"], Target("fd00:10:244:2::1", 8080)),
+        Question(shop.client, Target(POD, 9)),
+        Question(shop.client, Target("192.168.56.11", 99)),
+        Question(shop.client, Target(POD, 0, "PING")),
+        Question(shop.client, Target("fd00:10:244:2::1", 0, "PING")),
+        Question(shop.client, Target("10.244.2.77", 0, "PING")),
+    ]
+    outcomes = ask(asked, concurrency=3, timeout=1.0)
+    assert [outcome.target for outcome in outcomes] == [question.target for question in asked]
+    assert [outcome.server for outcome in outcomes] == ["pod-2-1", "pod-3-1", "pod-2-1", "", "any", "", "", ""]
+    assert [outcome.client for outcome in outcomes[:3]] == ["203.0.113.50", "10.244.2.2", "fd00:10:244:1::1"]
+    assert [outcome.failure for outcome in outcomes[3:7]] == [Failure.REFUSED, None, None, None]
+    assert outcomes[7].failure is not None
