@@ -20,7 +20,7 @@ LAYERS = [
     {"reconcile", "render", "policy"},
     {"cluster"},
     {"config"},
-    {"rows"},
+    {"rows", "packet_rules"},
     {"model", "findings", "errors", "address"},
 ]
 MAY_NOT_KNOW = {
@@ -29,7 +29,7 @@ MAY_NOT_KNOW = {
     "render": {"cluster", "policy", "reconcile"},
     "policy": {"reconcile", "render"},
 }
-PURE = {"model", "rows", "findings", "errors", "cluster", "policy", "render", "reconcile", "pipeline"}
+PURE = {"model", "rows", "packet_rules", "findings", "errors", "cluster", "policy", "render", "reconcile", "pipeline"}
 IMPURE = {"socket", "subprocess", "threading", "time", "logging", "random", "asyncio", "pathlib", "io"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
