@@ -1,0 +1,167 @@
+"""Our packet rules in the kernel, through iptables.
+
+Goals, and how each is met:
+
+1. Other programs' rules, chains, policies and counters stay as they are. Ours are chains of our prefix, and jumps to
+   them; only these are ever written. Whatever has the prefix is ours.
+2. No packet meets half of our rules: a table's chains and jumps are replaced in one transaction. Between tables the
+   state is mixed for a moment; a crash there is repaired by the next `apply`.
+3. Our jumps come before everybody's, because a chain of kube-proxy or a firewall above ours would decide first.
+4. Somebody else's changes are noticed at the price of a system call (`changed`), and named (`verify`).
+
+For one thread and the network namespace it was made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from enum import StrEnum
+from typing import Protocol
+
+from ipvsagent.address import Family
+from ipvsagent.errors import KernelError, StartError
+from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
+from ipvsagent.kernel.iptables_generation import Generation, LegacyGeneration, NftGeneration
+from ipvsagent.kernel.iptables_text import Held, differences, parse_save, update_text
+from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Tool, Variant, find_variant
+from ipvsagent.packet_rules import CHAIN_PREFIX, TABLES, RuleSet
+from ipvsagent.rows import SetSpec
+
+_TRIES = 3
+_SCRATCH = f"{CHAIN_PREFIX}TRY"
+
+
+class Feature(StrEnum):
+    """What a kernel or an iptables may lack."""
+
+    BPF = "bpf"
+    RANDOM_FULLY = "random-fully"
+    IPVS = "ipvs"
+    SET = "set"
+    CONNMARK = "connmark"
+    TCP_RESET = "tcp-reset"
+
+
+_TRIALS = {
+    Feature.BPF: ("mangle", '-m bpf --bytecode "1,6 0 0 0" -j RETURN'),
+    Feature.RANDOM_FULLY: ("nat", "-j MASQUERADE --random-fully"),
+    Feature.IPVS: ("mangle", "-m ipvs --ipvs -j RETURN"),
+    Feature.SET: ("mangle", f"-m set --match-set {TRIAL} dst -j RETURN"),
+    Feature.CONNMARK: ("mangle", "-m connmark --mark 0x1/0x1 -j CONNMARK --set-xmark 0x1/0x1"),
+    Feature.TCP_RESET: ("filter", "-p tcp -j REJECT --reject-with tcp-reset"),
+}
+
+
+class RuleTool(Protocol):
+    """What `RuleTable` needs of iptables; the fake has another."""
+
+    def save(self, table: str = "") -> str: ...
+
+    def restore(self, text: str) -> None: ...
+
+    def tables(self) -> frozenset[str] | None: ...
+
+
+class RuleTable:
+    """The rules of one address family. variant: None = the one the node uses; share it between families.
+
+    refused: why a feature is not there. Raises StartError if there is no iptables.
+    """
+
+    def __init__(self, family: Family, variant: Variant | None = None, lock_seconds: float = 10.0) -> None:
+        self.family = family
+        self.variant = variant or find_variant()
+        self.refused: dict[Feature, str] = {}
+        self._supported: dict[Feature, bool] = {}
+        self._tool: RuleTool = Tool(family, self.variant.mode, lock_seconds)
+        self._generation: Generation = _generation(family, self.variant.mode)
+        self._tables: list[str] = []
+        self._seen: Hashable = None
+
+    def close(self) -> None:
+        self._generation.close()
+
+    def apply(self, wanted: RuleSet) -> None:
+        """Writes all of it and reads it back. Raises RulesRefused, RulesLocked, KernelError."""
+        found: list[str] = []
+        for _ in range(_TRIES):
+            self._tool.restore(update_text(wanted, self._read(wanted)))
+            found = self.verify(wanted)
+            if not found:
+                return
+        raise RulesRefused(f"the packet rules do not stay as they are written: {'; '.join(found)}")
+
+    def verify(self, wanted: RuleSet) -> list[str]:
+        """What the kernel has otherwise, a sentence each. What is changed from now on is told by `changed`."""
+        self._tables = wanted.tables()
+        seen = self._generation.read(self._tables)
+        found = differences(wanted, self._read(wanted))
+        self._seen = seen
+        return found
+
+    def changed(self) -> bool:
+        """Whether anybody changed the rules since the last `apply` or `verify`; also if that cannot be told."""
+        if self._seen is None:
+            return True
+        try:
+            return self._generation.read(self._tables) != self._seen
+        except KernelError:
+            return True
+
+    def remove(self) -> list[str]:
+        """Removes all that is ours; the rules of other programs that keep a chain of ours, by then empty."""
+        nothing = RuleSet(self.family)
+        held = self._read(nothing)
+        text = update_text(nothing, held)
+        if text:
+            self._tool.restore(text)
+        self._seen = None
+        return [line for one in held for chain, lines in one.held_by.items() if chain in one.chains for line in lines]
+
+    def supports(self, feature: Feature) -> bool:
+        """Tried once, with a rule in a chain that no packet meets."""
+        known = self._supported.get(feature)
+        if known is None:
+            known = self._supported[feature] = self._try(feature)
+        return known
+
+    def _try(self, feature: Feature) -> bool:
+        table, rule = _TRIALS[feature]
+        try:
+            with_set = _TrialSet(self.family) if feature is Feature.SET else None
+        except (StartError, KernelError) as error:
+            self.refused[feature] = str(error)
+            return False
+        try:
+            self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-A {_SCRATCH} {rule}\nCOMMIT\n")
+            self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-X {_SCRATCH}\nCOMMIT\n")
+        except RulesRefused as error:
+            self.refused[feature] = error.line
+            return False
+        finally:
+            if with_set:
+                with_set.close()
+        return True
+
+    def _read(self, wanted: RuleSet) -> list[Held]:
+        there = self._tool.tables()
+        used = wanted.tables()
+        return [parse_save(t, self._tool.save(t)) for t in TABLES if there is None or t in there or t in used]
+
+
+class _TrialSet:
+    def __init__(self, family: Family) -> None:
+        self._definitions = Definitions(timeout=10.0)
+        self._definitions.destroy([TRIAL])
+        self._definitions.create(SetSpec(TRIAL, "hash:ip", family))
+
+    def close(self) -> None:
+        self._definitions.destroy([TRIAL])
+        self._definitions.socket.close()
+
+
+def _generation(family: Family, mode: Mode) -> Generation:
+    try:
+        return NftGeneration() if mode is Mode.NFT else LegacyGeneration(family)
+    except OSError as error:
+        raise StartError(f"no access to the packet rules: {error}", "Run as root with CAP_NET_ADMIN") from error

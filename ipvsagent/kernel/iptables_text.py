@@ -1,0 +1,145 @@
+"""What iptables-save prints, as far as it concerns us, and what to write to make it as wanted. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from msgspec import Struct, field
+
+from ipvsagent.packet_rules import CHAIN_PREFIX, COMMENT_PREFIX, TABLES, Jump, RuleSet, chain_lines, insert_lines
+
+_HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+_MARK = re.compile(rf'--comment "?{COMMENT_PREFIX}([0-9a-f]+)"?(?: |$)')
+
+
+class Held(Struct):
+    """One table, as it is. chains: ours, with their rules. hooks: the rules of built-in chains.
+
+    held_by: rules of other programs' chains that lead to ours, by the chain they lead to.
+    """
+
+    table: str
+    chains: dict[str, list[str]] = field(default_factory=dict)
+    hooks: dict[str, list[str]] = field(default_factory=dict)
+    held_by: dict[str, list[str]] = field(default_factory=dict)
+
+    def jumps(self, hook: str) -> list[str]:
+        """The rules of a built-in chain that lead to chains of ours."""
+        return [rule for rule in self.hooks.get(hook, ()) if _leads_to(rule)]
+
+
+def parse_save(table: str, text: str) -> Held:
+    """The output of `iptables-save -t TABLE`."""
+    held = Held(table)
+    for line in text.splitlines():
+        if line.startswith(f":{CHAIN_PREFIX}"):
+            held.chains[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith("-A "):
+            chain, _, rule = line[3:].partition(" ")
+            if chain in held.chains:
+                held.chains[chain].append(rule)
+            elif chain in _HOOKS:
+                held.hooks.setdefault(chain, []).append(rule)
+            elif CHAIN_PREFIX in rule and (target := _leads_to(rule)):
+                held.held_by.setdefault(target, []).append(line)
+    return held
+
+
+def differences(wanted: RuleSet, held: Iterable[Held]) -> list[str]:
+    """What differs, each as a sentence that names table and chain; nothing if the kernel has what is wanted."""
+    found = {one.table: one for one in held}
+    sentences: list[str] = []
+    for table in TABLES:
+        one = found.get(table) or Held(table)
+        names = set()
+        for chain in wanted.chains_of(table):
+            names.add(chain.name)
+            if chain.name not in one.chains:
+                sentences.append(f"{table}: chain {chain.name} is missing")
+                continue
+            sentences.extend(
+                f"{table}: chain {chain.name}: {what}"
+                for what in _rule_differences(chain.marked_rules(), one.chains[chain.name])
+            )
+        sentences.extend(
+            f"{table}: chain {name} is of no use any more"
+            for name, rules in one.chains.items()
+            if name not in names and (rules or name not in one.held_by)
+        )
+        hooks = wanted.hooks_of(table)
+        for hook in _HOOKS:
+            jumps = hooks.get(hook, [])
+            if not _is_in_place(jumps, one, hook):
+                expected = ", ".join(jump.chain for jump in jumps)
+                what = f"is to begin with the jump to {expected}" if jumps else "is to have no jump to a chain of ours"
+                sentences.append(f"{table}: chain {hook} {what}, and only that")
+    return sentences
+
+
+def _rule_differences(wanted: Iterable[tuple[str, str]], held: list[str]) -> Iterator[str]:
+    marks = [match[1] if (match := _MARK.search(rule)) else "" for rule in held]
+    expected = dict(wanted)
+    if marks == list(expected):
+        return
+    there = set(marks)
+    for position, (mark, text) in enumerate(expected.items(), 1):
+        if mark not in there:
+            yield f"rule {position} is missing: {text}"
+    for mark, rule in zip(marks, held, strict=True):
+        if mark not in expected:
+            yield f"a rule is not ours: {rule}"
+    if there == expected.keys():
+        yield "rules are repeated or out of order"
+
+
+def _is_in_place(jumps: list[Jump], held: Held, hook: str) -> bool:
+    wanted = [str(jump) for jump in jumps]
+    return held.jumps(hook) == wanted and held.hooks.get(hook, [])[: len(wanted)] == wanted
+
+
+def update_text(wanted: RuleSet, held: Iterable[Held]) -> str:
+    """For `iptables-restore --noflush`: all our chains anew, jumps that are not in place, stale chains away."""
+    found = {one.table: one for one in held}
+    lines: list[str] = []
+    for table in TABLES:
+        body = list(_table_lines(wanted, table, found.get(table) or Held(table)))
+        if body:
+            lines += [f"*{table}", *body, "COMMIT"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _table_lines(wanted: RuleSet, table: str, held: Held) -> Iterator[str]:
+    chains = wanted.chains_of(table)
+    names = {chain.name for chain in chains}
+    stale = [name for name in held.chains if name not in names]
+    for name in stale:
+        yield f":{name} - [0:0]"
+    yield from chain_lines(chains)
+    hooks = wanted.hooks_of(table)
+    for hook in _HOOKS:
+        jumps = hooks.get(hook, [])
+        if not _is_in_place(jumps, held, hook):
+            for rule, count in Counter(held.jumps(hook)).items():
+                yield from [f"-D {hook} {rule}"] * count
+            yield from insert_lines(hook, jumps)
+    for name in stale:
+        if name not in held.held_by:
+            yield f"-X {name}"
+
+
+def _leads_to(rule: str) -> str:
+    """The chain of ours that a rule jumps or goes to, or nothing."""
+    if CHAIN_PREFIX not in rule:
+        return ""
+    try:
+        words = shlex.split(rule)
+    except ValueError:
+        return ""
+    for option, value in pairwise(words):
+        if option in ("-j", "-g") and value.startswith(CHAIN_PREFIX):
+            return value
+    return ""

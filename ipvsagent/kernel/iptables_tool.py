@@ -1,0 +1,168 @@
+"""The iptables programs: which of them the node uses, and running them.
+
+A node has two kinds of packet rules, old (legacy) and new (nft), each with its own programs, and one kind does not
+see the other's. Rules are to be where kubelet and the CNI plugin put theirs; the choice is the one of
+kubernetes-sigs/iptables-wrappers, which Kubernetes' own images use.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+from enum import StrEnum
+
+from msgspec import Struct
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
+from ipvsagent.address import Family
+from ipvsagent.errors import KernelError, StartError
+
+_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+_HINT = re.compile(r"^:(KUBE-IPTABLES-HINT|KUBE-KUBELET-CANARY) ", re.MULTILINE)
+_ERROR_LINE = re.compile(r"\bline:? (\d+)")
+_LOCKED = 4  # exit status: another program holds /run/xtables.lock
+_TIMEOUT = 60.0
+_COMMAND = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
+
+
+class Mode(StrEnum):
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class Variant(Struct, frozen=True):
+    """Which kind of rules is used, and why."""
+
+    mode: Mode
+    reason: str
+
+
+class RulesRefused(KernelError):
+    """iptables refused. line: what it said. rule: the line of our text that it named, if it did."""
+
+    def __init__(self, line: str, rule: str = "", code: int = errno.EINVAL) -> None:
+        super().__init__(code, line)
+        self.line = line
+        self.rule = rule
+        self.args = (f"{line}{f' (the rule is: {rule})' if rule else ''}",)
+
+
+class RulesLocked(RulesRefused):
+    """Another program held the lock of the packet rules all the time."""
+
+
+class Tool:
+    """Runs the programs of one variant and family. lock_seconds: how long to wait for other programs."""
+
+    def __init__(self, family: Family, mode: Mode, lock_seconds: float = 10.0) -> None:
+        self.family = family
+        self.mode = mode
+        self._lock_seconds = lock_seconds
+        self._save = program(family, mode, "-save")
+        self._restore = program(family, mode, "-restore")
+
+    def save(self, table: str = "") -> str:
+        """What iptables-save prints. Raises RulesRefused."""
+        return self._run([self._save, *(["-t", table] if table else [])], "")
+
+    def restore(self, text: str) -> None:
+        """Atomic by table; what is not named in `text` stays, counters included. Raises RulesRefused, RulesLocked."""
+        argv = [self._restore, "--noflush", "--wait", "1"]
+        retrying = Retrying(
+            retry=retry_if_exception_type(RulesLocked),
+            stop=stop_after_delay(self._lock_seconds),
+            wait=wait_random(0.02, 0.2),
+            reraise=True,
+        )
+        retrying(lambda: self._run(argv, text))
+
+    def tables(self) -> frozenset[str] | None:
+        """The tables that exist: to ask legacy for another one would make it. None: asking makes none."""
+        if self.mode is Mode.NFT:
+            return None
+        name = "ip6_tables_names" if self.family is Family.IPV6 else "ip_tables_names"
+        try:
+            with open(f"/proc/thread-self/net/{name}") as file:
+                return frozenset(file.read().split())
+        except FileNotFoundError:
+            return frozenset()
+
+    def _run(self, argv: list[str], text: str) -> str:
+        try:
+            done = subprocess.run(
+                argv, input=text, capture_output=True, text=True, timeout=_TIMEOUT, env={"PATH": _PATH, "LC_ALL": "C"}
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RulesRefused(f"{argv[0]} did not end in {_TIMEOUT:.0f} s", code=errno.ETIMEDOUT) from error
+        except OSError as error:
+            raise RulesRefused(f"{argv[0]} cannot be run: {error}", code=error.errno or errno.EIO) from error
+        if done.returncode == 0:
+            return done.stdout
+        raise _refusal(os.path.basename(argv[0]), done.returncode, done.stderr, text)
+
+
+def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
+    said = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("Try `")]
+    line = "; ".join(said).replace(":; ", ": ") or f"exit status {status}"
+    if name not in line:
+        line = f"{name}: {line}"
+    if status == _LOCKED and "lock" in stderr:
+        return RulesLocked(line, code=errno.EAGAIN)
+    number = _ERROR_LINE.search(stderr)
+    lines = text.splitlines()
+    rule = lines[int(number[1]) - 1] if number and 0 < int(number[1]) <= len(lines) else ""
+    return RulesRefused(line, "" if rule == "COMMIT" else rule)
+
+
+def program(family: Family, mode: Mode, suffix: str) -> str:
+    """The path of a program of one variant. Raises StartError if it is not installed."""
+    command = _COMMAND[family]
+    found = shutil.which(f"{command}-{mode}{suffix}", path=_PATH)
+    plain = shutil.which(f"{command}{suffix}", path=_PATH)
+    if found is None and plain is not None and _mode_of(plain.removesuffix(suffix)) is mode:
+        found = plain
+    if found is None:
+        raise StartError(f"{command}-{mode}{suffix} is not installed", "Install the Debian package iptables")
+    return found
+
+
+def _mode_of(command: str) -> Mode:
+    """Of an installation that has only one; before 1.8 there was only legacy, and it did not say so."""
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT)
+    return Mode.NFT if "nf_tables" in done.stdout else Mode.LEGACY
+
+
+def find_variant() -> Variant:
+    """The variant that this node uses, of both families together. Raises StartError if there is no iptables."""
+    texts = {mode: text for mode in Mode if (text := _all_rules(mode)) is not None}
+    for mode, text in texts.items():
+        if hint := _HINT.search(text):
+            return Variant(mode, f"kubelet's chain {hint[1]} is there")
+    if not texts:
+        tool = program(Family.IPV4, Mode.NFT, "-save")  # or the error that it is missing
+        raise StartError(
+            f"{tool} does not work here", "Load the module with `modprobe nf_tables` or `modprobe ip_tables`"
+        )
+    counts = {mode: len(re.findall("^-", text, re.MULTILINE)) for mode, text in texts.items()}
+    nft, legacy = counts.get(Mode.NFT), counts.get(Mode.LEGACY)
+    if nft is None:
+        return Variant(Mode.LEGACY, "iptables-nft does not work here")
+    if legacy is None:
+        return Variant(Mode.NFT, "iptables-legacy does not work here")
+    if legacy > nft:
+        return Variant(Mode.LEGACY, f"there are {legacy} legacy rules, and {nft} of nft")
+    return Variant(Mode.NFT, f"there are {nft} rules of nft, and {legacy} legacy ones")
+
+
+def _all_rules(mode: Mode) -> str | None:
+    """Of both families; None if the variant does not work here."""
+    texts = []
+    for family in Family:
+        try:
+            texts.append(Tool(family, mode).save())
+        except (StartError, RulesRefused):
+            continue
+    return "".join(texts) if texts else None
