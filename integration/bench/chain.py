@@ -1,0 +1,78 @@
+"""The agent's chain in this process: what its loop does to a message, without its threads and waits.
+
+The steps are those of `Agent._turn` and `Agent._take`; what differs is said in `changed`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from integration.bench.cluster import THIS_NODE
+from integration.bench.stand import INTERFACE
+from ipvsagent.agent import learn
+from ipvsagent.cluster.objects import Changes
+from ipvsagent.config import Config
+from ipvsagent.findings import FindingBook
+from ipvsagent.node import Node, pipeline_for
+from ipvsagent.reconcile.report import Report
+from ipvsagent.rows import Failure, Op
+from ipvsagent.status.snapshot import in_sync
+
+
+class Chain:
+    """Opens and prepares the node. `ipvs` and `addresses` know how long writing took."""
+
+    def __init__(self, state: Path) -> None:
+        config = Config(node_name=THIS_NODE, interface=INTERFACE, state_dir=state)
+        self.node = Node(config)
+        self.node.prepare()
+        self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)
+        self.backend = self.node.backend()
+        self.pipeline = pipeline_for(config, self.backend, window=0)
+        self._book = FindingBook()
+        self._now = 0.0
+
+    def take(self, changes: Changes) -> None:
+        self._now += 1.0
+        learn(self._book, self.pipeline.take(changes, self._now))
+
+    def begin(self) -> None:
+        """This node's addresses: before the first message."""
+        learn(self._book, self.pipeline.node_addresses(self.node.addresses.node_addresses()))
+
+    def start(self) -> Report:
+        report = self.pipeline.reconciler.start(self._now)
+        learn(self._book, report.findings)
+        return report
+
+    def changed(self, changes: Changes) -> Report:
+        """From event to acknowledgement. The window for endpoints that move between slices is 0 here, or a deletion
+        would be a matter of waiting."""
+        self.take(changes)
+        report = self.pipeline.reconciler.round(self._now)
+        learn(self._book, [("tables", ())])
+        learn(self._book, report.findings)
+        in_sync(self.pipeline)
+        return report
+
+    def held(self) -> tuple[int, int]:
+        """Rows of ours in the kernel: virtual and real servers, addresses."""
+        return sum(1 for _ in self.node.ipvs.read(None)), sum(1 for _ in self.node.addresses.read(None))
+
+
+class Clocked:
+    """Counts the seconds that a table's `write` takes."""
+
+    def __init__(self, table: Any) -> None:
+        self.seconds = 0.0
+        self._write = table.write
+        table.write = self
+
+    def __call__(self, ops: Sequence[Op]) -> list[Failure]:
+        began = time.perf_counter()
+        failures: list[Failure] = self._write(ops)
+        self.seconds += time.perf_counter() - began
+        return failures

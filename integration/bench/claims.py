@@ -1,0 +1,70 @@
+"""What is claimed, as numbers that a run can refute. A claim about a size that was not measured is not judged."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from integration.bench.figures import Figures
+
+_RELATIONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "<": operator.lt,
+    "=": operator.eq,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """figure: a row of the table; size: its column, 0 for its growth."""
+
+    claim: str
+    figure: str
+    size: int
+    value: float
+    limit: str
+    held: bool
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """sizes: from which size on. The limit is a number of the figure's unit."""
+
+    text: str
+    figure: str
+    relation: str
+    limit: float
+    smallest: int = 0
+
+
+_CLAIMS = (
+    _Claim("(a) at least 15 times faster than the reference", "faster than reference", ">=", 15, 1000),
+    _Claim("(a) nothing is refused", "program.failures", "=", 0),
+    _Claim("(b) one netlink message a change", "change.messages", "=", 1),
+    _Claim("(b) one row written a change", "change.ops", "=", 1),
+    _Claim("(b) no row read for a change", "change.rows_read", "=", 0),
+    _Claim("(b) a change takes under 2 ms", "change.median", "<", 0.002),
+    _Claim("(b) under twice the floor", "change against floor", "<", 2),
+    _Claim("(c) an unchanged restart writes nothing", "restart.writes", "=", 0),
+    _Claim("(c) an unchanged restart takes under 5 s", "restart.seconds", "<", 5),
+    _Claim("(d) idle with audit under 1 % of a core", "idle.idle_share", "<", 0.01),
+    _Claim("(e) at most 150 MiB resident", "program.rss_mib", "<=", 150),
+    _Claim("(e) at most 150 MiB at the peak", "program.peak_mib", "<=", 150),
+    _Claim("(f) the API server answers within 1 s", "cold.seconds", "<", 1),
+)
+OWN_GROWTH = 1.2
+
+
+def judge(figures: Figures) -> Iterator[Verdict]:
+    for claim in _CLAIMS:
+        for size in figures.sizes:
+            if size >= claim.smallest:
+                value = figures.at(claim.figure, size)
+                held = _RELATIONS[claim.relation](value, claim.limit)
+                yield Verdict(claim.text, claim.figure, size, value, f"{claim.relation} {claim.limit:g}", held)
+    if len(figures.sizes) > 1:
+        growth = figures.growth("change.own_seconds")
+        text = f"(b) our own time a change does not grow by more than {OWN_GROWTH - 1:.0%}"
+        yield Verdict(text, "change.own_seconds", 0, growth, f"<= {OWN_GROWTH:g}", growth <= OWN_GROWTH)

@@ -1,0 +1,105 @@
+"""The figures as one table: a row each, a column for each size, how they grow, and the verdict on what is claimed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from integration.bench.claims import Verdict
+from integration.bench.figures import Figures
+
+_MS, _US, _S = (1e3, "ms"), (1e6, "us"), (1.0, "s")
+_PLAIN, _TIMES, _MIB, _PERCENT = (1.0, ""), (1.0, "x"), (1.0, "MiB"), (1e2, "%")
+
+_ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
+    ("(a) FIRST PROGRAMMING", "", _PLAIN),
+    ("ours", "program.seconds", _S),
+    ("  of which policy", "program.policy_seconds", _S),
+    ("  of which IPVS", "program.ipvs_seconds", _S),
+    ("  of which addresses", "program.address_seconds", _S),
+    ("reference: ipvsadm -R, ip -batch", "reference.seconds", _S),
+    ("  of which ipvsadm", "reference.ipvs_seconds", _S),
+    ("  of which ip", "reference.address_seconds", _S),
+    ("floor: raw socket", "floor.seconds", _S),
+    ("reference / ours", "faster than reference", _TIMES),
+    ("ours / floor", "slower than floor", _TIMES),
+    ("rows written", "program.rows", _PLAIN),
+    ("refused", "program.failures", _PLAIN),
+    ("(b) ONE CHANGED ENDPOINT", "", _PLAIN),
+    ("netlink messages", "change.messages", _PLAIN),
+    ("rows written", "change.ops", _PLAIN),
+    ("rows read", "change.rows_read", _PLAIN),
+    ("system calls", "change.calls", _PLAIN),
+    ("event to acknowledgement, median", "change.median", _US),
+    ("  row added", "change.median_added", _US),
+    ("  drained, weight 0", "change.median_drained", _US),
+    ("  restored", "change.median_restored", _US),
+    ("  row deleted", "change.median_deleted", _US),
+    ("  99 of 100 under", "change.p99", _US),
+    ("floor, median", "floor.median", _US),
+    ("ours / floor", "change against floor", _TIMES),
+    ("our own time, median", "change.own_seconds", _US),
+    ("before it: decoding the slice", "change.decode_seconds", _US),
+    ("(c) UNCHANGED RESTART", "", _PLAIN),
+    ("ipvsagent run --once", "restart.seconds", _S),
+    ("rows written", "restart.writes", _PLAIN),
+    ("size of the JSON files", "files.mib", _MIB),
+    ("  importing", "restart.import_seconds", _S),
+    ("  opening the node", "restart.node_seconds", _S),
+    ("  reading the files", "restart.files_seconds", _S),
+    ("  policy", "restart.policy_seconds", _S),
+    ("  comparing with the kernel", "restart.compare_seconds", _S),
+    ("    reading it alone", "restart.read_seconds", _S),
+    ("(d) IDLE, WITH AUDIT", "", _PLAIN),
+    ("share of a core", "idle.idle_share", _PERCENT),
+    ("wake-ups a second", "idle.wakeups", _PLAIN),
+    ("virtual servers a slice", "change.audit_servers", _PLAIN),
+    ("a slice, each second", "change.audit_slice_seconds", _MS),
+    ("the listing that ends a pass", "change.audit_listing_seconds", _MS),
+    ("(e) MEMORY", "", _PLAIN),
+    ("pipeline after first programming", "program.rss_mib", _MIB),
+    ("  at the peak", "program.peak_mib", _MIB),
+    ("agent that read files", "idle.agent_rss_mib", _MIB),
+    ("  at the peak", "idle.agent_peak_mib", _MIB),
+    ("garbage collector, all pauses", "program.gc_seconds", _MS),
+    ("  the longest", "program.gc_longest", _MS),
+    ("  a full collection", "program.gc_full", _MS),
+    ("  the same after gc.freeze", "program.gc_full_frozen", _MS),
+    ("(f) COLD START", "", _PLAIN),
+    ("default/kubernetes answers after", "cold.seconds", _S),
+)
+_LABEL, _COLUMN = 36, 11
+
+
+def lines(figures: Figures, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    head = "".join(f"{f'{size:,}':>{_COLUMN}}" for size in figures.sizes)
+    yield f"{'Services, 10 endpoints each':<{_LABEL}}{head}{'growth':>{_COLUMN}}  verdict"
+    for label, name, (scale, unit) in _ROWS:
+        if not name:
+            yield label
+            continue
+        cells = "".join(f"{_cell(figures.at(name, size) * scale, unit):>{_COLUMN}}" for size in figures.sizes)
+        growth = _cell(figures.growth(name), "x") if len(figures.sizes) > 1 else ""
+        yield f"  {label:<{_LABEL - 2}}{cells}{growth:>{_COLUMN}}  {_mark(name, verdicts)}".rstrip()
+
+
+def failures(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    for verdict in verdicts:
+        if not verdict.held:
+            where = f"at {verdict.size:,} Services" if verdict.size else "from the smallest to the largest size"
+            yield f"does not hold: {verdict.claim}: {verdict.value:.4g} {where}, must be {verdict.limit}"
+
+
+def _mark(name: str, verdicts: Sequence[Verdict]) -> str:
+    own = [verdict for verdict in verdicts if verdict.figure == name]
+    if not own:
+        return ""
+    limits = ", ".join(dict.fromkeys(verdict.limit for verdict in own))
+    return f"{'pass' if all(verdict.held for verdict in own) else 'FAIL'} ({limits})"
+
+
+def _cell(value: float, unit: str) -> str:
+    if math.isnan(value):
+        return "-"
+    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2 if value >= 0.1 else 4
+    return f"{value:,.{digits}f} {unit}".rstrip()
