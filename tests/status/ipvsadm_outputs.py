@@ -1,0 +1,48 @@
+"""What two programs print for the same table: the real ipvsadm, and ours, run in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+from pathlib import Path
+
+from ipvsagent.cli import main
+
+
+def theirs(*arguments: str, stdin: str = "") -> tuple[int, bytes]:
+    """Exit status and standard output of ipvsadm."""
+    done = subprocess.run(["ipvsadm", *arguments], input=stdin.encode(), capture_output=True, timeout=60)
+    return done.returncode, done.stdout
+
+
+class Ours:
+    """`ipvsagent` with a state directory of the test's."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+
+    def __call__(self, command: str, *arguments: str) -> tuple[int, bytes]:
+        out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                main([command, *arguments, "--state-dir", str(self._state_dir)])
+            except SystemExit as end:
+                return int(end.code or 0), out.buffer.getvalue()  # type: ignore[attr-defined]
+        raise AssertionError("main ended without an exit status")
+
+    def status(self, *arguments: str) -> tuple[int, bytes]:
+        return self("status", "-o", "ipvsadm", *arguments)
+
+    def save(self, *arguments: str) -> tuple[int, bytes]:
+        return self("save", *arguments)
+
+
+def assert_same(mine: tuple[int, bytes], real: tuple[int, bytes]) -> None:
+    """By lines: a difference among thousands of rows is then one line of a test's report."""
+    assert mine[0] == real[0]
+    for number, (my_line, real_line) in enumerate(
+        zip(mine[1].splitlines(True), real[1].splitlines(True), strict=False)
+    ):
+        assert my_line == real_line, f"line {number}"
+    assert len(mine[1]) == len(real[1])
