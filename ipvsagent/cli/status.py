@@ -71,7 +71,7 @@ def command(output: str, interface: str, state_dir: Path, **listing: Any) -> int
         _print_listing(node, options)
         return 0
     info = node.ipvs.info()
-    entries = grouped(node.ipvs.read(None, counters=True))
+    entries = grouped(node.ipvs.read(None, counters=output != "native"))
     shown = document(info.version, info.table_size, entries, ask(node.socket_path))
     if output != "native":
         print_document(shown, output)

@@ -1,2 +1,2 @@
 """What people and programs see: the agent's snapshot, and the texts and documents made from it. Pure but for
-`server.py` and `client.py`, the two ends of the socket that carries a snapshot."""
+`socket.py`, the two ends of the socket that carries a snapshot."""
