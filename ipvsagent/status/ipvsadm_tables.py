@@ -16,7 +16,8 @@ from ipvsagent.kernel.ipvs_sync import SyncDaemon
 def connection_lines(connections: Iterable[Connection], *, persistence: bool = False) -> Iterator[str]:
     """In the order in which they come. persistence: with the persistence engine's data.
 
-    ipvsadm cuts a line of the kernel at 255 bytes, and may crash on what is left of it; here it comes whole.
+    ipvsadm cuts a line of the kernel at 255 bytes and crashes on the rest, as long Call-IDs over IPv6 show; here it
+    comes whole.
     """
     yield "IPVS connection entries\n"
     title = f"pro expire {'state':<11} {'source':<18} {'virtual':<18} "
