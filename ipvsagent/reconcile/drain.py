@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from heapq import heappop, heappush
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -69,6 +70,8 @@ class Drains:
         self.timeout = timeout
         self.window = window
         self._by_server: dict[VirtualServerId, dict[Key, Drain]] = {}
+        self._ends: dict[VirtualServerId, float] = {}  # the first that a server's drains reach, where any has one
+        self._queue: list[tuple[float, VirtualServerId]] = []  # a heap of `_ends`; entries that are not in it are old
 
     def rows(self, server_id: VirtualServerId) -> list[RealServerRow]:
         """Rows that the kernel holds beside those of the virtual server itself."""
@@ -100,7 +103,7 @@ class Drains:
         if not drains and not any(op.verb is Verb.DELETE and type(op.row) is RealServerRow for op in ops):
             return ops
         if wanted is None or any(op.verb is Verb.DELETE and type(op.row) is VirtualServerRow for op in ops):
-            self._by_server.pop(server_id, None)
+            self.forget(server_id)
             return ops
         drains = self._by_server.setdefault(server_id, {})
         for r in wanted.real_servers:
@@ -128,6 +131,7 @@ class Drains:
             del drains[key]
         if not drains:
             del self._by_server[server_id]
+        self._schedule(server_id)
         return result
 
     def _next(
@@ -170,19 +174,37 @@ class Drains:
             if drain and drain.phase is not Phase.LINGERING and seen.active + seen.inactive == 0:
                 drains[drain.row.key] = replace(drain, until=now)
                 over = True
+        if over:
+            self._schedule(server_id)
         return over
 
     def forget(self, server_id: VirtualServerId) -> None:
         self._by_server.pop(server_id, None)
+        self._ends.pop(server_id, None)
+
+    def _schedule(self, server_id: VirtualServerId) -> None:
+        """After its drains changed. Every change of any Service asks what is due, so that must not cost a look at
+        each drain: a rollout has thousands."""
+        ends = [d.until for d in self._by_server.get(server_id, {}).values() if d.until is not None]
+        if not ends:
+            self._ends.pop(server_id, None)
+        elif self._ends.get(server_id) != (end := min(ends)):
+            self._ends[server_id] = end
+            heappush(self._queue, (end, server_id))
 
     def due(self, now: float) -> list[VirtualServerId]:
-        return [i for i, drains in self._by_server.items() if any(_over(d, now) for d in drains.values())]
+        first = self.next_due()
+        if first is None or first > now:
+            return []
+        return [i for i, end in self._ends.items() if end <= now]
 
     def next_due(self) -> float | None:
-        return min(
-            (d.until for drains in self._by_server.values() for d in drains.values() if d.until is not None),
-            default=None,
-        )
+        while self._queue:
+            end, server_id = self._queue[0]
+            if self._ends.get(server_id) == end:
+                return end
+            heappop(self._queue)
+        return None
 
     def polled(self) -> list[VirtualServerId]:
         """Virtual servers whose connection counts decide something."""
