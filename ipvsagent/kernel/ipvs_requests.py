@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from ipvsagent.address import Address, Family, pack
+from ipvsagent.address import Address, Family
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.ipvs_attributes import (
     ATTR,
@@ -75,20 +75,25 @@ _DEST_STRUCT = {
 _FULL_SIZE, _NAMED_SIZE = 20 + 6 * 8, 20 + 2 * 8
 _H_PORT, _H_FORWARD, _H_WEIGHT = head_of(DEST_PORT, 2), head_of(DEST_FORWARD, 4), head_of(DEST_WEIGHT, 4)
 _H_UPPER, _H_LOWER, _H_FAMILY = head_of(DEST_UPPER, 4), head_of(DEST_LOWER, 4), head_of(DEST_FAMILY, 2)
+_IDENTITY = struct.Struct("=IH2x IH2x I16s IH2x")
+_H_SVC_AF, _H_SVC_PROTOCOL = head_of(SVC_AF, 2), head_of(SVC_PROTOCOL, 2)
+_H_SVC_ADDR, _H_SVC_PORT = head_of(SVC_ADDR, 16), head_of(SVC_PORT, 2)
 
 
 def service_identity(server: VirtualServerId) -> bytes:
     """The attributes that name a virtual server, without the one around them."""
-    family = attribute(SVC_AF, U16.pack(_family_number(server.address)))
+    family = _family_number(server.address)
     if server.protocol is Protocol.FWM:
-        return family + attribute(SVC_FWMARK, U32.pack(server.port))
-    return b"".join(
-        (
-            family,
-            attribute(SVC_PROTOCOL, U16.pack(PROTOCOL_NUMBERS[server.protocol])),
-            attribute(SVC_ADDR, pack(server.address).ljust(16, b"\0")),
-            attribute(SVC_PORT, server.port.to_bytes(2, "big")),
-        )
+        return attribute(SVC_AF, U16.pack(family)) + attribute(SVC_FWMARK, U32.pack(server.port))
+    return _IDENTITY.pack(
+        _H_SVC_AF,
+        family,
+        _H_SVC_PROTOCOL,
+        PROTOCOL_NUMBERS[server.protocol],
+        _H_SVC_ADDR,
+        socket.inet_pton(family, server.address),
+        _H_SVC_PORT,
+        socket.htons(server.port),
     )
 
 

@@ -139,12 +139,15 @@ class Claims:
             (index, op.verb, op.row.id) for index, op in enumerate(ops) if type(op.row) is VirtualServerRow
         ]
         self._held = {server: server in ledger for _, _, server in self._changes}
-        ledger.claim(server for _, verb, server in self._changes if verb is not Verb.DELETE)
+        if self._changes:
+            ledger.claim(server for _, verb, server in self._changes if verb is not Verb.DELETE)
 
     def settle(self, refused: Mapping[int, KernelError]) -> None:
         """`refused`: errors by the op's index. What could not be added was somebody else's, or is not there:
         the claim is withdrawn, unless nobody knows what the kernel did."""
         held = self._held
+        if not held:  # as in most writes: real servers alone
+            return
         for index, verb, server in self._changes:
             error = refused.get(index)
             if error is None:
