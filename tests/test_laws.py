@@ -47,7 +47,7 @@ from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
-from ipvsagent.rows import AddressRow, Op, RealServerRow, Row, SetMemberRow, Verb, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, RealServerRow, Row, Verb, VirtualServerRow
 
 NODE = "here"
 TIMEOUT, WINDOW = 60.0, 0.1
@@ -118,9 +118,9 @@ services = st.builds(
 endpoints = st.builds(
     Endpoint,
     address=st.sampled_from(ENDPOINTS).map(Address),
-    ready=st.booleans(),
-    serving=st.booleans(),
-    terminating=st.booleans(),
+    ready=st.sampled_from([True, True, False]),
+    serving=st.sampled_from([True, True, False]),
+    terminating=st.sampled_from([False, False, True]),
     node=st.sampled_from(["", NODE, "other"]),
 )
 slices = st.builds(
@@ -150,8 +150,23 @@ class Laws(RuleBasedStateMachine):
 
     # Events
 
-    @initialize(items=st.lists(st.one_of(services, slices), max_size=6))
-    def begin(self, items: list[Object]) -> None:
+    @initialize(items=st.lists(st.one_of(services, slices), max_size=3), udp=st.booleans())
+    def begin(self, items: list[Object], udp: bool) -> None:
+        """Two Services at work, so that there is something to lose."""
+        ports = (ServicePort("dns", Protocol.UDP, 53) if udp else ServicePort("http", Protocol.TCP, 80),)
+        for name, piece, address, pods in (("a", "s1", IPS[0], ENDPOINTS[:3]), ("b", "s2", IPS[1], ENDPOINTS[2:5])):
+            self.upsert(Service(namespace="ns", name=name, cluster_ips=(Address(address),), ports=ports))
+            self.upsert(
+                EndpointSlice(
+                    namespace="ns",
+                    name=piece,
+                    service=name,
+                    family=Family.IPV4,
+                    ports=(EndpointPort("http", Protocol.TCP, 8080), EndpointPort("dns", Protocol.UDP, 5353)),
+                    endpoints=tuple(Endpoint(Address(pod), ready=pod != pods[-1]) for pod in pods),
+                )
+            )
+        self.round(0.0)
         for item in items:
             self.upsert(item)
 
@@ -160,10 +175,12 @@ class Laws(RuleBasedStateMachine):
         self.objects[item.key] = item
         self.agent.pipeline.take(Changes(upserts=(item,)), self.now)
 
-    @rule(kind=st.sampled_from(["Service", "EndpointSlice"]), name=st.sampled_from([*NAMES, "s1", "s2", "s3"]))
-    def remove(self, kind: str, name: str) -> None:
-        key = ObjectKey(kind, "ns", name)
-        if self.objects.pop(key, None):
+    @rule(choice=st.integers(0, 1000))
+    def remove(self, choice: int) -> None:
+        keys = sorted(key for key in self.objects if key.kind != "Node")
+        if keys:
+            key = keys[choice % len(keys)]
+            del self.objects[key]
             self.agent.pipeline.take(Changes(removals=(key,)), self.now)
 
     @rule(zone=st.sampled_from(["", "z"]), address=st.sampled_from(["172.16.0.1", "10.96.0.1"]))
@@ -177,6 +194,14 @@ class Laws(RuleBasedStateMachine):
         piece = self.objects.get(ObjectKey("EndpointSlice", "ns", name))
         if isinstance(piece, EndpointSlice):
             self.upsert(replace(piece, endpoints=tuple(e for e in piece.endpoints if e.address != ENDPOINTS[endpoint])))
+
+    @rule(name=st.sampled_from(["s1", "s2", "s3"]))
+    def endpoints_swap(self, name: str) -> None:
+        """Those that were ready are not, and the other way round: as in a rolling update, or when pods flap."""
+        piece = self.objects.get(ObjectKey("EndpointSlice", "ns", name))
+        if isinstance(piece, EndpointSlice):
+            flipped = tuple(replace(e, ready=not e.ready, terminating=False) for e in piece.endpoints)
+            self.upsert(replace(piece, endpoints=flipped))
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.2, 1.0, 30.0, 100.0]))
     def round(self, seconds: float) -> None:
@@ -239,6 +264,8 @@ class Laws(RuleBasedStateMachine):
             self.kernel.put(replace(row, weight=row.weight + 7))
         elif isinstance(row, RealServerRow) and what == "stray":
             self.kernel.put(replace(row, address=Address("10.9.9.9")))
+        elif isinstance(row, VirtualServerRow) and what == "stray":
+            self.kernel.put(replace(row, id=replace(row.id, port=4711)))
         elif isinstance(row, VirtualServerRow) and what == "edit":
             self.kernel.put(replace(row, scheduler="wlc"))
 
@@ -285,6 +312,7 @@ class Laws(RuleBasedStateMachine):
         assert all(row.weight == 0 for row in drained)
         for server_id in self.agent.pipeline.desired:
             assert reconciler.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
+            assert reconciler.confirmed[server_id].service.service == self.oldest_claimant(server_id)
         assert self.agent.round(self.now) == 0, "a second round writes"
         assert not reconciler.audit(100, self.now).drift, "belief and kernel differ"
         restarted = Agent(self.kernel, self.objects.values(), self.now, EVERYTHING_KNOWN)
@@ -299,18 +327,30 @@ class Laws(RuleBasedStateMachine):
         assert all(d.phase == "listed" for d in listed)
         assert self.ours() - left == fresh_snapshot(self.objects.values())
 
+    def oldest_claimant(self, server_id: VirtualServerId) -> str:
+        claimants = [
+            s
+            for s in self.objects.values()
+            if isinstance(s, Service)
+            and server_id.address in s.cluster_ips
+            and any((p.protocol, p.port) == (server_id.protocol, server_id.port) for p in s.ports)
+        ]
+        return min(claimants, key=lambda s: (s.created is None, s.created, s.name)).name
+
     def quiesce(self) -> None:
         reconciler = self.agent.pipeline.reconciler
         for _ in range(12):
             self.now += 40.0 if reconciler.suspects or reconciler.shared.retry else 0.2
             self.agent.round(self.now)
-            reconciler.audit(100, self.now)
+            drift = reconciler.audit(100, self.now).drift
+            assert self.disturbed or not drift, "nobody interfered, and yet the kernel is not what is believed"
             # The interface tells of addresses that came and went, as its monitor does.
             for row in [*(AddressRow(a) for a in self.kernel.bound), *reconciler.shared]:
                 if isinstance(row, AddressRow):
                     reconciler.shared_changed(row, row.address in self.kernel.bound, self.now)
             reconciler.shared.check_sizes(self.now)
         assert not reconciler.suspects and not reconciler.shared.retry
+        self.disturbed = False
 
     def ours(self) -> frozenset[Row]:
         return self.kernel.snapshot() - self.foreign_rows
@@ -458,6 +498,39 @@ def test_draining_survives_a_restart_without_a_write() -> None:
         first.address: "listed",
         second.address: "leaving",
     }
+
+
+@pytest.mark.parametrize("protocol", [Protocol.TCP, Protocol.UDP])
+def test_a_full_swap_of_endpoints_never_passes_through_none(protocol: Protocol) -> None:
+    """Law 7, where it is hardest: UDP does not drain, so that all old ones go in the round that brings the new."""
+    service, piece = many(1)
+    assert isinstance(service, Service) and isinstance(piece, EndpointSlice)
+    service = replace(service, ports=(ServicePort("http", protocol, 80),))
+    old = replace(piece, ports=(EndpointPort("http", protocol, 8080),))
+    moved = tuple(replace(e, address=Address(e.address.replace("10.", "11."))) for e in old.endpoints)
+    unready = tuple(replace(e, ready=False, serving=False) for e in old.endpoints)
+    kernel = FakeKernel()
+    agent = Agent(kernel, [service, old], 0.0, EVERYTHING_KNOWN)
+    fewest: list[int] = []
+    kernel.after_each_op = lambda op: fewest.append(min(len(reals) for reals in kernel.real_servers.values()))
+    agent.pipeline.take(Changes(upserts=(replace(old, endpoints=(*unready, *moved)),)), 1.0)
+    agent.round(1.0)
+    assert min(fewest) >= 4
+    (reals,) = kernel.real_servers.values()
+    assert {r.address for r in reals.values() if r.weight} == {e.address for e in moved}
+
+
+def test_what_blindness_held_back_goes_when_everything_is_known() -> None:
+    """Law 9: nothing that was only found is removed while blind; afterwards it goes by itself, without an audit."""
+    kernel = FakeKernel()
+    objects = many(2)
+    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    before = kernel.snapshot()
+    agent = Agent(kernel, objects[:2], 1.0, Blind(services=True))
+    assert agent.written == 0 and kernel.snapshot() == before
+    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 2.0)
+    agent.round(2.0)
+    assert kernel.snapshot() == fresh_snapshot(objects[:2])
 
 
 def test_real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:

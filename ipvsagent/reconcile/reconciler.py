@@ -119,7 +119,9 @@ class Reconciler:
         while chunk := dict(islice(in_kernel, CHUNK)):
             self._apply(chunk, now, report, present, count_drift=before)
             done.update(chunk)
-        missing = (i for i in list(self._desired) if i not in done)
+        # Also what is neither wanted nor there any more, but still believed: its shared rows have to go.
+        known = dict.fromkeys([*self._desired, *self._dirty, *self.confirmed])
+        missing = (i for i in known if i not in done)
         while absent := dict.fromkeys(islice(missing, CHUNK), ()):
             self._apply(absent, now, report, present, count_drift=before)
         if not before:
