@@ -108,6 +108,7 @@ def _report(document: dict[str, Any], target: Path | None) -> int:
     figures = Figures(samples, document["sizes"])
     verdicts = list(judge(figures))
     print(", ".join(f"{name} {value}" for name, value in document["machine"].items()))
+    print(f"slowed by other work (a loop against its best): {figures.slowed()}")
     for line in (*lines(figures, verdicts), *failures(verdicts)):
         print(line)
     if target:
@@ -119,6 +120,7 @@ def _report(document: dict[str, Any], target: Path | None) -> int:
                 "value": verdict.value,
                 "limit": verdict.limit,
                 "held": verdict.held,
+                "why": verdict.why,
             }
             for verdict in verdicts
         ]

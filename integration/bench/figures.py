@@ -13,6 +13,7 @@ class Figures:
 
     def __init__(self, samples: Samples, sizes: Sequence[int]) -> None:
         self.sizes = tuple(sorted(sizes))
+        self._samples = samples
         self._values = {
             name: {size: statistics.median(values) for size, values in by_size.items()}
             for name, by_size in samples.items()
@@ -26,6 +27,20 @@ class Figures:
     def growth(self, name: str) -> float:
         """From the smallest to the largest size."""
         return _ratio(self.at(name, self.sizes[-1]), self.at(name, self.sizes[0]))
+
+    def slowed(self) -> str:
+        """How much the machine was held up by other work while this was measured, by its loops."""
+        loops = [
+            value
+            for name, by_size in self._samples.items()
+            if name.endswith(".loop_seconds")
+            for values in by_size.values()
+            for value in values
+        ]
+        if not loops:
+            return "unknown"
+        best = min(loops)
+        return f"{statistics.median(loops) / best:.2f} times, at most {max(loops) / best:.1f} times"
 
     def as_document(self) -> dict[str, dict[str, float]]:
         return {name: {str(size): value for size, value in values.items()} for name, values in self._values.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from integration.bench import idle
 from integration.bench.cluster import THIS_NODE, Cluster
-from integration.bench.stand import INTERFACE, LIMIT, Stand, agent_argv, environment, stand
+from integration.bench.stand import INTERFACE, LIMIT, Stand, agent_argv, environment, loop_seconds, stand
 from integration.bench.worker import Measured
 from integration.lab import LabError
 
@@ -95,6 +95,7 @@ class Session:
         return measured
 
     def _note(self, group: str, size: int, measured: Measured) -> None:
+        measured = {**measured, "loop_seconds": loop_seconds()}
         for name, value in measured.items():
             self.samples.setdefault(f"{group}.{name}", {}).setdefault(size, []).append(value)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in measured.items())

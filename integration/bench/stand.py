@@ -16,6 +16,7 @@ from integration.lab import LabError, Namespace
 CHECKOUT = Path(__file__).resolve().parents[2]
 INTERFACE = "kube-ipvs0"
 LIMIT = 600.0
+_LOOP = 500_000
 _QUIET_SHARE, _QUIET_FOR, _QUIET_LIMIT = 0.9, 0.3, 15.0
 
 
@@ -74,6 +75,16 @@ def become_quiet() -> bool:
         if idle_now - idle >= _QUIET_SHARE * (total_now - total):
             return True
     return False
+
+
+def loop_seconds() -> float:
+    """How long a fixed piece of work takes: longer than at other times means that the machine does something else,
+    which a guest cannot see."""
+    began = time.perf_counter()
+    total = 0
+    for number in range(_LOOP):
+        total += number
+    return time.perf_counter() - began
 
 
 def environment() -> dict[str, str]:

@@ -39,6 +39,8 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("floor, median", "floor.median", _US),
     ("ours / floor", "change against floor", _TIMES),
     ("our own time, median", "change.own_seconds", _US),
+    ("  while so many real servers drain", "change.rollout_drains", _PLAIN),
+    ("  it is", "change.rollout_own_seconds", _US),
     ("before it: decoding the slice", "change.decode_seconds", _US),
     ("(c) UNCHANGED RESTART", "", _PLAIN),
     ("ipvsagent run --once", "restart.seconds", _S),
@@ -88,6 +90,8 @@ def failures(verdicts: Sequence[Verdict]) -> Iterator[str]:
         if not verdict.held:
             where = f"at {verdict.size:,} Services" if verdict.size else "from the smallest to the largest size"
             yield f"does not hold: {verdict.claim}: {verdict.value:.4g} {where}, must be {verdict.limit}"
+            if verdict.why:
+                yield f"  {verdict.why}"
 
 
 def _mark(name: str, verdicts: Sequence[Verdict]) -> str:

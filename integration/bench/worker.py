@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
         figures.update({f"audit_{name}": value for name, value in audit.measure(chain).items()})
         held, bound = chain.held()
         figures["rows_in_kernel"] = held + bound
+        figures.update(changes.measure_rollout(chain, cluster, count))
     elif what == "floor":
         from integration.bench import changes
         from integration.bench.stand import INTERFACE
