@@ -27,6 +27,7 @@ from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
 from ipvsagent.kernel import host
 from ipvsagent.kernel.monitor import AddressChange, AddressMonitor, LinkChange, Overflow
 from ipvsagent.node import Node, pipeline_for
+from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Origins, Pipeline
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import AddressRow
@@ -38,6 +39,8 @@ from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
 log = logging.getLogger("ipvsagent")
 
 AUDIT_EVERY = 1.0
+CHECK_SETS_EVERY = 0.5
+KEEP_RULES_EVERY = 0.5
 LOOK_AT_HOST_EVERY = 10.0
 POLL_DRAINS_EVERY = 1.0
 POLLED_AT_ONCE = 64
@@ -64,7 +67,10 @@ def apply_once(config: Config, node: Node) -> bool:
     """
     began = time.monotonic()
     book = FindingBook()
-    pipeline = pipeline_for(config, node.backend(), window=0, scheduler_works=node.scheduler_works)
+    backend = node.backend()
+    backend.prepare()
+    PacketFilter(config).install()
+    pipeline = pipeline_for(config, backend, window=0, scheduler_works=node.scheduler_works)
     pipeline.node_addresses(node.addresses.node_addresses())
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
@@ -83,6 +89,12 @@ def apply_once(config: Config, node: Node) -> bool:
 def totals_text(pipeline: Pipeline) -> str:
     totals = totals_of(pipeline)
     return f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
+
+
+class RulesRepaired(msgspec.Struct, frozen=True):
+    """Somebody changed our packet rules, and they are as they should be again."""
+
+    differences: int
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -110,10 +122,12 @@ class Agent:
         self._start_delay = RETRY_START_AFTER[0]
         self._audit_due = 0.0
         self._host_due = 0.0
+        self._sets_due = 0.0
         self._poll_due = 0.0
         self._start_writes = 0
         self._start_seconds = 0.0
         self._settled = False
+        self._rules: PacketFilter | None = None
         self._drift: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -169,6 +183,9 @@ class Agent:
         if now >= self._host_due:
             self._host_due = now + LOOK_AT_HOST_EVERY
             self._look_at_host()
+        if now >= self._sets_due:
+            self._sets_due = now + CHECK_SETS_EVERY
+            self._guard(lambda: self._pipeline.reconciler.shared.check_sizes(now))
         if now >= self._audit_due:
             self._audit_due = now + AUDIT_EVERY
             self._guard(lambda: self._pipeline.reconciler.audit(self._audit_count(), now))
@@ -177,7 +194,7 @@ class Agent:
     def _wake_at(self) -> float:
         if not self._pipeline.reconciler.started:
             return self._start_due if self._pipeline.table.synced else float("inf")
-        wake = min(self._audit_due, self._poll_due)
+        wake = min(self._audit_due, self._poll_due, self._sets_due)
         due = self._pipeline.reconciler.next_due()
         return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
 
@@ -199,6 +216,9 @@ class Agent:
         elif isinstance(message, Overflow):
             self._doubt_addresses()
             return True
+        elif isinstance(message, RulesRepaired):
+            self._drift["rules"] += message.differences
+            log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
         return False
@@ -213,7 +233,7 @@ class Agent:
                 self._pipeline.reconciler.shared.retry.doubt(row, now)
 
     def _start(self, now: float) -> None:
-        report = self._guard(lambda: self._pipeline.reconciler.start(now))
+        report = self._guard(lambda: self._first_programming(now))
         if report is None:
             self._start_due = now + self._start_delay
             self._start_delay = min(self._start_delay * 2, RETRY_START_AFTER[1])
@@ -228,6 +248,18 @@ class Agent:
             report.written,
             self._start_seconds,
         )
+
+    def _first_programming(self, now: float) -> Report:
+        """Sets, then the rules that ask them, then everything else: no address is bound that is not protected."""
+        if self._rules is None:
+            self._backend.prepare()
+            rules = PacketFilter(self._config)
+            rules.install()
+            self._rules = rules
+            self._learn([("packet rules", tuple(rules.findings()))])
+            log.info("packet rules: %s iptables (%s)", rules.variant.mode, rules.variant.reason)
+            threading.Thread(target=self._keep_rules, args=(rules,), name="rules", daemon=True).start()
+        return self._pipeline.reconciler.start(now)
 
     def _say_settled(self) -> None:
         settled = in_sync(self._pipeline)
@@ -304,6 +336,23 @@ class Agent:
         except SourceError as error:
             self._inbox.put(error)
         except Exception as error:  # a bug: the loop must end, and its supervisor start it afresh
+            self._inbox.put(error)
+
+    def _keep_rules(self, rules: PacketFilter) -> None:
+        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables."""
+        try:
+            while not self._stop.wait(KEEP_RULES_EVERY):
+                try:
+                    repaired = rules.repair()
+                except (KernelError, StartError) as error:
+                    reason = f"{error}; tried again"
+                    finding = Finding(FindingKind.HOST, "packet rules", reason, severity=Severity.ERROR)
+                    self._inbox.put(Findings("packet rules", (finding,)))
+                    continue
+                if repaired:
+                    self._inbox.put(RulesRepaired(repaired))
+                self._inbox.put(Findings("packet rules", tuple(rules.findings())))
+        except Exception as error:
             self._inbox.put(error)
 
     def _monitor(self, monitor: AddressMonitor) -> None:

@@ -26,9 +26,9 @@ class Config(Struct, frozen=True, kw_only=True):
 
     allowed_external: CIDRs from which Services may take externalIPs. node_port_addresses: CIDRs of node addresses that
     serve node ports, or the one word "primary"; empty = every address of the node.
-    cluster_cidrs: where pods' addresses are. detect_local: how traffic of pods is told from other traffic, as kube-proxy
-    names it (ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix); pod_interface: the bridge, or a prefix with a
-    `+` behind it, for the last two. masquerade_bit: 0 to 31.
+    cluster_cidrs: where pods' addresses are. detect_local: how traffic of pods is told from other traffic, as
+    kube-proxy names it (ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix); pod_interface: the bridge, or a
+    prefix with a `+` behind it, for the last two. masquerade_bit: 0 to 31.
     state_dir holds the lock, the ledger and the status socket of each network namespace; gone at boot.
     """
 

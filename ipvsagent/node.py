@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ipvsagent.config import Config
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
 from ipvsagent.pipeline import Pipeline
@@ -19,6 +20,7 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.render.members import set_specs
 from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, VirtualServerRow
 
 
@@ -55,20 +57,35 @@ class Node:
         self.addresses = AddressTable(config.interface)
         self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded))
         self.ipvs = IpvsTable(self.ownership)
+        self.sets = SetTable()
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
 
     def backend(self) -> Backend:
-        """Writes, and makes the interface when it is missing."""
-        return Backend(IpvsRenderer(with_sets=False), self.ipvs, self.addresses, prepare=self.addresses.ensure_interface, listing=self.ipvs.services)
+        """Writes, and makes the interface and the sets when they are missing."""
+        return Backend(
+            IpvsRenderer(),
+            self.ipvs,
+            self.addresses,
+            self.sets,
+            prepare=self._make_ready,
+            listing=self.ipvs.services,
+            set_sizes=lambda: {name: header.elements for name, header in self.sets.state().items()},
+        )
 
     def remover(self) -> Backend:
-        """Writes, but makes no interface."""
-        return Backend(IpvsRenderer(with_sets=False), self.ipvs, self.addresses)
+        """Writes, but makes nothing."""
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.sets)
 
     def recorder(self, ops: list[Op]) -> Backend:
         """The same kernel, for a dry run."""
-        return Backend(IpvsRenderer(with_sets=False), Recorder(self.ipvs, ops), Recorder(self.addresses, ops))
+        return Backend(
+            IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops), Recorder(self.sets, ops)
+        )
+
+    def _make_ready(self) -> None:
+        self.addresses.ensure_interface()
+        self.sets.ensure(set_specs())
 
     def scheduler_works(self, name: str) -> bool:
         """By trying it, once; a scheduler that was refused is tried again a minute later, as its module may come."""
@@ -89,7 +106,7 @@ class Node:
         config = self.config
         if config.tcp_timeout or config.tcp_fin_timeout or config.udp_timeout:
             self.ipvs.set_timeouts(int(config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout))
-        self.addresses.ensure_interface()
+        self._make_ready()
         owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
         self.ownership.ledger.compact(owners.keys())
         self.ownership.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
@@ -97,7 +114,7 @@ class Node:
 
 def empty_recorder(ops: list[Op]) -> Backend:
     """A kernel that holds nothing, for a dry run anywhere."""
-    return Backend(IpvsRenderer(with_sets=False), Recorder(None, ops), Recorder(None, ops))
+    return Backend(IpvsRenderer(), Recorder(None, ops), Recorder(None, ops), Recorder(None, ops))
 
 
 def pipeline_for(

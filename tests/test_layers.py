@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "ipvsagent"
 LAYERS = [
     {"cli", "__main__"},
     {"agent"},
-    {"node"},
+    {"node", "packet_filter"},
     {"sources", "status", "kernel"},
     {"pipeline"},
     {"reconcile", "render", "policy"},

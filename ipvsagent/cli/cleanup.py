@@ -13,6 +13,7 @@ from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
 from ipvsagent.node import Node, pipeline_for
+from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.rows import Op
 
 
@@ -24,7 +25,8 @@ from ipvsagent.rows import Op
 def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
     """Remove everything that ipvsagent made from this node.
 
-    That is our interface with its addresses and the virtual servers that are ours; those of other programs stay.
+    That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets; what other
+    programs made stays.
     Services stop working on this node. Sysctls stay as they are.
     """
     config = Config(interface=interface, state_dir=state_dir)
@@ -50,6 +52,8 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
         click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
     if report.failures:
         return FAILED
+    PacketFilter(config).remove()
+    node.sets.remove()
     node.addresses.remove_interface()
     for path in (node.socket_path, node.ledger_path):
         path.unlink(missing_ok=True)

@@ -56,10 +56,6 @@ def command(once: bool, log_level: str, **options: Any) -> int:
             "Stop it first: remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)",
         )
     node.prepare()
-    log.warning(
-        "packet rules are not programmed yet: programs that listen on all addresses of this host answer on Service "
-        "addresses too, and nothing is masqueraded"
-    )
     if once:
         return 0 if apply_once(config, node) else 1
     Agent(config, node).run()

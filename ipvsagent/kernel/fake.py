@@ -17,10 +17,12 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from ipvsagent.address import Address
+from ipvsagent.address import Address, Family
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.fake_addresses import FakeAddressTable
+from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool
 from ipvsagent.kernel.fake_sets import FakeSetTable
+from ipvsagent.kernel.iptables import Feature
 from ipvsagent.kernel.ipvs import IpvsInfo, Timeouts
 from ipvsagent.kernel.ownership import Claims, Ledger, Network, Ownership
 from ipvsagent.kernel.refusals import real_server_refusal, virtual_server_refusal
@@ -51,7 +53,7 @@ class Killed(BaseException):
 
 
 class FakeKernel:
-    """`ipvs`, `addresses` and `sets` are its tables, over one state; `restart` is a new agent on the same kernel.
+    """Its tables are `ipvs`, `addresses`, `sets` and, by family, `rules`; `restart` is a new agent on the same kernel.
 
     Counters: `calls` of read and write, `ops_written` (tried, refused ones included), `rows_read`. `log` has
     every op tried. `after_each_op` is called with each op that took effect. All may be set and reset by tests.
@@ -74,11 +76,14 @@ class FakeKernel:
         self.bound: set[Address] = set()
         self.set_specs: dict[str, SetSpec] = {}
         self.set_members: set[SetMemberRow] = set()
+        self.features: set[Feature] = set(Feature)
+        self.rule_tools = {family: FakeRuleTool(self) for family in Family}
         self.connections: dict[tuple[VirtualServerId, Address, int], tuple[int, int, int]] = {}
         self.calls = self.ops_written = self.rows_read = 0
         self.log: list[Op] = []
         self.after_each_op: Callable[[Op], None] | None = None
         self.read_error: KernelError | None = None
+        self.rules_error: KernelError | None = None
         self._excluded = tuple(excluded)
         self._ledger_path = ledger
         self._faults: list[tuple[Callable[[Op], bool], int]] = []
@@ -94,6 +99,7 @@ class FakeKernel:
         self.ownership = Ownership(ledger, self.addresses.bound, self._excluded)
         self.ipvs = FakeIpvsTable(self, self.ownership)
         self.sets = FakeSetTable(self)
+        self.rules = {family: FakeRules(self, family) for family in Family}
 
     # Faults
 
@@ -104,6 +110,7 @@ class FakeKernel:
     def heal(self) -> None:
         self._faults.clear()
         self.read_error = None
+        self.rules_error = None
 
     def crash_after(self, ops: int) -> None:
         """The op after that many raises Killed, without effect; so do all later ones, until `restart`."""
@@ -172,12 +179,26 @@ class FakeKernel:
         if self.read_error is not None:
             raise self.read_error
 
-    def execute(self, op: Op, apply: Callable[[Op], KernelError | None]) -> KernelError | None:
-        """One op, with everything that can happen to it."""
+    def set_references(self, name: str) -> int:
+        """How many rules name a set."""
+        texts = [tool.held for tool in self.rule_tools.values()]
+        rules = [rule for held in texts for chains in held.values() for rules in chains.values() for rule in rules]
+        return sum(f"-set {name} " in rule for rule in rules)
+
+    def fail_rules(self) -> None:
+        if self.rules_error is not None:
+            raise self.rules_error
+
+    def step(self) -> None:
+        """One thing that takes effect as a whole: an op, or a table of packet rules."""
         if self._ops_to_live is not None:
             if self._ops_to_live <= 0:
                 raise Killed
             self._ops_to_live -= 1
+
+    def execute(self, op: Op, apply: Callable[[Op], KernelError | None]) -> KernelError | None:
+        """One op, with everything that can happen to it."""
+        self.step()
         self.ops_written += 1
         self.log.append(op)
         for predicate, code in self._faults:

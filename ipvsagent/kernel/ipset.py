@@ -32,7 +32,7 @@ class SetTable:
         self._definitions = Definitions(timeout)
         self._socket = self._definitions.socket
         self._headers: dict[str, SetHeader] = {}
-        self._options: dict[tuple[str, str], str] = {}  # by set and key, of members that have any
+        self._options: dict[tuple[str, str], str] = {}  # by set and key, of members that have or may get any
 
     def close(self) -> None:
         self._socket.close()
@@ -110,7 +110,7 @@ class SetTable:
         key, _, options = row.member.partition(" ")
         known = self._options.get((row.set, key))
         if verb is not Verb.DELETE:
-            if options or known is not None:
+            if options or known is not None or self._headers[row.set].skbinfo:
                 self._options[row.set, key] = options
             return True
         if known is None:
@@ -129,13 +129,13 @@ class SetTable:
 
     def _present(self, rows: Sequence[SetMemberRow]) -> list[SetMemberRow]:
         asked = [row for row in rows if self._header(row.set) is not None]
-        with_options = {row.set for row in asked if " " in row.member or self._headers[row.set].skbinfo}
-        held = {row for name in with_options for row in self._members(name)}
+        listed = {row.set for row in asked if not self._can_be_tested(row)}
+        held = {row for name in listed for row in self._members(name)}
         found = [row for row in asked if row in held]
         packed: list[bytes] = []
         tested: list[SetMemberRow] = []
         names: dict[str, bytes] = {}
-        asked = [row for row in asked if row.set not in with_options]
+        asked = [row for row in asked if row.set not in listed]
         first = self._socket.reserve(len(asked))
         for row in asked:
             try:
@@ -153,6 +153,11 @@ class SetTable:
                 raise refusal(error, row.set)
         return found
 
+    def _can_be_tested(self, row: SetMemberRow) -> bool:
+        """The kernel's own test is blind to options, and finds an address in any network that holds it."""
+        header = self._headers[row.set]
+        return not (header.skbinfo or " " in row.member or (header.kind.endswith("net") and "/" not in row.member))
+
     def _members(self, name: str) -> list[SetMemberRow]:
         try:
             bodies = self._socket.dump(LIST, self._definitions.codec.named(name))
@@ -164,7 +169,7 @@ class SetTable:
             return []
         rows = [SetMemberRow(name, text) for body in bodies for text in unpack_members(members_of(body))]
         for row in rows:
-            if " " in row.member:
+            if " " in row.member or self._headers[name].skbinfo:
                 key, _, options = row.member.partition(" ")
                 self._options[name, key] = options
         return rows
@@ -172,7 +177,7 @@ class SetTable:
     def _replace(self, held: SetHeader, spec: SetSpec) -> None:
         if (held.kind, held.family) != (spec.kind, spec.family):  # what it holds means something else
             if held.references:
-                raise _cannot_replace(held, spec, "rules use it, and sets of different kinds cannot be swapped")
+                raise cannot_replace(spec.name, "rules use it, and sets of different kinds cannot be swapped")
             self._definitions.destroy([spec.name])
             self._definitions.create(spec)
             return
@@ -185,7 +190,7 @@ class SetTable:
         failures = self.write([Op(Verb.ADD, row) for row in members])
         if failures:
             self._definitions.destroy([SPARE])
-            raise _cannot_replace(held, spec, f"its {len(members)} members do not fit: {failures[0].error}")
+            raise cannot_replace(spec.name, f"its {len(members)} members do not fit: {failures[0].error}")
         self._definitions.swap(SPARE, spec.name)
         self._definitions.destroy([SPARE])
         self._options.clear()
@@ -217,8 +222,8 @@ def _set_of(op: Op) -> str:
     return op.row.set if isinstance(op.row, SetMemberRow) else ""
 
 
-def _cannot_replace(held: SetHeader, spec: SetSpec, why: str) -> StartError:
+def cannot_replace(name: str, why: str) -> StartError:
     return StartError(
-        f"set {spec.name} is there with another definition and cannot be replaced: {why}",
-        f"Run `ipvsagent cleanup`, or remove the rules that use it and `ipset destroy {spec.name}`",
+        f"set {name} is there with another definition and cannot be replaced: {why}",
+        f"Run `ipvsagent cleanup`, or remove the rules that use it and `ipset destroy {name}`",
     )

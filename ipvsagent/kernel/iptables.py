@@ -14,16 +14,15 @@ For one thread and the network namespace it was made in.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
-from ipvsagent.kernel.iptables_generation import Generation, LegacyGeneration, NftGeneration
 from ipvsagent.kernel.iptables_text import Held, differences, parse_save, update_text
-from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Tool, Variant, find_variant
+from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, Variant, find_variant
 from ipvsagent.packet_rules import CHAIN_PREFIX, TABLES, RuleSet
 from ipvsagent.rows import SetSpec
 
@@ -61,25 +60,36 @@ class RuleTool(Protocol):
 
     def tables(self) -> frozenset[str] | None: ...
 
+    def generation(self, tables: Sequence[str]) -> Hashable: ...
+
+    def close(self) -> None: ...
+
 
 class RuleTable:
     """The rules of one address family. variant: None = the one the node uses; share it between families.
 
-    refused: why a feature is not there. Raises StartError if there is no iptables.
+    refused: why a feature is not there. lock_seconds: how long a write waits for other programs' writes.
+    Raises StartError if there is no iptables.
     """
 
-    def __init__(self, family: Family, variant: Variant | None = None, lock_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        family: Family,
+        variant: Variant | None = None,
+        *,
+        lock_seconds: float = 10.0,
+        tool: RuleTool | None = None,
+    ) -> None:
         self.family = family
         self.variant = variant or find_variant()
         self.refused: dict[Feature, str] = {}
         self._supported: dict[Feature, bool] = {}
-        self._tool: RuleTool = Tool(family, self.variant.mode, lock_seconds)
-        self._generation: Generation = _generation(family, self.variant.mode)
+        self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self._tables: list[str] = []
         self._seen: Hashable = None
 
     def close(self) -> None:
-        self._generation.close()
+        self._tool.close()
 
     def apply(self, wanted: RuleSet) -> None:
         """Writes all of it and reads it back. Raises RulesRefused, RulesLocked, KernelError."""
@@ -94,7 +104,7 @@ class RuleTable:
     def verify(self, wanted: RuleSet) -> list[str]:
         """What the kernel has otherwise, a sentence each. What is changed from now on is told by `changed`."""
         self._tables = wanted.tables()
-        seen = self._generation.read(self._tables)
+        seen = self._tool.generation(self._tables)
         found = differences(wanted, self._read(wanted))
         self._seen = seen
         return found
@@ -104,7 +114,7 @@ class RuleTable:
         if self._seen is None:
             return True
         try:
-            return self._generation.read(self._tables) != self._seen
+            return self._tool.generation(self._tables) != self._seen
         except KernelError:
             return True
 
@@ -122,10 +132,10 @@ class RuleTable:
         """Tried once, with a rule in a chain that no packet meets."""
         known = self._supported.get(feature)
         if known is None:
-            known = self._supported[feature] = self._try(feature)
+            known = self._supported[feature] = self._tries(feature)
         return known
 
-    def _try(self, feature: Feature) -> bool:
+    def _tries(self, feature: Feature) -> bool:
         table, rule = _TRIALS[feature]
         try:
             with_set = _TrialSet(self.family) if feature is Feature.SET else None
@@ -158,10 +168,3 @@ class _TrialSet:
     def close(self) -> None:
         self._definitions.destroy([TRIAL])
         self._definitions.socket.close()
-
-
-def _generation(family: Family, mode: Mode) -> Generation:
-    try:
-        return NftGeneration() if mode is Mode.NFT else LegacyGeneration(family)
-    except OSError as error:
-        raise StartError(f"no access to the packet rules: {error}", "Run as root with CAP_NET_ADMIN") from error

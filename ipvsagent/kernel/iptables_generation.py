@@ -11,7 +11,7 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 from ipvsagent.address import Family
@@ -26,7 +26,7 @@ _NFGENMSG = struct.pack("=BBH", 0, 0, 0)
 
 
 class Generation(Protocol):
-    def read(self, tables: Iterable[str]) -> Hashable:
+    def read(self, tables: Sequence[str]) -> Hashable:
         """Equal values: nobody changed these tables in between, as far as this can tell. Raises KernelError."""
 
     def close(self) -> None: ...
@@ -38,7 +38,7 @@ class NftGeneration:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(_NETFILTER)
 
-    def read(self, tables: Iterable[str]) -> Hashable:
+    def read(self, tables: Sequence[str]) -> Hashable:
         answer = self._socket.get([(_GET_GENERATION, _NFGENMSG)])[0]
         if isinstance(answer, KernelError):
             raise answer
@@ -55,7 +55,7 @@ class LegacyGeneration:
         self._socket = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._libc = ctypes.CDLL(None, use_errno=True)
 
-    def read(self, tables: Iterable[str]) -> Hashable:
+    def read(self, tables: Sequence[str]) -> Hashable:
         try:
             return tuple(self._table(table) for table in tables)
         except OSError as error:

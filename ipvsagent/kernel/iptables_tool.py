@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Hashable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
+from ipvsagent.kernel.iptables_generation import Generation, LegacyGeneration, NftGeneration
 
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 _HINT = re.compile(r"^:(KUBE-IPTABLES-HINT|KUBE-KUBELET-CANARY) ", re.MULTILINE)
@@ -55,7 +57,10 @@ class RulesLocked(RulesRefused):
 
 
 class Tool:
-    """Runs the programs of one variant and family. lock_seconds: how long to wait for other programs."""
+    """Runs the programs of one variant and family. lock_seconds: how long to wait for other programs.
+
+    It acts on the network namespace of its caller. Raises StartError if a program is not installed.
+    """
 
     def __init__(self, family: Family, mode: Mode, lock_seconds: float = 10.0) -> None:
         self.family = family
@@ -63,6 +68,21 @@ class Tool:
         self._lock_seconds = lock_seconds
         self._save = program(family, mode, "-save")
         self._restore = program(family, mode, "-restore")
+        self._generation: Generation | None = None
+
+    def close(self) -> None:
+        if self._generation is not None:
+            self._generation.close()
+            self._generation = None
+
+    def generation(self, tables: Sequence[str]) -> Hashable:
+        """Equal values: nobody changed these tables in between, as far as this can tell. Raises KernelError."""
+        if self._generation is None:
+            try:
+                self._generation = NftGeneration() if self.mode is Mode.NFT else LegacyGeneration(self.family)
+            except OSError as error:
+                raise KernelError.of(error.errno or errno.EIO, "no access to the packet rules") from error
+        return self._generation.read(tables)
 
     def save(self, table: str = "") -> str:
         """What iptables-save prints. Raises RulesRefused."""
@@ -109,7 +129,7 @@ def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
     line = "; ".join(said).replace(":; ", ": ") or f"exit status {status}"
     if name not in line:
         line = f"{name}: {line}"
-    if status == _LOCKED and "lock" in stderr:
+    if status == _LOCKED and "holding the xtables lock" in stderr:
         return RulesLocked(line, code=errno.EAGAIN)
     number = _ERROR_LINE.search(stderr)
     lines = text.splitlines()
@@ -137,7 +157,7 @@ def _mode_of(command: str) -> Mode:
 
 def find_variant() -> Variant:
     """The variant that this node uses, of both families together. Raises StartError if there is no iptables."""
-    texts = {mode: text for mode in Mode if (text := _all_rules(mode)) is not None}
+    texts = working_modes()
     for mode, text in texts.items():
         if hint := _HINT.search(text):
             return Variant(mode, f"kubelet's chain {hint[1]} is there")
@@ -152,9 +172,26 @@ def find_variant() -> Variant:
         return Variant(Mode.LEGACY, "iptables-nft does not work here")
     if legacy is None:
         return Variant(Mode.NFT, "iptables-legacy does not work here")
+    if not nft and not _can_write(Mode.NFT):
+        return Variant(Mode.LEGACY, "this kernel has no nf_tables for iptables-nft to write")
     if legacy > nft:
         return Variant(Mode.LEGACY, f"there are {legacy} legacy rules, and {nft} of nft")
     return Variant(Mode.NFT, f"there are {nft} rules of nft, and {legacy} legacy ones")
+
+
+def _can_write(mode: Mode) -> bool:
+    """iptables-nft-save is content with a kernel that has nf_tables but not its families, where nothing can be written."""
+    scratch = "*mangle\n:IPVSAGENT-TRY - [0:0]\nCOMMIT\n*mangle\n-X IPVSAGENT-TRY\nCOMMIT\n"
+    try:
+        Tool(Family.IPV4, mode).restore(scratch)
+    except RulesRefused:
+        return False
+    return True
+
+
+def working_modes() -> dict[Mode, str]:
+    """The kinds of rules that this kernel and this installation have, with all their rules in both families."""
+    return {mode: text for mode in Mode if (text := _all_rules(mode)) is not None}
 
 
 def _all_rules(mode: Mode) -> str | None:

@@ -106,8 +106,6 @@ class Drains:
             self.forget(server_id)
             return ops
         drains = self._by_server.setdefault(server_id, {})
-        for r in wanted.real_servers:
-            drains.pop((r.address, r.port), None)
         timeout = self.timeout if wanted.drain_timeout is None else wanted.drain_timeout
         listed = {(r.address, r.port): r for r in wanted.unused}
         last_seen = {(r.address, r.port): r for r in (*before.unused, *before.real_servers)} if before else {}

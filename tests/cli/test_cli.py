@@ -29,10 +29,13 @@ def test_plan_prints_commands_by_service_and_exits_2() -> None:
     done = ipvsagent(*EMPTY, "--source", DATA)
     assert done.returncode == 2
     lines = done.stdout.splitlines()
-    assert lines[:4] == [
+    assert lines[:7] == [
         "# default/kubernetes:https",
         "ipvsadm -A -t 10.96.0.1:443 -s rr",
         "ipvsadm -a -t 10.96.0.1:443 -r 192.168.56.10:6443 -m -w 1",
+        "ipset add IPVSAGENT-SERVICE 10.96.0.1,tcp:443",
+        "ipset add IPVSAGENT-CLUSTER 10.96.0.1,tcp:443",
+        "ipset add IPVSAGENT-VIP 10.96.0.1",
         "ip address add 10.96.0.1/32 dev kube-ipvs0",
     ]
     changes = [line for line in lines if not line.startswith("#")]

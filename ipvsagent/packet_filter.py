@@ -1,0 +1,110 @@
+"""The packet rules of this node, put together: which rules, in which families, with what iptables can do here.
+
+Not for the main loop: iptables waits for a lock that other programs hold, and real servers must not wait with it.
+`install` is called once before the first address is bound; from then on the agent calls `repair` in a thread of its
+own, with a `PacketFilter` of its own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ipvsagent.address import Family
+from ipvsagent.config import Config
+from ipvsagent.errors import StartError
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.kernel.iptables import Feature, RuleTable
+from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, find_variant
+from ipvsagent.packet_rules import RuleSet
+from ipvsagent.render.rules import Detector, RuleOptions, rule_set
+
+_NEEDED = {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"}
+
+
+def families() -> tuple[Family, ...]:
+    """Those that this kernel has."""
+    return (Family.IPV4, Family.IPV6) if Path("/proc/net/if_inet6").exists() else (Family.IPV4,)
+
+
+class PacketFilter:
+    """Begins with the rules that it would like best; what iptables refuses is found out when it does, because each
+    trial is a process. Raises StartError if there is no iptables."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.variant = find_variant()
+        self._tables = [RuleTable(family, self.variant) for family in families()]
+        self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
+        self._without_self_match: list[Family] = []
+
+    def install(self) -> int:
+        """Write what is missing; returns how many differences there were.
+
+        Raises KernelError, and StartError if a match that no rule set can do without is missing.
+        """
+        return sum(self._install(table) for table in self._tables)
+
+    def repair(self) -> int:
+        """As `install`, and next to nothing when nobody changed any rule since."""
+        return sum(self._install(table) for table in self._tables if table.changed())
+
+    def remove(self) -> None:
+        for table in self._tables:
+            table.remove()
+
+    def findings(self) -> list[Finding]:
+        """What cannot be done here."""
+        if not self._without_self_match:
+            return []
+        reason = (
+            f"iptables cannot match with bpf ({', '.join(self._without_self_match)}), so a pod that reaches itself "
+            "through a Service gets no answer; load the kernel module xt_bpf"
+        )
+        return [Finding(FindingKind.HOST, "packet rules", reason)]
+
+    def close(self) -> None:
+        for table in self._tables:
+            table.close()
+
+    def _install(self, table: RuleTable) -> int:
+        found = table.verify(self._rules[table.family])
+        if not found:
+            return 0
+        try:
+            table.apply(self._rules[table.family])
+        except RulesLocked:
+            raise
+        except RulesRefused:
+            self._make_do(table)
+            table.apply(self._rules[table.family])
+        return len(found)
+
+    def _make_do(self, table: RuleTable) -> None:
+        """Find out what iptables can do here, and leave out what it cannot."""
+        for feature, module in _NEEDED.items():
+            if not table.supports(feature):
+                why = table.refused.get(feature, "it gave no reason")
+                raise StartError(
+                    f"{self.variant.mode} iptables cannot use the match {feature} ({table.family}): {why}",
+                    f"Load it on the host with `modprobe {module}`",
+                )
+        if not table.supports(Feature.BPF):
+            self._without_self_match.append(table.family)
+        self._rules[table.family] = self._rule_set(
+            table.family, random_fully=table.supports(Feature.RANDOM_FULLY), self_match=table.supports(Feature.BPF)
+        )
+
+    def _rule_set(self, family: Family, *, random_fully: bool = True, self_match: bool = True) -> RuleSet:
+        config = self._config
+        version = 6 if family is Family.IPV6 else 4
+        detector = Detector(config.detect_local)
+        options = RuleOptions(
+            masquerade_all=config.masquerade_all,
+            masquerade_bit=config.masquerade_bit,
+            detector=detector,
+            interface=config.pod_interface,
+            pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
+            random_fully=random_fully,
+            self_match=self_match,
+        )
+        return rule_set(family, options)
