@@ -1,0 +1,191 @@
+"""The addresses behind the table's words, and its Services as Kubernetes objects."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from integration.flows.table import Case, ServiceRow, Table
+from integration.lab import LabError, Machine, Pod, Server, Target, Topology
+
+THIS_NODE, OTHER_NODE = "node-1", "node-2"
+CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/56"
+EXTERNAL_IPS = "198.51.100.0/24,fd00:198:51:100::/112"
+TARGET_PORT = 8080
+
+ADDRESSES = {
+    "node": ("192.168.56.11", "fd00:192:168:56::11"),
+    "othernode": ("192.168.56.12", "fd00:192:168:56::12"),
+    "pod-a": ("10.244.1.11", "fd00:10:244:1::11"),
+    "pod-b": ("10.244.1.12", "fd00:10:244:1::12"),
+    "pod-r": ("10.244.2.11", "fd00:10:244:2::11"),
+    "outside": ("203.0.113.50", "fd00:203:0:113::50"),
+    "stranger": ("203.0.113.60", "fd00:203:0:113::60"),
+}
+BRIDGE = ("10.244.1.1/24", "fd00:10:244:1::1/64")
+CLIENTS = {"pod": "pod-b", "itself": "pod-a", "otherpod": "pod-r"}
+SERVICE_NETWORKS = ("10.96.0.0/16", "fd00:10:96::/112", "192.0.2.0/24", "fd00:192:0:2::/112", *EXTERNAL_IPS.split(","))
+RANGES = {
+    "outside": tuple(f"{address}/{'128' if ':' in address else '32'}" for address in ADDRESSES["outside"]),
+    "stranger": ADDRESSES["stranger"],
+    "pods": tuple(CLUSTER_CIDRS.split(",")),
+    "node": ("192.168.56.11/32", "fd00:192:168:56::11/128"),
+    "everybody": ("0.0.0.0/0", "::/0"),
+}
+RANGES["stranger"] = ("203.0.113.60/30", "fd00:203:0:113::60/126")  # with host bits in other places of the network
+# Programs of the node that listen on all its addresses, on ports that are no Service's, and on Services' ones.
+HOST_PORTS = (22, 80, 10250, TARGET_PORT)
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a client is. address: "" leaves it to the kernel."""
+
+    machine: str
+    address: str
+
+
+def topology(*, bridged: bool) -> Topology:
+    pods = tuple(Pod(name, ADDRESSES[name]) for name in ("pod-a", "pod-b"))
+    return Topology(
+        Machine(THIS_NODE, ADDRESSES["node"], pods),
+        (Machine(OTHER_NODE, ADDRESSES["othernode"], (Pod("pod-r", ADDRESSES["pod-r"]),)),),
+        client=(*ADDRESSES["outside"], *ADDRESSES["stranger"]),
+        service_networks=SERVICE_NETWORKS,
+        pod_bridge=BRIDGE if bridged else (),
+        replies_by_node=False,  # an answer must find its way by masquerade alone
+    )
+
+
+def node_addresses(*, bridged: bool) -> set[str]:
+    return {*ADDRESSES["node"], *(own.split("/")[0] for own in BRIDGE if bridged)}
+
+
+def servers() -> list[Server]:
+    """At the pods, and outside."""
+    names = ("pod-a", "pod-b", "pod-r", "outside")
+    protocols = ("TCP", "UDP", "SCTP")
+    return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in protocols]  # type: ignore[arg-type]
+
+
+def host_servers() -> list[Server]:
+    return [Server("host", address, port) for port in HOST_PORTS for address in ("0.0.0.0", "::")]
+
+
+def place(case: Case) -> Place:
+    """The kernel chooses the address of a process of the node, and nobody else's."""
+    owner = CLIENTS.get(case.client, case.client)
+    if owner not in ADDRESSES:
+        raise LabError(f"the table has an unknown client {case.client}")
+    return Place(owner, "" if owner == "node" else _of(case.version, ADDRESSES[owner]))
+
+
+def target(case: Case, table: Table) -> Target:
+    kind, _, port = case.address.partition(":")
+    if kind in ADDRESSES:
+        address, own_port = _of(case.version, ADDRESSES[kind]), 0
+    else:
+        service = table.service(case.service)
+        address = _of(case.version, _service_addresses(service)[kind])
+        own_port = _node_port(service) if kind == "NodePort" else service.port
+    # Datagrams answer with who they are, whatever was asked.
+    wanted = case.size if case.protocol in ("TCP", "SCTP") else 0
+    number = 0 if case.protocol == "PING" else int(port or own_port)
+    return Target(address, number, case.protocol, body=case.size, wanted=wanted)
+
+
+def documents(services: Iterable[ServiceRow]) -> str:
+    """Services, their slices and the nodes, as the text of a manifest."""
+    items = [_node(THIS_NODE, ADDRESSES["node"]), _node(OTHER_NODE, ADDRESSES["othernode"])]
+    for service in services:
+        items.append(_service(service))
+        items.extend(_slice(service, version) for version in (4, 6))
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+
+
+def _of(version: int, addresses: Iterable[str]) -> str:
+    return next(address for address in addresses if (":" in address) is (version == 6))
+
+
+def _service_addresses(service: ServiceRow) -> dict[str, tuple[str, ...]]:
+    n = service.number
+    return {
+        "ClusterIP": (f"10.96.0.{n}", f"fd00:10:96::{n:x}"),
+        "NodePort": ADDRESSES["node"],
+        "LoadBalancer": service.addresses or (f"192.0.2.{n}", f"fd00:192:0:2::{n:x}"),
+        "ExternalIP": (f"198.51.100.{n}", f"fd00:198:51:100::{n:x}"),
+    }
+
+
+def _node_port(service: ServiceRow) -> int:
+    return 31000 + service.number
+
+
+def _node(name: str, addresses: Iterable[str]) -> Document:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"] if name == THIS_NODE else []},
+        "status": {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]},
+    }
+
+
+def _service(service: ServiceRow) -> Document:
+    addresses = _service_addresses(service)
+    spec: Document = {
+        "type": "LoadBalancer",
+        "clusterIP": addresses["ClusterIP"][0],
+        "clusterIPs": list(addresses["ClusterIP"]),
+        "ipFamilies": ["IPv4", "IPv6"],
+        "ipFamilyPolicy": "RequireDualStack",
+        "externalIPs": list(addresses["ExternalIP"]),
+        "externalTrafficPolicy": "Local" if service.local_policy else "Cluster",
+        "ports": [
+            {
+                "name": protocol.lower(),
+                "protocol": protocol,
+                "port": service.port,
+                "targetPort": TARGET_PORT,
+                "nodePort": _node_port(service),
+            }
+            for protocol in ("TCP", "UDP", "SCTP")
+        ],
+    }
+    if service.ranges:
+        networks = [ipaddress.ip_network(text, strict=False) for word in service.ranges for text in RANGES[word]]
+        spec["loadBalancerSourceRanges"] = [str(network) for network in networks]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": service.name, "namespace": "flows"},
+        "spec": spec,
+        "status": {"loadBalancer": {"ingress": [{"ip": address} for address in addresses["LoadBalancer"]]}},
+    }
+
+
+def _slice(service: ServiceRow, version: int) -> Document:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{service.name}-{version}",
+            "namespace": "flows",
+            "labels": {"kubernetes.io/service-name": service.name},
+        },
+        "addressType": f"IPv{version}",
+        "endpoints": [
+            {
+                "addresses": [_of(version, ADDRESSES[name])],
+                "conditions": {"ready": True, "serving": True, "terminating": False},
+                "nodeName": OTHER_NODE if name == "pod-r" else THIS_NODE,
+            }
+            for name in service.endpoints
+        ],
+        "ports": [{"name": p.lower(), "protocol": p, "port": TARGET_PORT} for p in ("TCP", "UDP", "SCTP")],
+    }

@@ -1,0 +1,189 @@
+"""One network, one agent on its node, and every case of the table that runs there."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from integration.flows import network
+from integration.flows.table import Case, StandRow, Table
+from integration.flows.verdict import Result, judge
+from integration.lab import Lab, LabError, Namespace, Outcome, Question, Servers, ask
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+START_LIMIT = 60.0
+POLL = 0.02
+IN_SYNC = re.compile(r" in sync: ")
+
+# An answer takes as long as the guest is slow; silence is believed after less.
+ANSWER_LIMIT, SILENCE = 4.0, 1.5
+# Refusals are timed, so few are under way at once.
+ANSWERS_AT_ONCE, REFUSALS_AT_ONCE = 24, 3
+
+# Set by the stand, and looked for behind the agent's rules: bits that are somebody else's.
+FOREIGN = "0x400a0"
+
+# What every firewall that drops lets in, and ssh. Neither Services nor anything of theirs.
+_DROPS = """*filter
+:INPUT DROP
+:FORWARD DROP
+:OUTPUT ACCEPT
+-A INPUT -i lo -j ACCEPT
+-A INPUT -p tcp --dport 22 -j ACCEPT
+-A INPUT -p tcp --sport 22 -j ACCEPT
+{neighbours}COMMIT
+"""
+_NEIGHBOURS = "".join(f"-A INPUT -p ipv6-icmp --icmpv6-type {kind} -j ACCEPT\n" for kind in (133, 134, 135, 136))
+_MARKS = f"""*raw
+-A PREROUTING -j MARK --set-xmark {FOREIGN}/{FOREIGN}
+-A OUTPUT -j MARK --set-xmark {FOREIGN}/{FOREIGN}
+COMMIT
+*mangle
+-A POSTROUTING -m mark --mark {FOREIGN}/{FOREIGN}
+-A POSTROUTING -m mark ! --mark {FOREIGN}/{FOREIGN}
+COMMIT
+"""
+_TOOLS = {4: "iptables", 6: "ip6tables"}
+
+
+class Stand:
+    """Built when entered; leaving it takes everything away."""
+
+    def __init__(self, row: StandRow, table: Table) -> None:
+        self.row = row
+        self.log = ""
+        self._table = table
+        self._node_addresses = network.node_addresses(bridged=row.bridged)
+
+    def __enter__(self) -> Stand:
+        self._folder = tempfile.TemporaryDirectory(prefix="flows-")
+        self._agent: Agent | None = None
+        self._lab = Lab(network.topology(bridged=self.row.bridged))
+        self._servers = Servers()
+        try:
+            self._servers.add(self._lab, network.servers())
+            self._servers.add(self._lab, network.host_servers(), at=self._lab.node)
+            self._prepare_host()
+            self._agent = Agent(self._lab.node, Path(self._folder.name), self._table, self.row)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._agent:
+            self._agent.close()
+            self.log = self._agent.log
+        self._servers.close()
+        self._lab.close()
+        self._folder.cleanup()
+
+    @property
+    def lab(self) -> Lab:
+        return self._lab
+
+    def results(self, cases: Sequence[Case]) -> list[Result]:
+        """In the order of the cases."""
+        found: dict[Case, Result] = {}
+        refused = [case for case in cases if case.answer == "refused"]
+        quiet = [case for case in cases if case.answer in ("silence", "closed")]
+        answered = [case for case in cases if case not in set(refused) | set(quiet)]
+        for group, at_once, limit in (
+            (answered, ANSWERS_AT_ONCE, ANSWER_LIMIT),
+            (refused, REFUSALS_AT_ONCE, SILENCE),
+            (quiet, len(quiet), SILENCE),
+        ):
+            found |= {r.case: r for r in self._asked(group, at_once, limit)}
+        return [found[case] for case in cases]
+
+    def faults_of_the_host(self) -> list[str]:
+        """What the agent did to what is not its own."""
+        if self.row.host != "marks":
+            return []
+        faults = []
+        for tool in _TOOLS.values():
+            kept, lost = (int(line.split()[0]) for line in self._foreign_marks(tool))
+            if lost or not kept:
+                faults.append(f"{tool}: {lost} packets lost another program's mark {FOREIGN}, {kept} kept it")
+        return faults
+
+    def _asked(self, cases: Sequence[Case], at_once: int, limit: float) -> list[Result]:
+        places = [network.place(case) for case in cases]
+        questions = [
+            Question(self._namespace(place.machine), network.target(case, self._table), place.address)
+            for case, place in zip(cases, places, strict=True)
+        ]
+        outcomes: list[Outcome] = ask(questions, concurrency=at_once, timeout=limit)
+        return [
+            judge(case, outcome, place.address, self._node_addresses)
+            for case, place, outcome in zip(cases, places, outcomes, strict=True)
+        ]
+
+    def _namespace(self, machine: str) -> Namespace:
+        return self._lab.at(network.ADDRESSES[machine][0])
+
+    def _prepare_host(self) -> None:
+        node = self._lab.node
+        if self.row.bridged:
+            # As a bridge CNI with hairpinMode and every distribution of Kubernetes set them.
+            node.set_kernel({"net/bridge/bridge-nf-call-iptables": "1", "net/bridge/bridge-nf-call-ip6tables": "1"})
+            node.ip(f"link set pod{number} type bridge_slave hairpin on" for number in range(2))
+        for version, tool in _TOOLS.items():
+            if self.row.host == "drops":
+                rules = _DROPS.format(neighbours=_NEIGHBOURS if version == 6 else "")
+                node.run(f"{tool}-restore", "--noflush", stdin=rules)
+            elif self.row.host == "marks":
+                node.run(f"{tool}-restore", "--noflush", stdin=_MARKS)
+
+    def _foreign_marks(self, tool: str) -> list[str]:
+        listing = self._lab.node.run(tool, "-t", "mangle", "-xvnL", "POSTROUTING").splitlines()
+        return [line for line in listing if f"{FOREIGN}/{FOREIGN}" in line]
+
+
+class Agent:
+    """`ipvsagent run` as an operator has it. Constructed when it says that it is in sync."""
+
+    def __init__(self, namespace: Namespace, folder: Path, table: Table, row: StandRow) -> None:
+        objects = folder / "objects"
+        objects.mkdir()
+        (objects / "flows.json").write_text(network.documents(table.services))
+        self._log = folder / "agent.log"
+        words = ["--source", str(objects), "--state-dir", str(folder / "state")]
+        words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]
+        words += [network.CLUSTER_CIDRS if word == "PODS" else word for word in row.agent]
+        path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
+        with self._log.open("wb") as log:
+            self._process = namespace.start(
+                [sys.executable, "-m", "ipvsagent", "run", *words],
+                output=log.fileno(),
+                env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"},
+            )
+        self._wait()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_LIMIT
+        while True:
+            ended = self._process.poll()
+            if IN_SYNC.search(self.log):
+                return
+            if ended is not None:
+                raise LabError(f"the agent ended by itself, exit status {ended}:\n{self.log}")
+            if time.monotonic() > deadline:
+                self.close()
+                raise LabError(f"the agent is not in sync after {START_LIMIT:.0f} s:\n{self.log}")
+            time.sleep(POLL)

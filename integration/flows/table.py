@@ -1,0 +1,204 @@
+"""Reads table.txt, and expands its rows to cases."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from integration.lab.errors import LabError
+from integration.lab.servers import Protocol
+
+TABLE = Path(__file__).with_name("table.txt")
+DEFECTS = Path(__file__).with_name("defects.txt")
+FAMILIES = {"IPv4": 4, "IPv6": 6}
+PROTOCOLS = get_args(Protocol)
+_UPSTREAM_WORD = {"TCP": "http", "UDP": "udp", "SCTP": "sctp", "PING": "ping"}
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StandRow:
+    """Where cases run. bridged: the pods are on a bridge. agent: its options. host: what else the node has."""
+
+    name: str
+    bridged: bool
+    agent: tuple[str, ...]
+    host: str
+
+
+@dataclass(frozen=True)
+class ServiceRow:
+    """address: of the load balancer, of both families, if it is not the Service's own. ranges: words for networks."""
+
+    name: str
+    number: int
+    endpoints: tuple[str, ...]
+    local_policy: bool
+    addresses: tuple[str, ...]
+    port: int
+    ranges: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    stand: str
+    section: str
+    client: str
+    address: str
+    service: str
+    protocol: Protocol
+    size: int
+    version: int
+    answer: str
+    seen: str
+    upstream: str
+
+    @property
+    def id(self) -> str:
+        """Unique, and what --only is matched against."""
+        size = f"/{self.size}" if self.size else ""
+        words = [self.client, self.address, self.service, f"{self.protocol}{size}", f"IPv{self.version}"]
+        return f"{self.stand}/{self.section}/{' '.join(filter(None, words))}"
+
+    @property
+    def expected(self) -> str:
+        return self.answer + (f", seen {self.seen}" if self.seen else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    stands: tuple[StandRow, ...]
+    services: tuple[ServiceRow, ...]
+    cases: tuple[Case, ...]
+
+    def service(self, name: str) -> ServiceRow:
+        return next(service for service in self.services if service.name == name)
+
+
+@dataclass(frozen=True)
+class Defect:
+    pattern: str
+    reason: str
+
+    def covers(self, case: Case) -> bool:
+        return fnmatch.fnmatchcase(case.id, self.pattern)
+
+
+def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
+    """LabError, with the line, for what is no table."""
+    stands: list[StandRow] = []
+    services: list[ServiceRow] = []
+    cases: list[Case] = []
+    for section, row in _rows(TABLE.read_text() if text is None else text):
+        if "stand" in row:
+            stands.append(StandRow(row["stand"], row["pods"] == "bridged", tuple(row["agent"].split()), row["host"]))
+        elif "endpoints" in row:
+            services.append(_service(row, len(services) + 1))
+        else:
+            cases.extend(_cases(section, row, backend, {service.name: service for service in services}))
+    ids = [case.id for case in cases]
+    if len(set(ids)) < len(ids):
+        twice = next(each for each in ids if ids.count(each) > 1)
+        raise LabError(f"the table has a case twice: {twice}")
+    if unknown := {case.stand for case in cases} - {stand.name for stand in stands}:
+        raise LabError(f"the table has no stand {', '.join(sorted(unknown))}")
+    return Table(tuple(stands), tuple(services), tuple(cases))
+
+
+def read_defects(text: str | None = None) -> list[Defect]:
+    """Lines of `PATTERN | REASON`. A pattern is matched against case ids as file names are; `[` is not special."""
+    found = []
+    for line in _lines(DEFECTS.read_text() if text is None else text):
+        pattern, _, reason = (word.strip() for word in line.partition("|"))
+        if not reason:
+            raise LabError(f"a defect without a reason: {line}")
+        found.append(Defect(pattern.replace("[", "[[]"), reason))
+    return found
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
+
+
+def _rows(text: str) -> Iterator[tuple[Row, Row]]:
+    """Every row, with the settings of its section. A line that follows an empty one names columns."""
+    section: dict[str, str] = {}
+    columns: list[str] = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line:
+            columns = []
+        elif line.startswith("["):
+            name, _, settings = line[1:].partition("]")
+            section = {"name": name}
+            section |= {k.strip(): v.strip() for k, _, v in (word.partition(":") for word in settings.split(";"))}
+        elif not line.startswith("#"):
+            cells = [cell.strip() for cell in line.split("|")]
+            if not columns:
+                columns = cells
+            elif len(cells) > len(columns):
+                raise LabError(f"line {number} of the table has more cells than columns: {line}")
+            else:
+                yield section, dict(itertools.zip_longest(columns, cells, fillvalue=""))
+
+
+def _service(row: Row, number: int) -> ServiceRow:
+    return ServiceRow(
+        row["service"],
+        number,
+        tuple(_words(row["endpoints"])),
+        row["policy"] == "eTP",
+        tuple(_words(row["address"])),
+        int(row["port"]),
+        tuple(_words(row["ranges"])),
+    )
+
+
+def _cases(section: Row, row: Row, backend: str, services: Mapping[str, ServiceRow]) -> Iterator[Case]:
+    dimensions = (
+        _words(section["stands"]),
+        _words(row["clients"]),
+        _words(row["addresses"]),
+        _words(row["service"]) or [""],
+        _words(section["protocols"]),
+        _words(section["families"]),
+    )
+    for stand, client, address, service, protocol, family in itertools.product(*dimensions):
+        if service and service not in services:
+            raise LabError(f"the table has no Service {service}")
+        name, _, size = protocol.partition("/")
+        if name not in PROTOCOLS:
+            raise LabError(f"the table has an unknown protocol {name}")
+        answer = row["answer"] if backend == "ipvs" else row[backend] or row["answer"]
+        if answer == "endpoint":
+            answer = " ".join(services[service].endpoints)
+        elif answer == "target":
+            answer = address.partition(":")[0]
+        yield Case(
+            stand,
+            section["name"],
+            client,
+            address,
+            service,
+            name,  # type: ignore[arg-type]
+            int(size or 0),
+            FAMILIES[family],
+            answer,
+            row["seen"],
+            row["upstream"].replace("PROTO", _UPSTREAM_WORD[name]),
+        )
+
+
+def _words(cell: str) -> list[str]:
+    return [word.strip() for word in cell.split(",") if word.strip()]
+
+
+def chosen(cases: Iterable[Case], only: str, stands: Iterable[str]) -> list[Case]:
+    """only: a part of the id, or a pattern with * in it."""
+    pattern = only if "*" in only else f"*{only}*"
+    wanted = set(stands)
+    return [case for case in cases if fnmatch.fnmatchcase(case.id, pattern) and (not wanted or case.stand in wanted)]
