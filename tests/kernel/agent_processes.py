@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from integration.lab import Namespace
@@ -24,7 +25,7 @@ START_LIMIT = 20.0
 IN_SYNC = r" in sync: .*\((\d+) writes, [\d.]+ s\)"
 
 _NURSERY = """
-import ctypes, json, os, signal, sys, traceback
+import ctypes, gc, json, os, signal, sys, traceback
 import ipvsagent.cli.run, ipvsagent.cli.plan, ipvsagent.cli.cleanup, ipvsagent.cli.status
 import pyroute2, yaml
 from ipvsagent.cli import main
@@ -43,6 +44,8 @@ def run(order):
     main(order["words"])
 
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+gc.freeze()
+print("ready", flush=True)
 for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
@@ -95,7 +98,10 @@ class Process:
             assert found or alive, f"it ended without saying {pattern!r}:\n{self.log}"
             return found
 
-        found = eventually(look, patience)
+        try:
+            found = eventually(look, patience)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; not said: {pattern!r}\n{self.log}") from None
         assert found
         return found
 
@@ -139,14 +145,17 @@ class Agents:
         self._nursery = subprocess.Popen(
             [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
         )
+        assert self._nursery.stdout and self._nursery.stdout.readline() == "ready\n"
 
     def wants(self, *documents: Document, name: str = "objects.json") -> None:
-        """A file and this node in it, put in its place as a whole, as configuration management does."""
+        """A file with these and this node in it."""
         self.writes(name, manifest((node(), *documents)))
 
     def writes(self, name: str, text: str) -> None:
+        """Puts it in its place as a whole, and looking old, so that nobody waits for the writer to be back."""
         new = self.source / f".{name}"
         new.write_text(text)
+        os.utime(new, (time.time() - 60, time.time() - 60))
         new.rename(self.source / name)
 
     def words(self, *words: str) -> list[str]:
