@@ -1,6 +1,6 @@
 """Addresses on our interface, which make the kernel take Service addresses for its own, and the node's.
 
-Knows rtnetlink (include/uapi/linux/if_addr.h), nothing of Services. The interface stays down, as kube-proxy
+Knows rtnetlink (include/uapi/linux/if_addr.h, if_link.h), nothing of Services. The interface stays down, as kube-proxy
 leaves it: its addresses are local all the same, and taking it down later would remove the IPv6 ones. IPv4
 addresses have scope host, so that `arp_ignore=3` on a LAN interface keeps the node from answering for them.
 """
@@ -32,6 +32,9 @@ _ADDRESS, _LOCAL, _FLAGS = 1, 2, 8  # IFA_*
 _NO_DAD = 0x02
 _SCOPE_HOST = 254
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
+_NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18  # RTM_*
+_LINK_NAME, _LINK_INFO, _INFO_KIND = 3, 18, 1  # IFLA_*
+_IFINFOMSG = struct.Struct("=BxHiII")  # family, type, interface index, flags, which flags to change
 
 
 def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None, sequence: int) -> bytes:
@@ -124,27 +127,24 @@ class AddressTable:
 
     def ensure_interface(self) -> None:
         """Creates the interface if it is missing. Raises StartError with the remedy."""
-        from pyroute2 import IPRoute, NetlinkError  # a quarter of a second, and most processes never need it
-
-        with IPRoute() as route:
-            index = self._index()
-            if index is not None:
-                self._require_dummy(route.link("get", index=index)[0])
-                return
-            try:
-                route.link("add", ifname=self.interface, kind="dummy")
-            except NetlinkError as error:
-                raise _cannot_create(self.interface, error.code) from error
+        index = self._index()
+        if index is not None:
+            self._require_dummy(index)
+            return
+        kind = attribute(_LINK_INFO, attribute(_INFO_KIND, b"dummy"))
+        body = _IFINFOMSG.pack(0, 0, 0, 0, 0) + attribute(_LINK_NAME, self.interface.encode() + b"\0") + kind
+        error = self._request(_NEW_LINK, CREATE | EXCL, body)
+        if error is not None:
+            raise _cannot_create(self.interface, error.code) from error
 
     def remove_interface(self) -> None:
         """Removes the interface with its addresses, if it is there. Raises StartError where it is no dummy."""
-        from pyroute2 import IPRoute
-
         index = self._index()
         if index is not None:
-            with IPRoute() as route:
-                self._require_dummy(route.link("get", index=index)[0])
-                route.link("del", index=index)
+            self._require_dummy(index)
+            error = self._request(_DELETE_LINK, 0, _IFINFOMSG.pack(0, 0, index, 0, 0))
+            if error is not None:
+                raise error
         self.bound.clear()
 
     def node_addresses(self) -> dict[Address, str]:
@@ -156,8 +156,17 @@ class AddressTable:
             if names.get(index) != self.interface
         }
 
-    def _require_dummy(self, link: object) -> None:
-        kind = link.get(("linkinfo", "kind"))  # type: ignore[attr-defined]
+    def _request(self, kind: int, flags: int, body: bytes) -> KernelError | None:
+        """One request that has no answer but an acknowledgement."""
+        errors = self._socket.send([message(kind, flags, self._socket.reserve(1), body)])
+        return next(iter(errors.values()), None)
+
+    def _require_dummy(self, index: int) -> None:
+        answer = self._socket.get([(_GET_LINK, _IFINFOMSG.pack(0, 0, index, 0, 0))])[0]
+        if isinstance(answer, KernelError):
+            raise answer
+        information = attributes(answer.data, answer.start + _IFINFOMSG.size, answer.end).get(_LINK_INFO, b"")
+        kind = attributes(information).get(_INFO_KIND, b"").rstrip(b"\0").decode()
         if kind != "dummy":
             raise StartError(
                 f"interface {self.interface} is {f'of kind {kind}' if kind else 'hardware'}, not dummy",
