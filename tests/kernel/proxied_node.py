@@ -68,7 +68,7 @@ class ProxiedNode:
             )
         )
         self.servers = Servers()
-        self.servers.add(self.lab, [Server(NAME[a], a, 8080, p) for a in PODS for p in ("TCP", "UDP")])  # type: ignore
+        self.servers.add(self.lab, [Server(NAME[a], a, 8080, p) for a in PODS for p in ("TCP", "UDP")])
         self.node = self.lab.node
         self.client = self.lab.client
         self._addresses = 0

@@ -106,7 +106,7 @@ def state_after(histories: Iterable[Cluster], *, restarts: Sequence[bool] = ()) 
         namespace.close()
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(clusters, min_size=2, max_size=5), restarts=st.lists(st.booleans(), max_size=4))
 def test_the_last_input_alone_decides(history: list[Cluster], restarts: list[bool]) -> None:
     assert state_after(history, restarts=restarts) == state_after(history[-1:])
