@@ -4,7 +4,7 @@ A node agent that reads Services and EndpointSlices and keeps the kernel's IPVS 
 equal to what they ask for on this node. This docstring is the map.
 
     sources/  ──Changes──▶  cluster/  ──dirty──▶  policy/  ──changed ids──▶  reconcile/  ──ops──▶  kernel/
-    files, API              ServiceTable          what should be            diff, drain, retry     IPVS, addresses
+    files                   ServiceTable          what should be            diff, drain, retry     IPVS, addresses, sets
                                                                             render/: model → rows
 
 The loop in `agent.py` drives it; `pipeline.py` is the same chain without threads and clock, and so is all of
@@ -21,13 +21,16 @@ Where do I change...
     how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)
     how long a real server drains            reconcile/drain.py, its table
     what is repaired, and when               reconcile/reconciler.py
-    a netlink message                        kernel/ipvs_requests.py, ipvs_answers.py; kernel/addresses.py
+    a netlink message                        kernel/ipvs_requests.py, ipvs_answers.py; addresses.py; ipset_messages.py
+    a packet rule                            render/rules.py; what a Service puts into an ipset: render/members.py
+    how rules are written and kept           kernel/iptables*.py, packet_filter.py
     what must be there to start              kernel/host.py
-    a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm.py
+    a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     a command or an option                   cli/, one file per command
 
-Layers, held by tests/test_layers.py: cli → agent → sources, status, kernel → pipeline → reconcile, render, policy
-→ cluster → rows, model, findings, errors, address. Everything from pipeline on is pure: no clock, no I/O, no threads.
+Layers, held by tests/test_layers.py: cli → agent → node, packet_filter → sources, status, kernel → pipeline →
+reconcile, render, policy → cluster → rows, packet_rules, model, findings, errors, address. Everything from pipeline on
+is pure: no clock, no I/O, no threads.
 """
 
 __version__ = "0.1.0"
