@@ -29,6 +29,8 @@ DEFAULT_INTERFACE = "kube-ipvs0"
 
 NEW_ADDRESS, DELETE_ADDRESS, _GET_ADDRESS = 20, 21, 22  # RTM_*
 _ADDRESS, _LOCAL, _FLAGS = 1, 2, 8  # IFA_*
+_CACHEINFO = 6  # IFA_CACHEINFO
+_FOREVER = 0xFFFFFFFF
 _NO_DAD = 0x02
 _SCOPE_HOST = 254
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
@@ -47,6 +49,9 @@ def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None
         return message(DELETE_ADDRESS, 0, sequence, body)
     if v6:  # duplicate address detection takes a second during which nobody can use the address
         body += attribute(_FLAGS, struct.pack("=I", _NO_DAD))
+        # Deprecated for ever: or masquerading towards an interface without an address of its own would take a Service
+        # address as the source (ipv6_dev_get_saddr), and the answer would end here.
+        body += attribute(_CACHEINFO, struct.pack("=IIII", 0, _FOREVER, 0, 0))
     return message(NEW_ADDRESS, CREATE | EXCL, sequence, body)
 
 

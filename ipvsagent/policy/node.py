@@ -20,6 +20,7 @@ class NodeFacts(Struct, frozen=True):
     """name, zone: this node's, "" if unknown.
 
     own_addresses:       on interfaces other than ours, or in this Node's object: served, never bound.
+    node_addresses:      of this Node's object; the node's interfaces' if it has none.
     node_port_addresses: where node ports are served, sorted.
     other_nodes:         addresses of other Nodes -> their names: never served here.
     weights, zones:      of every Node that says, by name.
@@ -28,6 +29,7 @@ class NodeFacts(Struct, frozen=True):
     name: str = ""
     zone: str = ""
     own_addresses: frozenset[Address] = frozenset()
+    node_addresses: frozenset[Address] = frozenset()
     node_port_addresses: tuple[Address, ...] = ()
     other_nodes: dict[Address, str] = {}
     weights: dict[str, int] = {}
@@ -58,6 +60,7 @@ def node_facts(
         name=name,
         zone=own.zone if own else "",
         own_addresses=interface_addresses | frozenset(own.addresses if own else ()),
+        node_addresses=frozenset(own.addresses if own and own.addresses else interface_addresses),
         node_port_addresses=_node_port_addresses(own, interface_addresses, tuple(node_ports_on)),
         other_nodes={
             address: other

@@ -211,7 +211,7 @@ def _source_ranges(service: Service, front: _Front, node: NodeFacts) -> tuple[st
     if front.frontend is not Frontend.LOAD_BALANCER or not service.source_ranges:
         return ()
     networks = tuple(ipaddress.ip_network(text, strict=False) for text in service.source_ranges)
-    if any(_allowed(address, networks) for address in node.own_addresses):
+    if any(_allowed(address, networks) for address in node.node_addresses):
         return (*service.source_ranges, front.address)
     return service.source_ranges
 

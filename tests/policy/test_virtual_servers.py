@@ -214,6 +214,13 @@ def test_external_policy_local_does_not_count_on_a_plain_cluster_ip() -> None:
     assert [r.address for r in servers["TCP 10.96.0.10:80"].real_servers] == ["10.1.0.5", "10.1.0.6"]
 
 
+def test_a_node_inside_a_source_range_may_use_the_address_it_then_has() -> None:
+    inside = replace(HERE, node_addresses=frozenset({Address("203.0.113.5")}))
+    assert fronts(node=inside)[0]["TCP 192.0.2.10:80"].source_ranges == ("203.0.113.0/24", "192.0.2.10")
+    bridge_inside = replace(HERE, own_addresses=frozenset({Address("203.0.113.5")}))
+    assert fronts(node=bridge_inside)[0]["TCP 192.0.2.10:80"].source_ranges == ("203.0.113.0/24",)
+
+
 def test_a_load_balancer_address_of_this_node_is_served_and_not_bound() -> None:
     servers, _ = fronts(replace(OUTSIDE, ingress=(LoadBalancerIngress(Address("172.16.0.1")),)))
     assert not servers["TCP 172.16.0.1:80"].bind
