@@ -23,13 +23,14 @@ from ipvsagent.status.snapshot import in_sync
 
 
 class Chain:
-    """Opens and prepares the node. `ipvs` and `addresses` know how long writing took."""
+    """Opens and prepares the node. `ipvs`, `addresses` and `sets` know how long writing took."""
 
     def __init__(self, state: Path) -> None:
         config = Config(node_name=THIS_NODE, interface=INTERFACE, state_dir=state)
         self.node = Node(config)
         self.node.prepare()
         self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)
+        self.sets = Clocked(self.node.sets)
         self.backend = self.node.backend()
         self.pipeline = pipeline_for(config, self.backend, window=0)
         self._book = FindingBook()
@@ -58,9 +59,9 @@ class Chain:
         in_sync(self.pipeline)
         return report
 
-    def held(self) -> tuple[int, int]:
-        """Rows of ours in the kernel: virtual and real servers, addresses."""
-        return sum(1 for _ in self.node.ipvs.read(None)), sum(1 for _ in self.node.addresses.read(None))
+    def held(self) -> int:
+        """Rows in the kernel: virtual and real servers, addresses, members of sets."""
+        return sum(1 for table in (self.node.ipvs, self.node.addresses, self.node.sets) for _ in table.read(None))
 
 
 class Clocked:

@@ -48,7 +48,7 @@ class Cluster:
 
     @property
     def rows(self) -> int:
-        """Virtual servers, real servers and addresses: what a first programming writes."""
+        """Virtual servers, real servers and addresses: what the reference programs. The agent also fills sets."""
         return 2 * self.virtual_servers + self.size * self.endpoints + 1
 
     def cluster_ip(self, service: int) -> str:

@@ -17,6 +17,7 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("  of which policy", "program.policy_seconds", _S),
     ("  of which IPVS", "program.ipvs_seconds", _S),
     ("  of which addresses", "program.address_seconds", _S),
+    ("  of which sets, for packet rules", "program.set_seconds", _S),
     ("reference: ipvsadm -R, ip -batch", "reference.seconds", _S),
     ("  of which ipvsadm", "reference.ipvs_seconds", _S),
     ("  of which ip", "reference.address_seconds", _S),

@@ -36,8 +36,7 @@ def main(argv: list[str]) -> None:
         chain, _ = programming.program(cluster, state)
         figures = changes.measure(chain, cluster, count)
         figures.update({f"audit_{name}": value for name, value in audit.measure(chain).items()})
-        held, bound = chain.held()
-        figures["rows_in_kernel"] = held + bound
+        figures["rows_in_kernel"] = chain.held()
         figures.update(changes.measure_rollout(chain, cluster, count))
     elif what == "floor":
         from integration.bench import changes
