@@ -89,7 +89,11 @@ class Tool:
         return self._run([self._save, *(["-t", table] if table else [])], "")
 
     def restore(self, text: str) -> None:
-        """Atomic by table; what is not named in `text` stays, counters included. Raises RulesRefused, RulesLocked."""
+        """Atomic by table; what is not named in `text` stays. Raises RulesRefused, RulesLocked.
+
+        So do counters, except that legacy begins those of policies anew, as with every write of anybody, and writes
+        those of rules in a second step: a kill between the two loses them.
+        """
         argv = [self._restore, "--noflush", "--wait", "1"]
         retrying = Retrying(
             retry=retry_if_exception_type(RulesLocked),
@@ -172,15 +176,15 @@ def find_variant() -> Variant:
         return Variant(Mode.LEGACY, "iptables-nft does not work here")
     if legacy is None:
         return Variant(Mode.NFT, "iptables-legacy does not work here")
-    if not nft and not _can_write(Mode.NFT):
-        return Variant(Mode.LEGACY, "this kernel has no nf_tables for iptables-nft to write")
     if legacy > nft:
         return Variant(Mode.LEGACY, f"there are {legacy} legacy rules, and {nft} of nft")
+    if not nft and not _can_write(Mode.NFT):
+        return Variant(Mode.LEGACY, "this kernel has no nf_tables for iptables-nft to write")
     return Variant(Mode.NFT, f"there are {nft} rules of nft, and {legacy} legacy ones")
 
 
 def _can_write(mode: Mode) -> bool:
-    """iptables-nft-save is content with a kernel that has nf_tables but not its families, where nothing can be written."""
+    """iptables-nft-save is content with nf_tables that lack the families, where nothing can be written."""
     scratch = "*mangle\n:IPVSAGENT-TRY - [0:0]\nCOMMIT\n*mangle\n-X IPVSAGENT-TRY\nCOMMIT\n"
     try:
         Tool(Family.IPV4, mode).restore(scratch)
