@@ -61,9 +61,9 @@ def main(argv: list[str]) -> int:
         if options.log:
             print(done.log)
         print(f"  {done.built:.1f} s to build, {done.asked:.1f} s to ask", flush=True)
-    for pattern in run.stale(cases):
+    for defect in run.gone():
         counts["failed"] += 1
-        print(f"no case fails any more that defects.txt marks with {pattern}: remove the line")
+        print(f"failed  defects.txt: no case fails any more as `{defect.cases} | {defect.met}` says: remove the line")
     seconds = time.monotonic() - began
     print(f"\n{len(cases)} cases, {', '.join(f'{n} {mark}' for mark, n in sorted(counts.items()))}. {seconds:.0f} s.")
     return int(counts["failed"] > 0)

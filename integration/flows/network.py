@@ -10,11 +10,13 @@ from typing import Any
 
 from integration.flows.table import Case, ServiceRow, Table
 from integration.lab import LabError, Machine, Pod, Server, Target, Topology
+from integration.lab.servers import Protocol
 
 THIS_NODE, OTHER_NODE = "node-1", "node-2"
 CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/56"
 EXTERNAL_IPS = "198.51.100.0/24,fd00:198:51:100::/112"
 TARGET_PORT = 8080
+PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")  # of every Service
 
 ADDRESSES = {
     "node": ("192.168.56.11", "fd00:192:168:56::11"),
@@ -69,12 +71,12 @@ def node_addresses(*, bridged: bool) -> set[str]:
 def servers() -> list[Server]:
     """At the pods, and outside."""
     names = ("pod-a", "pod-b", "pod-r", "outside")
-    protocols = ("TCP", "UDP", "SCTP")
-    return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in protocols]  # type: ignore[arg-type]
+    return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in PROTOCOLS]
 
 
 def host_servers() -> list[Server]:
-    return [Server("host", address, port) for port in HOST_PORTS for address in ("0.0.0.0", "::")]
+    everywhere = ("0.0.0.0", "::")
+    return [Server("host", a, n, p) for n in HOST_PORTS for a in everywhere for p in PROTOCOLS]
 
 
 def place(case: Case) -> Place:
@@ -145,7 +147,8 @@ def _service(service: ServiceRow) -> Document:
         "ipFamilies": ["IPv4", "IPv6"],
         "ipFamilyPolicy": "RequireDualStack",
         "externalIPs": list(addresses["ExternalIP"]),
-        "externalTrafficPolicy": "Local" if service.local_policy else "Cluster",
+        "externalTrafficPolicy": "Local" if "eTP" in service.policies else "Cluster",
+        "internalTrafficPolicy": "Local" if "iTP" in service.policies else "Cluster",
         "ports": [
             {
                 "name": protocol.lower(),
@@ -154,7 +157,7 @@ def _service(service: ServiceRow) -> Document:
                 "targetPort": TARGET_PORT,
                 "nodePort": _node_port(service),
             }
-            for protocol in ("TCP", "UDP", "SCTP")
+            for protocol in PROTOCOLS
         ],
     }
     if service.ranges:
@@ -187,5 +190,5 @@ def _slice(service: ServiceRow, version: int) -> Document:
             }
             for name in service.endpoints
         ],
-        "ports": [{"name": p.lower(), "protocol": p, "port": TARGET_PORT} for p in ("TCP", "UDP", "SCTP")],
+        "ports": [{"name": p.lower(), "protocol": p, "port": TARGET_PORT} for p in PROTOCOLS],
     }

@@ -26,7 +26,8 @@ class Run:
     def __init__(self, table: Table, defects: Iterable[Defect]) -> None:
         self.table = table
         self.defects = list(defects)
-        self._seen: set[str] = set()
+        self._asked: set[Case] = set()
+        self._seen: set[Defect] = set()
 
     def stand(self, row: StandRow, cases: Sequence[Case]) -> Done:
         began = time.monotonic()
@@ -35,23 +36,27 @@ class Run:
             results = stand.results(cases)
             faults = stand.faults_of_the_host()
         asked = time.monotonic()
-        self._seen |= {d.pattern for r in results if r.fault for d in self.defects if d.covers(r.case)}
+        self._asked.update(cases)
+        self._seen.update(d for d in self.defects for r in results if r.fault and d.explains(r.case, r.met))
         return Done(results, faults, stand.log, built - began, asked - built)
 
     def mark(self, result: Result) -> str:
         if not result.fault:
             return "ok"
-        return "DEFECT" if self.reason(result.case) else "failed"
+        return "DEFECT" if self.reason(result) else "failed"
 
-    def reason(self, case: Case) -> str:
-        return next((defect.reason for defect in self.defects if defect.covers(case)), "")
+    def reason(self, result: Result) -> str:
+        """Of the known defect that explains it, if one does."""
+        return next((d.reason for d in self.defects if d.explains(result.case, result.met)), "")
 
     def note(self, result: Result) -> str:
-        reason = self.reason(result.case) if result.fault else ""
+        reason = self.reason(result) if result.fault else ""
         upstream = f"   ({result.case.upstream})" if result.fault and result.case.upstream else ""
         return f"{upstream}{f'   DEFECT: {reason}' if reason else ''}"
 
-    def stale(self, cases: Iterable[Case]) -> list[str]:
-        """Patterns of defects that cover some of these cases, none of which failed."""
-        asked = list(cases)
-        return [d.pattern for d in self.defects if d.pattern not in self._seen and any(map(d.covers, asked))]
+    def gone(self) -> list[Defect]:
+        """Defects all of whose cases were asked, none of which showed it."""
+        return [defect for defect in self.defects if defect not in self._seen and self._all_asked(defect)]
+
+    def _all_asked(self, defect: Defect) -> bool:
+        return all(case in self._asked for case in self.table.cases if defect.is_about(case))

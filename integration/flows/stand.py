@@ -33,13 +33,18 @@ FOREIGN = "0x400a0"
 _DROPS = """*filter
 :INPUT DROP
 :FORWARD DROP
-:OUTPUT ACCEPT
+:OUTPUT {output}
 -A INPUT -i lo -j ACCEPT
+-A OUTPUT -o lo -j ACCEPT
 -A INPUT -p tcp --dport 22 -j ACCEPT
--A INPUT -p tcp --sport 22 -j ACCEPT
+-A OUTPUT -p tcp --sport 22 -j ACCEPT
 {neighbours}COMMIT
 """
-_NEIGHBOURS = "".join(f"-A INPUT -p ipv6-icmp --icmpv6-type {kind} -j ACCEPT\n" for kind in (133, 134, 135, 136))
+_NEIGHBOURS = "".join(
+    f"-A {chain} -p ipv6-icmp --icmpv6-type {kind} -j ACCEPT\n"
+    for chain in ("INPUT", "OUTPUT")
+    for kind in (133, 134, 135, 136)
+)
 _MARKS = f"""*raw
 -A PREROUTING -j MARK --set-xmark {FOREIGN}/{FOREIGN}
 -A OUTPUT -j MARK --set-xmark {FOREIGN}/{FOREIGN}
@@ -135,8 +140,9 @@ class Stand:
             node.set_kernel({"net/bridge/bridge-nf-call-iptables": "1", "net/bridge/bridge-nf-call-ip6tables": "1"})
             node.ip(f"link set pod{number} type bridge_slave hairpin on" for number in range(2))
         for version, tool in _TOOLS.items():
-            if self.row.host == "drops":
-                rules = _DROPS.format(neighbours=_NEIGHBOURS if version == 6 else "")
+            if self.row.host.startswith("drops"):
+                output = "DROP" if self.row.host == "drops all" else "ACCEPT"
+                rules = _DROPS.format(output=output, neighbours=_NEIGHBOURS if version == 6 else "")
                 node.run(f"{tool}-restore", "--noflush", stdin=rules)
             elif self.row.host == "marks":
                 node.run(f"{tool}-restore", "--noflush", stdin=_MARKS)

@@ -33,12 +33,13 @@ class StandRow:
 
 @dataclass(frozen=True)
 class ServiceRow:
-    """address: of the load balancer, of both families, if it is not the Service's own. ranges: words for networks."""
+    """policies: eTP, iTP: these traffic policies are Local. addresses: of the load balancer, of both families, if they
+    are not the Service's own. ranges: words for networks."""
 
     name: str
     number: int
     endpoints: tuple[str, ...]
-    local_policy: bool
+    policies: frozenset[str]
     addresses: tuple[str, ...]
     port: int
     ranges: tuple[str, ...]
@@ -82,11 +83,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Defect:
-    pattern: str
+    """cases, met: patterns, as of file names, of ids and of what the client met."""
+
+    cases: str
+    met: str
     reason: str
 
-    def covers(self, case: Case) -> bool:
-        return fnmatch.fnmatchcase(case.id, self.pattern)
+    def is_about(self, case: Case) -> bool:
+        return fnmatch.fnmatchcase(case.id, self.cases)
+
+    def explains(self, case: Case, met: str) -> bool:
+        return self.is_about(case) and fnmatch.fnmatchcase(met, self.met)
 
 
 def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
@@ -111,13 +118,13 @@ def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
 
 
 def read_defects(text: str | None = None) -> list[Defect]:
-    """Lines of `PATTERN | REASON`. A pattern is matched against case ids as file names are; `[` is not special."""
+    """Lines of `CASES | MET | REASON`."""
     found = []
     for line in _lines(DEFECTS.read_text() if text is None else text):
-        pattern, _, reason = (word.strip() for word in line.partition("|"))
-        if not reason:
-            raise LabError(f"a defect without a reason: {line}")
-        found.append(Defect(pattern.replace("[", "[[]"), reason))
+        words = [word.strip() for word in line.split("|")]
+        if len(words) != 3 or not all(words):
+            raise LabError(f"a defect is written CASES | MET | REASON: {line}")
+        found.append(Defect(*words))
     return found
 
 
@@ -151,7 +158,7 @@ def _service(row: Row, number: int) -> ServiceRow:
         row["service"],
         number,
         tuple(_words(row["endpoints"])),
-        row["policy"] == "eTP",
+        frozenset(_words(row["policy"])),
         tuple(_words(row["address"])),
         int(row["port"]),
         tuple(_words(row["ranges"])),

@@ -26,6 +26,7 @@ from integration.lab.servers import SOCKETS, Protocol
 
 TIMEOUT = 3.0
 _CHUNK = 65536
+_LOOK = 0.05
 
 
 class Failure(StrEnum):
@@ -38,6 +39,7 @@ class Failure(StrEnum):
     CLOSED = "closed"  # in good order, but before the answer was complete
     FORBIDDEN = "forbidden"  # EPERM: what a local UDP sender gets whose server is gone
     GARBLED = "garbled"
+    TOO_BIG = "too big"  # EMSGSIZE: a datagram that must not be cut, and does not fit
     OTHER = "other"
 
 
@@ -51,6 +53,7 @@ _BY_ERRNO = {
     errno.EPERM: Failure.FORBIDDEN,
     errno.EACCES: Failure.FORBIDDEN,
     errno.ECONNABORTED: Failure.RESET,
+    errno.EMSGSIZE: Failure.TOO_BIG,
 }
 # An ICMP error ends an SCTP association's attempt only for who asks for it (linux/in.h, linux/in6.h).
 _RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
@@ -336,6 +339,11 @@ class _Call:
     def _is_stream(self) -> bool:
         return self.target.protocol in ("TCP", "SCTP")
 
+    def failed_in_silence(self) -> Outcome | None:
+        """SCTP keeps an ICMP error that comes while the call is being made to itself, until it is asked."""
+        error = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return self._failed(_BY_ERRNO.get(error, Failure.OTHER)) if error else None
+
     def timed_out(self) -> Outcome:
         return self._failed(Failure.TIMEOUT)
 
@@ -370,6 +378,8 @@ class _Calls:
         self._selector = selectors.DefaultSelector()
         self._under_way: deque[_Call] = deque()  # oldest first; ended ones leave when they come to the front
         self._open = 0
+        self._silent: set[_Call] = set()  # those whose errors need not wake anybody
+        self._looked = 0.0
 
     def run(self) -> Iterator[Outcome]:
         return (outcome for _, outcome in self.pairs())
@@ -382,8 +392,9 @@ class _Calls:
                 yield from self._expire()
                 if self._schedule.over and not self._open:
                     return
+                yield from self._look_at_silent_ones()
                 # A stopped schedule is noticed here at the latest.
-                wait = min(self._schedule.wait(), self._until_expiry(), 0.2)
+                wait = min(self._schedule.wait(), self._until_expiry(), _LOOK if self._silent else 0.2)
                 for key, _ in self._selector.select(max(0.0, wait)):
                     yield from self._turn(key.data)
         finally:
@@ -399,6 +410,8 @@ class _Calls:
         self._selector.register(call.socket, selectors.EVENT_WRITE, call)
         self._under_way.append(call)
         self._open += 1
+        if call.target.protocol == "SCTP":
+            self._silent.add(call)
 
     def _turn(self, call: _Call) -> Iterator[tuple[_Call, Outcome]]:
         sending = bool(call.unsent)
@@ -411,7 +424,16 @@ class _Calls:
         self._selector.unregister(call.socket)
         call.socket.close()
         self._open -= 1
+        self._silent.discard(call)
         return outcome
+
+    def _look_at_silent_ones(self) -> Iterator[tuple[_Call, Outcome]]:
+        if not self._silent or time.monotonic() < self._looked + _LOOK:
+            return
+        self._looked = time.monotonic()
+        for call in list(self._silent):
+            if outcome := call.failed_in_silence():
+                yield call, self._end(call, outcome)
 
     def _until_expiry(self) -> float:
         while self._under_way and self._under_way[0].socket.fileno() < 0:
