@@ -8,7 +8,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from integration.flows import network
@@ -49,11 +50,16 @@ _MARKS = f"""*raw
 -A PREROUTING -j MARK --set-xmark {FOREIGN}/{FOREIGN}
 -A OUTPUT -j MARK --set-xmark {FOREIGN}/{FOREIGN}
 COMMIT
-*mangle
--A POSTROUTING -m mark --mark {FOREIGN}/{FOREIGN}
--A POSTROUTING -m mark ! --mark {FOREIGN}/{FOREIGN}
-COMMIT
 """
+# Counts what leaves by a device, behind all of netfilter: with the marks, and without.
+_COUNT = """qdisc add dev {device} clsact
+filter add dev {device} egress protocol ip prio 1 u32 match mark {mark} {mark} action pass
+filter add dev {device} egress protocol ipv6 prio 2 u32 match mark {mark} {mark} action pass
+filter add dev {device} egress protocol ip prio 3 u32 match u32 0 0 action pass
+filter add dev {device} egress protocol ipv6 prio 4 u32 match u32 0 0 action pass
+"""
+_COUNTED = re.compile(r"pref (\d+) u32 .* success (\d+)\)")
+_DEVICES = ("eth0", "pod0", "pod1")
 _TOOLS = {4: "iptables", 6: "ip6tables"}
 
 
@@ -90,8 +96,18 @@ class Stand:
         self._folder.cleanup()
 
     @property
-    def lab(self) -> Lab:
-        return self._lab
+    def node(self) -> Namespace:
+        return self._lab.node
+
+    @contextmanager
+    def agent_halted(self) -> Iterator[None]:
+        """It repairs nothing meanwhile."""
+        assert self._agent
+        self._agent.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._agent.signal(signal.SIGCONT)
 
     def results(self, cases: Sequence[Case]) -> list[Result]:
         """In the order of the cases."""
@@ -112,10 +128,12 @@ class Stand:
         if self.row.host != "marks":
             return []
         faults = []
-        for tool in _TOOLS.values():
-            kept, lost = (int(line.split()[0]) for line in self._foreign_marks(tool))
-            if lost or not kept:
-                faults.append(f"{tool}: {lost} packets lost another program's mark {FOREIGN}, {kept} kept it")
+        for device in _DEVICES:
+            listing = self._lab.node.run("tc", "-s", "filter", "show", "dev", device, "egress")
+            passed = {int(priority): int(count) for priority, count in _COUNTED.findall(listing)}
+            for family, kept, lost in (("IPv4", passed[1], passed[3]), ("IPv6", passed[2], passed[4])):
+                if lost or not kept:
+                    faults.append(f"{device} {family}: {lost} packets lost another program's mark, {kept} kept it")
         return faults
 
     def _asked(self, cases: Sequence[Case], at_once: int, limit: float) -> list[Result]:
@@ -146,10 +164,8 @@ class Stand:
                 node.run(f"{tool}-restore", "--noflush", stdin=rules)
             elif self.row.host == "marks":
                 node.run(f"{tool}-restore", "--noflush", stdin=_MARKS)
-
-    def _foreign_marks(self, tool: str) -> list[str]:
-        listing = self._lab.node.run(tool, "-t", "mangle", "-xvnL", "POSTROUTING").splitlines()
-        return [line for line in listing if f"{FOREIGN}/{FOREIGN}" in line]
+        if self.row.host == "marks":
+            node.run("tc", "-batch", "-", stdin="".join(_COUNT.format(device=d, mark=FOREIGN) for d in _DEVICES))
 
 
 class Agent:
@@ -176,9 +192,12 @@ class Agent:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def close(self) -> None:
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self._process.wait()
 
     def _wait(self) -> None:
