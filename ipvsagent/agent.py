@@ -8,6 +8,7 @@ exit: traffic must outlive the agent.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import signal
@@ -38,11 +39,9 @@ from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
 
 log = logging.getLogger("ipvsagent")
 
-AUDIT_EVERY = 1.0
-CHECK_SETS_EVERY = 0.5
-KEEP_RULES_EVERY = 0.5
+LOOK_EVERY = 1.0
+LOOK_AT_RULES_EVERY = 1.0
 LOOK_AT_HOST_EVERY = 10.0
-POLL_DRAINS_EVERY = 1.0
 POLLED_AT_ONCE = 64
 FAST_PASS = 5.0
 SLOW_PASS = 300.0
@@ -74,7 +73,8 @@ def apply_once(config: Config, node: Node) -> bool:
     pipeline.node_addresses(node.addresses.node_addresses())
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
-    report = pipeline.reconciler.start(began)
+    report = pipeline.program_urgent(began)
+    report.add(pipeline.start(began))
     learn(book, report.findings)
     log.info(
         "%s: %s (%d writes, %.2f s)",
@@ -120,10 +120,8 @@ class Agent:
         self._round_ended = float("-inf")
         self._start_due = 0.0
         self._start_delay = RETRY_START_AFTER[0]
-        self._audit_due = 0.0
+        self._look_due = 0.0
         self._host_due = 0.0
-        self._sets_due = 0.0
-        self._poll_due = 0.0
         self._start_writes = 0
         self._start_seconds = 0.0
         self._settled = False
@@ -172,30 +170,21 @@ class Agent:
             if self._pipeline.table.synced and now >= self._start_due:
                 self._start(now)
             return True
-        due = self._pipeline.reconciler.next_due()
+        due = self._pipeline.next_due()
         if due is not None and max(due, self._round_ended + self._config.window) <= now:
-            self._guard(lambda: self._pipeline.reconciler.round(now))
+            self._guard(lambda: self._pipeline.round(now))
             self._round_ended = self._clock()
             self._say_settled()
-        if now >= self._poll_due:
-            self._poll_due = now + POLL_DRAINS_EVERY
-            self._guard(lambda: self._pipeline.reconciler.poll_drains(POLLED_AT_ONCE, now))
-        if now >= self._host_due:
-            self._host_due = now + LOOK_AT_HOST_EVERY
-            self._look_at_host()
-        if now >= self._sets_due:
-            self._sets_due = now + CHECK_SETS_EVERY
-            self._guard(lambda: self._pipeline.reconciler.shared.check_sizes(now))
-        if now >= self._audit_due:
-            self._audit_due = now + AUDIT_EVERY
-            self._guard(lambda: self._pipeline.reconciler.audit(self._audit_count(), now))
+        if now >= self._look_due:
+            self._look_due = now + LOOK_EVERY
+            self._guard(lambda: self._look(now))
         return True
 
     def _wake_at(self) -> float:
         if not self._pipeline.reconciler.started:
             return self._start_due if self._pipeline.table.synced else float("inf")
-        wake = min(self._audit_due, self._poll_due, self._sets_due)
-        due = self._pipeline.reconciler.next_due()
+        wake = self._look_due
+        due = self._pipeline.next_due()
         return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
 
     def _take(self, message: object) -> bool:
@@ -259,13 +248,25 @@ class Agent:
             self._learn([("packet rules", tuple(rules.findings()))])
             log.info("packet rules: %s iptables (%s)", rules.variant.mode, rules.variant.reason)
             threading.Thread(target=self._keep_rules, args=(rules,), name="rules", daemon=True).start()
-        return self._pipeline.reconciler.start(now)
+        report = self._pipeline.program_urgent(now)
+        report.add(self._pipeline.start(now))
+        return report
 
     def _say_settled(self) -> None:
         settled = in_sync(self._pipeline)
         if settled and not self._settled:
             log.info("in sync again")
         self._settled = settled
+
+    def _look(self, now: float) -> Report:
+        """Once a second: connections of what drains, sizes of sets, the next slice of the audit."""
+        reconciler = self._pipeline.reconciler
+        if now >= self._host_due:
+            self._host_due = now + LOOK_AT_HOST_EVERY
+            self._look_at_host()
+        reconciler.poll_drains(POLLED_AT_ONCE, now)
+        reconciler.shared.check_sizes(now)
+        return reconciler.audit(self._audit_count(), now)
 
     def _look_at_host(self) -> None:
         """What is wrong with the host, and left to its operator."""
@@ -283,7 +284,7 @@ class Agent:
     def _audit_count(self) -> int:
         """Virtual servers a slice reads: a pass takes 5 s when they are few, and at most 5 minutes."""
         count = len(self._pipeline.desired)
-        return max(-(-count * int(AUDIT_EVERY) // int(SLOW_PASS)), min(count, -(-100 // int(FAST_PASS))), 1)
+        return max(math.ceil(count * LOOK_EVERY / SLOW_PASS), min(count, math.ceil(100 * LOOK_EVERY / FAST_PASS)), 1)
 
     def _guard(self, work: Callable[[], Report | None]) -> Report | None:
         """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on."""
@@ -341,24 +342,27 @@ class Agent:
     def _keep_rules(self, rules: PacketFilter) -> None:
         """Rules that somebody changed come back, and this thread alone waits for the lock of iptables."""
         try:
-            while not self._stop.wait(KEEP_RULES_EVERY):
+            said: list[Finding] = rules.findings()
+            while not self._stop.wait(LOOK_AT_RULES_EVERY):
                 try:
                     repaired = rules.repair()
+                    findings = rules.findings()
                 except (KernelError, StartError) as error:
                     reason = f"{error}; tried again"
-                    finding = Finding(FindingKind.HOST, "packet rules", reason, severity=Severity.ERROR)
-                    self._inbox.put(Findings("packet rules", (finding,)))
-                    continue
+                    repaired = 0
+                    findings = [Finding(FindingKind.HOST, "packet rules", reason, severity=Severity.ERROR)]
                 if repaired:
                     self._inbox.put(RulesRepaired(repaired))
-                self._inbox.put(Findings("packet rules", tuple(rules.findings())))
+                if findings != said:
+                    said = findings
+                    self._inbox.put(Findings("packet rules", tuple(said)))
         except Exception as error:
             self._inbox.put(error)
 
     def _monitor(self, monitor: AddressMonitor) -> None:
         try:
             while not self._stop.is_set():
-                select.select([monitor], [], [], 1.0)
+                select.select([monitor], [], [])
                 for change in monitor.read():
                     self._inbox.put(change)
         except Exception as error:

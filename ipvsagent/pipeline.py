@@ -13,49 +13,40 @@ from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
 from ipvsagent.config import parse_network
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.model import VirtualServer
 from ipvsagent.policy.desired import DesiredState, rank_of
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
+from ipvsagent.reconcile.report import Report
 from ipvsagent.render.members import pod_members
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
-
-
-def priority(server: VirtualServer) -> int:
-    """What a cold start programs first: the API server, then DNS, then the rest (kubernetes/kubernetes#133773)."""
-    service = server.service
-    if service.namespace == "default" and service.service == "kubernetes":
-        return 0
-    if service.namespace == "kube-system" and server.id.port == 53:
-        return 1
-    return 2
 
 
 class Pipeline:
     def __init__(self, node_name: str, options: PolicyOptions, backend: Backend, drains: Drains) -> None:
         self.table = ServiceTable()
         self.desired = DesiredState()
-        self.reconciler = Reconciler(self.desired, backend, drains, priority)
+        self.reconciler = Reconciler(self.desired, backend, drains)
         self.node_name = node_name
         self._options = options
         self._interface_addresses: frozenset[Address] = frozenset()
         self._facts_findings: tuple[Finding, ...] = ()
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
+        self._dirty: set[ServiceKey] = set()
         self.reconciler.fix(pod_members(options.pod_networks), 0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
-        """A source's message. What it makes dirty is written by the next `reconciler.start` or `round`."""
-        dirty = self.table.apply(changes)
+        """A source's message. What it makes dirty is worked out and written by the next `start` or `round`."""
+        self._dirty |= self.table.apply(changes)
         self.reconciler.see(self.table.blind, now)
         origins: Origins = []
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
-            dirty |= self._learn_facts()
+            self._dirty |= self._learn_facts()
             if self._options.pods_of_node:
                 own = self.table.nodes.get(self.node_name)
                 networks = map(parse_network, own.pod_cidrs if own else ())
@@ -65,13 +56,50 @@ class Pipeline:
             origins.append(self._node_unknown())
         elif changes.synced:
             origins.append(("node", ()))
-        return [*origins, *self._wish(dirty)]
+        return origins
 
     def node_addresses(self, addresses: Iterable[Address]) -> Origins:
         """The addresses on this node's other interfaces, now."""
         self._interface_addresses = frozenset(addresses)
-        dirty = self._learn_facts()
-        return [("nodes", self._facts_findings), *self._wish(dirty)]
+        self._dirty |= self._learn_facts()
+        return [("nodes", self._facts_findings)]
+
+    def program_urgent(self, now: float) -> Report:
+        """Before a first `start`: what everything else needs, before the rest is even worked out
+        (kubernetes/kubernetes#133773). Raises KernelError, StartError."""
+        urgent = sorted((key for key in self._dirty if self._urgency(key) is not None), key=self._urgency_first)
+        report = Report(findings=self._wish(urgent))
+        if urgent:
+            report.add(self.reconciler.program([i for key in urgent for i in self.desired.ids_of(key)], now))
+        return report
+
+    def start(self, now: float) -> Report:
+        """Make the kernel as it is wanted, whatever it holds. Raises KernelError, StartError."""
+        report = Report(findings=self._wish(sorted(self._dirty)))
+        report.add(self.reconciler.start(now))
+        return report
+
+    def round(self, now: float) -> Report:
+        """What has become due, after `start`."""
+        origins = self._wish(sorted(self._dirty))
+        report = self.reconciler.round(now)
+        report.findings[:0] = origins
+        return report
+
+    def next_due(self) -> float | None:
+        """When `round` has something to do; None = not before the next change."""
+        return 0.0 if self._dirty else self.reconciler.next_due()
+
+    def _urgency(self, key: ServiceKey) -> int | None:
+        """0 the API server, 1 DNS, None everything else."""
+        if key == ("default", "kubernetes"):
+            return 0
+        service = self.table.services.get(key)
+        dns = service and key.namespace == "kube-system" and any(port.port == 53 for port in service.ports)
+        return 1 if dns else None
+
+    def _urgency_first(self, key: ServiceKey) -> tuple[int | None, ServiceKey]:
+        return self._urgency(key), key
 
     def has_interface_address(self, address: Address) -> bool:
         return address in self._interface_addresses
@@ -99,10 +127,11 @@ class Pipeline:
         return ("node", (finding,))
 
     def _wish(self, dirty: Iterable[ServiceKey]) -> Origins:
-        """Recompute what the dirty Services want."""
+        """Work out anew what these Services want; in order, so that two runs write in the same order."""
         origins: Origins = []
         rejudged: set[ServiceKey] = set()
-        for key in sorted(dirty):  # so that two runs over the same objects write in the same order
+        for key in dirty:
+            self._dirty.discard(key)
             service = self.table.services.get(key)
             if service is None:
                 changed, others = self.desired.replace(key, (0.0, "", ""), ())

@@ -81,10 +81,10 @@ class Agent:
         self.pipeline = pipeline_on(kernel)
         self.pipeline.node_addresses(kernel.addresses.node_addresses())
         self.pipeline.take(Changes(upserts=tuple(objects), synced=True, blind=blind), now)
-        self.written = self.pipeline.reconciler.start(now).written
+        self.written = self.pipeline.start(now).written
 
     def round(self, now: float) -> int:
-        return self.pipeline.reconciler.round(now).written
+        return self.pipeline.round(now).written
 
 
 def fresh_snapshot(objects: Iterable[Object]) -> frozenset[Row]:
@@ -213,7 +213,7 @@ class Laws(RuleBasedStateMachine):
     @rule()
     def audit(self) -> None:
         self.now += 1.0
-        self.agent.pipeline.reconciler.audit(3, self.now)
+        self.agent.pipeline.reconciler.audit(100, self.now)
 
     @rule(active=st.integers(0, 1))
     def connections_change(self, active: int) -> None:
@@ -266,6 +266,8 @@ class Laws(RuleBasedStateMachine):
             self.kernel.put(replace(row, address=Address("10.9.9.9")))
         elif isinstance(row, VirtualServerRow) and what == "stray":
             self.kernel.put(replace(row, id=replace(row.id, port=4711)))
+            self.audit()  # it is ours by its address alone: to be seen before that goes
+            self.audit()
         elif isinstance(row, VirtualServerRow) and what == "edit":
             self.kernel.put(replace(row, scheduler="wlc"))
 
@@ -360,7 +362,9 @@ class Laws(RuleBasedStateMachine):
 
     def with_real_servers(self) -> set[VirtualServerId]:
         """Those that have real servers in the kernel now, and still will."""
-        desired = self.agent.pipeline.desired
+        pipeline = self.agent.pipeline
+        pipeline._wish(sorted(pipeline._dirty))  # or this would still be the wish of the last round
+        desired = pipeline.desired
         return {
             i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers
         }

@@ -45,7 +45,7 @@ class Chain:
         learn(self._book, self.pipeline.node_addresses(self.node.addresses.node_addresses()))
 
     def start(self) -> Report:
-        report = self.pipeline.reconciler.start(self._now)
+        report = self.pipeline.start(self._now)
         learn(self._book, report.findings)
         return report
 
@@ -53,7 +53,7 @@ class Chain:
         """From event to acknowledgement. The window for endpoints that move between slices is 0 here, or a deletion
         would be a matter of waiting."""
         self.take(changes)
-        report = self.pipeline.reconciler.round(self._now)
+        report = self.pipeline.round(self._now)
         learn(self._book, [("tables", ())])
         learn(self._book, report.findings)
         in_sync(self.pipeline)

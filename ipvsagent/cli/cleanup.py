@@ -38,7 +38,7 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
             "Stop it first",
         )
     planned: list[Op] = []
-    pipeline_for(config, node.recorder(planned), window=0).reconciler.start(0.0)
+    pipeline_for(config, node.recorder(planned), window=0).start(0.0)
     if dry_run:
         for op in planned:
             click.echo(str(op))
@@ -47,7 +47,7 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
         if not sys.stdin.isatty():
             raise click.UsageError("refusing to remove Services without being asked: add --yes")
         click.confirm(f"Remove {len(planned)} rows and {interface} from this node?", abort=True)
-    report = pipeline_for(config, node.remover(), window=0).reconciler.start(0.0)
+    report = pipeline_for(config, node.remover(), window=0).start(0.0)
     for failure in report.failures:
         click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
     if report.failures:

@@ -61,7 +61,7 @@ def command(against: str, output: str, **options: Any) -> int:
     book = FindingBook()
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
-    origins += pipeline.reconciler.start(0.0).findings
+    origins += pipeline.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)
     planned = _planned(ops, pipeline, config.interface)

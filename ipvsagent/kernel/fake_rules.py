@@ -53,15 +53,11 @@ class FakeRuleTool:
     def generation(self, tables: Sequence[str]) -> Hashable:
         return self._generation
 
-    def tables(self) -> frozenset[str] | None:
-        return None
-
-    def save(self, table: str = "") -> str:
+    def save(self) -> str:
         self._kernel.calls += 1
         self._kernel.fail_rules()
         lines: list[str] = []
-        for name in [table] if table else self.held:
-            chains = self.held[name]
+        for name, chains in self.held.items():
             lines.append(f"*{name}")
             lines += [f":{chain} {'ACCEPT' if chain in _BUILT_IN[name] else '-'} [0:0]" for chain in chains]
             lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]

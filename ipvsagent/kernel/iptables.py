@@ -21,9 +21,9 @@ from typing import Protocol
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
-from ipvsagent.kernel.iptables_text import Held, differences, parse_save, update_text
+from ipvsagent.kernel.iptables_text import Held, differences, parse_all, update_text
 from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, Variant, find_variant
-from ipvsagent.packet_rules import CHAIN_PREFIX, TABLES, RuleSet
+from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
 from ipvsagent.rows import SetSpec
 
 _TRIES = 3
@@ -54,11 +54,9 @@ _TRIALS = {
 class RuleTool(Protocol):
     """What `RuleTable` needs of iptables; the fake has another."""
 
-    def save(self, table: str = "") -> str: ...
+    def save(self) -> str: ...
 
     def restore(self, text: str) -> None: ...
-
-    def tables(self) -> frozenset[str] | None: ...
 
     def generation(self, tables: Sequence[str]) -> Hashable: ...
 
@@ -95,7 +93,7 @@ class RuleTable:
         """Writes all of it and reads it back. Raises RulesRefused, RulesLocked, KernelError."""
         found: list[str] = []
         for _ in range(_TRIES):
-            self._tool.restore(update_text(wanted, self._read(wanted)))
+            self._tool.restore(update_text(wanted, self._read()))
             found = self.verify(wanted)
             if not found:
                 return
@@ -105,7 +103,7 @@ class RuleTable:
         """What the kernel has otherwise, a sentence each. What is changed from now on is told by `changed`."""
         self._tables = wanted.tables()
         seen = self._tool.generation(self._tables)
-        found = differences(wanted, self._read(wanted))
+        found = differences(wanted, self._read())
         self._seen = seen
         return found
 
@@ -121,7 +119,7 @@ class RuleTable:
     def remove(self) -> list[str]:
         """Removes all that is ours; the rules of other programs that keep a chain of ours, by then empty."""
         nothing = RuleSet(self.family)
-        held = self._read(nothing)
+        held = self._read()
         text = update_text(nothing, held)
         if text:
             self._tool.restore(text)
@@ -153,10 +151,8 @@ class RuleTable:
                 with_set.close()
         return True
 
-    def _read(self, wanted: RuleSet) -> list[Held]:
-        there = self._tool.tables()
-        used = wanted.tables()
-        return [parse_save(t, self._tool.save(t)) for t in TABLES if there is None or t in there or t in used]
+    def _read(self) -> list[Held]:
+        return parse_all(self._tool.save())
 
 
 class _TrialSet:

@@ -32,8 +32,21 @@ class Held(Struct):
         return [rule for rule in self.hooks.get(hook, ()) if _leads_to(rule)]
 
 
+def parse_all(text: str) -> list[Held]:
+    """The output of `iptables-save`, which makes no table that is not there; the tables that rules of ours are in."""
+    found: dict[str, Held] = {table: Held(table) for table in TABLES}
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("*"):
+            lines = []
+        lines.append(line)
+        if line == "COMMIT" and (table := lines[0][1:]) in found:
+            found[table] = parse_save(table, "\n".join(lines))
+    return list(found.values())
+
+
 def parse_save(table: str, text: str) -> Held:
-    """The output of `iptables-save -t TABLE`."""
+    """The part of it that is about one table."""
     held = Held(table)
     for line in text.splitlines():
         if line.startswith(f":{CHAIN_PREFIX}"):

@@ -84,9 +84,9 @@ class Tool:
                 raise KernelError.of(error.errno or errno.EIO, "no access to the packet rules") from error
         return self._generation.read(tables)
 
-    def save(self, table: str = "") -> str:
+    def save(self) -> str:
         """What iptables-save prints. Raises RulesRefused."""
-        return self._run([self._save, *(["-t", table] if table else [])], "")
+        return self._run([self._save], "")
 
     def restore(self, text: str) -> None:
         """Atomic by table; what is not named in `text` stays. Raises RulesRefused, RulesLocked.
@@ -102,17 +102,6 @@ class Tool:
             reraise=True,
         )
         retrying(lambda: self._run(argv, text))
-
-    def tables(self) -> frozenset[str] | None:
-        """The tables that exist: to ask legacy for another one would make it. None: asking makes none."""
-        if self.mode is Mode.NFT:
-            return None
-        name = "ip6_tables_names" if self.family is Family.IPV6 else "ip_tables_names"
-        try:
-            with open(f"/proc/thread-self/net/{name}") as file:
-                return frozenset(file.read().split())
-        except FileNotFoundError:
-            return frozenset()
 
     def _run(self, argv: list[str], text: str) -> str:
         try:

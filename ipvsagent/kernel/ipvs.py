@@ -16,7 +16,6 @@ from itertools import islice
 
 from msgspec import Struct
 
-from ipvsagent.address import Address
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel import ipvs_answers as answers
 from ipvsagent.kernel import ipvs_requests as requests
@@ -25,7 +24,7 @@ from ipvsagent.kernel.ipvs_sync import GET_DAEMON, SyncDaemon, unpack_daemon
 from ipvsagent.kernel.netlink import NETLINK_GENERIC, Body, NetlinkSocket, message
 from ipvsagent.kernel.ownership import Claims, Ownership
 from ipvsagent.model import VirtualServerId
-from ipvsagent.rows import Failure, Observed, Op, Owner, Verb
+from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, Verb
 
 _QUERIES = 100  # virtual servers asked for by one system call
 
@@ -63,9 +62,7 @@ class IpvsTable:
     def close(self) -> None:
         self._socket.close()
 
-    def read(
-        self, keys: Collection[VirtualServerId] | Collection[Address] | None, counters: bool = False
-    ) -> Iterator[Observed]:
+    def read(self, keys: Keys, counters: bool = False) -> Iterator[Observed]:
         """Each virtual server, followed by its real servers; statistics only if `counters`."""
         for body in self._all() if keys is None else self._some(keys):
             found = answers.unpack_service(body, counters)
@@ -123,7 +120,7 @@ class IpvsTable:
     def _all(self) -> Iterable[Body]:
         return self._socket.dump(self._family, requests.request(GET_SERVICE))
 
-    def _some(self, keys: Collection[VirtualServerId] | Collection[Address]) -> Iterator[Body]:
+    def _some(self, keys: Collection[object]) -> Iterator[Body]:
         wanted = (key for key in keys if isinstance(key, VirtualServerId))
         while part := list(islice(wanted, _QUERIES)):
             queries = [(self._family, requests.request(GET_SERVICE, server)) for server in part]

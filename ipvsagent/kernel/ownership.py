@@ -31,6 +31,8 @@ _SLACK = 4096  # lines that may be out of date before the file is rewritten
 class Ledger:
     """Ids of the virtual servers that we added. The file has `+ TCP 10.0.0.1 80` and `- ...` lines, replayed.
 
+    `! ...` lines name virtual servers of others, which stay theirs when their address comes to our interface, too.
+
     With `path` None, or where the file cannot be written (`fault` then says why), it lives in memory only.
     The file is read at once, and written to first by the first change: looking at it needs no privilege.
     """
@@ -39,6 +41,8 @@ class Ledger:
         self.fault: OSError | None = None
         self._path = path
         self._held: set[VirtualServerId] = set()
+        self._strangers: set[VirtualServerId] = set()
+        self._unnoted: list[VirtualServerId] = []
         self._lines = 0
         self._whole = 0  # bytes of the file up to the last complete line
         self._file: int | None = None
@@ -55,7 +59,20 @@ class Ledger:
         """Notes these ids, with one write; on disk when it returns (a tmpfs needs no fsync)."""
         new = [server for server in dict.fromkeys(servers) if server not in self._held]
         self._held.update(new)
+        if self._unnoted and new:
+            strangers, self._unnoted = self._unnoted, []
+            self._append("!", strangers)
         self._append("+", new)
+
+    def is_stranger(self, server: VirtualServerId) -> bool:
+        """It was another program's before its address came to our interface."""
+        return server in self._strangers
+
+    def meet_stranger(self, server: VirtualServerId) -> None:
+        """On disk with the next claim: whoever only looks writes nothing."""
+        if server not in self._strangers:
+            self._strangers.add(server)
+            self._unnoted.append(server)
 
     def forget(self, servers: Iterable[VirtualServerId]) -> None:
         gone = [server for server in dict.fromkeys(servers) if server in self._held]
@@ -65,6 +82,7 @@ class Ledger:
     def compact(self, existing: Collection[VirtualServerId]) -> None:
         """Rewrites the file with only those of its ids that exist; readers see the old or the new one."""
         self._held.intersection_update(existing)
+        self._strangers.intersection_update(existing)
         self._rewrite()
 
     def close(self) -> None:
@@ -91,6 +109,8 @@ class Ledger:
                 self._held.add(server)
             elif sign == "-":
                 self._held.discard(server)
+            elif sign == "!":
+                self._strangers.add(server)
 
     def _append(self, sign: str, servers: Collection[VirtualServerId]) -> None:
         if not servers or self._path is None:
@@ -115,7 +135,9 @@ class Ledger:
     def _rewrite(self) -> None:
         if self._path is None:
             return
-        data = "".join([f"+ {_format(server)}\n" for server in sorted(self._held)]).encode()
+        lines = [f"! {_format(server)}\n" for server in sorted(self._strangers)]
+        lines += [f"+ {_format(server)}\n" for server in sorted(self._held)]
+        data = "".join(lines).encode()
         new = self._path.with_name(self._path.name + ".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +148,8 @@ class Ledger:
             return
         self.fault = None
         self.close()
-        self._lines = len(self._held)
+        self._unnoted.clear()
+        self._lines = len(lines)
         self._whole = len(data)
 
 
@@ -172,7 +195,10 @@ class Ownership:
     def owner_of(self, server: VirtualServerId) -> Owner:
         if server in self.ledger:
             return Owner.OURS
+        if self.ledger.is_stranger(server):
+            return Owner.FOREIGN
         if server.address not in self.bound:
+            self.ledger.meet_stranger(server)
             return Owner.FOREIGN
         if self._excluded:
             address = ipaddress.ip_address(server.address)

@@ -106,6 +106,8 @@ def read_annotations(
                 flags |= bit
         if one_packet and not flags and words.strip() == ONE_PACKET_WORD:
             flags = default_flags(scheduler)
+        if scheduler in _DEFAULT_FLAGS and not flags & SCHED1:
+            complain(source, f"without {scheduler}-fallback, clients of an endpoint that drains are refused meanwhile")
     weights: tuple[Weight, ...] = ()
     if text := annotations.get(WEIGHTS, "").strip():
         try:

@@ -23,7 +23,8 @@ Goals, in order:
 | (start)   | held at weight 0, not wanted and not listed                 | LEAVING   | nothing         |
 
 The window (about 0.1 s) is for an endpoint that moves between slices: it is in neither for a moment, and must neither
-be cut nor, for UDP, be deleted. UDP, SCTP and a drain timeout of 0 do not drain: delete takes the place of weight 0.
+be cut nor, for UDP, be deleted. UDP, SCTP, scheduler dh and a drain timeout of 0 do not drain: delete takes the place
+of weight 0.
 An endpoint that was terminating when it vanished has ended: deletion lets `expire_nodest_conn` reset what is
 left at once, where waiting black-holed clients for up to 15 minutes (kubernetes/kubernetes#81308).
 """
@@ -42,6 +43,10 @@ from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.rows import Observed, Op, RealServerRow, Verb, VirtualServerRow
 
 Key = tuple[Address, int]
+
+
+# dh hashes the Service's own address, so one real server gets all new connections, and has no fallback for weight 0.
+_CANNOT_DRAIN = frozenset(["dh"])
 
 
 class Phase(StrEnum):
@@ -107,6 +112,8 @@ class Drains:
             return ops
         drains = self._by_server.setdefault(server_id, {})
         timeout = self.timeout if wanted.drain_timeout is None else wanted.drain_timeout
+        if wanted.scheduler in _CANNOT_DRAIN:
+            timeout = 0.0
         listed = {(r.address, r.port): r for r in wanted.unused}
         last_seen = {(r.address, r.port): r for r in (*before.unused, *before.real_servers)} if before else {}
         result: list[Op] = []

@@ -14,7 +14,7 @@ may claim them. Deletions that follow from a changed wish never wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
@@ -45,19 +45,17 @@ CHUNK = 1000
 
 
 class Reconciler:
-    """Owns what is believed of the kernel. `priority` orders the first programming: 0 before 1 before 2."""
+    """Owns what is believed of the kernel."""
 
     def __init__(
         self,
         desired: DesiredState,
         backend: Backend,
         drains: Drains,
-        priority: Callable[[VirtualServer], int] = lambda server: 0,
     ) -> None:
         self._desired = desired
         self._backend = backend
         self.drains = drains
-        self._priority = priority
         self.confirmed: dict[VirtualServerId, VirtualServer] = {}
         self.suspects: RetryQueue[VirtualServerId] = RetryQueue()
         self.foreign: set[VirtualServerId] = set()
@@ -108,14 +106,8 @@ class Reconciler:
         present = self._backend.read_shared(None)
         if before:
             self.shared.repair(present, now, report, self.blind, count_drift=True)
-        urgent = [s.id for s in self._wishes() if self._priority(s) < 2]
-        urgent.sort(key=lambda i: self._priority(self._wish(i)))
         done: set[VirtualServerId] = set()
-        if urgent:
-            found = {**dict.fromkeys(urgent, ()), **dict(self._backend.read(urgent))}
-            self._apply(found, now, report, present, count_drift=before)
-            done.update(urgent)
-        in_kernel = ((i, rows) for i, rows in self._backend.read(None) if i not in done)
+        in_kernel = self._backend.read(None)
         while chunk := dict(islice(in_kernel, CHUNK)):
             self._apply(chunk, now, report, present, count_drift=before)
             done.update(chunk)
@@ -131,13 +123,20 @@ class Reconciler:
         self._say_held(report)
         return report
 
+    def program(self, ids: Sequence[VirtualServerId], now: float) -> Report:
+        """Make these as they are wanted, before everything else is looked at; `start` has to follow."""
+        self._backend.prepare()
+        report = Report()
+        found = {**dict.fromkeys(ids, ()), **dict(self._backend.read(ids))}
+        self._apply(found, now, report, self._backend.read_shared(None))
+        return report
+
     def round(self, now: float) -> Report:
         """Everything that is due: changed wishes, retries, ends of drains."""
         report = Report()
         ids = {*self._dirty, *self.suspects.due(now), *self.drains.due(now)}
         self._dirty.clear()
-        ordered = sorted(ids, key=self._rank) if len(ids) > 1 else ids
-        queue = iter(ordered)
+        queue = iter(sorted(ids) if len(ids) > 1 else ids)
         while chunk := list(islice(queue, CHUNK)):
             uncertain = [i for i in chunk if i in self.suspects or (i not in self.confirmed and i in self.foreign)]
             found: dict[VirtualServerId, Sequence[Observed]] = {}
@@ -331,18 +330,6 @@ class Reconciler:
         return failed
 
     # Small questions
-
-    def _wish(self, server_id: VirtualServerId) -> VirtualServer:
-        server = self._desired.get(server_id)
-        assert server is not None
-        return server
-
-    def _wishes(self) -> Iterable[VirtualServer]:
-        return (self._wish(i) for i in self._desired)
-
-    def _rank(self, server_id: VirtualServerId) -> tuple[int, VirtualServerId]:
-        wanted = self._desired.get(server_id)
-        return (self._priority(wanted) if wanted else 9, server_id)
 
     def _next_slice(self, count: int) -> tuple[list[VirtualServerId], bool]:
         """The next ids to look at, and whether a pass over all of them ended with these."""

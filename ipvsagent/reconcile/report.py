@@ -36,3 +36,10 @@ class Report(Struct):
     def say(self, about: object, *findings: Finding) -> None:
         """All that is wrong about something in the kernel; nothing, if no finding is given."""
         self.findings.append(((ORIGIN, about), findings))
+
+    def add(self, later: Report) -> None:
+        """What was done after this."""
+        self.written += later.written
+        self.failures += later.failures
+        self.drift += later.drift
+        self.findings += later.findings

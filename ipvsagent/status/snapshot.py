@@ -90,7 +90,7 @@ def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
 
 def in_sync(pipeline: Pipeline) -> bool:
     reconciler = pipeline.reconciler
-    due = reconciler.next_due()
+    due = pipeline.next_due()
     return reconciler.started and not reconciler.suspects and not reconciler.shared.retry and (due is None or due > 0)
 
 

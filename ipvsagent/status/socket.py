@@ -34,7 +34,6 @@ def serve(path: Path, inbox: Inbox, stop: threading.Event) -> threading.Thread:
     listener.bind(os.fspath(path))
     path.chmod(0o600)
     listener.listen(8)
-    listener.settimeout(0.5)
     thread = threading.Thread(target=_serve, args=(listener, inbox, stop), name="status", daemon=True)
     thread.start()
     return thread
@@ -43,10 +42,7 @@ def serve(path: Path, inbox: Inbox, stop: threading.Event) -> threading.Thread:
 def _serve(listener: socket.socket, inbox: Inbox, stop: threading.Event) -> None:
     with listener:
         while not stop.is_set():
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                continue
+            connection, _ = listener.accept()
             with connection:
                 query = Query(SimpleQueue())
                 inbox.put(query)

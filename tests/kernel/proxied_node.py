@@ -229,7 +229,7 @@ class Proxy:
         with self._namespace.entered():
             reconciler = self.pipeline.reconciler
             reconciler.poll_drains(100, self.now)
-            self._learn(reconciler.round(self.now).findings)
+            self._learn(self.pipeline.round(self.now).findings)
             self._learn(reconciler.audit(1000, self.now).findings)
         return self.written - before
 

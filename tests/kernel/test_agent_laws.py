@@ -52,7 +52,7 @@ class Agent:
         self._known = dict(cluster)
         self.pipeline.take(changes, self.now)
         reconciler = self.pipeline.reconciler
-        report = reconciler.round(self.now) if reconciler.started else reconciler.start(self.now)
+        report = self.pipeline.round(self.now) if reconciler.started else self.pipeline.start(self.now)
         assert not report.failures, report.failures
 
     def restart(self) -> None:
@@ -67,7 +67,7 @@ class Agent:
         for seconds in (0.2, 1.0, 2 * self._config.drain_timeout, 1.0):
             self.now += seconds
             self.pipeline.reconciler.poll_drains(100, self.now)
-            report = self.pipeline.reconciler.round(self.now)
+            report = self.pipeline.round(self.now)
             assert not report.failures, report.failures
         return self.pipeline.reconciler._backend.ops_written - before
 

@@ -373,9 +373,11 @@ def test_what_we_add_is_ours_and_what_others_add_is_not(kernel):
     kernel.ipvs.write(add(virtual(80)))
     assert owners(kernel.ipvs) == {80: Owner.OURS, 81: Owner.FOREIGN, 82: Owner.FOREIGN}
     kernel.addresses.write(add(bound("10.96.0.1")))
-    assert owners(kernel.ipvs) == {80: Owner.OURS, 81: Owner.FOREIGN, 82: Owner.OURS}
+    assert owners(kernel.ipvs) == {80: Owner.OURS, 81: Owner.FOREIGN, 82: Owner.FOREIGN}, "met before it was bound"
+    add_as_another_program(kernel, virtual(83))
+    assert owners(kernel.ipvs)[83] is Owner.OURS
     kernel.addresses.write(delete(bound("10.96.0.1")))
-    assert owners(kernel.ipvs) == {80: Owner.OURS, 81: Owner.FOREIGN, 82: Owner.FOREIGN}
+    assert owners(kernel.ipvs) == dict.fromkeys((81, 82, 83), Owner.FOREIGN) | {80: Owner.OURS}
     assert {o.owner for o in kernel.ipvs.read([server_id(82)])} == {Owner.FOREIGN}
 
 
@@ -408,7 +410,6 @@ def test_bound_addresses_are_known_after_a_read(kernel):
     kernel.addresses.write(add(bound("10.96.0.1")))
     add_as_another_program(kernel, virtual(81))
     kernel.restart()
-    assert owners(kernel.ipvs) == {81: Owner.FOREIGN}
     assert rows(kernel.addresses) == {bound("10.96.0.1")}
     assert owners(kernel.ipvs) == {81: Owner.OURS}
 

@@ -529,7 +529,7 @@ def test_others_may_change_the_fake():
     assert rules.changed()
     assert len(rules.verify(wanted)) == 1
     rules.apply(wanted)
-    assert "-A INPUT -j IPVSAGENT-INPUT\n-A INPUT -j ACCEPT\n" in kernel.rule_tools[Family.IPV6].save("filter")
+    assert "-A INPUT -j IPVSAGENT-INPUT\n-A INPUT -j ACCEPT\n" in kernel.rule_tools[Family.IPV6].save()
 
 
 def test_sets_of_the_fake_are_in_use_by_its_rules():

@@ -116,7 +116,7 @@ def left_to_do(place: ProxiedNode, agents: Agents) -> list[Op]:
         changes, findings = ManifestSource(config.sources).load_once()
         assert not findings
         pipeline.take(changes, 0.0)
-        pipeline.reconciler.start(0.0)
+        pipeline.start(0.0)
         node.ipvs.close()
         node.addresses.close()
     return ops

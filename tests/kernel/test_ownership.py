@@ -184,7 +184,6 @@ def test_owner():
     bound: set[Address] = set()
     ledger = Ledger(None)
     owners = Ownership(ledger, bound, ["10.0.0.2/31", "fd00::/16"])
-    assert owners.owner_of(A) is Owner.FOREIGN
     bound.update(server.address for server in IDS)
     assert owners.owner_of(A) is Owner.OURS
     assert owners.owner_of(B) is Owner.FOREIGN
@@ -193,6 +192,8 @@ def test_owner():
     assert owners.owner_of(B) is Owner.OURS
     bound.clear()
     assert owners.owner_of(A) is Owner.FOREIGN
+    bound.update(server.address for server in IDS)
+    assert owners.owner_of(A) is Owner.FOREIGN, "it was met as a stranger"
     assert owners.owner_of(B) is Owner.OURS
 
 
@@ -207,3 +208,23 @@ def test_state_key_is_of_the_namespace(netns, new_netns):
     with new_netns().entered():
         assert state_key() != here
     assert state_key() == here
+
+
+def test_a_stranger_stays_one_when_its_address_becomes_ours_and_after_a_restart(tmp_path: Path) -> None:
+    theirs, ours = A, VirtualServerId(Protocol.TCP, A.address, 81)
+    ownership = Ownership(Ledger(tmp_path / "ledger"), set())
+    assert ownership.owner_of(theirs) is Owner.FOREIGN
+    ownership.ledger.claim([ours])
+    ownership.bound.add(theirs.address)
+    assert ownership.owner_of(theirs) is Owner.FOREIGN and ownership.owner_of(ours) is Owner.OURS
+    restarted = Ownership(Ledger(tmp_path / "ledger"), {theirs.address})
+    assert restarted.owner_of(theirs) is Owner.FOREIGN
+    restarted.ledger.compact([theirs, ours])
+    assert Ownership(Ledger(tmp_path / "ledger"), {theirs.address}).owner_of(theirs) is Owner.FOREIGN
+    restarted.ledger.compact([ours])
+    assert Ownership(Ledger(tmp_path / "ledger"), {theirs.address}).owner_of(theirs) is Owner.OURS
+
+
+def test_looking_at_strangers_writes_nothing(tmp_path: Path) -> None:
+    Ownership(Ledger(tmp_path / "ledger"), set()).owner_of(A)
+    assert not (tmp_path / "ledger").exists()

@@ -30,7 +30,6 @@ def read(**annotations: str) -> Wishes:
         ({"scheduler": " wrr "}, "wrr", 0),
         ({"scheduler": "sh"}, "sh", 0x8),
         ({"scheduler": "mh"}, "mh", 0x18),
-        ({"scheduler": "sh", "flags": "sh-port"}, "sh", 0x10),
         ({"scheduler": "sh", "flags": "sh-port, sh-fallback"}, "sh", 0x18),
         ({"scheduler": "mh", "flags": "mh-fallback"}, "mh", 0x8),
         ({"kr_scheduler": "sh"}, "sh", 0x8),
@@ -46,8 +45,8 @@ def test_scheduler_and_flags(annotations: dict[str, str], scheduler: str, flags:
 
 def test_one_packet() -> None:
     assert read(flags="ops").one_packet
-    both = read(scheduler="sh", flags="ops,sh-port")
-    assert both.one_packet and both.scheduler_flags == 0x10
+    both = read(scheduler="sh", flags="ops,sh-port,sh-fallback")
+    assert both.one_packet and both.scheduler_flags == 0x18
 
 
 @pytest.mark.parametrize(
@@ -69,6 +68,14 @@ def test_what_cannot_be_understood_is_said_and_left_out(annotations: dict[str, s
     assert finding.reason.startswith(said)
     assert finding.field.startswith("metadata.annotations[ipvsagent.io/")
     assert (wishes.scheduler, wishes.weights, wishes.drain_timeout) == ("rr", (), None)
+
+
+@pytest.mark.parametrize(("scheduler", "bits"), [("sh", 0x10), ("mh", 0x10)])
+def test_hashing_without_fallback_is_done_as_asked_and_warned_of(scheduler: str, bits: int) -> None:
+    wishes = read(scheduler=scheduler, flags=f"{scheduler}-port")
+    assert wishes.scheduler_flags == bits
+    (finding,) = wishes.findings
+    assert finding.reason == f"without {scheduler}-fallback, clients of an endpoint that drains are refused meanwhile"
 
 
 def test_drain_timeout() -> None:

@@ -9,7 +9,7 @@ from ipvsagent.address import Address
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from ipvsagent.reconcile.drain import Drains, Phase
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.rows import Observed, RealServerRow, Row, Verb, VirtualServerRow, diff
+from ipvsagent.rows import Observed, Op, RealServerRow, Row, Verb, VirtualServerRow, diff
 
 A, B = RealServer(Address("10.1.0.1"), 80), RealServer(Address("10.1.0.2"), 80)
 WINDOW, TIMEOUT = 0.1, 60.0
@@ -113,6 +113,14 @@ def test_udp_and_sctp_do_not_drain(protocol: Protocol) -> None:
     kernel.turn(2, (A, B))
     assert kernel.turn(3, (A,)) == []
     assert kernel.turn(3 + WINDOW, (A,)) == ["delete 10.1.0.2"]
+
+
+def test_dh_does_not_drain() -> None:
+    """Its one chosen real server at weight 0 would be an outage for everybody."""
+    kernel = Kernel()
+    before, wanted = (replace(kernel.wish(*sets), scheduler="dh") for sets in (((A, B), ()), ((A,), (B,))))
+    removal = [Op(Verb.DELETE, RealServerRow(kernel.id, B.address, B.port))]
+    assert kernel.drains.transform(kernel.id, removal, before, wanted, 1) == removal
 
 
 def test_a_timeout_of_0_does_not_drain() -> None:
