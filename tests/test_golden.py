@@ -33,7 +33,7 @@ def programmed(case: Path) -> dict[str, str]:
     book.replace("source", findings)
     origins = pipeline.node_addresses(kernel.addresses.node_addresses())
     origins += pipeline.take(changes, 0.0)
-    origins += pipeline.reconciler.start(0.0).findings
+    origins += pipeline.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)
     bound = sorted(str(row) for row in kernel.snapshot() if isinstance(row, AddressRow))
