@@ -53,14 +53,24 @@ class PacketFilter:
             table.remove()
 
     def findings(self) -> list[Finding]:
-        """What cannot be done here."""
+        """What cannot be done here, and what stands in the way."""
+        found = [
+            Finding(
+                FindingKind.HOST,
+                "packet rules",
+                f"the policy of chain {chain} is DROP ({table.family}): our rules let the traffic of Services through, "
+                "other traffic of pods needs rules of whoever set it",
+            )
+            for table in self._tables
+            for chain in table.blocking
+        ]
         if not self._without_self_match:
-            return []
+            return found
         reason = (
             f"iptables cannot match with bpf ({', '.join(self._without_self_match)}), so a pod that reaches itself "
             "through a Service gets no answer; load the kernel module xt_bpf"
         )
-        return [Finding(FindingKind.HOST, "packet rules", reason)]
+        return [*found, Finding(FindingKind.HOST, "packet rules", reason)]
 
     def close(self) -> None:
         for table in self._tables:

@@ -66,7 +66,8 @@ class RuleTool(Protocol):
 class RuleTable:
     """The rules of one address family. variant: None = the one the node uses; share it between families.
 
-    refused: why a feature is not there. lock_seconds: how long a write waits for other programs' writes.
+    refused: why a feature is not there. blocking: chains of policy DROP, as last read.
+    lock_seconds: how long a write waits for other programs' writes.
     Raises StartError if there is no iptables.
     """
 
@@ -83,6 +84,7 @@ class RuleTable:
         self.refused: dict[Feature, str] = {}
         self._supported: dict[Feature, bool] = {}
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
+        self.blocking: tuple[str, ...] = ()
         self._tables: list[str] = []
         self._seen: Hashable = None
 
@@ -152,7 +154,11 @@ class RuleTable:
         return True
 
     def _read(self) -> list[Held]:
-        return parse_all(self._tool.save())
+        held = parse_all(self._tool.save())
+        self.blocking = tuple(
+            f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
+        )
+        return held
 
 
 class _TrialSet:

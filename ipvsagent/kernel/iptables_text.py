@@ -19,13 +19,14 @@ _MARK = re.compile(rf'--comment "?{COMMENT_PREFIX}([0-9a-f]+)"?(?: |$)')
 class Held(Struct):
     """One table, as it is. chains: ours, with their rules. hooks: the rules of built-in chains.
 
-    held_by: rules of other programs' chains that lead to ours, by the chain they lead to.
+    held_by: rules of other programs' chains that lead to ours, by the chain they lead to. policies: of built-in chains.
     """
 
     table: str
     chains: dict[str, list[str]] = field(default_factory=dict)
     hooks: dict[str, list[str]] = field(default_factory=dict)
     held_by: dict[str, list[str]] = field(default_factory=dict)
+    policies: dict[str, str] = field(default_factory=dict)
 
     def jumps(self, hook: str) -> list[str]:
         """The rules of a built-in chain that lead to chains of ours."""
@@ -51,6 +52,10 @@ def parse_save(table: str, text: str) -> Held:
     for line in text.splitlines():
         if line.startswith(f":{CHAIN_PREFIX}"):
             held.chains[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith(":"):
+            chain, policy = line[1:].split(" ")[:2]
+            if chain in _HOOKS:
+                held.policies[chain] = policy
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
             if chain in held.chains:

@@ -123,7 +123,7 @@ class SharedRows:
     def check_sizes(self, now: float) -> None:
         """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful."""
         sizes = self._backend.set_sizes()
-        if sizes is None or all(sizes.get(name, -1) == size for name, size in self.sizes.items()):
+        if sizes is None or all(sizes.get(name) == self.sizes[name] for name in {*sizes, *self.sizes}):
             return
         present = self._backend.read_shared(None)
         for row in self._counts.keys() ^ present:
