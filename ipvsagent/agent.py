@@ -86,6 +86,11 @@ def apply_once(config: Config, node: Node) -> bool:
     return not report.failures
 
 
+def audit_count(servers: int) -> int:
+    """Virtual servers that one look of the audit reads: a pass takes 5 s when they are few, and at most 5 minutes."""
+    return max(math.ceil(servers * LOOK_EVERY / SLOW_PASS), min(servers, math.ceil(100 * LOOK_EVERY / FAST_PASS)), 1)
+
+
 def totals_text(pipeline: Pipeline) -> str:
     totals = totals_of(pipeline)
     return f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
@@ -266,7 +271,7 @@ class Agent:
             self._look_at_host()
         reconciler.poll_drains(POLLED_AT_ONCE, now)
         reconciler.shared.check_sizes(now)
-        return reconciler.audit(self._audit_count(), now)
+        return reconciler.audit(audit_count(len(self._pipeline.desired)), now)
 
     def _look_at_host(self) -> None:
         """What is wrong with the host, and left to its operator."""
@@ -280,11 +285,6 @@ class Agent:
             )
             findings = (Finding(FindingKind.HOST, str(self._node.ledger_path), reason, severity=Severity.ERROR),)
         self._learn([("ledger", findings)])
-
-    def _audit_count(self) -> int:
-        """Virtual servers a slice reads: a pass takes 5 s when they are few, and at most 5 minutes."""
-        count = len(self._pipeline.desired)
-        return max(math.ceil(count * LOOK_EVERY / SLOW_PASS), min(count, math.ceil(100 * LOOK_EVERY / FAST_PASS)), 1)
 
     def _guard(self, work: Callable[[], Report | None]) -> Report | None:
         """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on."""

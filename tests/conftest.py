@@ -40,11 +40,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if (
-        exitstatus == pytest.ExitCode.OK
-        and session.config.getoption("--no-skips")
-        and _skipped(session.config)
-    ):
+    if exitstatus == pytest.ExitCode.OK and session.config.getoption("--no-skips") and _skipped(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -1,7 +1,8 @@
 """Clusters in, kernel state out: tests/golden/<case>/cluster.yaml becomes the expected files beside it.
 
-ipset.txt holds the members of our sets, ipvs.txt is what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1, pods' side 10.244.1.254), findings.txt
-what the operator is told. `pytest tests/test_golden.py --rewrite-golden` writes them; review the diff.
+ipset.txt holds the members of our sets, ipvs.txt what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1,
+on the pods' side 10.244.1.254), findings.txt what the operator is told. `pytest tests/test_golden.py --rewrite-golden`
+writes them; review the diff.
 """
 
 from __future__ import annotations

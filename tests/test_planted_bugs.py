@@ -89,7 +89,8 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "a restart deletes what drains": (
         drain.Drains,
         "_next",
-        "return Drain(quiet, Phase.LEAVING, now + timeout, alive=True) if gentle else None\n        if drain is None or",
+        "return Drain(quiet, Phase.LEAVING, now + timeout, alive=True) if gentle else None\n"
+        "        if drain is None or",
         "return None\n        if drain is None or",
     ),
     "a removed slice makes nothing dirty": (table.ServiceTable, "_put_slice", "if touched:", "if touched and new:"),

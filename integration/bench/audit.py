@@ -11,14 +11,13 @@ import time
 
 from integration.bench.chain import Chain
 from integration.bench.worker import Measured
-from ipvsagent.agent import AUDIT_EVERY, FAST_PASS, SLOW_PASS
+from ipvsagent.agent import LOOK_EVERY, audit_count
 
 _SLICES, _PAUSE = 40, 0.05
-_FAST_PASS_UP_TO = 100
 
 
 def measure(chain: Chain) -> Measured:
-    count = _count(len(chain.pipeline.desired))
+    count = audit_count(len(chain.pipeline.desired))
     taken = []
     for _ in range(_SLICES):
         time.sleep(_PAUSE)
@@ -31,12 +30,6 @@ def measure(chain: Chain) -> Measured:
     return {
         "servers": count,
         "slice_seconds": statistics.median(taken),
-        "share": statistics.median(taken) / AUDIT_EVERY,
+        "share": statistics.median(taken) / LOOK_EVERY,
         "listing_seconds": time.perf_counter() - began,
     }
-
-
-def _count(servers: int) -> int:
-    """As `Agent._audit_count`."""
-    in_slow_pass = -(-servers * int(AUDIT_EVERY) // int(SLOW_PASS))
-    return max(in_slow_pass, min(servers, -(-_FAST_PASS_UP_TO // int(FAST_PASS))), 1)

@@ -28,15 +28,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description="Run one command in a User-Mode Linux guest on this machine's own root file system.",
         epilog="Exit status: the command's; 125 harness failure, 124 time-out, 130 Ctrl-C.",
     )
-    parser.add_argument(
-        "--check", action="store_true", help="say whether a guest can boot here (exit status 0 or 1)"
-    )
-    parser.add_argument(
-        "--memory", default="2G", metavar="SIZE", help="the guest's memory (default %(default)s)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=900, metavar="SECONDS", help="default %(default)s; 0 is none"
-    )
+    parser.add_argument("--check", action="store_true", help="say whether a guest can boot here (exit status 0 or 1)")
+    parser.add_argument("--memory", default="2G", metavar="SIZE", help="the guest's memory (default %(default)s)")
+    parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="default %(default)s; 0 is none")
     parser.add_argument(
         "--share",
         action="append",
@@ -44,9 +38,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="DIR",
         help="write changes below DIR through to the host",
     )
-    parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="add to the environment"
-    )
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="add to the environment")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ARGS")
     options = parser.parse_args(argv)
     if options.command[:1] == ["--"]:

@@ -143,13 +143,9 @@ def _wait(pid: int, work: Path, pumps: list[_Pump], timeout: float | None) -> No
             if now - status_seen > 20:  # it should power off by itself, but the answer is there
                 return
         elif timeout is not None and now - begin > timeout:
-            raise GuestTimeout(
-                f"no end after {timeout:g} s, killed: give more with --timeout, or see what hangs"
-            )
+            raise GuestTimeout(f"no end after {timeout:g} s, killed: give more with --timeout, or see what hangs")
         elif now - begin > BOOT_LIMIT and not (work / "started").exists():
-            raise GuestError(
-                f"no boot within {BOOT_LIMIT:g} s: is the machine overloaded?\n{_log_tail(work)}"
-            )
+            raise GuestError(f"no boot within {BOOT_LIMIT:g} s: is the machine overloaded?\n{_log_tail(work)}")
         time.sleep(POLL)
 
 
@@ -171,9 +167,7 @@ def _read_status(work: Path) -> int:
         reason = "the guest ended before the command did (out of memory? give more with --memory)"
     else:
         reason = "the guest did not boot"
-    raise GuestError(
-        f"{reason}; try `python -m integration.guest --check`. Last lines of its log:\n{_log_tail(work)}"
-    )
+    raise GuestError(f"{reason}; try `python -m integration.guest --check`. Last lines of its log:\n{_log_tail(work)}")
 
 
 def _log_tail(work: Path) -> str:

@@ -67,7 +67,7 @@ def rule_set(family: Family, options: RuleOptions) -> RuleSet:
         Chain("filter", "IPVSAGENT-INPUT", tuple(_input(family, options))),
         Chain("filter", "IPVSAGENT-HOST", tuple(_host(family))),
         Chain("filter", "IPVSAGENT-FORWARD", ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)),
-        Chain("filter", "IPVSAGENT-OUTPUT", ("-m ipvs --ipvs -j ACCEPT", f"{_in_set('VIP', family, 'src')} -j ACCEPT")),
+        Chain("filter", "IPVSAGENT-OUTPUT", tuple(_output(family))),
     )
     jumps = (
         Jump("mangle", "INPUT", "IPVSAGENT-MARK-IN"),
@@ -83,7 +83,7 @@ def rule_set(family: Family, options: RuleOptions) -> RuleSet:
 
 def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of pods and of other hosts, on their way into IPVS."""
-    mark = f"-j MARK --set-xmark {_bit(options)}"
+    mark = _mark(options)
     yield f"{_in_set('EXTERNAL', family)} {mark}"
     yield f"{_in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
 
@@ -91,7 +91,7 @@ def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of this node's own processes. Where the kernel chose the Service's address as their source, an endpoint
     elsewhere could not answer."""
-    mark = f"-j MARK --set-xmark {_bit(options)}"
+    mark = _mark(options)
     own = _in_set("VIP", family, "src")
     yield f"{_in_set('LIMITED', family)} {_not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
     yield f"{_in_set('SERVICE', family)} {own} {mark}"
@@ -139,6 +139,14 @@ def _input(family: Family, options: RuleOptions) -> Iterable[str]:
     yield f"-m connmark --mark {_bit(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 
+def _output(family: Family) -> Iterable[str]:
+    """What IPVS forwards, what a Service address answers by itself (ping, resets), and our ICMP refusals."""
+    yield "-m ipvs --ipvs -j ACCEPT"
+    yield f"{_in_set('VIP', family, 'src')} -j ACCEPT"
+    yield f"{_in_set('SERVICE', family, 'src,src')} -j ACCEPT"
+    yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
+
+
 def _host(family: Family) -> Iterable[str]:
     """A Service address on a port that is no Service's: whatever listens on this host is not to be seen there."""
     if family is Family.IPV6:
@@ -147,6 +155,11 @@ def _host(family: Family) -> Iterable[str]:
         yield "-p icmp -m icmp --icmp-type echo-request -j ACCEPT"
     yield "-p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset"
     yield "-m conntrack --ctstate NEW -j REJECT"
+
+
+def _mark(options: RuleOptions) -> str:
+    """Only what begins a connection: nat looks at nothing else, and on later packets the mark would leave the node."""
+    return f"-m conntrack --ctstate NEW -j MARK --set-xmark {_bit(options)}"
 
 
 def _bit(options: RuleOptions) -> str:

@@ -218,7 +218,7 @@ class Proxy:
         before = self.written
         with self._namespace.entered():
             reconciler = self.pipeline.reconciler
-            work = reconciler.round if reconciler.started else reconciler.start
+            work = self.pipeline.round if reconciler.started else self.pipeline.start
             self._learn(work(self.now).findings)
         return self.written - before
 
