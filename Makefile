@@ -4,7 +4,6 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
-GUEST := $(PYTHON) -m integration.guest
 
 .DEFAULT_GOAL := help
 .PHONY: help venv setup demo test lint test-native test-kernel clean
@@ -35,13 +34,13 @@ test: setup venv ## lint, then all tests (the kernel's in a guest)
 lint: venv ## style, formatting and types
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check . ; exit 1; }
-	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest
+	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest integration/lab integration/demo integration/bench integration/flows
 
 test-native: venv ## tests that need no kernel
 	$(PYTEST) -m "not kernel" tests
 
-test-kernel: setup venv ## tests on a real kernel, in one guest; none may be skipped
-	$(GUEST) --timeout 900 -- $(PYTEST) -m kernel --no-skips tests
+test-kernel: setup venv ## tests on a real kernel, in one guest for each core; none may be skipped
+	$(PYTHON) -m integration.kernel_tests
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
