@@ -1,7 +1,7 @@
-"""`python -m integration.kernel_tests [PYTEST ARGUMENTS]`: the tests marked `kernel`, in as many guests as there are cores.
+"""`python -m integration.kernel_tests [PYTEST ARGUMENTS]`: the tests marked `kernel`, in a guest for each core.
 
-A guest has one processor, so two guests side by side take half the time. Test files are shared out by what they take, in
-seconds measured in a guest; a file that is not in the table counts as five.
+A guest has one processor, so two guests side by side take half the time. Test files are shared out by what they take,
+in seconds measured in a guest; a file that is not in the table counts as five.
 """
 
 from __future__ import annotations
