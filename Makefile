@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test lint test-native test-kernel clean
+.PHONY: help venv setup demo test lint test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -41,6 +41,9 @@ test-native: venv ## tests that need no kernel
 
 test-kernel: setup venv ## tests on a real kernel, in one guest for each core; none may be skipped
 	$(PYTHON) -m integration.kernel_tests
+
+bench: setup venv ## speed and size, beside ipvsadm -R and ip -batch; takes minutes and a quiet machine
+	@$(PYTHON) -m integration.bench
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
