@@ -26,6 +26,7 @@ from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, SourceError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
 from ipvsagent.kernel import host
+from ipvsagent.kernel.addresses import is_ipv6_link_local
 from ipvsagent.kernel.monitor import AddressChange, AddressMonitor, LinkChange, Overflow
 from ipvsagent.node import Node, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
@@ -202,7 +203,7 @@ class Agent:
             self._learn([(message.origin, message.findings)])
         elif isinstance(message, AddressChange) and message.interface == self._config.interface:
             self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
-        elif isinstance(message, AddressChange):
+        elif isinstance(message, AddressChange) and not is_ipv6_link_local(message.address):
             return message.present != self._pipeline.has_interface_address(message.address)
         elif isinstance(message, LinkChange):
             if message.interface == self._config.interface and not message.present:

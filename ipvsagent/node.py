@@ -24,6 +24,11 @@ from ipvsagent.render.members import set_specs
 from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, VirtualServerRow
 
 
+def lock_path(config: Config) -> Path:
+    """What an agent locks in the network namespace that the process is in."""
+    return config.state_dir / f"{state_key()}.lock"
+
+
 class Recorder:
     """A table that is read as it is and never written: `write` only notes the ops."""
 
@@ -50,7 +55,6 @@ class Node:
         host.require_ip_vs(load=load_modules)
         self.config = config
         key = state_key()
-        self.lock_path = config.state_dir / f"{key}.lock"
         self.socket_path = config.state_dir / f"{key}.sock"
         self.ledger_path = config.state_dir / f"{key}.ledger"
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,7 +74,7 @@ class Node:
             self.sets,
             prepare=self._make_ready,
             listing=self.ipvs.services,
-            set_sizes=lambda: {name: header.elements for name, header in self.sets.state().items()},
+            set_sizes=self._set_sizes,
         )
 
     def remover(self) -> Backend:
@@ -82,6 +86,14 @@ class Node:
         return Backend(
             IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops), Recorder(self.sets, ops)
         )
+
+    def _set_sizes(self) -> dict[str, int]:
+        """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
+        state = self.sets.state()
+        if any(spec.name not in state for spec in set_specs()):
+            self.sets.ensure(set_specs())
+            state = self.sets.state()
+        return {name: header.elements for name, header in state.items()}
 
     def _make_ready(self) -> None:
         self.addresses.ensure_interface()

@@ -35,7 +35,7 @@ class PacketFilter:
         self.variant = find_variant()
         self._tables = [RuleTable(family, self.variant) for family in families()]
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
-        self._without_self_match: list[Family] = []
+        self._without_self_match: set[Family] = set()
 
     def install(self) -> int:
         """Write what is missing; returns how many differences there were.
@@ -67,7 +67,7 @@ class PacketFilter:
         if not self._without_self_match:
             return found
         reason = (
-            f"iptables cannot match with bpf ({', '.join(self._without_self_match)}), so a pod that reaches itself "
+            f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that reaches itself "
             "through a Service gets no answer; load the kernel module xt_bpf"
         )
         return [*found, Finding(FindingKind.HOST, "packet rules", reason)]
@@ -99,7 +99,7 @@ class PacketFilter:
                     f"Load it on the host with `modprobe {module}`",
                 )
         if not table.supports(Feature.BPF):
-            self._without_self_match.append(table.family)
+            self._without_self_match.add(table.family)
         self._rules[table.family] = self._rule_set(
             table.family, random_fully=table.supports(Feature.RANDOM_FULLY), self_match=table.supports(Feature.BPF)
         )

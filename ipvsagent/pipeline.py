@@ -131,7 +131,6 @@ class Pipeline:
         origins: Origins = []
         rejudged: set[ServiceKey] = set()
         for key in dirty:
-            self._dirty.discard(key)
             service = self.table.services.get(key)
             if service is None:
                 changed, others = self.desired.replace(key, (0.0, "", ""), ())
@@ -143,6 +142,7 @@ class Pipeline:
                 changed, others = self.desired.replace(key, rank_of(service), outcome.virtual_servers)
                 origins.append((("policy", key), outcome.findings))
             rejudged |= others | {key}
+            self._dirty.discard(key)
             self.reconciler.change(changed)
         origins.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
         return origins

@@ -524,6 +524,49 @@ def test_a_full_swap_of_endpoints_never_passes_through_none(protocol: Protocol) 
     assert {r.address for r in reals.values() if r.weight} == {e.address for e in moved}
 
 
+def test_an_address_stays_bound_when_one_port_goes_and_another_comes() -> None:
+    kernel = FakeKernel()
+    service = many(1)[0]
+    assert isinstance(service, Service)
+    agent = Agent(kernel, [service], 0.0, EVERYTHING_KNOWN)
+    changed = replace(service, ports=(ServicePort("dns", Protocol.UDP, 53),))
+    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    unbound: list[Op] = []
+    kernel.after_each_op = lambda op: unbound.append(op) if not kernel.bound else None
+    agent.round(1.0)
+    assert not unbound and kernel.snapshot() == fresh_snapshot([changed])
+
+
+def test_blindness_holds_addresses_and_members_whatever_looks_at_them() -> None:
+    kernel = FakeKernel()
+    objects = many(1)
+    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    before = kernel.snapshot()
+    agent = Agent(kernel, objects[1:], 1.0, Blind(services=True))
+    reconciler = agent.pipeline.reconciler
+    reconciler.shared_changed(AddressRow(Address("10.96.0.1")), True, 2.0)
+    for now in (2.0, 40.0):
+        reconciler.shared.check_sizes(now)
+        agent.round(now)
+    assert kernel.snapshot() == before
+    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 50.0)
+    agent.round(50.0)
+    assert not kernel.snapshot()
+
+
+def test_real_servers_that_blindness_holds_are_not_refused() -> None:
+    kernel = FakeKernel()
+    objects = many(1)
+    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    before = kernel.snapshot()
+    agent = Agent(kernel, objects[:1], 1.0, Blind(endpoints=frozenset({ServiceKey("ns", "s0")})))
+    assert kernel.snapshot() == before
+    assert isinstance(objects[0], Service)
+    agent.pipeline.take(Changes(removals=(objects[0].key,)), 2.0)
+    agent.round(2.0)
+    assert not kernel.snapshot(), "a wish that was withdrawn holds nothing"
+
+
 def test_what_blindness_held_back_goes_when_everything_is_known() -> None:
     """Law 9: nothing that was only found is removed while blind; afterwards it goes by itself, without an audit."""
     kernel = FakeKernel()

@@ -93,3 +93,6 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(FAILED)
+    except OSError as error:
+        print(f"ipvsagent: {error}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -12,7 +12,7 @@ from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
-from ipvsagent.node import Node, pipeline_for
+from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.rows import Op
 
@@ -30,13 +30,14 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
     Services stop working on this node. Sysctls stay as they are.
     """
     config = Config(interface=interface, state_dir=state_dir)
-    node = Node(config)
-    lock = host.AgentLock(node.lock_path)
+    host.require_privilege()
+    lock = host.AgentLock(lock_path(config))
     if not lock.try_acquire():
         raise StartError(
             f"an agent (pid {lock.holder() or 'unknown'}) is running here and would put everything back",
             "Stop it first",
         )
+    node = Node(config)
     planned: list[Op] = []
     pipeline_for(config, node.recorder(planned), window=0).start(0.0)
     if dry_run:

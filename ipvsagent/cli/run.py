@@ -12,9 +12,10 @@ import click
 
 from ipvsagent.agent import Agent, apply_once
 from ipvsagent.cli.options import config_of, duration, node_options
+from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
-from ipvsagent.node import Node
+from ipvsagent.node import Node, lock_path
 
 log = logging.getLogger("ipvsagent")
 _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
@@ -47,8 +48,9 @@ def command(once: bool, log_level: str, **options: Any) -> int:
     """
     _log_to_stderr(log_level)
     config = config_of(options)
+    host.require_privilege()
+    lock = _lock(config)
     node = Node(config, load_modules=True)
-    _lock(node)
     pid = host.kube_proxy_here()
     if pid:
         raise StartError(
@@ -56,21 +58,26 @@ def command(once: bool, log_level: str, **options: Any) -> int:
             "Stop it first: remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)",
         )
     node.prepare()
-    if once:
-        return 0 if apply_once(config, node) else 1
-    Agent(config, node).run()
-    return 0
+    try:
+        if once:
+            return 0 if apply_once(config, node) else 1
+        Agent(config, node).run()
+        return 0
+    finally:
+        lock.release()
 
 
-def _lock(node: Node) -> None:
-    """One agent per network namespace. A second one waits for the first: a rolling update overlaps."""
-    lock = host.AgentLock(node.lock_path)
+def _lock(config: Config) -> host.AgentLock:
+    """One agent per network namespace. A second one waits for the first: a rolling update overlaps. Whatever is read
+    of the node is read after that, or it would be what the node was before the first one's last changes."""
+    lock = host.AgentLock(lock_path(config))
     said = False
     while not lock.try_acquire():
         if not said:
             log.info("another agent (pid %s) holds this node; waiting for it to end", lock.holder() or "unknown")
             said = True
         time.sleep(0.2)
+    return lock
 
 
 class _Formatter(logging.Formatter):

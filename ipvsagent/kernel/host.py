@@ -108,7 +108,11 @@ def require_scheduler(name: str, flags: int = 0) -> None:
 
 
 def scheduler_works(name: str) -> bool:
-    return _scheduler_error(name, 0) is None
+    """False also if it cannot be told now."""
+    try:
+        return _scheduler_error(name, 0) is None
+    except (KernelError, OSError):
+        return False
 
 
 def _scheduler_error(name: str, flags: int) -> KernelError | None:

@@ -22,7 +22,7 @@ from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables_text import Held, differences, parse_all, update_text
-from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, Variant, find_variant
+from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, Tool, Variant, find_variant
 from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
 from ipvsagent.rows import SetSpec
 
@@ -145,6 +145,8 @@ class RuleTable:
         try:
             self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-A {_SCRATCH} {rule}\nCOMMIT\n")
             self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-X {_SCRATCH}\nCOMMIT\n")
+        except RulesLocked:
+            raise
         except RulesRefused as error:
             self.refused[feature] = error.line
             return False

@@ -177,6 +177,8 @@ def _can_write(mode: Mode) -> bool:
     scratch = "*mangle\n:IPVSAGENT-TRY - [0:0]\nCOMMIT\n*mangle\n-X IPVSAGENT-TRY\nCOMMIT\n"
     try:
         Tool(Family.IPV4, mode).restore(scratch)
+    except RulesLocked:
+        raise
     except RulesRefused:
         return False
     return True

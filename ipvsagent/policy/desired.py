@@ -96,13 +96,6 @@ class DesiredState:
                 )
         return findings
 
-    def shadowed_ids(self, key: ServiceKey) -> list[VirtualServerId]:
-        return [
-            i
-            for i in self._ids.get(key, ())
-            if (self._claims[i][0].server.service.namespace, self._claims[i][0].server.service.service) != key
-        ]
-
 
 def _claimant(claim: Claim) -> ServiceKey:
     return ServiceKey(claim.server.service.namespace, claim.server.service.service)

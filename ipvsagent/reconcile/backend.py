@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import groupby
 from typing import Any, Protocol, cast
 
+from ipvsagent.errors import KernelError
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.rows import (
     AddressRow,
@@ -81,7 +82,11 @@ class Backend:
             if not batch:
                 continue
             self.ops_written += len(batch)
-            for failure in self._tables[kind].write(batch):
+            try:
+                refused = self._tables[kind].write(batch)
+            except KernelError as error:  # of the table as a whole: nobody knows what was done, so all is read again
+                refused = [Failure(op, error) for op in batch]
+            for failure in refused:
                 failures.append(failure)
                 if kind is VirtualServerRow:
                     barred[_server_of(failure.op.row)] = failure

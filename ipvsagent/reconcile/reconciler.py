@@ -17,10 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from msgspec.structs import replace
+
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
 from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.model import VirtualServer, VirtualServerId
+from ipvsagent.model import RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
@@ -64,6 +66,7 @@ class Reconciler:
         self.started = False
         self._dirty: set[VirtualServerId] = set()
         self._held: set[VirtualServerId] = set()
+        self._polled = 0
         self._cursor: Iterator[VirtualServerId] = iter(())
 
     # What happens outside
@@ -75,7 +78,7 @@ class Reconciler:
         """The source knows more, or less, than before; what was held back may go now."""
         if blind == self.blind:
             return
-        self.blind = blind
+        self.blind = self.shared.blind = blind
         for server_id in self._held:
             self.suspects.doubt(server_id, now)
         self._held.clear()
@@ -105,7 +108,7 @@ class Reconciler:
         before = self.started
         present = self._backend.read_shared(None)
         if before:
-            self.shared.repair(present, now, report, self.blind, count_drift=True)
+            self.shared.repair(present, now, report, count_drift=True)
         done: set[VirtualServerId] = set()
         in_kernel = self._backend.read(None)
         while chunk := dict(islice(in_kernel, CHUNK)):
@@ -117,7 +120,7 @@ class Reconciler:
         while absent := dict.fromkeys(islice(missing, CHUNK), ()):
             self._apply(absent, now, report, present, count_drift=before)
         if not before:
-            self.shared.repair(present, now, report, self.blind)
+            self.shared.repair(present, now, report)
         self._dirty.clear()
         self.started = True
         self._say_held(report)
@@ -181,7 +184,10 @@ class Reconciler:
 
     def poll_drains(self, count: int, now: float) -> None:
         """Read the connections of at most `count` virtual servers that drain; what is idle becomes due."""
-        ids = self.drains.polled()[:count]
+        draining = self.drains.polled()
+        first = self._polled % len(draining) if draining else 0
+        ids = [*draining[first:], *draining[:first]][:count]
+        self._polled = first + len(ids)
         if ids:
             for server_id, rows in self._backend.read(ids):
                 self.drains.told(server_id, rows, now)
@@ -234,6 +240,8 @@ class Reconciler:
             ops: Sequence[Op] = diff(held, renderer.rows(wanted) if wanted else ())
             if read is not None:
                 ops = self._hold_back(server_id, wanted, ops)
+            elif wanted is None:
+                self._held.discard(server_id)
             ops = self.drains.transform(server_id, ops, None if read and not believed else believed, wanted, now)
             for op in ops:
                 (deletions if op.verb is Verb.DELETE else additions).append(op)
@@ -247,8 +255,12 @@ class Reconciler:
         shared_ops: list[Op] = []
         for server_id in written:
             wanted = self._desired.get(server_id)
-            if server_id not in unmade and (wanted or server_id not in self._held):
-                shared_ops += self.shared.move(server_id, wanted)
+            if server_id in unmade or (wanted is None and server_id in self._held):
+                continue
+            if wanted and not wanted.real_servers and server_id in self._held:
+                # Those that are held serve: it must not be refused as one without endpoints.
+                wanted = replace(wanted, real_servers=(RealServer(server_id.address, server_id.port),))
+            shared_ops += self.shared.move(server_id, wanted)
         self.shared.write(shared_ops, now, report, present)
         deletions = [op for op in deletions if _server_of(op) not in unmade]
         for server, failures in self._write(order(deletions), now, report).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from ipvsagent.cluster.objects import Blind
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer, VirtualServerId
@@ -33,6 +33,7 @@ class SharedRows:
         self.sizes: Counter[str] = Counter()
         self.retry: RetryQueue[SharedRow] = RetryQueue()
         self.held = False
+        self.blind: Blind = EVERYTHING_KNOWN
 
     def wants(self, row: SharedRow) -> bool:
         return row in self._counts
@@ -80,8 +81,15 @@ class SharedRows:
         return ops
 
     def write(self, ops: Iterable[Op], now: float, report: Report, present: set[SharedRow] | None = None) -> None:
-        """Additions first. present: rows known to be in the kernel, which are not added again; kept up to date."""
-        batch = [op for op in ops if not (present and op.verb is Verb.ADD and op.row in present)]
+        """Additions first; a row that one virtual server gives up and another one takes in the same round stays.
+
+        present: rows known to be in the kernel, which are not added again; kept up to date.
+        """
+        net: dict[object, Op] = {}
+        for op in ops:
+            if net.pop(op.row, None) is None:
+                net[op.row] = op
+        batch = [op for op in net.values() if not (present and op.verb is Verb.ADD and op.row in present)]
         if not batch:
             return
         report.written += len(batch)
@@ -101,14 +109,9 @@ class SharedRows:
             if present is not None:
                 (present.add if op.verb is Verb.ADD else present.discard)(row)
 
-    def repair(
-        self, present: set[SharedRow], now: float, report: Report, blind: Blind, *, count_drift: bool = False
-    ) -> None:
+    def repair(self, present: set[SharedRow], now: float, report: Report, *, count_drift: bool = False) -> None:
         """Make the kernel, of which `present` is all it holds, agree with what is wanted."""
         ops = self._differences(present, self._counts.keys() | present)
-        if blind.holds_virtual_servers and any(op.verb is Verb.DELETE for op in ops):
-            self.held = True
-            ops = [op for op in ops if op.verb is not Verb.DELETE]
         if count_drift:
             report.drifted(ops)
         self.write(ops, now, report, present)
@@ -123,7 +126,7 @@ class SharedRows:
     def check_sizes(self, now: float) -> None:
         """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful."""
         sizes = self._backend.set_sizes()
-        if sizes is None or all(sizes.get(name) == self.sizes[name] for name in {*sizes, *self.sizes}):
+        if sizes is None or self.held or all(sizes.get(name) == self.sizes[name] for name in {*sizes, *self.sizes}):
             return
         present = self._backend.read_shared(None)
         for row in self._counts.keys() ^ present:
@@ -157,7 +160,10 @@ class SharedRows:
             if self.wants(row) and row not in present:
                 ops.append(Op(Verb.ADD, row))
             elif not self.wants(row) and row in present:
-                ops.append(Op(Verb.DELETE, row))
+                if self.blind.holds_virtual_servers:
+                    self.held = True  # an object that cannot be read may want it
+                else:
+                    ops.append(Op(Verb.DELETE, row))
         return ops
 
     def _only_doubted(self, op: Op) -> bool:

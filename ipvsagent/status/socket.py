@@ -42,15 +42,22 @@ def serve(path: Path, inbox: Inbox, stop: threading.Event) -> threading.Thread:
 def _serve(listener: socket.socket, inbox: Inbox, stop: threading.Event) -> None:
     with listener:
         while not stop.is_set():
-            connection, _ = listener.accept()
-            with connection:
-                query = Query(SimpleQueue())
-                inbox.put(query)
-                try:
-                    connection.settimeout(ANSWER_WITHIN)
-                    connection.sendall(msgspec.json.encode(query.answer.get(timeout=ANSWER_WITHIN)))
-                except (OSError, Empty):
-                    continue
+            try:
+                _answer(listener, inbox)
+            except (OSError, Empty):
+                stop.wait(0.1)  # who asked has gone, or the loop is busy, or there is no descriptor left just now
+            except Exception as error:
+                inbox.put(error)
+                return
+
+
+def _answer(listener: socket.socket, inbox: Inbox) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        query = Query(SimpleQueue())
+        inbox.put(query)
+        connection.settimeout(ANSWER_WITHIN)
+        connection.sendall(msgspec.json.encode(query.answer.get(timeout=ANSWER_WITHIN)))
 
 
 def ask(path: Path) -> Snapshot | None:

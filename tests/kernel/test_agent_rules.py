@@ -6,7 +6,7 @@ What they do to packets is for the table in integration/flows.
 # ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
-import subprocess
+import fcntl
 import time
 
 import pytest
@@ -101,13 +101,10 @@ def test_a_held_lock_delays_rules_and_never_real_servers(place, agents: Agents, 
     document, pieces, address = web
     agents.wants(document, pieces)
     agents.in_sync()
-    lock = subprocess.Popen(["flock", "/run/xtables.lock", "sleep", "60"])
-    try:
+    with open("/run/xtables.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         place.node.run("ipset", "flush", "IPVSAGENT-SERVICE")
         pieces["endpoints"] = pieces["endpoints"][:1]
         agents.wants(document, pieces)
         eventually(lambda: place.weights(address).get("B") != 1)
         eventually(lambda: any("IPVSAGENT-SERVICE" in line for line in members(place)))
-    finally:
-        lock.kill()
-        lock.wait()
