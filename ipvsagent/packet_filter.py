@@ -67,8 +67,8 @@ class PacketFilter:
         if not self._without_self_match:
             return found
         reason = (
-            f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that reaches itself "
-            "through a Service gets no answer; load the kernel module xt_bpf"
+            f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that reaches "
+            "itself through a Service gets no answer; load the kernel module xt_bpf"
         )
         return [*found, Finding(FindingKind.HOST, "packet rules", reason)]
 
