@@ -136,8 +136,10 @@ def test_a_second_agent_waits_for_the_first(place, agents, web):
     first = agents.in_sync()
     second = agents.start("run")
     second.says(rf"another agent \(pid {first.pid}\) holds this node; waiting for it to end")
+    new = place.free_address()
     agents.wants(document, endpoint_slice("web", [A, B, C]))
-    eventually(lambda: "C" in place.weights(address))
+    agents.wants(service("new", new), endpoint_slice("new", [D]), name="new.json")
+    eventually(lambda: "C" in place.weights(address) and bound(place) == {address, new})
     assert second.alive and " in sync" not in second.log
     refused = agents.end_of("cleanup", "--yes")
     assert refused.wait() == FAILED
@@ -145,6 +147,8 @@ def test_a_second_agent_waits_for_the_first(place, agents, web):
     assert "Stop it first" in refused.log
     assert first.stop() == 0
     assert second.says(IN_SYNC)[1] == "0", "it takes over what the first left, and writes nothing"
+    assert bound(place) == {address, new}, "also what the first made while it waited"
+    assert place.weights(new) == {"D": 1}
     assert second.stop() == 0
 
 
