@@ -74,8 +74,7 @@ def apply_once(config: Config, node: Node) -> bool:
     pipeline.node_addresses(node.addresses.node_addresses())
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
-    report = pipeline.program_urgent(began)
-    report.add(pipeline.start(began))
+    report = pipeline.begin(began)
     learn(book, report.findings)
     log.info(
         "%s: %s (%d writes, %.2f s)",
@@ -254,9 +253,7 @@ class Agent:
             self._learn([("packet rules", tuple(rules.findings()))])
             log.info("packet rules: %s iptables (%s)", rules.variant.mode, rules.variant.reason)
             threading.Thread(target=self._keep_rules, args=(rules,), name="rules", daemon=True).start()
-        report = self._pipeline.program_urgent(now)
-        report.add(self._pipeline.start(now))
-        return report
+        return self._pipeline.begin(now)
 
     def _say_settled(self) -> None:
         settled = in_sync(self._pipeline)

@@ -64,13 +64,14 @@ class Pipeline:
         self._dirty |= self._learn_facts()
         return [("nodes", self._facts_findings)]
 
-    def program_urgent(self, now: float) -> Report:
-        """Before a first `start`: what everything else needs, before the rest is even worked out
-        (kubernetes/kubernetes#133773). Raises KernelError, StartError."""
+    def begin(self, now: float) -> Report:
+        """The first `start`: what everything else needs is programmed before the rest is even worked out
+        (kubernetes/kubernetes#133773). Not for a dry run, which would say it twice. Raises KernelError, StartError."""
         urgent = sorted((key for key in self._dirty if self._urgency(key) is not None), key=self._urgency_first)
         report = Report(findings=self._wish(urgent))
         if urgent:
             report.add(self.reconciler.program([i for key in urgent for i in self.desired.ids_of(key)], now))
+        report.add(self.start(now))
         return report
 
     def start(self, now: float) -> Report:

@@ -45,8 +45,7 @@ class Chain:
         learn(self._book, self.pipeline.node_addresses(self.node.addresses.node_addresses()))
 
     def start(self) -> Report:
-        report = self.pipeline.program_urgent(self._now)
-        report.add(self.pipeline.start(self._now))
+        report = self.pipeline.begin(self._now)
         learn(self._book, report.findings)
         return report
 
