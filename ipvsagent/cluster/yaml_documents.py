@@ -24,6 +24,10 @@ def yaml_documents(text: bytes | str) -> Iterator[object]:
             document = loader.get_data()
             if document is not None:
                 yield document
+    except yaml.MarkedYAMLError as error:
+        if "nesting depth" in (error.problem or ""):  # libyaml counts by itself since 0.2.6
+            raise RecursionError(error.problem) from error
+        raise
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         # PyYAML's constructors for `!!int`, `!!bool` and others trust the text that the tag stands before.
         raise yaml.YAMLError(f"a value does not fit its tag ({error})") from error
