@@ -24,9 +24,10 @@ Where do I change...
     a netlink message                        kernel/ipvs_requests.py, ipvs_answers.py; addresses.py; ipset_messages.py
     a packet rule                            render/rules.py; what a Service puts into an ipset: render/members.py
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
+    a setting, an option                     config/schema.py, its table; config/settings.py
     what must be there to start              kernel/host.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
-    a command or an option                   cli/, one file per command
+    a command                                cli/, one file per command
 
 Layers, held by tests/test_layers.py: cli → agent → node, packet_filter → sources, status, kernel → pipeline →
 reconcile, render, policy → cluster → rows, packet_rules, model, findings, errors, address. Everything from pipeline on

@@ -11,7 +11,7 @@ import msgspec
 
 from ipvsagent.address import Address
 from ipvsagent.cli import WOULD_CHANGE
-from ipvsagent.cli.options import config_of, node_options
+from ipvsagent.cli.options import resolved, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.node import Node, empty_recorder, pipeline_for
@@ -34,7 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 @click.command(name="plan")
-@node_options
+@setting_options(planned=True)
 @click.option(
     "--against",
     type=click.Choice(["kernel", "empty"]),
@@ -49,7 +49,10 @@ def command(against: str, output: str, **options: Any) -> int:
     Each line is the command that would do the same by hand. Exit status 2 when something would change, 0 when the
     kernel is as the source wants it.
     """
-    config = config_of(options)
+    settings = resolved(options)
+    config = settings.config
+    for warning in settings.warnings:
+        click.echo(click.style(str(warning), fg="yellow"), err=True)
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     ops: list[Op] = []
     if against == "empty":

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ipvsagent.agent import Agent, apply_once
-from ipvsagent.cli.options import config_of, duration, node_options
+from ipvsagent.cli.options import resolved, setting_options
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
@@ -22,21 +22,9 @@ _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 
 
 @click.command(name="run")
-@node_options
+@setting_options(planned=False)
 @click.option("--once", is_flag=True, help="Apply what the source says now, and exit.")
-@duration(
-    "--tcp-timeout", "--ipvs-tcp-timeout", default="0", help="IPVS timeout of idle TCP connections; 0 = the kernel's."
-)
-@duration("--tcp-fin-timeout", "--ipvs-tcpfin-timeout", default="0", help="IPVS timeout after a FIN; 0 = the kernel's.")
-@duration("--udp-timeout", "--ipvs-udp-timeout", default="0", help="IPVS timeout of UDP flows; 0 = the kernel's.")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="What is written to standard error.",
-)
-def command(once: bool, log_level: str, **options: Any) -> int:
+def command(once: bool, **options: Any) -> int:
     """Make the Services of a source work on this node, and follow changes.
 
     Programs IPVS and binds the Services' addresses to a dummy interface; ends on SIGTERM and leaves everything in
@@ -46,8 +34,11 @@ def command(once: bool, log_level: str, **options: Any) -> int:
     kubectl get services,endpointslices,nodes -A -o yaml > cluster.yaml
     ipvsagent run --source cluster.yaml
     """
-    _log_to_stderr(log_level)
-    config = config_of(options)
+    settings = resolved(options)
+    config = settings.config
+    _log_to_stderr(config.log_level)
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     host.require_privilege()
     lock = _lock(config)
     node = Node(config, load_modules=True)

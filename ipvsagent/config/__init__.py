@@ -1,0 +1,27 @@
+"""Settings: one frozen `Config`, and everything that turns what people write into it.
+
+    settings.py   Config: the values that everything else is given
+    schema.py     the table: each setting's field, path in a document, options, kind; the one place that knows them
+    kinds.py      what may be written for a setting, in a document and on a command line
+    parsers.py    durations, CIDRs, addresses
+    resolve.py    defaults, documents and options become a Config; every problem at once
+
+A new setting is a field of `Config` and a line of the table; option, help text and document follow from it. Nothing
+here reads the environment, and nothing else in the program reads a setting from anywhere but its `Config`.
+"""
+
+from ipvsagent.config.parsers import Network, parse_duration, parse_network
+from ipvsagent.config.resolve import Resolved, Warned, resolve
+from ipvsagent.config.settings import Backend, Config, node_name
+
+__all__ = [
+    "Backend",
+    "Config",
+    "Network",
+    "Resolved",
+    "Warned",
+    "node_name",
+    "parse_duration",
+    "parse_network",
+    "resolve",
+]

@@ -1,0 +1,197 @@
+"""What may be written for a setting: the type that a document has there, what it means, and how it is written back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ipvsagent.config.parsers import (
+    Network,
+    parse_address,
+    parse_duration,
+    parse_listener,
+    parse_network,
+    write_duration,
+)
+from ipvsagent.config.settings import Backend
+from ipvsagent.errors import ConfigError
+
+PRIMARY = "primary"
+
+
+class Kind(Struct, frozen=True):
+    """wire: the type of a document's value. meaning: from that to the value of `Config`; raises ConfigError.
+
+    text: from an option's text to the document's value; raises ConfigError. write: from `Config` to the document.
+    metavar: what `--help` calls the value. flag: an option without a value means true.
+    many: the option may be given more than once, each time with one element.
+    """
+
+    wire: Any
+    meaning: Callable[[Any], Any]
+    text: Callable[[str], Any]
+    write: Callable[[Any], Any]
+    metavar: str = "TEXT"
+    flag: bool = False
+    many: bool = False
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _each(values: Iterable[str], parse: Callable[[str], Any]) -> tuple[Any, ...]:
+    """All of them parsed, or every problem at once."""
+    done, problems = [], []
+    for value in values:
+        try:
+            done.append(parse(value))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return tuple(done)
+
+
+def _networks(values: Iterable[str]) -> tuple[Network, ...]:
+    return _each(values, parse_network)
+
+
+def _node_ports(values: Iterable[str]) -> tuple[str, ...]:
+    words = tuple(value.strip() for value in values)
+    if words == (PRIMARY,):
+        return words
+    if PRIMARY in words:
+        raise ConfigError([f'"{PRIMARY}" stands alone'])
+    return tuple(str(network) for network in _networks(words))
+
+
+def _cluster_cidrs(text: str) -> tuple[Network, ...]:
+    networks = _networks(_words(text))
+    if len(networks) > 2 or (len(networks) == 2 and networks[0].version == networks[1].version):
+        raise ConfigError([f"{text!r} must be one CIDR, or one of each family"])
+    return networks
+
+
+def _strings(values: Iterable[Any]) -> list[str]:
+    return [str(value) for value in values]
+
+
+def _bool(text: str) -> bool:
+    """As Go's strconv.ParseBool."""
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise ConfigError([f"{text!r} is neither true nor false"])
+
+
+def _gates(text: str) -> dict[str, bool]:
+    gates = {}
+    for word in _words(text):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError([f"{word!r} is not NAME=true or NAME=false"])
+        gates[name.strip()] = _bool(value.strip())
+    return gates
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ConfigError([f"{text!r} is not a whole number"]) from None
+
+
+def _fraction(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError([f"{text!r} is not a number"]) from None
+
+
+def _mask(value: int | str) -> int:
+    number = value if isinstance(value, int) else _number(value)
+    if not 0 < number < 1 << 32:
+        raise ConfigError([f"{value} is not a mask of 32 bits"])
+    return number
+
+
+def _mode(text: str) -> Backend:
+    """Empty is kube-proxy's own default, and nftables what it advises: neither is meant as a refusal of IPVS."""
+    if text in ("", "nftables"):
+        return Backend.AUTO
+    try:
+        return Backend(text)
+    except ValueError:
+        raise ConfigError([f"{text!r} is not one of auto, ipvs, iptables, nftables"]) from None
+
+
+def integer(low: int, high: int) -> Kind:
+    def meaning(value: int) -> int:
+        if not low <= value <= high:
+            raise ConfigError([f"{value} is not in the range {low} to {high}"])
+        return value
+
+    return Kind(int, meaning, _number, _same, "NUMBER")
+
+
+def duration(*, positive: bool = False) -> Kind:
+    """positive: 0 is refused."""
+
+    def meaning(text: str) -> float:
+        if text.strip().startswith("-") and text.strip() != "-":
+            parse_duration(text.strip()[1:])
+            raise ConfigError([f"{text} is less than 0"])
+        seconds = parse_duration(text)
+        if positive and not seconds:
+            raise ConfigError([f"{text} is not greater than 0"])
+        return seconds
+
+    return Kind(str, meaning, _same, write_duration, "DURATION")
+
+
+def choice(*names: str) -> Kind:
+    def meaning(text: str) -> str:
+        if text in names:
+            return text
+        raise ConfigError([f"{text!r} is not one of {', '.join(names)}"])
+
+    return Kind(str, meaning, _same, str, "|".join(names))
+
+
+def listener(port: int, off: str) -> Kind:
+    """off: how no listener is written."""
+
+    def write(address: str) -> str:
+        return address or off
+
+    return Kind(str, lambda text: parse_listener(text, port), _same, write, "ADDRESS:PORT")
+
+
+TEXT = Kind(str, str.strip, _same, _same)
+NAME = Kind(str, str.strip, _same, _same, "NAME")
+FLAG = Kind(bool, _same, _bool, _same, "true|false", flag=True)
+FRACTION = Kind(float, _same, _fraction, _same, "NUMBER")
+NETWORKS = Kind(list[str], _networks, _words, _strings, "CIDR,...")
+CLUSTER_CIDRS = Kind(str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...")
+NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary")
+MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables")
+ADDRESS = Kind(str, parse_address, _same, _same, "ADDRESS")
+GATES = Kind(dict[str, bool], _same, _gates, _same, "NAME=true,...")
+PATH = Kind(str, Path, _same, str, "PATH")
+PATHS = Kind(list[str], lambda values: tuple(map(Path, values)), lambda text: [text], _strings, "PATH", many=True)
+MASK = Kind(int | str, _mask, _same, hex, "MASK")
+
+
+def converted(value: object, kind: Kind) -> Any:
+    """A document's value as its type. Raises msgspec.ValidationError."""
+    return msgspec.convert(value, kind.wire, strict=True)

@@ -1,0 +1,76 @@
+"""Values as people write them. Each parser raises ConfigError with one sentence."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from ipvsagent.errors import ConfigError
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a Go duration such as `1h30m`, `15m`, `100ms` or `0`."""
+    text = text.strip()
+    if text == "0":
+        return 0.0
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ConfigError([f"{text!r} is not a duration; write for example 30s, 15m or 1h30m"])
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def write_duration(seconds: float) -> str:
+    """A Go duration that `parse_duration` reads back as the same number."""
+    whole = int(seconds)
+    if whole != seconds:
+        return f"{seconds!r}s" if "e" not in repr(seconds) else f"{seconds:.9f}s"
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    text = (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes else "") + (f"{left}s" if left else "")
+    return text or "0s"
+
+
+def parse_network(text: str) -> Network:
+    """An IPv4 or IPv6 CIDR, host bits allowed."""
+    try:
+        return ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError as error:
+        raise ConfigError([f"{text!r} is not a CIDR: {error}"]) from None
+
+
+def parse_address(text: str) -> str:
+    """An IP address, written the usual way."""
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise ConfigError([f"{text!r} is not an IP address"]) from None
+
+
+def parse_listener(text: str, port: int) -> str:
+    """`ADDRESS:PORT`, `[IPv6]:PORT`, or an address alone, which gets `port`. Port 0: no listener, which is "".
+
+    (AppendPortIfNeeded, pkg/proxy/util/utils.go, and validateHostPort, pkg/proxy/apis/config/validation.)
+    """
+    text = text.strip()
+    if text in ("", "0"):
+        return ""
+    host, number = text, str(port)
+    if re.fullmatch(r"\[[^\[\]]*\](:\d+)?", text):
+        host, _, given = text[1:].partition("]")
+        number = given[1:] or number
+    elif text.count(":") == 1:
+        host, number = text.split(":")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise ConfigError([f"{text!r} is not an IP address and a port; write for example 0.0.0.0:{port}"]) from None
+    if not number.isdecimal() or int(number) > 65535:
+        raise ConfigError([f"{text!r} has no port from 1 to 65535 (or 0, which switches it off)"])
+    if int(number) == 0:
+        return ""
+    return f"[{address}]:{int(number)}" if address.version == 6 else f"{address}:{int(number)}"
