@@ -30,8 +30,8 @@ Where do I change...
     a command                                cli/, one file per command
 
 Layers, held by tests/test_layers.py: cli → agent → node, packet_filter → sources, status, kernel → pipeline →
-reconcile, render, policy → cluster → rows, packet_rules, model, findings, errors, address. Everything from pipeline on
-is pure: no clock, no I/O, no threads.
+reconcile, render, policy → cluster → config → rows, packet_rules → model, findings, errors, address, yaml_documents,
+wrong_types. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
 """
 
 __version__ = "0.1.0"

@@ -21,7 +21,7 @@ LAYERS = [
     {"cluster"},
     {"config"},
     {"rows", "packet_rules"},
-    {"model", "findings", "errors", "address"},
+    {"model", "findings", "errors", "address", "yaml_documents", "wrong_types"},
 ]
 MAY_NOT_KNOW = {
     "kernel": {"policy", "cluster", "sources", "status", "reconcile", "render", "pipeline"},

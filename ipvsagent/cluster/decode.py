@@ -22,6 +22,7 @@ from ipvsagent.cluster.decode_slice import SERVICE_LABEL, endpoint_slice_of
 from ipvsagent.cluster.fields import NO_METADATA, Broken, identity_of, is_name
 from ipvsagent.cluster.objects import Object, ObjectKey
 from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.wrong_types import in_words
 
 
 class Accepted(Struct, frozen=True, gc=False):
@@ -64,7 +65,7 @@ def decode_json(kind: str, raw: bytes | msgspec.Raw) -> Decoded:
     try:
         item = decoder.decode(raw)
     except msgspec.ValidationError as error:
-        return _rejected(kind, _plain(raw), *wire.in_words(error))
+        return _rejected(kind, _plain(raw), *in_words(error))
     except (ValueError, RecursionError) as error:
         return _rejected(kind, None, "", f"it cannot be read: {error}")
     return _decoded(kind, convert, item)
@@ -76,7 +77,7 @@ def decode_plain(kind: str, plain: object) -> Decoded:
     try:
         item = msgspec.convert(plain, shape)
     except msgspec.ValidationError as error:
-        return _rejected(kind, plain, *wire.in_words(error))
+        return _rejected(kind, plain, *in_words(error))
     except ValueError as error:
         return _rejected(kind, plain, "", f"it cannot be read: {error}")
     return _decoded(kind, convert, item)

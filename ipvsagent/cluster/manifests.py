@@ -16,8 +16,8 @@ import yaml
 from msgspec import Struct
 
 from ipvsagent.cluster.decode import API_VERSIONS, Decoded, Rejected, decode_json, decode_plain
-from ipvsagent.cluster.yaml_documents import yaml_documents
 from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.yaml_documents import yaml_documents
 
 
 class Content(Struct, frozen=True):

@@ -6,7 +6,7 @@ import pytest
 
 from ipvsagent.cluster.decode import Accepted, Rejected
 from ipvsagent.cluster.manifests import Content, Unreadable, read_manifest
-from ipvsagent.cluster.yaml_documents import yaml_documents
+from ipvsagent.yaml_documents import yaml_documents
 
 DATA = Path(__file__).parent.parent / "data"
 A = '{"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{}}'
