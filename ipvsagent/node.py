@@ -114,8 +114,7 @@ class Node:
         Also brings the ledger up to date: what is ours by its address only, as after a take-over from kube-proxy, must
         stay ours when its address goes first.
         """
-        host.require_scheduler(self.config.scheduler)
-        host.set_sysctls()
+        self.prepare_host()
         config = self.config
         if config.tcp_timeout or config.tcp_fin_timeout or config.udp_timeout:
             self.ipvs.set_timeouts(int(config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout))
@@ -123,6 +122,12 @@ class Node:
         owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
         self.ownership.ledger.compact(owners.keys())
         self.ownership.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
+
+    def prepare_host(self) -> None:
+        """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
+        Raises StartError with a remedy."""
+        host.require_scheduler(self.config.scheduler)
+        host.set_sysctls()
 
 
 def empty_recorder(ops: list[Op]) -> Backend:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "plan": "Print what run would change, and change nothing.",
     "status": "Show what IPVS holds, with the Services it stands for.",
     "save": "Print the IPVS table as ipvsadm saves it.",
+    "check-config": "Say everything that is wrong with configuration files.",
     "cleanup": "Remove everything that ipvsagent made from this node.",
 }
 
@@ -40,7 +41,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"ipvsagent.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"ipvsagent.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

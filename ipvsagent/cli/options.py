@@ -1,16 +1,20 @@
-"""Options that several commands share. Those of settings are made from the table in config/schema.py."""
+"""Options that several commands share. Those of settings are made from the tables in config/."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import msgspec
+from msgspec import Struct
 
-from ipvsagent.config import Config, Resolved, node_name, resolve
-from ipvsagent.config.schema import SETTINGS, Setting
+from ipvsagent.config import Config, Remark, node_name, resolve
+from ipvsagent.config.kinds import Kind
+from ipvsagent.config.resolve import ENTRIES
+from ipvsagent.config.schema import SECTIONS, Setting
 from ipvsagent.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,48 +33,116 @@ interface = click.option(
 )
 
 
-class SettingOption(click.Option):
-    """An option of a setting: its text is kept as it is, and all of them are read together by `resolved`."""
+class Given(Struct, frozen=True):
+    """A command's settings, and what they were made from. written: as they were given; config: with the node's name."""
 
-    def __init__(self, setting: Setting, *, hidden: bool) -> None:
-        self.setting = setting
-        kind = setting.kind
-        shown = str(kind.write(setting.default)) if setting.default not in ("", (), False, 0.0) else ""
+    written: Config
+    warnings: tuple[Remark, ...]
+    options: dict[str, str | tuple[str, ...]]
+    files: tuple[Path, ...]
+
+    @property
+    def config(self) -> Config:
+        return msgspec.structs.replace(self.written, node_name=node_name(self.written.node_name))
+
+
+class TextOption(click.Option):
+    """An option whose text is kept as it is: all are read together, so that all that is wrong is said at once."""
+
+    def __init__(self, names: tuple[str, ...], kind: Kind, *, help: str = "", section: str = "", hidden: bool) -> None:
+        self.section = section
+        self._kind = kind
         as_flag: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind.flag else {}
         super().__init__(
-            [*setting.options, f"set_{setting.field}"],
+            [*names, _parameter(names)],
             metavar=kind.metavar,
-            help=setting.help + (f"  [default: {shown}]" if shown else ""),
+            help=help,
             hidden=hidden,
             multiple=kind.many,
             **as_flag,
         )
 
     def make_metavar(self, ctx: click.Context) -> str:
-        return "" if self.setting.kind.flag else super().make_metavar(ctx)
+        return "" if self._kind.flag else super().make_metavar(ctx)
+
+
+class SettingsCommand(click.Command):
+    """Its help shows options by section, and its own ones first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{name: [] for name in SECTIONS}}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record:
+                sections[getattr(parameter, "section", "Options")].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
 
 def setting_options(*, planned: bool) -> Callable[[F], F]:
-    """Options of all settings. planned: `--help` shows those alone that change what `plan` prints."""
+    """`--config`, and an option for every setting. planned: `--help` shows those that change what `plan` prints."""
 
     def add(command: F) -> F:
-        made = [SettingOption(s, hidden=s.pending or (planned and not s.planned)) for s in SETTINGS if s.options]
         # As click.option does it: the command is made from these, last first.
-        command.__dict__.setdefault("__click_params__", []).extend(reversed(made))
-        return command
+        command.__dict__.setdefault("__click_params__", []).extend(reversed(list(_options(planned))))
+        return click.option(
+            "--config",
+            "files",
+            type=PATH,
+            multiple=True,
+            help="A file with kube-proxy's KubeProxyConfiguration, our IPVSAgentConfiguration, or both. May be given "
+            "twice. `ipvsagent check-config` says what is wrong with one.",
+        )(command)
 
     return add
 
 
-def resolved(options: dict[str, Any]) -> Resolved:
-    """The settings that a command was given. Raises ConfigError with every problem."""
-    given = {}
-    for setting in SETTINGS:
-        value = options.pop(f"set_{setting.field}", None)
-        if value is not None and value != ():
-            given[setting.options[0]] = value
-    found = resolve(given)
-    if not found.config.sources:
+def _options(planned: bool) -> Iterable[click.Option]:
+    for entry in ENTRIES:
+        if not entry.options:
+            continue
+        if not isinstance(entry, Setting):
+            yield TextOption(entry.options, entry.kind, hidden=True)
+            continue
+        hidden = entry.pending or (planned and not entry.planned)
+        default = _default_text(entry)
+        text = entry.help + (f"  [default: {default}]" if default else "")
+        yield TextOption(entry.options, entry.kind, help=text, section=entry.section, hidden=hidden)
+
+
+def _default_text(setting: Setting) -> str:
+    return str(setting.kind.write(setting.default)) if setting.default not in ("", (), False, 0.0) else ""
+
+
+def _parameter(names: tuple[str, ...]) -> str:
+    return "text_" + names[0].strip("-").replace("-", "_")
+
+
+def given(options: dict[str, Any], *, source_needed: bool = True) -> Given:
+    """Takes settings out of what a command was called with. Raises ConfigError with every problem."""
+    texts = {}
+    for entry in ENTRIES:
+        text = options.pop(_parameter(entry.options), None) if entry.options else None
+        if text not in (None, ()):
+            texts[entry.options[0]] = text
+    files = options.pop("files")
+    resolved = resolve(texts, read_files(files))
+    config = resolved.required()
+    if source_needed and not config.sources:
         raise ConfigError(["no source: --source PATH says where Services, EndpointSlices and Nodes are read from"])
-    config = msgspec.structs.replace(found.config, node_name=node_name(found.config.node_name))
-    return msgspec.structs.replace(found, config=config)
+    return Given(config, resolved.warnings, texts, files)
+
+
+def read_files(paths: Iterable[Path]) -> dict[str, bytes]:
+    """Their contents by name; `-` is standard input. Raises ConfigError."""
+    contents, problems = {}, []
+    for path in paths:
+        try:
+            contents[str(path)] = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        except OSError as error:
+            problems.append(f"{path}: cannot be read: {error.strerror}")
+    if problems:
+        raise ConfigError(problems)
+    return contents

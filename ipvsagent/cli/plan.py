@@ -11,7 +11,7 @@ import msgspec
 
 from ipvsagent.address import Address
 from ipvsagent.cli import WOULD_CHANGE
-from ipvsagent.cli.options import resolved, setting_options
+from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.node import Node, empty_recorder, pipeline_for
@@ -33,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True):
     findings: tuple[Finding, ...]
 
 
-@click.command(name="plan")
+@click.command(name="plan", cls=SettingsCommand)
 @setting_options(planned=True)
 @click.option(
     "--against",
@@ -49,7 +49,7 @@ def command(against: str, output: str, **options: Any) -> int:
     Each line is the command that would do the same by hand. Exit status 2 when something would change, 0 when the
     kernel is as the source wants it.
     """
-    settings = resolved(options)
+    settings = given(options)
     config = settings.config
     for warning in settings.warnings:
         click.echo(click.style(str(warning), fg="yellow"), err=True)

@@ -6,13 +6,15 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ipvsagent.agent import Agent, apply_once
-from ipvsagent.cli.options import resolved, setting_options
+from ipvsagent.cli.options import PATH, SettingsCommand, given, setting_options
 from ipvsagent.config import Config
+from ipvsagent.config.write import written
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
 from ipvsagent.node import Node, lock_path
@@ -21,10 +23,27 @@ log = logging.getLogger("ipvsagent")
 _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 
 
-@click.command(name="run")
+def _no_cleanup(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        raise click.UsageError("--cleanup is a command of its own here: ipvsagent cleanup", ctx)
+
+
+@click.command(name="run", cls=SettingsCommand)
 @setting_options(planned=False)
 @click.option("--once", is_flag=True, help="Apply what the source says now, and exit.")
-def command(once: bool, **options: Any) -> int:
+@click.option(
+    "--init-only",
+    is_flag=True,
+    help="Load modules, set sysctls, and exit: what is left to do after that needs CAP_NET_ADMIN only.",
+)
+@click.option(
+    "--write-config-to",
+    "write_to",
+    type=PATH,
+    help="Write the settings as they are now, as documents for --config, and exit; - is standard output.",
+)
+@click.option("--cleanup", is_flag=True, hidden=True, callback=_no_cleanup, expose_value=False)
+def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) -> int:
     """Make the Services of a source work on this node, and follow changes.
 
     Programs IPVS and binds the Services' addresses to a dummy interface; ends on SIGTERM and leaves everything in
@@ -34,12 +53,19 @@ def command(once: bool, **options: Any) -> int:
     kubectl get services,endpointslices,nodes -A -o yaml > cluster.yaml
     ipvsagent run --source cluster.yaml
     """
-    settings = resolved(options)
+    settings = given(options, source_needed=not (init_only or write_to))
     config = settings.config
     _log_to_stderr(config.log_level)
     for warning in settings.warnings:
         log.warning("%s", warning)
+    if write_to:
+        with click.open_file(str(write_to), "w", atomic=str(write_to) != "-") as file:
+            file.write(written(settings.written))
+        return 0
     host.require_privilege()
+    if init_only:
+        Node(config, load_modules=True).prepare_host()
+        return 0
     lock = _lock(config)
     node = Node(config, load_modules=True)
     pid = host.kube_proxy_here()

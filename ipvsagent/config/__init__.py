@@ -2,24 +2,28 @@
 
     settings.py   Config: the values that everything else is given
     schema.py     the table: each setting's field, path in a document, options, kind; the one place that knows them
+    documents.py  which fields a file sets
+    kube_proxy.py what kube-proxy has and we mean otherwise, or not at all
     kinds.py      what may be written for a setting, in a document and on a command line
     parsers.py    durations, CIDRs, addresses
     resolve.py    defaults, documents and options become a Config; every problem at once
+    write.py      a Config as documents that load back to it
 
 A new setting is a field of `Config` and a line of the table; option, help text and document follow from it. Nothing
 here reads the environment, and nothing else in the program reads a setting from anywhere but its `Config`.
 """
 
 from ipvsagent.config.parsers import Network, parse_duration, parse_network
-from ipvsagent.config.resolve import Resolved, Warned, resolve
+from ipvsagent.config.remarks import Remark
+from ipvsagent.config.resolve import Resolved, resolve
 from ipvsagent.config.settings import Backend, Config, node_name
 
 __all__ = [
     "Backend",
     "Config",
     "Network",
+    "Remark",
     "Resolved",
-    "Warned",
     "node_name",
     "parse_duration",
     "parse_network",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from ipvsagent.config.parsers import (
@@ -23,12 +23,18 @@ from ipvsagent.errors import ConfigError
 PRIMARY = "primary"
 
 
+def _is_empty(value: Any) -> bool:
+    return bool(value == "")
+
+
 class Kind(Struct, frozen=True):
     """wire: the type of a document's value. meaning: from that to the value of `Config`; raises ConfigError.
 
     text: from an option's text to the document's value; raises ConfigError. write: from `Config` to the document.
     metavar: what `--help` calls the value. flag: an option without a value means true.
-    many: the option may be given more than once, each time with one element.
+    many: the option may be given more than once, each time with more elements.
+    unset: a document's value that means the default, for settings that cannot tell both apart.
+    off: "" as an option's text is a value, too, and not the default.
     """
 
     wire: Any
@@ -38,6 +44,8 @@ class Kind(Struct, frozen=True):
     metavar: str = "TEXT"
     flag: bool = False
     many: bool = False
+    unset: Callable[[Any], bool] = _is_empty
+    off: bool = False
 
 
 def _same(value: Any) -> Any:
@@ -135,6 +143,25 @@ def _mode(text: str) -> Backend:
         raise ConfigError([f"{text!r} is not one of auto, ipvs, iptables, nftables"]) from None
 
 
+def _node_name(text: str) -> str:
+    name = text.strip()
+    if not name:
+        raise ConfigError([f"{text!r} is not a name"])
+    return name
+
+
+def interface(*, optional: bool = False) -> Kind:
+    """What the kernel takes for one (dev_valid_name, net/core/dev.c). optional: "" is none."""
+
+    def meaning(text: str) -> str:
+        name = text.strip()
+        if (not re.fullmatch(r"[^\s/:]{1,15}", name) and (name or not optional)) or name in (".", ".."):
+            raise ConfigError([f"{text!r} is not the name of an interface"])
+        return name
+
+    return Kind(str, meaning, _same, _same, "NAME")
+
+
 def integer(low: int, high: int) -> Kind:
     def meaning(value: int) -> int:
         if not low <= value <= high:
@@ -148,15 +175,20 @@ def duration(*, positive: bool = False) -> Kind:
     """positive: 0 is refused."""
 
     def meaning(text: str) -> float:
-        if text.strip().startswith("-") and text.strip() != "-":
-            parse_duration(text.strip()[1:])
+        if text.strip().startswith("-") and parse_duration(text.strip()[1:]) > 0:
             raise ConfigError([f"{text} is less than 0"])
-        seconds = parse_duration(text)
+        seconds = parse_duration(text.strip().lstrip("-"))
         if positive and not seconds:
             raise ConfigError([f"{text} is not greater than 0"])
         return seconds
 
-    return Kind(str, meaning, _same, write_duration, "DURATION")
+    def unset(text: str) -> bool:
+        try:
+            return parse_duration(text) == 0
+        except ConfigError:
+            return False
+
+    return Kind(str, meaning, _same, write_duration, "DURATION", unset=unset)
 
 
 def choice(*names: str) -> Kind:
@@ -174,24 +206,21 @@ def listener(port: int, off: str) -> Kind:
     def write(address: str) -> str:
         return address or off
 
-    return Kind(str, lambda text: parse_listener(text, port), _same, write, "ADDRESS:PORT")
+    return Kind(str, lambda text: parse_listener(text, port), _same, write, "ADDRESS:PORT", off=True)
 
 
 TEXT = Kind(str, str.strip, _same, _same)
 NAME = Kind(str, str.strip, _same, _same, "NAME")
+NODE_NAME = Kind(str, _node_name, _same, _same, "NAME")
 FLAG = Kind(bool, _same, _bool, _same, "true|false", flag=True)
 FRACTION = Kind(float, _same, _fraction, _same, "NUMBER")
-NETWORKS = Kind(list[str], _networks, _words, _strings, "CIDR,...")
+NETWORKS = Kind(list[str], _networks, _words, _strings, "CIDR,...", many=True)
 CLUSTER_CIDRS = Kind(str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...")
-NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary")
+NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True)
+ANYTHING = Kind(Any, _same, _same, _same, flag=True)
 MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables")
 ADDRESS = Kind(str, parse_address, _same, _same, "ADDRESS")
 GATES = Kind(dict[str, bool], _same, _gates, _same, "NAME=true,...")
 PATH = Kind(str, Path, _same, str, "PATH")
 PATHS = Kind(list[str], lambda values: tuple(map(Path, values)), lambda text: [text], _strings, "PATH", many=True)
 MASK = Kind(int | str, _mask, _same, hex, "MASK")
-
-
-def converted(value: object, kind: Kind) -> Any:
-    """A document's value as its type. Raises msgspec.ValidationError."""
-    return msgspec.convert(value, kind.wire, strict=True)

@@ -1,97 +1,236 @@
-"""From what was written to a `Config`: options over defaults, every problem at once."""
+"""From what was written to a `Config`: defaults, then documents, then options; every problem at once.
+
+Which wins, as cmd/kube-proxy/app/options.go has it: a KubeProxyConfiguration decides all settings of its kind, and
+options for these count without one only, except the host name's and those of the log. An option that is ignored for
+that reason is named. Settings of our own have no such history: their options win over an IPVSAgentConfiguration.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from ipvsagent.config.schema import SETTINGS, Setting
-from ipvsagent.config.settings import Config
+from ipvsagent.config.documents import NoMapping, Unknown, Value, Written, documents_in, values_in
+from ipvsagent.config.kinds import Kind
+from ipvsagent.config.kube_proxy import (
+    KNOWN_GATES,
+    TRANSLATED,
+    WITHOUT_EFFECT,
+    Translated,
+    WithoutEffect,
+    says_nothing,
+)
+from ipvsagent.config.remarks import Remark
+from ipvsagent.config.schema import SETTINGS, Document, Setting
+from ipvsagent.config.settings import Backend, Config
 from ipvsagent.errors import ConfigError
+from ipvsagent.wrong_types import in_words
 
 Options = Mapping[str, str | tuple[str, ...]]
-"""Option texts by option name, those that were given."""
+"""Texts of the options that were given, by the first name of each option."""
 
-
-class Warned(Struct, frozen=True):
-    """Something that was written and is not refused, but is not what its writer may think. where: an option, or a path
-    in a file."""
-
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.reason}"
+Entry = Setting | Translated | WithoutEffect
+ENTRIES: tuple[Entry, ...] = (*SETTINGS, *TRANSLATED, *WITHOUT_EFFECT)
+_WINS_OVER_FILE = ("node_name",)
+_PATHS: dict[Document, dict[str, Entry]] = {
+    Document.KUBE_PROXY: {
+        e.path: e for e in ENTRIES if e.path and (not isinstance(e, Setting) or e.document is Document.KUBE_PROXY)
+    },
+    Document.AGENT: {s.path: s for s in SETTINGS if s.document is Document.AGENT},
+}
 
 
 class Resolved(Struct, frozen=True):
-    """origins: where each field's value came from, for those that are not defaults."""
+    """config is None if there are problems. origins: where the value of a field was written; defaults have none."""
 
-    config: Config
-    warnings: tuple[Warned, ...] = ()
-    origins: dict[str, str] = {}
+    config: Config | None
+    problems: tuple[Remark, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+    origins: dict[str, Remark] = {}
+
+    def required(self) -> Config:
+        """Raises ConfigError with every problem."""
+        if self.config is None:
+            raise ConfigError([str(problem) for problem in self.problems])
+        return self.config
+
+
+def resolve(options: Options, files: Mapping[str, bytes] = {}) -> Resolved:
+    """files: contents of configuration files, by name."""
+    reading = _Reading()
+    written: list[Written] = []
+    for file, content in files.items():
+        found, problems = documents_in(file, content)
+        reading.problems += problems
+        written += found
+    first: dict[Document, Written] = {}
+    for document in written:
+        earlier = first.setdefault(document.document, document)
+        if earlier is not document:
+            reading.problems.append(document.remark(f"is there twice; the other is in {earlier.file}"))
+    for document in first.values():
+        reading.read(document)
+    reading.read_options(options, first.get(Document.KUBE_PROXY))
+    return reading.result()
 
 
 class _Reading:
-    """Values found so far, and all that is wrong with the others."""
+    """What was found so far. hints: what translations say about fields that may still be said themselves."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
-        self.origins: dict[str, str] = {}
-        self.problems: list[str] = []
-        self.warnings: list[Warned] = []
+        self.hints: dict[str, tuple[Any, Remark]] = {}
+        self.origins: dict[str, Remark] = {}
+        self.problems: list[Remark] = []
+        self.warnings: list[Remark] = []
 
-    def take(self, setting: Setting, origin: str, value: Callable[[], Any]) -> None:
+    def read(self, written: Written) -> None:
+        known = _PATHS[written.document]
+        for found in values_in(written.fields, known):
+            at = written.remark("", found.path)
+            if isinstance(found, Unknown):
+                self._unknown(at, found.instead, written.document)
+            elif isinstance(found, NoMapping):
+                self.problems.append(_because(at, "must be a mapping"))
+            else:
+                self._take_value(known[found.path], found, at)
+        if written.document is Document.KUBE_PROXY:
+            self._say_mode(written)
+
+    def _take_value(self, entry: Entry, found: Value, at: Remark) -> None:
+        kind: Kind = entry.kind
         try:
-            self.values[setting.field] = value()
-        except ConfigError as error:
-            self.problems += [f"{origin}: {problem}" for problem in error.problems]
+            value = msgspec.convert(found.value, kind.wire, strict=True)
+        except msgspec.ValidationError as error:
+            where, reason = in_words(error)
+            self.problems.append(_because(at, f"{where} {reason}".strip()))
             return
-        self.origins[setting.field] = origin
-        if setting.pending and self.values[setting.field] != setting.default:
-            self.warnings.append(Warned(origin, "has no effect yet"))
+        if isinstance(entry, Setting):
+            distinct = entry.optional or entry.document is Document.AGENT
+            if distinct or not kind.unset(value):
+                self._take(entry.field, lambda: kind.meaning(value), at, entry)
+        else:
+            self._take_other(entry, value, at)
+
+    def read_options(self, options: Options, kube_proxy: Written | None) -> None:
+        """kube_proxy: the document that decides the settings of its kind, if there is one."""
+        for entry in ENTRIES:
+            if not entry.options or entry.options[0] not in options:
+                continue
+            at = Remark("", entry.options[0])
+            text = options[entry.options[0]]
+            if kube_proxy and self._is_decided_by_file(entry):
+                where = f" ({entry.path})" if entry.path else ""
+                self.warnings.append(
+                    _because(at, f"is ignored: the {kube_proxy.document.kind} in {kube_proxy.file} decides{where}")
+                )
+                continue
+            if text == "" and not entry.kind.off:
+                continue
+            try:
+                value = _option_value(entry.kind, text)
+            except ConfigError as error:
+                self.problems += [_because(at, problem) for problem in error.problems]
+                continue
+            if isinstance(entry, Setting):
+                self._take(entry.field, lambda kind=entry.kind, v=value: kind.meaning(v), at, entry)  # type: ignore[misc]
+            else:
+                self._take_other(entry, value, at)
+
+    def _is_decided_by_file(self, entry: Entry) -> bool:
+        if isinstance(entry, Setting):
+            return entry.document is Document.KUBE_PROXY and entry.field not in _WINS_OVER_FILE
+        return isinstance(entry, Translated) and not entry.logging
+
+    def _take(self, field: str, value: Callable[[], Any], at: Remark, setting: Setting) -> None:
+        try:
+            self.values[field] = value()
+        except ConfigError as error:
+            self.problems += [_because(at, problem) for problem in error.problems]
+            return
+        self.origins[field] = at
+        if setting.pending and self.values[field] != setting.default:
+            self.warnings.append(_because(at, "has no effect yet"))
+
+    def _take_other(self, entry: Translated | WithoutEffect, value: Any, at: Remark) -> None:
+        try:
+            meant = entry.kind.meaning(value)
+        except ConfigError as error:
+            self.problems += [_because(at, problem) for problem in error.problems]
+            return
+        if isinstance(entry, WithoutEffect):
+            if not says_nothing(value) and meant not in entry.usual:
+                self.warnings.append(_because(at, f"has no effect: {entry.why}"))
+            return
+        if entry.path == "featureGates":
+            self._say_gates(meant, at)
+        said = entry.meaning(meant)
+        if said is not None:
+            self.hints[entry.field] = (said, at)
+
+    def _say_gates(self, gates: Mapping[str, bool], at: Remark) -> None:
+        for name in gates:
+            if name not in KNOWN_GATES:
+                where = msgspec.structs.replace(at, path=f"{at.path}.{name}" if at.file else f"{at.path} {name}")
+                self.warnings.append(_because(where, "has no effect: there is no such feature gate here"))
+
+    def _say_mode(self, written: Written) -> None:
+        mode = written.fields.get("mode")
+        if mode in (None, "", "nftables"):
+            what = "is nftables" if mode else "is empty, which kube-proxy takes for iptables"
+            reason = f"{what}; here it means auto: ipvs, or iptables where the kernel has no ip_vs"
+            self.warnings.append(written.remark(reason, "mode"))
+
+    def _unknown(self, at: Remark, instead: str, document: Document) -> None:
+        hint = f"; {instead} is meant?" if instead else ""
+        if document is Document.KUBE_PROXY:  # as upstream, which decodes leniently once it cannot do so strictly
+            self.warnings.append(_because(at, f"is no field of kube-proxy's and has no effect{hint}"))
+        else:
+            self.problems.append(_because(at, f"is no field of {document.kind}{hint}"))
+
+    def result(self) -> Resolved:
+        for field, (value, at) in self.hints.items():
+            if field not in self.values or value == "":  # a server switched off by its port is off
+                self.values[field] = value
+                self.origins[field] = at
+        self._check_together()
+        warnings = tuple(self.warnings)
+        if self.problems:
+            return Resolved(None, tuple(self.problems), warnings, self.origins)
+        return Resolved(Config(**{**self._dependent_defaults(), **self.values}), (), warnings, self.origins)
+
+    def _dependent_defaults(self) -> dict[str, Any]:
+        """An IPv6 bind address makes the servers listen on IPv6 (getDefaultAddresses, v1alpha1/defaults.go)."""
+        if ipaddress.ip_address(self.values.get("bind_address", "0.0.0.0")).version == 4:
+            return {}
+        return {"healthz_address": "[::]:10256", "metrics_address": "[::1]:10249"}
+
+    def _check_together(self) -> None:
+        """What is wrong only together."""
+        needed = {"BridgeInterface": "pod_bridge", "InterfaceNamePrefix": "pod_interface_prefix"}
+        mode = self.values.get("detect_local", "")
+        field = needed.get(mode)
+        if field and not self.values.get(field):
+            setting = next(s for s in SETTINGS if s.field == field)
+            at = self.origins["detect_local"]
+            self.problems.append(_because(at, f"{mode} needs {setting.path if at.file else setting.options[0]}"))
+        if self.values.get("route_mode") and not self.values.get("service_cidrs"):
+            at = self.origins["route_mode"]
+            self.problems.append(_because(at, f"needs {'serviceCIDRs' if at.file else '--service-cidrs'}"))
+        if self.values.get("backend") is Backend.IPTABLES and self.values.get("route_mode"):
+            self.problems.append(_because(self.origins["route_mode"], "cannot be had with the iptables backend"))
 
 
-def resolve(options: Options) -> Resolved:
-    """Raises ConfigError with every problem."""
-    reading = _Reading()
-    for setting in SETTINGS:
-        for name in setting.options:
-            if name in options:
-                text = options[name]
-                reading.take(setting, name, lambda s=setting, t=text: _of_option(s, t))  # type: ignore[misc]
-    reading.problems += _disagreements(reading)
-    if reading.problems:
-        raise ConfigError(reading.problems)
-    return Resolved(
-        Config(**{**_dependent_defaults(reading.values), **reading.values}), tuple(reading.warnings), reading.origins
-    )
+def _because(at: Remark, reason: str) -> Remark:
+    return msgspec.structs.replace(at, reason=reason)
 
 
-def _of_option(setting: Setting, text: str | tuple[str, ...]) -> Any:
-    kind = setting.kind
+def _option_value(kind: Kind, text: str | tuple[str, ...]) -> Any:
+    """What a document would have. Raises ConfigError."""
     if isinstance(text, str):
-        return kind.meaning(msgspec.convert(kind.text(text), kind.wire))
-    return kind.meaning([element for each in text for element in kind.text(each)])
-
-
-def _dependent_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An IPv6 bind address makes the servers listen on IPv6 (getDefaultAddresses, v1alpha1/defaults.go)."""
-    if ipaddress.ip_address(values.get("bind_address", "0.0.0.0")).version == 4:
-        return {}
-    return {"healthz_address": "[::]:10256", "metrics_address": "[::1]:10249"}
-
-
-def _disagreements(reading: _Reading) -> Iterable[str]:
-    """What is wrong only together."""
-    values = reading.values
-    needed = {"BridgeInterface": "pod_bridge", "InterfaceNamePrefix": "pod_interface_prefix"}
-    mode = values.get("detect_local", "")
-    field = needed.get(mode)
-    if field and not values.get(field):
-        setting = next(s for s in SETTINGS if s.field == field)
-        yield f"{reading.origins['detect_local']}: {mode} needs {setting.options[0]} ({setting.path})"
+        return kind.text(text.removeprefix("="))
+    return [element for each in text for element in kind.text(each)]

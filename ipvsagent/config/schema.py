@@ -60,6 +60,8 @@ class Setting(Struct, frozen=True, kw_only=True):
 _DEFAULTS = Config()
 _READ, _SERVED, _RULES = "What is read", "What is served", "Packet rules"
 _HOST, _SERVERS, _PROCESS = "The host", "Servers", "The process"
+SECTIONS = (_READ, _SERVED, _RULES, _HOST, _SERVERS, _PROCESS)
+"""Of `--help`, in its order."""
 
 
 def _kube_proxy(field: str, path: str, kind: Kind, *options: str, **more: Any) -> Setting:
@@ -103,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
     _kube_proxy(
         "node_name",
         "hostnameOverride",
-        kinds.NAME,
+        kinds.NODE_NAME,
         "--hostname-override",
         help="This node's name, if it is not the host name.",
         section=_READ,
@@ -187,7 +189,7 @@ SETTINGS: tuple[Setting, ...] = (
     _agent(
         "interface",
         "interface",
-        kinds.NAME,
+        kinds.interface(),
         "--interface",
         help="The dummy interface that gets the addresses.",
         section=_SERVED,
@@ -244,7 +246,7 @@ SETTINGS: tuple[Setting, ...] = (
     _kube_proxy(
         "pod_bridge",
         "detectLocal.bridgeInterface",
-        kinds.NAME,
+        kinds.interface(optional=True),
         "--pod-bridge-interface",
         help="For mode BridgeInterface.",
         section=_RULES,
@@ -253,7 +255,7 @@ SETTINGS: tuple[Setting, ...] = (
     _kube_proxy(
         "pod_interface_prefix",
         "detectLocal.interfaceNamePrefix",
-        kinds.NAME,
+        kinds.interface(optional=True),
         "--pod-interface-name-prefix",
         help="For mode InterfaceNamePrefix.",
         section=_RULES,

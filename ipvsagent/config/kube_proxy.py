@@ -1,0 +1,159 @@
+"""What kube-proxy's configuration has and ours means otherwise, or not at all.
+
+Fields and options are those of kube-proxy 1.36 (staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go,
+cmd/kube-proxy/app/options.go), and some that older ones had, because files and command lines outlive releases.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from ipvsagent.config import kinds
+from ipvsagent.config.kinds import Kind
+
+EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+class Translated(Struct, frozen=True):
+    """A setting of kube-proxy's that is no setting here, but says something about `field`.
+
+    meaning: what it says, None = nothing. It yields to what is said about the field itself.
+    logging: the option counts beside a file.
+    """
+
+    field: str
+    path: str
+    kind: Kind
+    meaning: Callable[[Any], Any]
+    options: tuple[str, ...] = ()
+    logging: bool = False
+
+
+class WithoutEffect(Struct, frozen=True):
+    """Accepted, checked, and said to do nothing, unless it is empty or what kube-proxy takes by default (`usual`).
+
+    why: what to say.
+    """
+
+    path: str
+    kind: Kind
+    why: str
+    options: tuple[str, ...] = ()
+    usual: tuple[object, ...] = ()
+
+
+def _gates(gates: dict[str, bool]) -> tuple[Any, ...] | None:
+    return EVERY_ADDRESS if gates.get("AllowServiceExternalIPs") else None
+
+
+def _verbosity(level: int) -> str | None:
+    """klog's convention: 4 and more is for debugging (the logging conventions of Kubernetes' contributor guide)."""
+    return "debug" if level >= 4 else None
+
+
+def _off(port: int) -> str | None:
+    """addressFromDeprecatedFlags, cmd/kube-proxy/app/options.go; any other port yields to the address's own."""
+    return "" if port == 0 else None
+
+
+KNOWN_GATES = ("AllowServiceExternalIPs",)
+
+TRANSLATED = (
+    Translated("allowed_external", "featureGates", kinds.GATES, _gates, ("--feature-gates",)),
+    Translated("log_level", "logging.verbosity", kinds.integer(0, 2**31), _verbosity, ("--v", "-v"), logging=True),
+    Translated("healthz_address", "", kinds.integer(0, 65535), _off, ("--healthz-port",)),
+    Translated("metrics_address", "", kinds.integer(0, 65535), _off, ("--metrics-port",)),
+)
+
+_EVENTS = "changes come as events, and every look of the audit repairs what differs"
+_NOT_HERE = "kube-proxy uses it on Windows only"
+_CLIENT = "the Kubernetes API is asked for lists and watches only, which need no limit"
+_LOG = "the log is text on standard error; --log-level says how much"
+_OLD = "kube-proxy has no such setting any more"
+_PERIOD, _COUNT, _WORD, _YES = kinds.duration(), kinds.integer(0, 2**31), kinds.TEXT, kinds.FLAG
+_ANYTHING = kinds.ANYTHING
+
+
+def _ignored(why: str, path: str, kind: Kind, *options: str, usual: tuple[object, ...] = ()) -> WithoutEffect:
+    return WithoutEffect(path, kind, why, options, usual)
+
+
+WITHOUT_EFFECT = (
+    _ignored(_CLIENT, "clientConnection.acceptContentTypes", _WORD),
+    _ignored(
+        _CLIENT,
+        "clientConnection.contentType",
+        _WORD,
+        "--kube-api-content-type",
+        usual=("application/vnd.kubernetes.protobuf", "application/json"),
+    ),
+    _ignored(_CLIENT, "clientConnection.qps", kinds.FRACTION, "--kube-api-qps", usual=(5.0,)),
+    _ignored(_CLIENT, "clientConnection.burst", _COUNT, "--kube-api-burst", usual=(10,)),
+    _ignored(_EVENTS, "configSyncPeriod", _PERIOD, "--config-sync-period", usual=(900.0,)),
+    _ignored(_EVENTS, "ipvs.minSyncPeriod", _PERIOD, "--ipvs-min-sync-period"),
+    _ignored(_EVENTS, "iptables.syncPeriod", _PERIOD, "--iptables-sync-period", usual=(30.0,)),
+    _ignored(_EVENTS, "iptables.minSyncPeriod", _PERIOD, "--iptables-min-sync-period", usual=(1.0,)),
+    _ignored("masqueraded packets get the address of the interface they leave by", "iptables.snatNodeInternalIP", _YES),
+    *(
+        _ignored("there is no nftables backend", f"nftables.{name}", kind, usual=usual)
+        for name, kind, usual in (
+            ("masqueradeAll", _YES, ()),
+            ("masqueradeBit", kinds.integer(0, 31), (14,)),
+            ("minSyncPeriod", _PERIOD, (1.0,)),
+            ("syncPeriod", _PERIOD, (30.0,)),
+        )
+    ),
+    _ignored("there is no profiler to serve", "enableProfiling", _YES, "--profiling"),
+    _ignored("no metric is hidden", "showHiddenMetricsForVersion", _WORD, "--show-hidden-metrics-for-version"),
+    _ignored(_LOG, "logging.format", _WORD, "--logging-format", usual=("text",)),
+    _ignored(_LOG, "logging.flushFrequency", _ANYTHING, "--log-flush-frequency", usual=("5s", 5000000000)),
+    _ignored(_LOG, "logging.vmodule", _ANYTHING, "--vmodule"),
+    _ignored(_LOG, "logging.options", _ANYTHING),
+    *(
+        _ignored(_LOG, "", _ANYTHING, option)
+        for option in (
+            "--log-json-info-buffer-size",
+            "--log-json-split-stream",
+            "--log-text-info-buffer-size",
+            "--log-text-split-stream",
+            "--add-dir-header",
+            "--alsologtostderr",
+            "--log-backtrace-at",
+            "--log-dir",
+            "--log-file",
+            "--log-file-max-size",
+            "--logtostderr",
+            "--one-output",
+            "--skip-headers",
+            "--skip-log-headers",
+            "--stderrthreshold",
+        )
+    ),
+    _ignored(_OLD, "portRange", _WORD, "--proxy-port-range"),
+    _ignored(_OLD, "udpIdleTimeout", _PERIOD, usual=(0.25,)),
+    _ignored(_OLD, "resourceContainer", _WORD, usual=("/kube-proxy",)),
+    _ignored(_NOT_HERE, "winkernel", _ANYTHING),
+    _ignored(_NOT_HERE, "windowsRunAsService", _YES, "--windows-service"),
+    *(
+        _ignored(_NOT_HERE, "", _ANYTHING, option)
+        for option in (
+            "--enable-dsr",
+            "--forward-healthcheck-vip",
+            "--network-name",
+            "--root-hnsendpoint-name",
+            "--source-vip",
+        )
+    ),
+)
+
+
+def says_nothing(value: object) -> bool:
+    """What kubeadm writes for a setting that nobody has made: null, an empty text or list, zero, false; also as the
+    only contents of a mapping."""
+    if isinstance(value, dict):
+        return all(says_nothing(each) for each in value.values())
+    return value in (None, "", 0, False, "0", "0s", [])
