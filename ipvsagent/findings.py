@@ -30,6 +30,7 @@ class FindingKind(StrEnum):
     ENDPOINT_REFUSED = "endpoint-refused"
     SHADOWED_BY_SERVICE = "shadowed-by-service"
     SHADOWED_BY_FOREIGN = "shadowed-by-foreign"
+    MARKS_EXHAUSTED = "marks-exhausted"
     KERNEL_REFUSED = "kernel-refused"
     REMOVAL_HELD = "removal-held"
     NODE_UNKNOWN = "node-unknown"

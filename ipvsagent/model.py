@@ -39,6 +39,8 @@ class Frontend(StrEnum):
     EXTERNAL_IP = "ExternalIP"
     LOAD_BALANCER = "LoadBalancer"
     NODE_PORT = "NodePort"
+    NODE_CLIENTS = "NodeClients"
+    """All external ones of a Service port with `externalTrafficPolicy: Local`, for clients on this node."""
 
 
 class WhenEmpty(StrEnum):
@@ -80,6 +82,16 @@ class ServicePortName(Struct, frozen=True, gc=False, order=True):
         return f"{self.namespace}/{self.service}{':' + self.port if self.port else ''}"
 
 
+class Mark(Struct, frozen=True, gc=False, order=True):
+    """Bits that a packet gets where `mask` has ones; its other bits stay."""
+
+    value: int
+    mask: int
+
+    def __str__(self) -> str:
+        return f"{self.value:#x}/{self.mask:#x}"
+
+
 class RealServer(Struct, frozen=True, gc=False, order=True):
     """One endpoint behind a virtual server.
 
@@ -100,6 +112,10 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     real_servers:      for clients outside this node, and for all clients unless the next field is set.
     node_real_servers: for clients on this node (its pods and processes) where they differ: a Service with
                        `externalTrafficPolicy: Local` serves these from every endpoint; None = the same.
+                       IPVS has one set per virtual server; render/node_clients.py makes two of them.
+    node_mark:         what marks the packets of clients on this node, who are served by the virtual server of that
+                       firewall mark.
+    node_only:         its real servers are for clients on this node; no other gets an answer.
     unused:            endpoints that a slice lists but that must get no new connection now. They never add a
                        row; a real server that the kernel already has keeps its connections at weight 0.
     bind:              the address goes on our interface; False where another interface of this node has it.
@@ -117,6 +133,8 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     one_packet: bool = False
     real_servers: tuple[RealServer, ...] = ()
     node_real_servers: tuple[RealServer, ...] | None = None
+    node_mark: Mark | None = None
+    node_only: bool = False
     unused: tuple[RealServer, ...] = ()
     when_empty: WhenEmpty = WhenEmpty.REFUSE
     bind: bool = True

@@ -21,8 +21,9 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
-from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, VirtualServerRow
+from ipvsagent.render.members import marks_held, set_specs
+from ipvsagent.render.node_clients import NodeClients
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, SetMemberRow, VirtualServerRow
 
 
 def lock_path(config: Config) -> Path:
@@ -76,6 +77,7 @@ class Node:
             prepare=self._make_ready,
             listing=self.ipvs.services,
             set_sizes=self._set_sizes,
+            node_clients=self._node_clients(self.scheduler_works),
         )
 
     def remover(self) -> Backend:
@@ -85,8 +87,17 @@ class Node:
     def recorder(self, ops: list[Op]) -> Backend:
         """The same kernel, for a dry run."""
         return Backend(
-            IpvsRenderer(), Recorder(self.ipvs, ops), Recorder(self.addresses, ops), Recorder(self.sets, ops)
+            IpvsRenderer(),
+            Recorder(self.ipvs, ops),
+            Recorder(self.addresses, ops),
+            Recorder(self.sets, ops),
+            listing=self.ipvs.services,
+            node_clients=self._node_clients(LINUX_SCHEDULERS.__contains__),
         )
+
+    def _node_clients(self, scheduler_works: Callable[[str], bool]) -> NodeClients:
+        held = marks_held(seen.row for seen in self.sets.read(None) if isinstance(seen.row, SetMemberRow))
+        return NodeClients(self.config.local_mark_mask, held, scheduler_works)
 
     def _set_sizes(self) -> dict[str, int]:
         """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
@@ -130,9 +141,10 @@ class Node:
         host.set_sysctls()
 
 
-def empty_recorder(ops: list[Op]) -> Backend:
+def empty_recorder(ops: list[Op], mark_mask: int) -> Backend:
     """A kernel that holds nothing, for a dry run anywhere."""
-    return Backend(IpvsRenderer(), Recorder(None, ops), Recorder(None, ops), Recorder(None, ops))
+    recorders = [Recorder(None, ops) for _ in range(3)]
+    return Backend(IpvsRenderer(), *recorders, node_clients=NodeClients(mark_mask))
 
 
 def pipeline_for(

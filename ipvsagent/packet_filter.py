@@ -36,6 +36,7 @@ class PacketFilter:
         self._tables = [RuleTable(family, self.variant) for family in families()]
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         self._without_self_match: set[Family] = set()
+        self._without_marks: set[Family] = set()
 
     def install(self) -> int:
         """Write what is missing; returns how many differences there were.
@@ -64,13 +65,20 @@ class PacketFilter:
             for table in self._tables
             for chain in table.blocking
         ]
-        if not self._without_self_match:
-            return found
-        reason = (
-            f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that reaches "
-            "itself through a Service gets no answer; load the kernel module xt_bpf"
-        )
-        return [*found, Finding(FindingKind.HOST, "packet rules", reason)]
+        if self._without_self_match:
+            reason = (
+                f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that "
+                "reaches itself through a Service gets no answer; load the kernel module xt_bpf"
+            )
+            found.append(Finding(FindingKind.HOST, "packet rules", reason))
+        if self._without_marks:
+            reason = (
+                f"iptables cannot mark packets by a set ({', '.join(sorted(self._without_marks))}), so pods and "
+                "processes of this node reach external addresses of Services with externalTrafficPolicy Local by the "
+                "endpoints of this node alone, if it has any; xt_set of Linux 3.19 and iptables 1.6 can do it"
+            )
+            found.append(Finding(FindingKind.HOST, "packet rules", reason))
+        return found
 
     def close(self) -> None:
         for table in self._tables:
@@ -100,11 +108,18 @@ class PacketFilter:
                 )
         if not table.supports(Feature.BPF):
             self._without_self_match.add(table.family)
+        if not table.supports(Feature.MARK_BY_SET):
+            self._without_marks.add(table.family)
         self._rules[table.family] = self._rule_set(
-            table.family, random_fully=table.supports(Feature.RANDOM_FULLY), self_match=table.supports(Feature.BPF)
+            table.family,
+            random_fully=table.supports(Feature.RANDOM_FULLY),
+            self_match=table.supports(Feature.BPF),
+            mark_by_set=table.supports(Feature.MARK_BY_SET),
         )
 
-    def _rule_set(self, family: Family, *, random_fully: bool = True, self_match: bool = True) -> RuleSet:
+    def _rule_set(
+        self, family: Family, *, random_fully: bool = True, self_match: bool = True, mark_by_set: bool = True
+    ) -> RuleSet:
         config = self._config
         version = 6 if family is Family.IPV6 else 4
         detector = Detector(config.detect_local)
@@ -114,6 +129,7 @@ class PacketFilter:
             detector=detector,
             interface=config.pod_interface,
             pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
+            node_mark_mask=config.local_mark_mask if mark_by_set else 0,
             random_fully=random_fully,
             self_match=self_match,
         )

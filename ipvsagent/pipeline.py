@@ -6,13 +6,14 @@ Pure, given the backend's tables and `now`. Findings come out of every call, by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
 from ipvsagent.config import parse_network
 from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.model import Protocol, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState, rank_of
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
@@ -34,6 +35,7 @@ class Pipeline:
         self._options = options
         self._interface_addresses: frozenset[Address] = frozenset()
         self._facts_findings: tuple[Finding, ...] = ()
+        self._node_clients = backend.node_clients
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
         self._dirty: set[ServiceKey] = set()
@@ -78,12 +80,14 @@ class Pipeline:
         """Make the kernel as it is wanted, whatever it holds. Raises KernelError, StartError."""
         report = Report(findings=self._wish(sorted(self._dirty)))
         report.add(self.reconciler.start(now))
+        self._rearrange(report)
         return report
 
     def round(self, now: float) -> Report:
         """What has become due, after `start`."""
         origins = self._wish(sorted(self._dirty))
         report = self.reconciler.round(now)
+        self._rearrange(report)
         report.findings[:0] = origins
         return report
 
@@ -134,16 +138,36 @@ class Pipeline:
         for key in dirty:
             service = self.table.services.get(key)
             if service is None:
+                self._arrange(key, ())
                 changed, others = self.desired.replace(key, (0.0, "", ""), ())
                 origins.append((("policy", key), ()))
             else:
                 outcome = virtual_servers_for(
                     service, self.table.slices_of(key), self._facts, self._options, self.table.is_cluster_ip
                 )
-                changed, others = self.desired.replace(key, rank_of(service), outcome.virtual_servers)
-                origins.append((("policy", key), outcome.findings))
+                servers, findings = self._arrange(key, outcome.virtual_servers)
+                changed, others = self.desired.replace(key, rank_of(service), servers)
+                origins.append((("policy", key), (*outcome.findings, *findings)))
             rejudged |= others | {key}
             self._dirty.discard(key)
             self.reconciler.change(changed)
         origins.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
         return origins
+
+    def _arrange(
+        self, key: ServiceKey, servers: Sequence[VirtualServer]
+    ) -> tuple[Sequence[VirtualServer], tuple[Finding, ...]]:
+        if self._node_clients is None:
+            return servers, ()
+        return self._node_clients.arrange(key, servers, self.reconciler.may_be_taken)
+
+    def _rearrange(self, report: Report) -> None:
+        """Services that lost their mark to another program, or that a mark has become free for, are worked out anew."""
+        if self._node_clients is None:
+            return
+        for origin, _ in report.findings:
+            if isinstance(origin, VirtualServerId) and origin in self.reconciler.foreign:
+                loser = self._node_clients.lose(origin) if origin.protocol is Protocol.FWM else None
+                if loser:
+                    self._dirty.add(ServiceKey(loser.namespace, loser.service))
+        self._dirty.update(ServiceKey(*key) for key in self._node_clients.waiting())

@@ -18,6 +18,7 @@ from ipvsagent.node import pipeline_for
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
+from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import AddressRow, SetMemberRow
 from ipvsagent.sources.manifests import ManifestSource
 
@@ -27,7 +28,8 @@ CASES = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if 
 def programmed(case: Path) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
-    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
+    node_clients = NodeClients(Config().local_mark_mask)
+    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, node_clients=node_clients)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
     book = FindingBook()
     changes, findings = ManifestSource([case / "cluster.yaml"]).load_once()

@@ -46,11 +46,13 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.members import marks_held, set_specs
+from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import AddressRow, Op, RealServerRow, Row, Verb, VirtualServerRow
 
 NODE = "here"
 TIMEOUT, WINDOW = 60.0, 0.1
+MARK_MASK = 0x1FF00000
 FOREIGN = VirtualServerId(Protocol.TCP, Address("203.0.113.5"), 80)
 
 
@@ -67,6 +69,7 @@ def pipeline_on(kernel: FakeKernel) -> Pipeline:
         prepare=prepare,
         listing=kernel.ipvs.services,
         set_sizes=lambda: Counter(row.set for row in kernel.set_members),
+        node_clients=NodeClients(MARK_MASK, marks_held(kernel.set_members)),
     )
     return Pipeline(NODE, PolicyOptions(scheduler="rr"), backend, Drains(TIMEOUT, WINDOW))
 

@@ -163,13 +163,23 @@ def _service(service: ServiceRow) -> Document:
     if service.ranges:
         networks = [ipaddress.ip_network(text, strict=False) for word in service.ranges for text in RANGES[word]]
         spec["loadBalancerSourceRanges"] = [str(network) for network in networks]
+    if service.affinity:
+        spec["sessionAffinity"] = "ClientIP"
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": service.name, "namespace": "flows"},
+        "metadata": {"name": service.name, "namespace": "flows", "annotations": _preference(service)},
         "spec": spec,
         "status": {"loadBalancer": {"ingress": [{"ip": address} for address in addresses["LoadBalancer"]]}},
     }
+
+
+def _preference(service: ServiceRow) -> dict[str, str]:
+    """Weights that leave nothing to chance."""
+    if not service.prefers:
+        return {}
+    weights = ",".join(f"{address}=1000" for address in ADDRESSES[service.prefers])
+    return {"ipvsagent.io/scheduler": "sed", "ipvsagent.io/weights": f"{weights},*=1"}
 
 
 def _slice(service: ServiceRow, version: int) -> Document:

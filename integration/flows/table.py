@@ -34,7 +34,8 @@ class StandRow:
 @dataclass(frozen=True)
 class ServiceRow:
     """policies: eTP, iTP: these traffic policies are Local. addresses: of the load balancer, of both families, if they
-    are not the Service's own. ranges: words for networks."""
+    are not the Service's own. ranges: words for networks. prefers: the endpoint that is taken where it may be.
+    affinity: to the client's address."""
 
     name: str
     number: int
@@ -43,6 +44,8 @@ class ServiceRow:
     addresses: tuple[str, ...]
     port: int
     ranges: tuple[str, ...]
+    prefers: str
+    affinity: bool
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ def _service(row: Row, number: int) -> ServiceRow:
         tuple(_words(row["address"])),
         int(row["port"]),
         tuple(_words(row["ranges"])),
+        row.get("prefers", ""),
+        row.get("affinity") == "ClientIP",
     )
 
 

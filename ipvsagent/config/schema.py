@@ -220,9 +220,10 @@ SETTINGS: tuple[Setting, ...] = (
         "localMarkMask",
         kinds.MASK,
         "--local-mark-mask",
-        help="Bits of packet marks that tell clients of Local traffic policies apart.",
+        help="Bits of packet marks that lead this node's own clients to every endpoint of a Service with "
+        "externalTrafficPolicy Local; 0 = none. Others' marks must be outside.",
         section=_RULES,
-        pending=True,
+        planned=True,
     ),
     _kube_proxy(
         "cluster_cidrs",

@@ -39,6 +39,7 @@ class Feature(StrEnum):
     SET = "set"
     CONNMARK = "connmark"
     TCP_RESET = "tcp-reset"
+    MARK_BY_SET = "SET --map-mark"
 
 
 _TRIALS = {
@@ -47,6 +48,7 @@ _TRIALS = {
     Feature.IPVS: ("mangle", "-m ipvs --ipvs -j RETURN"),
     Feature.SET: ("mangle", f"-m set --match-set {TRIAL} dst -j RETURN"),
     Feature.CONNMARK: ("mangle", "-m connmark --mark 0x1/0x1 -j CONNMARK --set-xmark 0x1/0x1"),
+    Feature.MARK_BY_SET: ("mangle", f"-j SET --map-set {TRIAL} dst --map-mark"),
     Feature.TCP_RESET: ("filter", "-p tcp -j REJECT --reject-with tcp-reset"),
 }
 
@@ -138,7 +140,7 @@ class RuleTable:
     def _tries(self, feature: Feature) -> bool:
         table, rule = _TRIALS[feature]
         try:
-            with_set = _TrialSet(self.family) if feature is Feature.SET else None
+            with_set = _TrialSet(self.family) if feature in (Feature.SET, Feature.MARK_BY_SET) else None
         except (StartError, KernelError) as error:
             self.refused[feature] = str(error)
             return False
@@ -167,7 +169,7 @@ class _TrialSet:
     def __init__(self, family: Family) -> None:
         self._definitions = Definitions(timeout=10.0)
         self._definitions.destroy([TRIAL])
-        self._definitions.create(SetSpec(TRIAL, "hash:ip", family))
+        self._definitions.create(SetSpec(TRIAL, "hash:ip", family, skbinfo=True))
 
     def close(self) -> None:
         self._definitions.destroy([TRIAL])

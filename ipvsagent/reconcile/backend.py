@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from ipvsagent.errors import KernelError
 from ipvsagent.model import VirtualServer, VirtualServerId
+from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import (
     AddressRow,
     Failure,
@@ -38,6 +39,7 @@ class Backend:
     prepare: makes what the tables stand on (our interface); raises StartError.
     listing: the virtual servers without their real servers, which is far cheaper than reading all.
     set_sizes: members of each of our sets, None if there are no sets; cheap.
+    node_clients: makes two virtual servers of one that has two sets of real servers; None = the renderer knows both.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Backend:
         prepare: Callable[[], None] = lambda: None,
         listing: Callable[[], Iterable[Observed]] = tuple,
         set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
+        node_clients: NodeClients | None = None,
     ) -> None:
         self.renderer = renderer
+        self.node_clients = node_clients
         self.prepare = prepare
         self._listing = listing
         self.set_sizes = set_sizes
@@ -103,6 +107,10 @@ class Backend:
             rows.append(seen)
         if rows:
             yield _server_of(rows[0].row), rows
+
+    def foreign(self) -> set[VirtualServerId]:
+        """Ids of every virtual server of other programs."""
+        return {_server_of(seen.row) for seen in self._listing() if seen.owner is Owner.FOREIGN}
 
     def ours(self) -> list[VirtualServerId]:
         """Ids of every virtual server of ours."""

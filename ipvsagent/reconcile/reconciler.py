@@ -67,6 +67,7 @@ class Reconciler:
         self._dirty: set[VirtualServerId] = set()
         self._held: set[VirtualServerId] = set()
         self._polled = 0
+        self._strangers: set[VirtualServerId] | None = None  # at start, where a look at each would be one too many
         self._cursor: Iterator[VirtualServerId] = iter(())
 
     # What happens outside
@@ -123,6 +124,7 @@ class Reconciler:
             self.shared.repair(present, now, report)
         self._dirty.clear()
         self.started = True
+        self._strangers = None
         self._say_held(report)
         return report
 
@@ -191,6 +193,17 @@ class Reconciler:
         if ids:
             for server_id, rows in self._backend.read(ids):
                 self.drains.told(server_id, rows, now)
+
+    def may_be_taken(self, server_id: VirtualServerId) -> bool:
+        """Whether the kernel has, or may have, this virtual server: ours until its end is confirmed, or another
+        program's. For one that is about to be wanted. Raises KernelError."""
+        if server_id in self.confirmed or server_id in self.suspects or server_id in self.foreign:
+            return True
+        if self.started:
+            return any(_is_foreign(rows) for _, rows in self._backend.read([server_id]))
+        if self._strangers is None:
+            self._strangers = self._backend.foreign()
+        return server_id in self._strangers
 
     def next_due(self) -> float | None:
         """When `round` has something to do; None = not before the next change."""

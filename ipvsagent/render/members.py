@@ -12,6 +12,9 @@ LIMITED    hash:ip,port       of these, those that only some sources may reach .
 RANGE      hash:ip,port,net   ... and who may
 EMPTY      hash:ip,port       of these, those without any endpoint: new connections are refused
 SILENT     hash:ip,port       of these, those whose endpoints a Local policy keeps from everybody here: dropped
+INNER      hash:ip,port       of these, those whose endpoints a Local policy keeps from clients outside this node
+LOCAL      hash:ip,port       of these, external ones with a Local policy; each member carries the firewall mark of the
+                              virtual server for clients on this node
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from functools import lru_cache
 
 from ipvsagent.address import Family
 from ipvsagent.config import Network
-from ipvsagent.model import Frontend, VirtualServer, WhenEmpty
+from ipvsagent.model import Frontend, Protocol, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.rows import SetMemberRow, SetSpec
 
 _PREFIX = {Family.IPV4: "IPVSAGENT-", Family.IPV6: "IPVSAGENT-6-"}
@@ -36,7 +39,10 @@ _KINDS = {
     "RANGE": "hash:ip,port,net",
     "EMPTY": "hash:ip,port",
     "SILENT": "hash:ip,port",
+    "INNER": "hash:ip,port",
+    "LOCAL": "hash:ip,port",
 }
+_WITH_MARKS = "LOCAL"
 
 
 @lru_cache(maxsize=64)
@@ -46,7 +52,11 @@ def set_name(noun: str, family: Family) -> str:
 
 def set_specs() -> tuple[SetSpec, ...]:
     """Every set of both families."""
-    return tuple(SetSpec(set_name(noun, family), kind, family) for family in Family for noun, kind in _KINDS.items())
+    return tuple(
+        SetSpec(set_name(noun, family), kind, family, skbinfo=noun == _WITH_MARKS)
+        for family in Family
+        for noun, kind in _KINDS.items()
+    )
 
 
 def pod_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
@@ -61,8 +71,10 @@ def pod_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
 def members(server: VirtualServer) -> list[SetMemberRow]:
     """What a virtual server needs in the sets."""
     server_id = server.id
+    if server_id.protocol is Protocol.FWM:
+        return []
     family = server_id.family
-    place = f"{server_id.address},{server_id.protocol.lower()}:{server_id.port}"
+    place = place_of(server_id)
     nouns = ["SERVICE"]
     if server.frontend is Frontend.CLUSTER_IP:
         nouns.append("CLUSTER")
@@ -70,12 +82,32 @@ def members(server: VirtualServer) -> list[SetMemberRow]:
         nouns.append("EXTERNAL")
     if not server.real_servers:
         nouns.append("EMPTY" if server.when_empty is WhenEmpty.REFUSE else "SILENT")
+    elif server.node_only:
+        nouns.append("INNER")
     rows = [SetMemberRow(set_name(noun, family), place) for noun in nouns]
+    if server.node_mark:
+        rows.append(SetMemberRow(set_name(_WITH_MARKS, family), f"{place} skbmark {server.node_mark}"))
     if server.bind:
         rows.append(SetMemberRow(set_name("VIP", family), server_id.address))
     if server.source_ranges:
         rows.extend(_range_members(server, place, family))
     return rows
+
+
+def place_of(server_id: VirtualServerId) -> str:
+    """As a member of a set of kind hash:ip,port."""
+    return f"{server_id.address},{server_id.protocol.lower()}:{server_id.port}"
+
+
+def marks_held(rows: Iterable[SetMemberRow]) -> dict[str, int]:
+    """By the place that is marked, as `place_of` names it: the value of the mark, of rows that a kernel held."""
+    names = {set_name(_WITH_MARKS, family) for family in Family}
+    held = {}
+    for row in rows:
+        place, _, text = row.member.partition(" skbmark ")
+        if row.set in names and text:
+            held[place] = int(text.partition("/")[0], 16)
+    return held
 
 
 def _range_members(server: VirtualServer, place: str, family: Family) -> Iterable[SetMemberRow]:

@@ -12,7 +12,11 @@ POSTROUTING. Goals, and where each is met:
    mangle OUTPUT, which is the last place that sees the address before IPVS takes the packet.
 4. No endpoint: refused at once; TCP by a reset, because a bare ICMP error is rate limited and may be missed.
 5. Default-drop policies do not break Services (`INPUT`, `FORWARD`, `OUTPUT`): only what IPVS has seen is let in.
-6. Only our bit of a mark is ever touched, and only on packets to Services.
+6. Only our bits of a mark are ever touched, and only on packets to Services.
+7. Clients on this node reach every endpoint of a Service with a Local policy, by the virtual server whose firewall mark
+   the set LOCAL maps their packets to (`MARK-IN`, `MARK-OUT`). IPVS compares the whole mark, so a packet that has other
+   bits set is left as it is. Clients outside get endpoints of this node or nothing (`INPUT`, with INNER).
+8. internalTrafficPolicy Local: what has endpoints elsewhere alone is dropped, for clients on the node as well (SILENT).
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ class Detector(StrEnum):
 class RuleOptions(Struct, frozen=True):
     """masquerade_bit: 0 to 31, of both kinds of marks. interface: of the interface detectors; a prefix ends in +.
 
-    pods_known: some network is in the POD set of this family. random_fully, self_match: what iptables here can do.
+    pods_known: some network is in the POD set of this family. node_mark_mask: bits of marks that the set LOCAL maps to;
+    0 = nothing is mapped. random_fully, self_match: what iptables here can do.
     """
 
     masquerade_all: bool = False
@@ -54,6 +59,7 @@ class RuleOptions(Struct, frozen=True):
     detector: Detector = Detector.CLUSTER_CIDR
     interface: str = ""
     pods_known: bool = False
+    node_mark_mask: int = 0
     random_fully: bool = True
     self_match: bool = True
 
@@ -62,7 +68,7 @@ def rule_set(family: Family, options: RuleOptions) -> RuleSet:
     chains = (
         Chain("mangle", "IPVSAGENT-MARK-IN", tuple(_mark_in(family, options))),
         Chain("mangle", "IPVSAGENT-MARK-OUT", tuple(_mark_out(family, options))),
-        Chain("mangle", "IPVSAGENT-TRACK", (f"-m ipvs --ipvs -j CONNMARK --set-xmark {_bit(options)}",)),
+        Chain("mangle", "IPVSAGENT-TRACK", tuple(_track(options))),
         Chain("nat", "IPVSAGENT-MASQ", tuple(_masq(family, options))),
         Chain("filter", "IPVSAGENT-INPUT", tuple(_input(family, options))),
         Chain("filter", "IPVSAGENT-HOST", tuple(_host(family))),
@@ -86,20 +92,23 @@ def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
     mark = _mark(options)
     yield f"{_in_set('EXTERNAL', family)} {mark}"
     yield f"{_in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
+    pods = _from_pods(family, options)
+    if options.node_mark_mask and pods:
+        yield _map_mark(family, options, pods)
 
 
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Packets of this node's own processes. Where the kernel chose the Service's address as their source, an endpoint
-    elsewhere could not answer."""
+    """Packets of this node's own processes."""
     mark = _mark(options)
-    own = _in_set("VIP", family, "src")
     yield f"{_in_set('LIMITED', family)} {_not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{_in_set('SERVICE', family)} {own} {mark}"
+    yield f"{_in_set('SILENT', family)} -m conntrack --ctstate NEW -j DROP"
     yield f"{_in_set('EXTERNAL', family)} {mark}"
     if options.masquerade_all or options.interface:
         yield f"{_in_set('CLUSTER', family)} {mark}"
     elif options.pods_known:
         yield f"{_in_set('CLUSTER', family)} {_not_in_set('POD', family, 'src')} {mark}"
+    if options.node_mark_mask:
+        yield _map_mark(family, options, "")
 
 
 def _not_from_pods(family: Family, options: RuleOptions) -> str:
@@ -113,6 +122,29 @@ def _not_from_pods(family: Family, options: RuleOptions) -> str:
     return _in_set("VIP", family, "src") + " "
 
 
+def _from_pods(family: Family, options: RuleOptions) -> str:
+    """Matches packets of pods; ends in a space, or is empty if they cannot be told from others."""
+    if options.interface:
+        return f"-i {options.interface} "
+    return _in_set("POD", family, "src") + " " if options.pods_known else ""
+
+
+def _map_mark(family: Family, options: RuleOptions, clients: str) -> str:
+    """Every packet, not only the first: IPVS may have forgotten a connection that conntrack still knows."""
+    unmarked = f"-m mark --mark 0x0/{~options.node_mark_mask & 0xFFFFFFFF:#x}"
+    local = set_name("LOCAL", family)
+    return f"{_in_set('LOCAL', family)} {clients}{unmarked} -j SET --map-set {local} dst,dst --map-mark"
+
+
+def _track(options: RuleOptions) -> Iterable[str]:
+    """Behind IPVS. No mark that was for IPVS leaves the node."""
+    yield f"-m ipvs --ipvs -j CONNMARK --set-xmark {_bit(options)}"
+    mask = options.node_mark_mask
+    if mask:
+        ours = f"-m mark --mark 0x0/{~mask & 0xFFFFFFFF:#x} -m mark ! --mark 0x0/{mask:#x}"
+        yield f"-m ipvs --ipvs {ours} -j MARK --set-xmark 0x0/{mask:#x}"
+
+
 def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
     """Only the first packet of a connection comes here. Answers are left alone: they have their way back."""
     target = "-j MASQUERADE" + (" --random-fully" if options.random_fully else "")
@@ -121,7 +153,9 @@ def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
     if options.self_match:
         code = _SELF_V6 if family is Family.IPV6 else _SELF_V4
         yield f'-m bpf --bytecode "{code}" {target}'
+    # The kernel chose the Service's address as the source of a process of this node: no other node could answer.
     bit = _bit(options)
+    yield f"-m mark ! --mark {bit} {_in_set('VIP', family, 'src')} {target}"
     yield f"-m mark ! --mark {bit} -j RETURN"
     yield f"-j MARK --set-xmark 0x0/{bit.partition('/')[2]}"
     yield target
@@ -134,9 +168,17 @@ def _input(family: Family, options: RuleOptions) -> Iterable[str]:
     yield f"-p tcp {empty} {new} -j REJECT --reject-with tcp-reset"
     yield f"{empty} {new} -j REJECT"
     yield f"{silent} {new} -j DROP"
+    yield f"{_in_set('INNER', family)} {_outside(family, options)}{new} -j DROP"
     yield f"{_in_set('SERVICE', family)} -j ACCEPT"
     yield f"{_in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"
     yield f"-m connmark --mark {_bit(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+
+
+def _outside(family: Family, options: RuleOptions) -> str:
+    """Matches packets of clients outside this node, of what comes into filter INPUT; ends in a space or is empty."""
+    if options.interface:
+        return f"! -i {options.interface} "
+    return _not_in_set("POD", family, "src") + " " if options.pods_known else ""
 
 
 def _output(family: Family) -> Iterable[str]:
