@@ -34,7 +34,7 @@ test: setup venv ## lint, then all tests (the kernel's in a guest)
 lint: venv ## style, formatting and types
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check . ; exit 1; }
-	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest integration/lab integration/demo integration/bench integration/flows
+	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest integration/lab integration/demo integration/bench integration/flows integration/apiserver
 
 test-native: venv ## tests that need no kernel
 	$(PYTEST) -m "not kernel" tests

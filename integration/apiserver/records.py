@@ -1,0 +1,72 @@
+"""Objects as they are kept: encoded once, so that a list or an event of any number of them is only joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from integration.apiserver.resources import Resource
+
+Thing = dict[str, Any]
+"""An object as JSON has it."""
+_encode = msgspec.json.Encoder().encode
+_NO_LABELS: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One object in one version. rest: its JSON behind metadata.resourceVersion, which comes first."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    version: int
+    labels: Mapping[str, str]
+    rest: bytes
+
+    @property
+    def key(self) -> str:
+        """Lists are in this order, as in etcd."""
+        return key_of(self.namespace, self.name)
+
+    @property
+    def item(self) -> bytes:
+        """As a list holds it: the API server leaves out kind and apiVersion there."""
+        return b'{"metadata":{"resourceVersion":"%d",' % self.version + self.rest
+
+    @property
+    def whole(self) -> bytes:
+        resource = self.resource
+        head = f'{{"kind":"{resource.kind}","apiVersion":"{resource.api_version}","metadata":{{"resourceVersion":"'
+        return head.encode() + b'%d",' % self.version + self.rest
+
+    def decoded(self) -> Thing:
+        thing: Thing = msgspec.json.decode(self.whole)
+        return thing
+
+    def at(self, version: int) -> Record:
+        return replace(self, version=version)
+
+
+def key_of(namespace: str, name: str) -> str:
+    return f"{namespace}/{name}" if namespace else name
+
+
+def record(resource: Resource, thing: Thing, version: int) -> Record:
+    """Of an object with metadata.name, and metadata.namespace if it is namespaced."""
+    metadata = {key: value for key, value in thing["metadata"].items() if key != "resourceVersion"}
+    others = {key: value for key, value in thing.items() if key not in ("metadata", "kind", "apiVersion")}
+    # {"name":...},"spec":...}: the brace that opens metadata is written with the version.
+    rest = _encode(metadata)[1:]
+    if others:
+        rest += b"," + _encode(others)[1:]
+    else:
+        rest += b"}"
+    labels = metadata.get("labels")
+    namespace = metadata.get("namespace", "") if resource.namespaced else ""
+    return Record(
+        resource, namespace, metadata["name"], version, labels if isinstance(labels, dict) else _NO_LABELS, rest
+    )
