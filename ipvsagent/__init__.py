@@ -7,9 +7,9 @@ equal to what they ask for on this node. This docstring is the map.
     files                   ServiceTable          what should be            diff, drain, retry     IPVS, addresses, sets
                                                                             render/: model → rows
 
-The loop in `agent.py` drives it; `pipeline.py` is the same chain without threads and clock, and so is all of
-`run`, `plan`, `cleanup` and the tests. State is kept at the grain of a virtual server, work is done at the grain of a
-kernel row, and cost follows the change.
+`loop.py` drives it, between the threads of `agent.py`; `pipeline.py` is the same chain without threads and clock, and
+so is all of `run`, `plan`, `cleanup` and the tests. State is kept at the grain of a virtual server, work is done at the
+grain of a kernel row, and cost follows the change.
 
 To understand it in ten minutes: `model.py`, `rows.py`, `reconcile/reconciler.py`.
 
@@ -20,7 +20,7 @@ Where do I change...
     what an object must look like            cluster/decode.py
     how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)
     how long a real server drains            reconcile/drain.py, its table
-    what is repaired, and when               reconcile/reconciler.py
+    what is repaired, and when               reconcile/reconciler.py; what is looked at, reconcile/audit.py
     a netlink message                        kernel/ipvs_requests.py, ipvs_answers.py; addresses.py; ipset_messages.py
     a packet rule                            render/rules.py; what a Service puts into an ipset: render/members.py
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
@@ -29,9 +29,9 @@ Where do I change...
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     a command                                cli/, one file per command
 
-Layers, held by tests/test_layers.py: cli → agent → node, packet_filter → sources, status, kernel → pipeline →
-reconcile, render, policy → cluster → config → rows, packet_rules → model, findings, errors, address, yaml_documents,
-wrong_types. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
+Layers, held by tests/test_layers.py: cli → agent, once → loop → announce → node, packet_filter → sources, status,
+kernel → pipeline → reconcile, render, policy → cluster → config → rows, packet_rules → model, findings, errors,
+address, yaml_documents, wrong_types. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
 """
 
 __version__ = "0.1.0"

@@ -17,6 +17,7 @@ from ipvsagent.model import Protocol, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState, rank_of
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
+from ipvsagent.reconcile.audit import Audit
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
@@ -31,6 +32,7 @@ class Pipeline:
         self.table = ServiceTable()
         self.desired = DesiredState()
         self.reconciler = Reconciler(self.desired, backend, drains)
+        self.audit = Audit(self.reconciler, backend)
         self.node_name = node_name
         self._options = options
         self._interface_addresses: frozenset[Address] = frozenset()

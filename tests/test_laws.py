@@ -216,14 +216,14 @@ class Laws(RuleBasedStateMachine):
     @rule()
     def audit(self) -> None:
         self.now += 1.0
-        self.agent.pipeline.reconciler.audit(100, self.now)
+        self.agent.pipeline.audit.look(100, self.now)
 
     @rule(active=st.integers(0, 1))
     def connections_change(self, active: int) -> None:
         for server, reals in self.kernel.real_servers.items():
             for address, port in reals:
                 self.kernel.connect(server, address, port, active)
-        self.agent.pipeline.reconciler.poll_drains(10, self.now)
+        self.agent.pipeline.audit.poll_drains(10, self.now)
 
     # Trouble
 
@@ -247,7 +247,10 @@ class Laws(RuleBasedStateMachine):
         self.kernel.heal()
         self.agent = Agent(self.kernel, self.objects.values(), self.now, self.blind)
 
-    @rule(choice=st.integers(0, 1000), what=st.sampled_from(["drop", "edit", "flush", "flush sets", "stray"]))
+    @rule(
+        choice=st.integers(0, 1000),
+        what=st.sampled_from(["drop", "edit", "flush", "flush sets", "stray", "stray server"]),
+    )
     def somebody_interferes(self, choice: int, what: str) -> None:
         self.disturbed = True
         if what == "flush sets":
@@ -258,6 +261,8 @@ class Laws(RuleBasedStateMachine):
             self.kernel.drop(*ours)
             return
         rows = sorted(self.kernel.snapshot() - self.foreign_rows, key=str)
+        if what == "stray server":
+            rows = [r for r in rows if isinstance(r, VirtualServerRow) and r.id.address in self.kernel.bound]
         if not rows:
             return
         row = rows[choice % len(rows)]
@@ -267,7 +272,7 @@ class Laws(RuleBasedStateMachine):
             self.kernel.put(replace(row, weight=row.weight + 7))
         elif isinstance(row, RealServerRow) and what == "stray":
             self.kernel.put(replace(row, address=Address("10.9.9.9")))
-        elif isinstance(row, VirtualServerRow) and what == "stray":
+        elif isinstance(row, VirtualServerRow) and what == "stray server":
             self.kernel.put(replace(row, id=replace(row.id, port=4711)))
             self.audit()  # it is ours by its address alone: to be seen before that goes
             self.audit()
@@ -319,7 +324,7 @@ class Laws(RuleBasedStateMachine):
             assert reconciler.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
             assert reconciler.confirmed[server_id].service.service == self.oldest_claimant(server_id)
         assert self.agent.round(self.now) == 0, "a second round writes"
-        assert not reconciler.audit(100, self.now).drift, "belief and kernel differ"
+        assert not self.agent.pipeline.audit.look(100, self.now).drift, "belief and kernel differ"
         restarted = Agent(self.kernel, self.objects.values(), self.now, EVERYTHING_KNOWN)
         assert restarted.written == 0, "a restart writes"
         self.agent = restarted
@@ -347,7 +352,7 @@ class Laws(RuleBasedStateMachine):
         for _ in range(12):
             self.now += 40.0 if reconciler.suspects or reconciler.shared.retry else 0.2
             self.agent.round(self.now)
-            drift = reconciler.audit(100, self.now).drift
+            drift = self.agent.pipeline.audit.look(100, self.now).drift
             assert self.disturbed or not drift, "nobody interfered, and yet the kernel is not what is believed"
             # The interface tells of addresses that came and went, as its monitor does.
             for row in [*(AddressRow(a) for a in self.kernel.bound), *reconciler.shared]:
@@ -451,7 +456,6 @@ def test_an_audit_finds_and_counts_drift(kind: str) -> None:
     kernel = FakeKernel()
     agent = Agent(kernel, many(20), 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    reconciler = agent.pipeline.reconciler
     row = next(r for r in sorted(before, key=str) if isinstance(r, RealServerRow))
     if kind == "drop":
         kernel.drop(row)
@@ -461,12 +465,12 @@ def test_an_audit_finds_and_counts_drift(kind: str) -> None:
         kernel.flush()
     drift: Counter[str] = Counter()
     for second in range(10):
-        drift.update(d.kind for d in reconciler.audit(4, float(second)).drift)
+        drift.update(d.kind for d in agent.pipeline.audit.look(4, float(second)).drift)
     assert kernel.snapshot() == before
     assert drift == {"drop": {"lost": 1}, "edit": {"edited": 1}, "flush": {"lost": 100}}[kind]
     writes = kernel.ops_written
     for second in range(10):
-        assert not reconciler.audit(4, float(second)).drift
+        assert not agent.pipeline.audit.look(4, float(second)).drift
     assert kernel.ops_written == writes
 
 
@@ -475,7 +479,7 @@ def test_a_flush_is_repaired_by_the_first_slice_that_sees_it() -> None:
     agent = Agent(kernel, many(50), 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
     kernel.flush()
-    agent.pipeline.reconciler.audit(1, 1.0)
+    agent.pipeline.audit.look(1, 1.0)
     assert kernel.snapshot() == before
 
 
@@ -597,6 +601,6 @@ def test_real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:
     assert kernel.snapshot() == {theirs}
     assert server in agent.pipeline.reconciler.foreign
     kernel.drop(theirs)
-    agent.pipeline.reconciler.audit(10, 4.0)
+    agent.pipeline.audit.look(10, 4.0)
     assert kernel.snapshot() == fresh_snapshot(objects)
     assert not any(op.verb is Verb.DELETE for op in kernel.log)

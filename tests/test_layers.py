@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "ipvsagent"
 # Each layer may import those below it, and modules of its own line.
 LAYERS = [
     {"cli", "__main__"},
-    {"agent"},
+    {"agent", "once"},
+    {"loop"},
+    {"announce"},
     {"node", "packet_filter"},
     {"sources", "status", "kernel"},
     {"pipeline"},

@@ -20,7 +20,7 @@ from ipvsagent import pipeline, rows
 from ipvsagent.cluster import table
 from ipvsagent.model import Protocol
 from ipvsagent.policy import desired
-from ipvsagent.reconcile import backend, drain, reconciler, retry, shared
+from ipvsagent.reconcile import audit, backend, drain, reconciler, retry, shared
 from tests import test_laws
 
 BUGS: dict[str, tuple[Any, str, str, str]] = {
@@ -71,13 +71,13 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "rows of others are taken for ours": (
         reconciler,
-        "_is_foreign",
+        "is_foreign",
         "return bool(rows)",
         "return False and bool(rows)",
     ),
     "real servers follow a refused virtual server": (backend.Backend, "write", "if barred and", "if False and"),
-    "strays are never looked for": (reconciler.Reconciler, "audit", "if passed:", "if False:"),
-    "an audit repairs nothing": (reconciler.Reconciler, "audit", "if differing:", "if False:"),
+    "strays are never looked for": (audit.Audit, "look", "if passed:", "if False:"),
+    "an audit repairs nothing": (audit.Audit, "look", "if differing:", "if False:"),
     "a retry is never due": (retry.RetryQueue, "due", "if s.retry_at <= now", "if False"),
     "a drain never ends": (drain, "_over", "return drain.until is not None and", "return False and"),
     "what returns stays draining": (

@@ -11,7 +11,7 @@ import time
 
 from integration.bench.chain import Chain
 from integration.bench.worker import Measured
-from ipvsagent.agent import LOOK_EVERY, audit_count
+from ipvsagent.loop import LOOK_EVERY, audit_count
 
 _SLICES, _PAUSE = 40, 0.05
 
@@ -22,7 +22,7 @@ def measure(chain: Chain) -> Measured:
     for _ in range(_SLICES):
         time.sleep(_PAUSE)
         began = time.perf_counter()
-        report = chain.pipeline.reconciler.audit(count, began)
+        report = chain.pipeline.audit.look(count, began)
         taken.append(time.perf_counter() - began)
         assert not report.drift, report.drift
     began = time.perf_counter()

@@ -1,6 +1,6 @@
 """The agent's chain in this process: what its loop does to a message, without its threads and waits.
 
-The steps are those of `Agent._turn` and `Agent._take`; what differs is said in `changed`.
+The steps are those of `Loop.turn` and `Loop._take`; what differs is said in `changed`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from integration.bench.cluster import THIS_NODE
 from integration.bench.stand import INTERFACE
-from ipvsagent.agent import learn
+from ipvsagent.announce import learn
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook

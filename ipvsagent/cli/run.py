@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 
-from ipvsagent.agent import Agent, apply_once
+from ipvsagent.agent import Agent
 from ipvsagent.cli.options import PATH, SettingsCommand, given, setting_options
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
 from ipvsagent.node import Node, lock_path
+from ipvsagent.once import apply_once
 
 log = logging.getLogger("ipvsagent")
 _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}

@@ -1,4 +1,4 @@
-"""The reconciler: one round, the full comparison, and the audit. Read `_apply` first; everything ends there.
+"""The reconciler: one round, and the full comparison. Read `_apply` first; everything ends there.
 
 Three words carry it:
 
@@ -14,7 +14,7 @@ may claim them. Deletions that follow from a changed wish never wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from msgspec.structs import replace
@@ -66,9 +66,7 @@ class Reconciler:
         self.started = False
         self._dirty: set[VirtualServerId] = set()
         self._held: set[VirtualServerId] = set()
-        self._polled = 0
         self._strangers: set[VirtualServerId] | None = None  # at start, where a look at each would be one too many
-        self._cursor: Iterator[VirtualServerId] = iter(())
 
     # What happens outside
 
@@ -157,42 +155,9 @@ class Reconciler:
         self._say_held(report)
         return report
 
-    def audit(self, count: int, now: float) -> Report:
-        """Read the next `count` virtual servers and repair what differs; a missing one means a full comparison.
-
-        When all have been read once, the ids that the kernel has are compared, too: a virtual server under one of our
-        addresses that nobody wants would be missed otherwise.
-        """
-        report = Report()
-        ids, passed = self._next_slice(count)
-        differing: dict[VirtualServerId, Sequence[Observed]] = {}
-        found = dict(self._backend.read(ids)) if ids else {}
-        for server_id in ids:
-            rows = found.get(server_id, [])
-            if server_id in self.foreign:
-                if not _is_foreign(rows):
-                    differing[server_id] = rows
-            elif not rows:
-                return self.start(now)
-            elif self._drift(server_id, [seen.row for seen in rows]):
-                differing[server_id] = rows
-        if passed:
-            strays = [i for i in self._backend.ours() if i not in self.confirmed and self._is_settled(i)]
-            if strays:
-                differing.update(self._backend.read(strays))
-        if differing:
-            self._apply(differing, now, report, None, count_drift=True)
-        return report
-
-    def poll_drains(self, count: int, now: float) -> None:
-        """Read the connections of at most `count` virtual servers that drain; what is idle becomes due."""
-        draining = self.drains.polled()
-        first = self._polled % len(draining) if draining else 0
-        ids = [*draining[first:], *draining[:first]][:count]
-        self._polled = first + len(ids)
-        if ids:
-            for server_id, rows in self._backend.read(ids):
-                self.drains.told(server_id, rows, now)
+    def repair(self, found: Mapping[VirtualServerId, Sequence[Observed]], now: float, report: Report) -> None:
+        """These were read, and are not what is believed: somebody else's doing."""
+        self._apply(found, now, report, None, count_drift=True)
 
     def may_be_taken(self, server_id: VirtualServerId) -> bool:
         """Whether the kernel has, or may have, this virtual server: ours until its end is confirmed, or another
@@ -200,7 +165,7 @@ class Reconciler:
         if server_id in self.confirmed or server_id in self.suspects or server_id in self.foreign:
             return True
         if self.started:
-            return any(_is_foreign(rows) for _, rows in self._backend.read([server_id]))
+            return any(is_foreign(rows) for _, rows in self._backend.read([server_id]))
         if self._strangers is None:
             self._strangers = self._backend.foreign()
         return server_id in self._strangers
@@ -240,7 +205,7 @@ class Reconciler:
             read = found.get(server_id)
             if read is None:
                 held: Sequence[Row] = [*renderer.rows(believed), *self.drains.rows(server_id)] if believed else ()
-            elif _is_foreign(read):
+            elif is_foreign(read):
                 self._leave_to_others(server_id, wanted, report)
                 continue
             else:
@@ -249,7 +214,7 @@ class Reconciler:
                 self.foreign.discard(server_id)
                 report.say(server_id)
             if count_drift:
-                report.drifted(self._drift(server_id, held))
+                report.drifted(self.differences(server_id, held))
             ops: Sequence[Op] = diff(held, renderer.rows(wanted) if wanted else ())
             if read is not None:
                 ops = self._hold_back(server_id, wanted, ops)
@@ -356,27 +321,18 @@ class Reconciler:
 
     # Small questions
 
-    def _next_slice(self, count: int) -> tuple[list[VirtualServerId], bool]:
-        """The next ids to look at, and whether a pass over all of them ended with these."""
-        ids = list(islice(self._cursor, count))
-        passed = len(ids) < count
-        if passed:
-            self._cursor = iter([*self.confirmed, *self.foreign])
-            ids = list(dict.fromkeys([*ids, *islice(self._cursor, count - len(ids))]))
-        return [i for i in ids if (i in self.confirmed or i in self.foreign) and self._is_settled(i)], passed
-
-    def _is_settled(self, server_id: VirtualServerId) -> bool:
+    def is_settled(self, server_id: VirtualServerId) -> bool:
         """Nothing is pending for it, so that what the kernel holds should be what is believed."""
         return not (server_id in self.suspects or server_id in self._dirty or server_id in self._held)
 
-    def _drift(self, server_id: VirtualServerId, held: Sequence[Row]) -> list[Op]:
+    def differences(self, server_id: VirtualServerId, held: Sequence[Row]) -> list[Op]:
         """What would make the held rows what they are believed to be."""
         believed = self.confirmed.get(server_id)
         rows = [*self._backend.renderer.rows(believed), *self.drains.rows(server_id)] if believed else ()
         return diff(held, rows)
 
 
-def _is_foreign(rows: Sequence[Observed]) -> bool:
+def is_foreign(rows: Sequence[Observed]) -> bool:
     return bool(rows) and rows[0].owner is Owner.FOREIGN
 
 

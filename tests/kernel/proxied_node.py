@@ -227,10 +227,9 @@ class Proxy:
         self.now += seconds
         before = self.written
         with self._namespace.entered():
-            reconciler = self.pipeline.reconciler
-            reconciler.poll_drains(100, self.now)
+            self.pipeline.audit.poll_drains(100, self.now)
             self._learn(self.pipeline.round(self.now).findings)
-            self._learn(reconciler.audit(1000, self.now).findings)
+            self._learn(self.pipeline.audit.look(1000, self.now).findings)
         return self.written - before
 
     def counters(self, address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> Counters:

@@ -66,7 +66,7 @@ class Agent:
         before = self.pipeline.reconciler._backend.ops_written
         for seconds in (0.2, 1.0, 2 * self._config.drain_timeout, 1.0):
             self.now += seconds
-            self.pipeline.reconciler.poll_drains(100, self.now)
+            self.pipeline.audit.poll_drains(100, self.now)
             report = self.pipeline.round(self.now)
             assert not report.failures, report.failures
         return self.pipeline.reconciler._backend.ops_written - before
@@ -97,7 +97,7 @@ def state_after(histories: Iterable[Cluster], *, restarts: Sequence[bool] = ()) 
             agent.rest()
             held = agent.kernel()
             assert agent.rest() == 0
-            assert not agent.pipeline.reconciler.audit(100, agent.now).drift
+            assert not agent.pipeline.audit.look(100, agent.now).drift
             agent.restart()
             assert agent.kernel() == held
             agent.close()

@@ -1,0 +1,37 @@
+"""What an agent says in its log: findings that appeared or are over, drift, and what a start came to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ipvsagent.findings import FindingBook, Severity
+from ipvsagent.pipeline import Origins, Pipeline
+from ipvsagent.reconcile.report import Drift
+from ipvsagent.status.snapshot import totals_of
+
+log = logging.getLogger("ipvsagent")
+
+LOGGED_DRIFT = 10
+
+
+def learn(book: FindingBook, origins: Origins) -> None:
+    """Note what was found, and log what is new and what is over."""
+    for origin, findings in origins:
+        appeared, cleared = book.replace(origin, findings)
+        for finding in appeared:
+            log.log(logging.ERROR if finding.severity is Severity.ERROR else logging.WARNING, "%s", finding)
+        for finding in cleared:
+            log.info("no longer so: %s", finding)
+
+
+def say_drift(drifts: Sequence[Drift]) -> None:
+    for drift in drifts[:LOGGED_DRIFT]:
+        log.warning("drift (%s): repaired by `%s`", drift.kind, drift.op)
+    if len(drifts) > LOGGED_DRIFT:
+        log.warning("drift: %d more rows differed and were repaired", len(drifts) - LOGGED_DRIFT)
+
+
+def totals_text(pipeline: Pipeline) -> str:
+    totals = totals_of(pipeline)
+    return f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"

@@ -1,0 +1,256 @@
+"""The main loop: what an agent does with messages and with time. It owns all state and every kernel handle it writes
+with; what other threads know comes through the inbox, and it starts none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ipvsagent import __version__
+from ipvsagent.announce import learn, say_drift, totals_text
+from ipvsagent.cluster.objects import Changes
+from ipvsagent.config import Config
+from ipvsagent.errors import KernelError, StartError
+from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
+from ipvsagent.kernel import host
+from ipvsagent.kernel.addresses import is_ipv6_link_local
+from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
+from ipvsagent.node import Node, pipeline_for
+from ipvsagent.pipeline import Origins
+from ipvsagent.reconcile.report import Report
+from ipvsagent.rows import AddressRow
+from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.status import socket as status_socket
+from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
+
+log = logging.getLogger("ipvsagent")
+
+LOOK_EVERY = 1.0
+LOOK_AT_HOST_EVERY = 10.0
+POLLED_AT_ONCE = 64
+FAST_PASS = 5.0
+SLOW_PASS = 300.0
+RETRY_START_AFTER = (1.0, 30.0)
+
+
+def audit_count(servers: int) -> int:
+    """Virtual servers that one look of the audit reads: a pass takes 5 s when they are few, and at most 5 minutes."""
+    return max(math.ceil(servers * LOOK_EVERY / SLOW_PASS), min(servers, math.ceil(100 * LOOK_EVERY / FAST_PASS)), 1)
+
+
+class RulesRepaired(msgspec.Struct, frozen=True):
+    """Somebody changed our packet rules, and they are as they should be again."""
+
+    differences: int
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """End the loop; `reason` is logged."""
+
+    reason: str
+
+
+class Loop:
+    """install_rules: writes the packet rules and sees to it that they stay; called until it returns once.
+
+    It raises KernelError and StartError, and what it finds wrong is returned.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        node: Node,
+        inbox: Inbox,
+        install_rules: Callable[[], Sequence[Finding]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._node = node
+        self._backend = node.backend()
+        self._clock = clock
+        self._inbox = inbox
+        self._install_rules = install_rules
+        self._book = FindingBook()
+        self._pipeline = pipeline_for(config, self._backend, window=config.window, scheduler_works=node.scheduler_works)
+        self._born = clock()
+        self._changed_at: float | None = None
+        self._round_ended = float("-inf")
+        self._start_due = 0.0
+        self._start_delay = RETRY_START_AFTER[0]
+        self._look_due = 0.0
+        self._host_due = 0.0
+        self._start_writes = 0
+        self._start_seconds = 0.0
+        self._settled = False
+        self._rules_installed = False
+        self._drift: Counter[str] = Counter()
+
+    def turn(self) -> bool:
+        """Wait for messages or the next deadline, then do what is due. False = stop."""
+        wait = self._wake_at() - self._clock()
+        messages = self._inbox.take(None if wait == float("inf") else max(0.0, wait))
+        addresses_moved = False
+        for message in messages:
+            if isinstance(message, Stop):
+                log.info("stopping (%s); what is programmed stays", message.reason)
+                return False
+            if isinstance(message, BaseException):
+                raise message
+            addresses_moved |= self._take(message)
+        if addresses_moved:
+            self._guard(self.learn_addresses)
+        now = self._clock()
+        if not self._pipeline.reconciler.started:
+            if self._pipeline.table.synced and now >= self._start_due:
+                self._start(now)
+            return True
+        due = self._pipeline.next_due()
+        if due is not None and max(due, self._round_ended + self._config.window) <= now:
+            self._guard(lambda: self._pipeline.round(now))
+            self._round_ended = self._clock()
+            self._say_settled()
+        if now >= self._look_due:
+            self._look_due = now + LOOK_EVERY
+            self._guard(lambda: self._look(now))
+        return True
+
+    def _wake_at(self) -> float:
+        if not self._pipeline.reconciler.started:
+            return self._start_due if self._pipeline.table.synced else float("inf")
+        wake = self._look_due
+        due = self._pipeline.next_due()
+        return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
+
+    def _take(self, message: object) -> bool:
+        """True if this node's other addresses may have changed."""
+        if isinstance(message, Changes):
+            now = self._clock()
+            self._changed_at = now
+            self._learn(self._pipeline.take(message, now))
+        elif isinstance(message, Findings):
+            self._learn([(message.origin, message.findings)])
+        elif isinstance(message, AddressChange) and message.interface == self._config.interface:
+            self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
+        elif isinstance(message, AddressChange) and not is_ipv6_link_local(message.address):
+            return message.present != self._pipeline.has_interface_address(message.address)
+        elif isinstance(message, LinkChange):
+            if message.interface == self._config.interface and not message.present:
+                self._doubt_addresses()
+        elif isinstance(message, Overflow):
+            self._doubt_addresses()
+            return True
+        elif isinstance(message, RulesRepaired):
+            self._drift["rules"] += message.differences
+            log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
+        elif isinstance(message, status_socket.Query):
+            message.answer.put(self._snapshot())
+        return False
+
+    def learn_addresses(self) -> None:
+        self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+
+    def _doubt_addresses(self) -> None:
+        now = self._clock()
+        for row in self._pipeline.reconciler.shared:
+            if isinstance(row, AddressRow):
+                self._pipeline.reconciler.shared.retry.doubt(row, now)
+
+    def _start(self, now: float) -> None:
+        report = self._guard(lambda: self._first_programming(now))
+        if report is None:
+            self._start_due = now + self._start_delay
+            self._start_delay = min(self._start_delay * 2, RETRY_START_AFTER[1])
+            return
+        self._round_ended = self._clock()
+        self._start_writes, self._start_seconds = report.written, self._round_ended - now
+        self._settled = in_sync(self._pipeline)
+        log.info(
+            "%s: %s (%d writes, %.2f s)",
+            "in sync" if self._settled else "programmed, but not all of it",
+            totals_text(self._pipeline),
+            report.written,
+            self._start_seconds,
+        )
+
+    def _first_programming(self, now: float) -> Report:
+        """Sets, then the rules that ask them, then everything else: no address is bound that is not protected."""
+        if not self._rules_installed:
+            self._backend.prepare()
+            self._learn([("packet rules", tuple(self._install_rules()))])
+            self._rules_installed = True
+        return self._pipeline.begin(now)
+
+    def _say_settled(self) -> None:
+        settled = in_sync(self._pipeline)
+        if settled and not self._settled:
+            log.info("in sync again")
+        self._settled = settled
+
+    def _look(self, now: float) -> Report:
+        """Once a second: connections of what drains, sizes of sets, the next slice of the audit."""
+        pipeline = self._pipeline
+        if now >= self._host_due:
+            self._host_due = now + LOOK_AT_HOST_EVERY
+            self._look_at_host()
+        pipeline.audit.poll_drains(POLLED_AT_ONCE, now)
+        pipeline.reconciler.shared.check_sizes(now)
+        return pipeline.audit.look(audit_count(len(pipeline.desired)), now)
+
+    def _look_at_host(self) -> None:
+        """What is wrong with the host, and left to its operator."""
+        families = {server_id.family for server_id in self._pipeline.desired}
+        self._learn([("host", tuple(host.host_findings(families)))])
+        fault = self._node.ownership.ledger.fault
+        findings: tuple[Finding, ...] = ()
+        if fault:
+            reason = (
+                f"cannot be written ({fault.strerror}); after a restart, virtual servers on node addresses look foreign"
+            )
+            findings = (Finding(FindingKind.HOST, str(self._node.ledger_path), reason, severity=Severity.ERROR),)
+        self._learn([("ledger", findings)])
+
+    def _guard(self, work: Callable[[], Report | None]) -> Report | None:
+        """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on."""
+        try:
+            report = work()
+        except (KernelError, StartError) as error:
+            finding = Finding(FindingKind.HOST, "kernel", str(error), severity=Severity.ERROR)
+            self._learn([("tables", (finding,))])
+            return None
+        self._learn([("tables", ())])
+        if report is None:
+            return None
+        self._learn(report.findings)
+        self._drift.update(drift.kind for drift in report.drift)
+        say_drift(report.drift)
+        return report
+
+    def _learn(self, origins: Origins) -> None:
+        learn(self._book, origins)
+
+    def _snapshot(self) -> Snapshot:
+        now = self._clock()
+        return Snapshot(
+            version=__version__,
+            pid=os.getpid(),
+            node=self._config.node_name,
+            backend="ipvs",
+            interface=self._config.interface,
+            uptime=now - self._born,
+            in_sync=in_sync(self._pipeline),
+            seconds_since_change=None if self._changed_at is None else now - self._changed_at,
+            start_writes=self._start_writes,
+            start_seconds=self._start_seconds,
+            ops_written=self._backend.ops_written,
+            rows_read=self._backend.rows_read,
+            drift=dict(self._drift),
+            totals=totals_of(self._pipeline),
+            virtual_servers=server_views(self._pipeline, now),
+            findings=tuple(self._book.current()),
+        )

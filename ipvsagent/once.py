@@ -1,0 +1,43 @@
+"""`run --once`: the pipeline with one look at the source and no loop behind it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from ipvsagent.announce import learn, totals_text
+from ipvsagent.config import Config
+from ipvsagent.findings import FindingBook
+from ipvsagent.node import Node, pipeline_for
+from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.sources.manifests import ManifestSource
+
+log = logging.getLogger("ipvsagent")
+
+
+def apply_once(config: Config, node: Node) -> bool:
+    """Make the kernel as the source wants it now; False if the kernel refused something.
+
+    Raises SourceError, KernelError and StartError.
+    """
+    began = time.monotonic()
+    book = FindingBook()
+    backend = node.backend()
+    backend.prepare()
+    rules = PacketFilter(config)
+    rules.install()
+    learn(book, [("packet rules", tuple(rules.findings()))])
+    pipeline = pipeline_for(config, backend, window=0, scheduler_works=node.scheduler_works)
+    pipeline.node_addresses(node.addresses.node_addresses())
+    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
+    learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
+    report = pipeline.begin(began)
+    learn(book, report.findings)
+    log.info(
+        "%s: %s (%d writes, %.2f s)",
+        "applied, with failures" if report.failures else "applied",
+        totals_text(pipeline),
+        report.written,
+        time.monotonic() - began,
+    )
+    return not report.failures

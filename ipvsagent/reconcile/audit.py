@@ -1,0 +1,73 @@
+"""The audit: a look at a part of the kernel now and then, so that what others change there comes back.
+
+It reads and compares; the reconciler repairs. The caller says how much is looked at and when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from ipvsagent.model import VirtualServerId
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.reconciler import Reconciler, is_foreign
+from ipvsagent.reconcile.report import Report
+from ipvsagent.rows import Observed
+
+
+class Audit:
+    def __init__(self, reconciler: Reconciler, backend: Backend) -> None:
+        self._reconciler = reconciler
+        self._backend = backend
+        self._polled = 0
+        self._cursor: Iterator[VirtualServerId] = iter(())
+
+    def look(self, count: int, now: float) -> Report:
+        """Read the next `count` virtual servers and repair what differs; a missing one means a full comparison.
+
+        When all have been read once, the ids that the kernel has are compared, too: a virtual server under one of our
+        addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
+        """
+        reconciler = self._reconciler
+        report = Report()
+        ids, passed = self._next_slice(count)
+        differing: dict[VirtualServerId, Sequence[Observed]] = {}
+        found = dict(self._backend.read(ids)) if ids else {}
+        for server_id in ids:
+            rows = found.get(server_id, [])
+            if server_id in reconciler.foreign:
+                if not is_foreign(rows):
+                    differing[server_id] = rows
+            elif not rows:
+                return reconciler.start(now)
+            elif reconciler.differences(server_id, [seen.row for seen in rows]):
+                differing[server_id] = rows
+        if passed:
+            strays = [i for i in self._backend.ours() if i not in reconciler.confirmed and reconciler.is_settled(i)]
+            if strays:
+                differing.update(self._backend.read(strays))
+        if differing:
+            reconciler.repair(differing, now, report)
+        return report
+
+    def poll_drains(self, count: int, now: float) -> None:
+        """Read the connections of at most `count` virtual servers that drain; what is idle becomes due."""
+        drains = self._reconciler.drains
+        draining = drains.polled()
+        first = self._polled % len(draining) if draining else 0
+        ids = [*draining[first:], *draining[:first]][:count]
+        self._polled = first + len(ids)
+        if ids:
+            for server_id, rows in self._backend.read(ids):
+                drains.told(server_id, rows, now)
+
+    def _next_slice(self, count: int) -> tuple[list[VirtualServerId], bool]:
+        """The next ids to look at, and whether a pass over all of them ended with these."""
+        reconciler = self._reconciler
+        confirmed, foreign = reconciler.confirmed, reconciler.foreign
+        ids = list(islice(self._cursor, count))
+        passed = len(ids) < count
+        if passed:
+            self._cursor = iter([*confirmed, *foreign])
+            ids = list(dict.fromkeys([*ids, *islice(self._cursor, count - len(ids))]))
+        return [i for i in ids if (i in confirmed or i in foreign) and reconciler.is_settled(i)], passed
