@@ -25,6 +25,7 @@ SECONDS = {
     "test_agent_rules.py": 65,
     "test_agent_process.py": 70,
     "test_flows_planted.py": 35,
+    "test_agent_http.py": 12,
     "test_agreement.py": 40,
     "test_contract.py": 20,
     "test_traffic_balance.py": 15,

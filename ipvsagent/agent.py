@@ -8,6 +8,7 @@ undone at exit: traffic must outlive the agent.
 from __future__ import annotations
 
 import logging
+import os
 import select
 import signal
 import threading
@@ -21,10 +22,12 @@ from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.loop import Loop, RulesRepaired, Stop
 from ipvsagent.node import Node
-from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.packet_filter import PacketFilter, families
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.manifests import ManifestSource
 from ipvsagent.status import socket as status_socket
+from ipvsagent.status.server import Server
+from ipvsagent.status.vitals import Vitals
 
 log = logging.getLogger("ipvsagent")
 
@@ -38,7 +41,9 @@ class Agent:
         self._config = config
         self._node = node
         self._inbox = Inbox()
-        self._loop = Loop(config, node, self._inbox, self._install_rules, clock)
+        self._vitals = Vitals(config, families(), self._inbox.put, os.environ)
+        self._server = Server(config, self._vitals)
+        self._loop = Loop(config, node, self._inbox, self._vitals, self._install_rules, clock)
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -51,11 +56,15 @@ class Agent:
         self._start_thread("source", lambda: self._watch(source))
         self._start_thread("addresses", lambda: self._monitor(monitor))
         status_socket.serve(self._node.socket_path, self._inbox, self._stop)
+        self._server.start()
+        self._vitals.supervisor.ready()
         try:
             while self._loop.turn():
                 pass
         finally:
             self._stop.set()
+            self._vitals.supervisor.stopping()
+            self._server.close()
             self._node.socket_path.unlink(missing_ok=True)
 
     def _install_rules(self) -> Sequence[Finding]:

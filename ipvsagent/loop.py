@@ -27,7 +27,9 @@ from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import AddressRow
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.status import socket as status_socket
+from ipvsagent.status.metrics import Readings, ReadingsWanted
 from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
+from ipvsagent.status.vitals import BEAT_EVERY, Vitals
 
 log = logging.getLogger("ipvsagent")
 
@@ -67,6 +69,7 @@ class Loop:
         config: Config,
         node: Node,
         inbox: Inbox,
+        vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
         clock: Callable[[], float],
     ) -> None:
@@ -75,6 +78,8 @@ class Loop:
         self._backend = node.backend()
         self._clock = clock
         self._inbox = inbox
+        self._vitals = vitals
+        self._failing = False
         self._install_rules = install_rules
         self._book = FindingBook()
         self._pipeline = pipeline_for(config, self._backend, window=config.window, scheduler_works=node.scheduler_works)
@@ -93,8 +98,13 @@ class Loop:
 
     def turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
-        wait = self._wake_at() - self._clock()
-        messages = self._inbox.take(None if wait == float("inf") else max(0.0, wait))
+        going_on = self._turn()
+        self._vitals.stands(self._pipeline, failing=self._failing)
+        return going_on
+
+    def _turn(self) -> bool:
+        messages = self._inbox.take(max(0.0, min(self._wake_at() - self._clock(), BEAT_EVERY)))
+        self._vitals.turned()
         addresses_moved = False
         for message in messages:
             if isinstance(message, Stop):
@@ -112,8 +122,9 @@ class Loop:
             return True
         due = self._pipeline.next_due()
         if due is not None and max(due, self._round_ended + self._config.window) <= now:
-            self._guard(lambda: self._pipeline.round(now))
+            report = self._guard(lambda: self._pipeline.round(now))
             self._round_ended = self._clock()
+            self._vitals.synced(self._round_ended - now, success=report is not None)
             self._say_settled()
         if now >= self._look_due:
             self._look_due = now + LOOK_EVERY
@@ -132,6 +143,7 @@ class Loop:
         if isinstance(message, Changes):
             now = self._clock()
             self._changed_at = now
+            self._vitals.changed(message)
             self._learn(self._pipeline.take(message, now))
         elif isinstance(message, Findings):
             self._learn([(message.origin, message.findings)])
@@ -150,6 +162,8 @@ class Loop:
             log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
+        elif isinstance(message, ReadingsWanted):
+            message.answer.put(self._readings())
         return False
 
     def learn_addresses(self) -> None:
@@ -163,6 +177,7 @@ class Loop:
 
     def _start(self, now: float) -> None:
         report = self._guard(lambda: self._first_programming(now))
+        self._vitals.synced(self._clock() - now, success=report is not None)
         if report is None:
             self._start_due = now + self._start_delay
             self._start_delay = min(self._start_delay * 2, RETRY_START_AFTER[1])
@@ -222,7 +237,9 @@ class Loop:
         except (KernelError, StartError) as error:
             finding = Finding(FindingKind.HOST, "kernel", str(error), severity=Severity.ERROR)
             self._learn([("tables", (finding,))])
+            self._failing = True
             return None
+        self._failing = False
         self._learn([("tables", ())])
         if report is None:
             return None
@@ -233,6 +250,18 @@ class Loop:
 
     def _learn(self, origins: Origins) -> None:
         learn(self._book, origins)
+
+    def _readings(self) -> Readings:
+        return Readings(
+            totals=totals_of(self._pipeline),
+            in_sync=in_sync(self._pipeline),
+            backend="ipvs",
+            node=self._config.node_name,
+            ops_written=self._backend.ops_written,
+            rows_read=self._backend.rows_read,
+            drift=dict(self._drift),
+            findings=dict(Counter((f.kind.value, f.severity.value) for f in self._book.current())),
+        )
 
     def _snapshot(self) -> Snapshot:
         now = self._clock()

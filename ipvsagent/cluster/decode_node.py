@@ -9,6 +9,7 @@ from ipvsagent.cluster.objects import Node, ObjectKey
 from ipvsagent.findings import Finding
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
+AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
 def node_of(item: wire.Node, findings: list[Finding]) -> Node:
@@ -36,6 +37,8 @@ def node_of(item: wire.Node, findings: list[Finding]) -> Node:
         name=key.name,
         addresses=tuple(addresses),
         zone=(metadata.labels or {}).get(ZONE_LABEL, ""),
+        # As NodeEligible in pkg/proxy/healthcheck/proxy_health.go.
+        leaving=bool(metadata.deletionTimestamp) or any(taint.key == AUTOSCALER_TAINT for taint in spec.taints or ()),
         pod_cidrs=tuple(pod_cidrs),
         annotations=annotations_of(metadata),
     )

@@ -107,11 +107,15 @@ class EndpointSlice(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Node(Struct, frozen=True, gc=False, kw_only=True):
-    """addresses: InternalIP and ExternalIP, in the object's order. zone: label topology.kubernetes.io/zone, or ""."""
+    """addresses: InternalIP and ExternalIP, in the object's order. zone: label topology.kubernetes.io/zone, or "".
+
+    leaving: it is being deleted, or the cluster autoscaler is about to remove it: no new traffic from load balancers.
+    """
 
     name: str
     addresses: tuple[Address, ...] = ()
     zone: str = ""
+    leaving: bool = False
     pod_cidrs: tuple[str, ...] = ()
     annotations: dict[str, str] = {}
 

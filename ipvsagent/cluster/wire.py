@@ -14,6 +14,7 @@ class Metadata(Struct, frozen=True, gc=False):
     name: str | None = None
     namespace: str | None = None
     creationTimestamp: str | None = None
+    deletionTimestamp: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
 
@@ -107,9 +108,14 @@ class EndpointSlice(Struct, frozen=True, gc=False):
     ports: tuple[EndpointPort, ...] | None = None
 
 
+class Taint(Struct, frozen=True, gc=False):
+    key: str | None = None
+
+
 class NodeSpec(Struct, frozen=True, gc=False):
     podCIDR: str | None = None
     podCIDRs: tuple[str, ...] | None = None
+    taints: tuple[Taint, ...] | None = None
 
 
 class NodeAddress(Struct, frozen=True, gc=False):

@@ -1,0 +1,199 @@
+"""HTTP listeners: any number of addresses, one thread that accepts, one short-lived thread for each request.
+
+An address that cannot be listened on is tried again every five seconds, because what holds it may go away: the agent
+that a rolling update replaces does (pkg/proxy/healthcheck/proxy_health.go does the same). Answers must come from
+facts that are at hand: whoever serves a request must not wait for the main loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from http.server import BaseHTTPRequestHandler
+from socketserver import TCPServer, ThreadingMixIn
+
+from msgspec import Struct
+
+from ipvsagent.address import Address, endpoint_text
+
+log = logging.getLogger("ipvsagent")
+
+_Key = tuple[str, Hashable]
+
+RETRY_AFTER = 5.0
+REQUEST_WITHIN = 10.0
+REQUESTS_AT_ONCE = 32
+
+
+class Response(Struct, frozen=True):
+    status: int
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Answer = Callable[[Hashable, str, str], Response]
+"""From the listener's key, the path without its query, and the request's Accept header."""
+
+
+class Place(Struct, frozen=True):
+    """Where to listen. only_family: `::` does not take IPv4 clients, too."""
+
+    host: str
+    port: int
+    only_family: bool = False
+
+    def __str__(self) -> str:
+        return endpoint_text(Address(self.host), self.port)
+
+
+class Listeners:
+    """Listeners come in groups, each with one function that answers. Any thread may say what is wanted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: dict[_Key, Place] = {}
+        self._answers: dict[str, Answer] = {}
+        self._open: dict[_Key, tuple[Place, _Server]] = {}
+        self._faults: dict[_Key, str] = {}
+        self._retry_at = float("-inf")
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._ended = False
+
+    def want(self, group: str, places: Mapping[Hashable, Place], answer: Answer) -> None:
+        """All listeners of a group as they should be from now on, by any key of the caller's."""
+        with self._lock:
+            kept = {key: place for key, place in self._wanted.items() if key[0] != group}
+            wanted = kept | {(group, key): place for key, place in places.items()}
+            self._answers[group] = answer
+            if wanted == self._wanted:
+                return
+            self._wanted = wanted
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b"x")
+
+    def faults(self, group: str) -> dict[Hashable, str]:
+        """Where it cannot be listened just now, and why."""
+        with self._lock:
+            return {key[1]: why for key, why in self._faults.items() if key[0] == group}
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="http", daemon=True).start()
+
+    def close(self) -> None:
+        """Listens nowhere when this returns."""
+        with self._lock:
+            self._ended = True
+            self._wanted = {}
+        self._arrange()
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._arrange()
+            wait = max(0.0, self._retry_at - time.monotonic()) if self._faults else None
+            for key, _ in self._selector.select(wait):
+                if key.data is None:
+                    with contextlib.suppress(OSError):
+                        self._wake_read.recv(4096)
+                    continue
+                try:
+                    key.data.handle_request()
+                except (OSError, ValueError) as error:  # no descriptor left, or closed meanwhile
+                    log.debug("http: %s", error)
+                    time.sleep(0.1)
+
+    def _arrange(self) -> None:
+        """Open what is wanted and not open, close what is open and not wanted."""
+        with self._lock:
+            for key, (place, server) in list(self._open.items()):
+                if self._wanted.get(key) != place:
+                    del self._open[key]
+                    self._selector.unregister(server.socket)
+                    server.server_close()
+            again = time.monotonic() >= self._retry_at
+            if again:
+                self._retry_at = time.monotonic() + RETRY_AFTER
+            self._faults = {key: why for key, why in self._faults.items() if key in self._wanted}
+            for key, place in self._wanted.items():
+                if key in self._open or (key in self._faults and not again):
+                    continue
+                try:
+                    server = _Server(place, key[1], self._answers[key[0]])
+                except (OSError, OverflowError) as error:
+                    if key not in self._faults:
+                        log.warning("cannot listen on %s: %s; tried again", place, error)
+                    self._faults[key] = str(error)
+                    continue
+                self._faults.pop(key, None)
+                self._open[key] = (place, server)
+                self._selector.register(server.socket, selectors.EVENT_READ, server)
+
+
+class _Server(ThreadingMixIn, TCPServer):
+    """Raises OSError if the address cannot be listened on."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+    timeout = 0
+
+    def __init__(self, place: Place, key: Hashable, answer: Answer) -> None:
+        self.address_family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        self._only_family = place.only_family
+        self.key = key
+        self.answer = answer
+        self._places = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
+        super().__init__((place.host, place.port), _Request)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._only_family)
+        super().server_bind()
+
+    def process_request(self, request: object, client_address: object) -> None:
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)  # type: ignore[arg-type]
+            return
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.debug("http: a request of %s failed", client_address, exc_info=True)
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = REQUEST_WITHIN
+
+    def do_GET(self) -> None:
+        response = self.server.answer(self.server.key, self.path.partition("?")[0], self.headers.get("Accept", ""))
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
+        for name, value in response.headers:
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    do_HEAD = do_GET
+
+    def version_string(self) -> str:
+        return "ipvsagent"
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug("http: %s %s", self.client_address[0], format % args)

@@ -1,0 +1,71 @@
+"""The agent's HTTP servers, put together: which path of which address answers what.
+
+The health address (for kubelet and load balancers) has /healthz and /livez; the metrics address (loopback by default)
+has /metrics, /proxyMode, /configz and a /healthz of its own that only says that the process answers, as kube-proxy's do
+(cmd/kube-proxy/app/server.go).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import msgspec
+
+from ipvsagent.config import Config
+from ipvsagent.status.listeners import Listeners, Place, Response
+from ipvsagent.status.vitals import Vitals
+
+_GROUP = "agent"
+
+
+class Server:
+    def __init__(self, config: Config, vitals: Vitals) -> None:
+        self._config = config
+        self._health = vitals.health
+        self._metrics = vitals.metrics
+        self._listeners = Listeners()
+
+    def start(self) -> None:
+        places: dict[Hashable, Place] = {}
+        for key, text in (("health", self._config.healthz_address), ("metrics", self._config.metrics_address)):
+            if text:
+                places[key] = place_of(text)
+        self._listeners.want(_GROUP, places, self._answer)
+        self._listeners.start()
+
+    def close(self) -> None:
+        """The addresses are free for the next agent when this returns."""
+        self._listeners.close()
+
+    def _answer(self, key: Hashable, path: str, accept: str) -> Response:
+        pages = {"health": ("/healthz", "/livez"), "metrics": ("/metrics", "/healthz", "/proxyMode", "/configz")}
+        known = pages[str(key)]
+        if path not in known:
+            return Response(404, f"not here; there are {', '.join(known)}\n".encode())
+        if key == "health":
+            response = self._health.livez() if path == "/livez" else self._health.healthz()
+            self._metrics.answered(path, response.status)
+            return response
+        if path == "/metrics":
+            body, content_type = self._metrics.exposition(accept)
+            return Response(200, body, content_type)
+        if path == "/proxyMode":
+            return Response(200, b"ipvs")
+        if path == "/configz":
+            return Response(200, _configuration(self._config) + b"\n", "application/json")
+        return Response(200, b"ok")
+
+
+def place_of(address: str) -> Place:
+    """`0.0.0.0:10256` or `[::]:10256`, as the configuration has checked it."""
+    host, _, port = address.rpartition(":")
+    return Place(host.strip("[]"), int(port))
+
+
+def _configuration(config: Config) -> bytes:
+    return msgspec.json.encode({"ipvsagent": config}, enc_hook=_as_text)
+
+
+def _as_text(value: Any) -> str:
+    return str(value)

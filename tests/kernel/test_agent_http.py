@@ -1,0 +1,104 @@
+"""What kubelet, load balancers and Prometheus are told by an agent that works on a real kernel."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.agent_processes import Agents, Process
+from tests.kernel.cluster_documents import endpoint_slice, node, service
+from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
+
+pytestmark = pytest.mark.kernel
+
+HEALTH, METRICS = 10256, 10249
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[ProxiedNode]:
+    made = ProxiedNode()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def agents(place, tmp_path_factory) -> Iterator[Agents]:
+    made = Agents(place.node, tmp_path_factory.mktemp("agents"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def agent(agents, place) -> Iterator[Process]:
+    """One that is in sync; what it began with is gone afterwards."""
+    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
+    process = agents.in_sync()
+    yield process
+    agents.stop_all()
+    shutil.rmtree(agents.state_dir, ignore_errors=True)
+
+
+def get(place: ProxiedNode, port: int, path: str) -> tuple[int, str]:
+    """(status, body), asked from within the node."""
+    with place.node.entered():
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def samples(place: ProxiedNode) -> dict[str, float]:
+    status, text = get(place, METRICS, "/metrics")
+    assert status == 200
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def test_health_metrics_and_the_rest(place, agents, agent):
+    began = time.time() - 600
+    status, body = get(place, HEALTH, "/healthz")
+    document = json.loads(body)
+    assert (status, document["healthy"], document["nodeEligible"]) == (200, True, True)
+    assert document["status"]["IPv4"]["healthy"] is True
+    assert get(place, HEALTH, "/livez")[0] == 200
+    assert get(place, HEALTH, "/metrics")[0] == 404
+    assert get(place, METRICS, "/proxyMode") == (200, "ipvs")
+    assert get(place, METRICS, "/healthz") == (200, "ok")
+    assert json.loads(get(place, METRICS, "/configz")[1])["ipvsagent"]["interface"] == "kube-ipvs0"
+
+    first = samples(place)
+    assert first["ipvsagent_virtual_servers"] == 1 and first["ipvsagent_real_servers"] == 2
+    assert first["ipvsagent_in_sync"] == 1
+    assert first['kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}'] == 1
+    assert first['kubeproxy_proxy_livez_total{code="200"}'] == 1
+    assert began <= first['kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'] <= time.time()
+
+    place.node.run("ipvsadm", "-C")
+    eventually(lambda: samples(place)['ipvsagent_drift_total{kind="lost"}'] > 0, 20)
+
+
+def test_a_node_that_leaves(place, agents, agent):
+    leaving = node()
+    leaving["spec"] = {
+        **leaving.get("spec", {}),
+        "taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}],
+    }
+    agents.writes("node.json", json.dumps(leaving))
+    (agents.source / "objects.json").unlink()
+    eventually(lambda: get(place, HEALTH, "/healthz")[0] == 503, 20)
+    assert json.loads(get(place, HEALTH, "/healthz")[1])["nodeEligible"] is False
+    assert get(place, HEALTH, "/livez")[0] == 200
+
+
+def test_a_second_agent_takes_the_ports_over(place, agents, agent):
+    second = agents.start("run")
+    second.says("holds this node; waiting")
+    agent.send(signal.SIGTERM)
+    second.says("in sync")
+    eventually(lambda: get(place, HEALTH, "/livez")[0] == 200, 20)

@@ -1,0 +1,212 @@
+"""Health, as kubelet and load balancers ask for it: real sockets, a clock of the test's own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Hashable, Iterator
+
+import pytest
+
+from ipvsagent.address import Family
+from ipvsagent.cluster.objects import Node
+from ipvsagent.status import listeners as listeners_module
+from ipvsagent.status.health import Health
+from ipvsagent.status.listeners import Listeners, Place, Response
+from ipvsagent.status.supervisor import Supervisor
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    return Health(30.0, (Family.IPV4, Family.IPV6), clock=clock, wall=lambda: clock.now + 1e9)
+
+
+def told(response: Response) -> tuple[int, dict[str, object]]:
+    return response.status, json.loads(response.body)
+
+
+def test_before_the_first_sync_with_nothing_waiting(health: Health) -> None:
+    assert health.livez().status == 200
+    status, body = told(health.healthz())
+    assert (status, body["nodeEligible"], body["healthy"]) == (503, False, False)
+
+
+def test_a_node_that_was_seen_and_stays(health: Health) -> None:
+    health.node_is(Node(name="a"))
+    status, body = told(health.healthz())
+    assert status == 200
+    assert body == {
+        "lastUpdated": "2001-09-09T02:03:20Z",
+        "currentTime": "2001-09-09T02:03:20Z",
+        "nodeEligible": True,
+        "healthy": True,
+        "status": {
+            "IPv4": {"lastUpdated": "2001-09-09T02:03:20Z", "healthy": True},
+            "IPv6": {"lastUpdated": "2001-09-09T02:03:20Z", "healthy": True},
+        },
+    }
+    assert "nodeEligible" not in told(health.livez())[1]
+
+
+def test_a_node_that_leaves_is_alive_but_gets_no_new_traffic(health: Health) -> None:
+    health.node_is(Node(name="a", leaving=True))
+    assert (health.healthz().status, health.livez().status) == (503, 200)
+    health.node_is(None)
+    assert (health.healthz().status, health.livez().status) == (503, 200)
+
+
+def test_what_waits_for_two_sync_periods(health: Health, clock: Clock) -> None:
+    health.node_is(Node(name="a"))
+    health.carried_out()
+    health.waiting()
+    clock.now += 30
+    health.waiting()  # still the same wait
+    clock.now += 29.9
+    assert health.healthz().status == 200
+    clock.now += 0.1
+    status, body = told(health.livez())
+    assert status == 503 and body["lastUpdated"] == "2001-09-09T02:03:20Z" and body["healthy"] is False
+    family = {"lastUpdated": "2001-09-09T02:03:20Z", "healthy": False}
+    assert body["status"] == {"IPv4": family, "IPv6": family}
+    assert health.healthz().status == 503
+    health.carried_out()
+    assert (health.healthz().status, health.livez().status) == (200, 200)
+
+
+def test_a_loop_that_hangs(health: Health, clock: Clock) -> None:
+    health.turned()
+    health.carried_out()
+    clock.now += 60
+    assert health.livez().status == 503
+    health.turned()
+    assert health.livez().status == 200
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listeners]:
+    monkeypatch.setattr(listeners_module, "RETRY_AFTER", 0.2)
+    listeners = Listeners()
+    listeners.start()
+    yield listeners
+    listeners.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(port: int, path: str = "/", method: str = "GET") -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request(method, path)
+    response = connection.getresponse()
+    return response.status, response.read(), dict(response.getheaders())
+
+
+def eventually(port: int) -> tuple[int, bytes, dict[str, str]]:
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            return get(port)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def refused_within(port: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            get(port)
+        except ConnectionResetError:
+            continue  # it had been accepted before the listener closed
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+def echo(key: Hashable, path: str, accept: str) -> Response:
+    return Response(200, f"{key} {path}".encode(), headers=(("X-Test", "yes"),))
+
+
+def test_listeners_answer_by_key_and_close_when_no_longer_wanted(served: Listeners) -> None:
+    first, second = free_port(), free_port()
+    served.want("g", {"one": Place("127.0.0.1", first), "two": Place("127.0.0.1", second)}, echo)
+    eventually(first)
+    assert get(first, "/x?y=1")[:2] == (200, b"one /x")
+    assert get(second, "/z")[:2] == (200, b"two /z")
+    status, body, headers = get(first, "/x", "HEAD")
+    assert (status, body, headers["X-Test"], headers["Content-Length"]) == (200, b"", "yes", "6")
+    served.want("other", {}, echo)
+    assert get(first)[0] == 200
+    served.want("g", {"two": Place("127.0.0.1", second)}, echo)
+    assert refused_within(first, 5)
+    assert get(second)[0] == 200
+
+
+def test_an_address_in_use_is_tried_again_until_it_is_free(served: Listeners) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = int(holder.getsockname()[1])
+        served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+        deadline = time.monotonic() + 5
+        while not served.faults("g"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert "in use" in served.faults("g")["one"]
+    assert eventually(port)[0] == 200
+    assert served.faults("g") == {}
+
+
+def test_one_client_that_says_nothing_holds_up_nobody(served: Listeners) -> None:
+    port = free_port()
+    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    eventually(port)
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+    began = time.monotonic()
+    assert get(port)[0] == 200
+    assert time.monotonic() - began < 5
+    for client in idle:
+        client.close()
+
+
+def test_what_systemd_is_told(tmp_path: object) -> None:
+    clock = Clock()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"{tmp_path}/notify")
+        systemd.settimeout(5)
+        supervisor = Supervisor({"NOTIFY_SOCKET": f"{tmp_path}/notify", "WATCHDOG_USEC": "20000000"}, clock)
+        supervisor.ready()
+        supervisor.turned()
+        supervisor.turned()  # too early to say it again
+        supervisor.status("in sync")
+        supervisor.status("in sync")
+        clock.now += 5
+        supervisor.turned()
+        supervisor.stopping()
+        said = [systemd.recv(1000) for _ in range(5)]
+    assert said == [b"READY=1", b"WATCHDOG=1", b"STATUS=in sync", b"WATCHDOG=1", b"STOPPING=1"]
+    assert Supervisor({}).watchdog is None
+    assert Supervisor({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog is None
+
+
+def test_nobody_listens_for_what_we_tell() -> None:
+    Supervisor({}).ready()
+    Supervisor({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready()

@@ -1,0 +1,83 @@
+"""What Prometheus reads, through the exposition that it reads."""
+
+from __future__ import annotations
+
+from ipvsagent.address import Family
+from ipvsagent.cluster.objects import Changes, ObjectKey, Service
+from ipvsagent.status import metrics as metrics_module
+from ipvsagent.status.metrics import Metrics, Readings, ReadingsWanted
+from ipvsagent.status.snapshot import Totals
+
+READINGS = Readings(
+    totals=Totals(3, 4, 5, 6, confirmed=5, suspect=0, shadowed=0, draining=1),
+    in_sync=True,
+    backend="ipvs",
+    node="a",
+    ops_written=70,
+    rows_read=80,
+    drift={"lost": 2},
+    findings={("host", "warning"): 1},
+)
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    text, content_type = metrics.exposition("")
+    assert content_type.startswith("text/plain")
+    pairs = (line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
+
+
+def answering(message: object) -> None:
+    assert isinstance(message, ReadingsWanted)
+    message.answer.put(READINGS)
+
+
+def test_names_of_kube_proxy() -> None:
+    metrics = Metrics((Family.IPV4, Family.IPV6), answering)
+    service = Service(namespace="a", name="b")
+    metrics.changed(Changes(upserts=(service,), removals=(ObjectKey("EndpointSlice", "a", "c"),)))
+    found = samples(metrics)
+    assert found['kubeproxy_sync_proxy_rules_service_changes_total{ip_family="IPv6"}'] == 1
+    assert found['kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"}'] == 1
+    assert found['kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'] == 0
+    metrics.synced(0.003, success=True)
+    found = samples(metrics)
+    assert found['kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"}'] == 0
+    assert found['kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.004"}'] == 1
+    assert found['kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.002"}'] == 0
+    assert found['kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'] > 0
+    metrics.answered("/livez", 503)
+    assert samples(metrics)['kubeproxy_proxy_livez_total{code="503"}'] == 1
+
+
+def test_a_failed_round_leaves_its_changes_pending() -> None:
+    metrics = Metrics((Family.IPV4,), answering)
+    metrics.changed(Changes(upserts=(Service(namespace="a", name="b"),)))
+    metrics.synced(0.1, success=False)
+    assert samples(metrics)['kubeproxy_sync_proxy_rules_service_changes_pending{ip_family="IPv4"}'] == 1
+
+
+def test_our_own() -> None:
+    found = samples(Metrics((Family.IPV4,), answering))
+    assert found["ipvsagent_virtual_servers"] == 5 and found["ipvsagent_draining_real_servers"] == 1
+    assert found['ipvsagent_drift_total{kind="lost"}'] == 2 and found['ipvsagent_drift_total{kind="stray"}'] == 0
+    assert found['ipvsagent_findings{kind="host",severity="warning"}'] == 1
+    assert found["ipvsagent_writes_total"] == 70
+    assert any(name.startswith("ipvsagent_info{") for name in found) and "process_cpu_seconds_total" in found
+
+
+def test_a_loop_that_hangs_leaves_the_last_numbers(monkeypatch) -> None:
+    monkeypatch.setattr(metrics_module, "ANSWER_WITHIN", 0.05)
+    hangs = False
+
+    def ask(message: object) -> None:
+        if not hangs:
+            answering(message)
+
+    metrics = Metrics((Family.IPV4,), ask)
+    assert samples(metrics)["ipvsagent_services"] == 3
+    hangs = True
+    assert samples(metrics)["ipvsagent_services"] == 3
+    never = Metrics((Family.IPV4,), ask)
+    assert "ipvsagent_services" not in samples(never)
+    assert 'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}' in samples(never)
