@@ -219,6 +219,9 @@ class Loop:
 
     def _look_at_host(self) -> None:
         """What is wrong with the host, and left to its operator."""
+        if self._node.unset_limits:
+            self._node.set_limits()
+        self._learn([("limits", self._node.unset_limits)])
         families = {server_id.family for server_id in self._pipeline.desired}
         self._learn([("host", tuple(host.host_findings(families)))])
         fault = self._node.ownership.ledger.fault

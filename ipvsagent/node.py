@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ipvsagent.config import Config
+from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
@@ -64,6 +66,7 @@ class Node:
         self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded))
         self.ipvs = IpvsTable(self.ownership)
         self.sets = SetTable()
+        self.unset_limits: tuple[Finding, ...] = ()
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
 
@@ -139,6 +142,11 @@ class Node:
         Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
         host.set_sysctls()
+        self.set_limits()
+
+    def set_limits(self) -> None:
+        """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
+        self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
 
 
 def empty_recorder(ops: list[Op], mark_mask: int) -> Backend:

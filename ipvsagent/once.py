@@ -26,7 +26,7 @@ def apply_once(config: Config, node: Node) -> bool:
     backend.prepare()
     rules = PacketFilter(config)
     rules.install()
-    learn(book, [("packet rules", tuple(rules.findings()))])
+    learn(book, [("limits", node.unset_limits), ("packet rules", tuple(rules.findings()))])
     pipeline = pipeline_for(config, backend, window=0, scheduler_works=node.scheduler_works)
     pipeline.node_addresses(node.addresses.node_addresses())
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()

@@ -65,7 +65,10 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
         return 0
     host.require_privilege()
     if init_only:
-        Node(config, load_modules=True).prepare_host()
+        node = Node(config, load_modules=True)
+        node.prepare_host()
+        for finding in node.unset_limits:
+            log.warning("%s", finding)
         return 0
     lock = _lock(config)
     node = Node(config, load_modules=True)

@@ -128,7 +128,7 @@ def _fraction(text: str) -> float:
 
 def _mask(value: int | str) -> int:
     number = value if isinstance(value, int) else _number(value)
-    if not 0 < number < 1 << 32:
+    if not 0 <= number < 1 << 32:
         raise ConfigError([f"{value} is not a mask of 32 bits"])
     return number
 

@@ -335,7 +335,7 @@ SETTINGS: tuple[Setting, ...] = (
         optional=True,
         help="Tracked connections per CPU core; 0 leaves the kernel's limit alone.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "conntrack_min",
@@ -345,7 +345,7 @@ SETTINGS: tuple[Setting, ...] = (
         optional=True,
         help="Tracked connections at least, however few the cores.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "conntrack_tcp_established",
@@ -355,7 +355,7 @@ SETTINGS: tuple[Setting, ...] = (
         optional=True,
         help="Conntrack timeout of idle TCP connections; 0 = the kernel's.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "conntrack_tcp_close_wait",
@@ -365,7 +365,7 @@ SETTINGS: tuple[Setting, ...] = (
         optional=True,
         help="Conntrack timeout of half-closed TCP connections; 0 = the kernel's.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "conntrack_be_liberal",
@@ -374,7 +374,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--conntrack-tcp-be-liberal",
         help="Packets out of the TCP window are tracked, too.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "conntrack_udp",
@@ -383,7 +383,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--conntrack-udp-timeout",
         help="Conntrack timeout of unanswered UDP flows; 0 = the kernel's.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "conntrack_udp_stream",
@@ -392,7 +392,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--conntrack-udp-timeout-stream",
         help="Conntrack timeout of answered UDP flows; 0 = the kernel's.",
         section=_HOST,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "oom_score_adj",
@@ -402,7 +402,7 @@ SETTINGS: tuple[Setting, ...] = (
         optional=True,
         help="How readily the kernel ends this process when memory is short.",
         section=_PROCESS,
-        pending=True,
+        live=True,
     ),
     _kube_proxy(
         "healthz_address",

@@ -83,7 +83,7 @@ def require_ip_vs(*, load: bool) -> None:
     presence = ip_vs_presence()
     tried = ""
     if presence is IpvsPresence.ABSENT and load and _capable(_SYS_MODULE):
-        tried = _modprobe("ip_vs")
+        tried = load_module("ip_vs")
         presence = ip_vs_presence()
     if presence is IpvsPresence.ABSENT:
         raise IpvsAbsent(
@@ -166,6 +166,19 @@ def set_sysctls() -> None:
         raise StartError("; ".join(wrong.values()), f"Run on the host `sysctl -w {' '.join(wrong)}`")
 
 
+def set_oom_score(value: int) -> list[Finding]:
+    """How readily the kernel ends this process when memory is short: -1000 never, 1000 first. Traffic outlives the
+    agent, so that a refusal (it takes CAP_SYS_RESOURCE to go lower) is a finding only."""
+    path = Path("/proc/self/oom_score_adj")
+    try:
+        if int(path.read_text()) != value:
+            path.write_text(f"{value}\n")
+    except OSError as error:
+        reason = f"cannot be set to {value} ({error.strerror}); give the container CAP_SYS_RESOURCE, or leave it to it"
+        return [Finding(FindingKind.HOST, "oom_score_adj", reason)]
+    return []
+
+
 def host_findings(families: Collection[Family]) -> list[Finding]:
     """What is wrong with the host but is left to the operator. families: those that Services use."""
     findings = []
@@ -241,7 +254,7 @@ def _capable(capability: int) -> bool:
     return False
 
 
-def _modprobe(module: str) -> str:
+def load_module(module: str) -> str:
     """Tries to load a module; why that failed, empty if it did not."""
     try:
         done = subprocess.run(["modprobe", module], capture_output=True, text=True, timeout=30, check=False)

@@ -83,7 +83,7 @@ def test_absent_ip_vs_is_a_type_of_its_own(monkeypatch):
     tried = []
     monkeypatch.setattr(ipvs, "GENL_NAME", "NOT_IPVS")
     monkeypatch.setattr(host, "_capable", lambda capability: True)
-    monkeypatch.setattr(host, "_modprobe", lambda module: tried.append(module) or "no such module")
+    monkeypatch.setattr(host, "load_module", lambda module: tried.append(module) or "no such module")
     assert host.ip_vs_presence() is IpvsPresence.ABSENT
     with pytest.raises(IpvsAbsent, match=r"no IPVS \(no such module\).*`modprobe ip_vs`"):
         host.require_ip_vs(load=True)
@@ -93,13 +93,13 @@ def test_absent_ip_vs_is_a_type_of_its_own(monkeypatch):
 def test_no_module_is_loaded_without_the_capability(monkeypatch):
     monkeypatch.setattr(ipvs, "GENL_NAME", "NOT_IPVS")
     monkeypatch.setattr(host, "_capable", lambda capability: False)
-    monkeypatch.setattr(host, "_modprobe", lambda module: pytest.fail("tried"))
+    monkeypatch.setattr(host, "load_module", lambda module: pytest.fail("tried"))
     with pytest.raises(IpvsAbsent):
         host.require_ip_vs(load=True)
 
 
 def test_failed_modprobe_says_why():
-    assert host._modprobe("no_such_module_at_all")
+    assert host.load_module("no_such_module_at_all")
 
 
 @pytest.mark.kernel
