@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from integration.apiserver import reads, writes
+from integration.apiserver import reads, tables, writes
 from integration.apiserver.access import Access
 from integration.apiserver.discovery import HEALTH, discovery
 from integration.apiserver.errors import ApiError, bad_request
@@ -123,14 +123,20 @@ class Api:
                 namespace,
                 options,
                 bookmark_interval=self.bookmark_interval,
+                encode=tables.encoder() if tables.WANTED in accepted else Record.encoded,
                 closed=self._closed,
             )
         if way.verb == "list":
             options = read_options(request.query, resource)
             page = reads.list_page(store, resource, namespace, options)
+            if tables.WANTED in accepted:
+                return Answer(200, _json(tables.table(resource, page.records, reads.list_metadata(page))))
             return _compressed(Answer(200, reads.list_body(resource, page)), request)
         if way.verb == "get":
-            return _one(reads.get(store, resource, namespace, name))
+            found = reads.get(store, resource, namespace, name)
+            if tables.WANTED in accepted:
+                return Answer(200, _json(tables.table(resource, [found], {"resourceVersion": str(found.version)})))
+            return _one(found)
         if way.verb == "create":
             return _one(writes.create(store, resource, namespace, _thing(request)), 201)
         if way.verb == "update":
@@ -200,7 +206,7 @@ def _failure(error: ApiError) -> Answer:
 
 
 def _one(record: Record, code: int = 200) -> Answer:
-    return Answer(code, record.whole + b"\n")
+    return Answer(code, record.encoded() + b"\n")
 
 
 def _deleted(way: Route, gone: Record) -> dict[str, Any]:
@@ -212,6 +218,11 @@ def _deleted(way: Route, gone: Record) -> dict[str, Any]:
 
 def _thing(request: Request) -> Thing:
     content_type = (request.headers.get("Content-Type") or JSON).partition(";")[0]
+    if content_type not in (JSON, "application/yaml"):
+        text = (
+            f"the body of the request was in an unknown format - accepted media types include: {JSON}, application/yaml"
+        )
+        raise ApiError(415, "UnsupportedMediaType", text)
     try:
         thing = yaml.safe_load(request.body) if content_type == "application/yaml" else json.loads(request.body)
     except (ValueError, yaml.YAMLError) as error:

@@ -19,7 +19,7 @@ VERSION = {
     "compiler": "gc",
     "platform": "linux/amd64",
 }
-_OPENAPI = {"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.34.0"}, "paths": {}, "definitions": {}}
+_PATHS = {"": "/api/v1", **{name: f"/apis/{name}/v1" for name in _GROUPS}}
 HEALTH = ("/healthz", "/livez", "/readyz")
 
 
@@ -30,13 +30,28 @@ def discovery(path: str) -> dict[str, Any] | None:
         "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in _GROUPS]},
         "/api/v1": _resource_list("", "v1"),
         "/version": VERSION,
-        "/openapi/v2": _OPENAPI,
-        "/openapi/v3": {"paths": {}},
+        "/openapi/v3": {"paths": {path[1:]: {"serverRelativeURL": f"/openapi/v3{path}"} for path in _PATHS.values()}},
     }
+    for name, where in _PATHS.items():
+        documents[f"/openapi/v3{where}"] = _schema(name, where)
     for name in _GROUPS:
         documents[f"/apis/{name}"] = {"kind": "APIGroup", "apiVersion": "v1", **_group(name)}
         documents[f"/apis/{name}/v1"] = _resource_list(name, f"{name}/v1")
     return documents.get(path)
+
+
+def _schema(group: str, path: str) -> dict[str, Any]:
+    """Says that PATCH takes fieldValidation, which is how kubectl finds out that it need not check objects itself."""
+    paths = {}
+    for resource in RESOURCES:
+        if resource.group == group:
+            kind = {"group": group, "version": "v1", "kind": resource.kind}
+            parameters = [{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}]
+            where = f"{path}/namespaces/{{namespace}}" if resource.namespaced else path
+            patch = {"x-kubernetes-action": "patch", "x-kubernetes-group-version-kind": kind, "parameters": parameters}
+            paths[f"{where}/{resource.plural}/{{name}}"] = {"patch": patch}
+    info = {"title": "Kubernetes", "version": "v1.34.0"}
+    return {"openapi": "3.0.0", "info": info, "paths": paths, "components": {"schemas": {}}}
 
 
 def _group(name: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class WatchList(Enum):
 
 @dataclass(frozen=True)
 class Options:
-    """version: None where the query has none. timeout: seconds."""
+    """version: None where the query has none. timeout: seconds; None, and 0 in a query, is the server's own."""
 
     watch: bool = False
     version: int | None = None
@@ -64,7 +64,7 @@ def read_options(query: Mapping[str, str], resource: Resource, watch_list: Watch
         proceed,
         flag(query, "allowWatchBookmarks"),
         initial,
-        float(_number(query["timeoutSeconds"], "timeoutSeconds")) if query.get("timeoutSeconds") else None,
+        float(_number(query.get("timeoutSeconds") or "0", "timeoutSeconds")) or None,
         label_selector(query.get("labelSelector", "")),
         field_selector(query.get("fieldSelector", ""), resource),
     )

@@ -85,12 +85,17 @@ def list_page(store: Store, resource: Resource, namespace: str, options: Options
     return Page(version, chosen[:limit], _token(version, following), len(chosen) - limit if counted else None)
 
 
-def list_body(resource: Resource, page: Page) -> bytes:
+def list_metadata(page: Page) -> dict[str, object]:
     metadata: dict[str, object] = {"resourceVersion": str(page.version)}
     if page.proceed:
         metadata["continue"] = page.proceed
     if page.remaining is not None:
         metadata["remainingItemCount"] = page.remaining
+    return metadata
+
+
+def list_body(resource: Resource, page: Page) -> bytes:
+    metadata = list_metadata(page)
     head = f'{{"kind":"{resource.kind}List","apiVersion":"{resource.api_version}","metadata":{json.dumps(metadata)},'
     return head.encode() + b'"items":[' + b",".join([record.item for record in page.records]) + b"]}\n"
 

@@ -37,14 +37,14 @@ class Record:
         """As a list holds it: the API server leaves out kind and apiVersion there."""
         return b'{"metadata":{"resourceVersion":"%d",' % self.version + self.rest
 
-    @property
-    def whole(self) -> bytes:
+    def encoded(self) -> bytes:
+        """On its own: with kind and apiVersion."""
         resource = self.resource
         head = f'{{"kind":"{resource.kind}","apiVersion":"{resource.api_version}","metadata":{{"resourceVersion":"'
         return head.encode() + b'%d",' % self.version + self.rest
 
     def decoded(self) -> Thing:
-        thing: Thing = msgspec.json.decode(self.whole)
+        thing: Thing = msgspec.json.decode(self.encoded())
         return thing
 
     def at(self, version: int) -> Record:

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -87,6 +87,11 @@ class ApiServer:
     @property
     def requests(self) -> deque[Entry]:
         return self.api.journal
+
+    @property
+    def watching(self) -> int:
+        """Watches that are open."""
+        return self._listener.watches if self._listener else 0
 
     def start(self) -> None:
         """Raises OSError if the port is taken."""
@@ -172,6 +177,7 @@ class _Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.address_family = socket.AF_INET6 if ":" in owner.host else socket.AF_INET
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
+        self.watches = 0
         self.context = owner.certificates.server_context() if owner.certificates else None
         super().__init__((owner.host, owner.port), _Handler)
 
@@ -197,6 +203,16 @@ class _Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def closed(self, connection: socket.socket) -> None:
         with self._guard:
             self._connections.discard(connection)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        with self._guard:
+            self.watches += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self.watches -= 1
 
     def close(self) -> None:
         _shut(self.socket)
@@ -264,7 +280,8 @@ class _Handler(BaseHTTPRequestHandler):
         if broken is not None:
             self._break(broken)
         elif isinstance(answer, Watch):
-            self._stream(answer, disturbance)
+            with self.server.watching():
+                self._stream(answer, disturbance)
         else:
             self._send(answer, disturbance)
 

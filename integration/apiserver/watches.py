@@ -52,10 +52,11 @@ class Watch:
         options: Options,
         *,
         bookmark_interval: float = BOOKMARK_INTERVAL,
+        encode: Callable[[Record], bytes] = Record.encoded,
         closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store, self._resource, self._namespace, self._options = store, resource, namespace, options
-        self._closed = closed
+        self._encode, self._closed = encode, closed
         now = time.monotonic()
         lasts = options.timeout if options.timeout is not None else LONGEST * (1 + random.random())
         self._deadline = now + lasts
@@ -85,7 +86,7 @@ class Watch:
                 records = self._store.records(self._resource)
             chosen = sorted((r for r in records if selects(options, self._namespace, r)), key=lambda r: r.key)
             for first in range(0, len(chosen), _AT_ONCE):
-                yield [event("ADDED", each) for each in chosen[first : first + _AT_ONCE]]
+                yield [self._of("ADDED", each) for each in chosen[first : first + _AT_ONCE]]
             if options.initial_events and options.bookmarks:
                 yield [bookmark(self._resource, self._position, initial_events_end=True)]
         else:
@@ -105,8 +106,11 @@ class Watch:
     def _event(self, change: Change) -> Event | None:
         before, after = self._selected(change.before), self._selected(change.after)
         if after is not None:
-            return event("ADDED" if before is None else "MODIFIED", after)
-        return None if before is None else event("DELETED", before.at(change.version))
+            return self._of("ADDED" if before is None else "MODIFIED", after)
+        return None if before is None else self._of("DELETED", before.at(change.version))
+
+    def _of(self, kind: str, record: Record) -> Event:
+        return Event(kind, b'{"type":"%s","object":' % kind.encode() + self._encode(record) + b"}\n")
 
     def _selected(self, record: Record | None) -> Record | None:
         return record if record is not None and selects(self._options, self._namespace, record) else None
@@ -120,10 +124,6 @@ class Watch:
             self._bookmark_due = min(self._bookmark_due, self._last_bookmark_due)
         # One that tells nothing new since the beginning is not sent.
         return [bookmark(self._resource, self._position)] if self._position > self._start else []
-
-
-def event(kind: str, record: Record) -> Event:
-    return Event(kind, b'{"type":"%s","object":' % kind.encode() + record.whole + b"}\n")
 
 
 def bookmark(resource: Resource, version: int, *, initial_events_end: bool = False) -> Event:
