@@ -52,7 +52,9 @@ def test_what_others_break_is_back_within_two_seconds(place, agents: Agents, web
         place.node.run("iptables", *rule.split())
     agents.wants(document, pieces)
     agents.in_sync()
+    asked = time.monotonic()
     rules, sets = saved(place), members(place)
+    four_processes = time.monotonic() - asked
     assert any("IPVSAGENT-MASQ" in rule for rule in rules) and sets
     place.node.run("sh", "-c", BREAKAGES[breakage].replace("$ADDRESS", address))
     began = time.monotonic()
@@ -63,8 +65,8 @@ def test_what_others_break_is_back_within_two_seconds(place, agents: Agents, web
         return [r for r in now if r not in flushed] == [r for r in rules if r not in flushed] and members(place) == sets
 
     eventually(mended)
-    # Two seconds, and what this kernel takes to start some twenty processes.
-    assert time.monotonic() - began < 2 + 2
+    # Two seconds, and what this kernel takes just now to start the processes that mend and look: some thirty.
+    assert time.monotonic() - began < 2 + 8 * four_processes
     assert sorted(place.answers(address, 2)) == ["A", "B"]
     place.node.run("sh", "-c", "iptables -F INPUT; iptables -F FORWARD")
 
