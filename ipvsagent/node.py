@@ -100,7 +100,7 @@ class Node:
 
     def _node_clients(self, scheduler_works: Callable[[str], bool]) -> NodeClients:
         held = marks_held(seen.row for seen in self.sets.read(None) if isinstance(seen.row, SetMemberRow))
-        return NodeClients(self.config.local_mark_mask, held, scheduler_works)
+        return NodeClients(self.config.node_marks, held, scheduler_works)
 
     def _set_sizes(self) -> dict[str, int]:
         """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""

@@ -129,7 +129,7 @@ class PacketFilter:
             detector=detector,
             interface=config.pod_interface,
             pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
-            node_mark_mask=config.local_mark_mask if mark_by_set else 0,
+            node_mark_mask=config.node_marks if mark_by_set else 0,
             random_fully=random_fully,
             self_match=self_match,
         )

@@ -6,12 +6,13 @@ Pure, given the backend's tables and `now`. Findings come out of every call, by 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable, Sequence
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
-from ipvsagent.config import parse_network
+from ipvsagent.config import Network, parse_network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState, rank_of
@@ -41,7 +42,7 @@ class Pipeline:
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
         self._dirty: set[ServiceKey] = set()
-        self.reconciler.fix(pod_members(options.pod_networks), 0.0)
+        self._fix_pods(0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
         """A source's message. What it makes dirty is worked out and written by the next `start` or `round`."""
@@ -51,10 +52,7 @@ class Pipeline:
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
             self._dirty |= self._learn_facts()
-            if self._options.pods_of_node:
-                own = self.table.nodes.get(self.node_name)
-                networks = map(parse_network, own.pod_cidrs if own else ())
-                self.reconciler.fix(pod_members(networks), now)
+            self._fix_pods(now)
             origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
             origins.append(self._node_unknown())
@@ -66,6 +64,7 @@ class Pipeline:
         """The addresses on this node's other interfaces, now."""
         self._interface_addresses = frozenset(addresses)
         self._dirty |= self._learn_facts()
+        self._fix_pods(0.0)
         return [("nodes", self._facts_findings)]
 
     def begin(self, now: float) -> Report:
@@ -110,6 +109,22 @@ class Pipeline:
 
     def has_interface_address(self, address: Address) -> bool:
         return address in self._interface_addresses
+
+    def _fix_pods(self, now: float) -> None:
+        """Where pods are, and which of them are here. Not every network plugin gives pods addresses of their Node's pod
+        CIDRs: that this one does is believed where an interface of the node has such an address, and where nothing
+        else is known."""
+        node = self.table.nodes.get(self.node_name)
+        own = [parse_network(text) for text in node.pod_cidrs] if node else []
+        pods = own if self._options.pods_of_node else self._options.pod_networks
+        here = [ipaddress.ip_address(address) for address in self._interface_addresses]
+        home: list[Network] = []
+        for version in (4, 6):
+            of_node = [network for network in own if network.version == version]
+            of_cluster = [network for network in pods if network.version == version]
+            in_use = any(address in network for address in here for network in of_node)
+            home += of_node if in_use or not of_cluster else of_cluster
+        self.reconciler.fix(pod_members(pods, home), now)
 
     def _learn_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""

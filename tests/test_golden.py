@@ -28,7 +28,7 @@ CASES = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if 
 def programmed(case: Path) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
-    node_clients = NodeClients(Config().local_mark_mask)
+    node_clients = NodeClients(Config().node_marks)
     backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, node_clients=node_clients)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
     book = FindingBook()

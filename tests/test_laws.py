@@ -32,6 +32,7 @@ from ipvsagent.cluster.objects import (
     Endpoint,
     EndpointPort,
     EndpointSlice,
+    LoadBalancerIngress,
     Node,
     Object,
     ObjectKey,
@@ -54,6 +55,14 @@ NODE = "here"
 TIMEOUT, WINDOW = 60.0, 0.1
 MARK_MASK = 0x1FF00000
 FOREIGN = VirtualServerId(Protocol.TCP, Address("203.0.113.5"), 80)
+FOREIGN_MARK = VirtualServerId(Protocol.FWM, Address("0.0.0.0"), 0x1DD00000)
+"""The number that port http of Service ns/a would have."""
+FOREIGN_ROWS = (
+    VirtualServerRow(FOREIGN, "wlc", 0, 0),
+    RealServerRow(FOREIGN, Address("203.0.113.9"), 80),
+    VirtualServerRow(FOREIGN_MARK, "wlc", 0, 0),
+    RealServerRow(FOREIGN_MARK, Address("203.0.113.9"), 80),
+)
 
 
 def pipeline_on(kernel: FakeKernel) -> Pipeline:
@@ -92,12 +101,15 @@ class Agent:
 
 def fresh_snapshot(objects: Iterable[Object]) -> frozenset[Row]:
     kernel = FakeKernel()
+    kernel.put(*FOREIGN_ROWS)
     agent = Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
-    assert agent.written == len(kernel.snapshot()), "a first programming writes each row once"
-    return kernel.snapshot()
+    made = kernel.snapshot() - set(FOREIGN_ROWS)
+    assert agent.written == len(made), "a first programming writes each row once"
+    return made
 
 
 IPS = ["10.96.0.1", "10.96.0.2", "fd00::1"]
+INGRESS = [LoadBalancerIngress(Address(ip)) for ip in ("192.0.2.1", "192.0.2.2", "fd00:192::1")]
 ENDPOINTS = [f"10.1.0.{i}" for i in range(1, 6)] + ["10.96.0.2"]
 NAMES = ["a", "b", "c"]
 
@@ -115,6 +127,9 @@ services = st.builds(
         ]
     ),
     internal_local=st.booleans(),
+    external_local=st.booleans(),
+    type=st.sampled_from(["ClusterIP", "LoadBalancer"]),
+    ingress=st.lists(st.sampled_from(INGRESS), max_size=2, unique=True).map(tuple),
     affinity_timeout=st.sampled_from([0, 0, 100]),
     annotations=st.sampled_from([{}, {}, {"ipvsagent.io/scheduler": "lc"}, {"ipvsagent.io/weights": "10.1.0.1=0,*=3"}]),
 )
@@ -141,7 +156,7 @@ class Laws(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.kernel = FakeKernel()
-        self.kernel.put(VirtualServerRow(FOREIGN, "wlc", 0, 0), RealServerRow(FOREIGN, Address("203.0.113.9"), 80))
+        self.kernel.put(*FOREIGN_ROWS)
         self.foreign_rows = self.kernel.snapshot()
         self.objects: dict[ObjectKey, Object] = {}
         self.now = 1000.0
@@ -257,7 +272,7 @@ class Laws(RuleBasedStateMachine):
             self.kernel.drop(*self.kernel.set_members)
             return
         if what == "flush":
-            ours = [r for r in self.kernel.virtual_servers.values() if r.id != FOREIGN]
+            ours = [r for r in self.kernel.virtual_servers.values() if r not in FOREIGN_ROWS]
             self.kernel.drop(*ours)
             return
         rows = sorted(self.kernel.snapshot() - self.foreign_rows, key=str)
@@ -272,7 +287,7 @@ class Laws(RuleBasedStateMachine):
             self.kernel.put(replace(row, weight=row.weight + 7))
         elif isinstance(row, RealServerRow) and what == "stray":
             self.kernel.put(replace(row, address=Address("10.9.9.9")))
-        elif isinstance(row, VirtualServerRow) and what == "stray server":
+        elif isinstance(row, VirtualServerRow) and what == "stray server" and row.id.protocol is not Protocol.FWM:
             self.kernel.put(replace(row, id=replace(row.id, port=4711)))
             self.audit()  # it is ours by its address alone: to be seen before that goes
             self.audit()
@@ -308,7 +323,7 @@ class Laws(RuleBasedStateMachine):
     @invariant()
     def others_are_left_alone(self) -> None:
         assert self.foreign_rows <= self.kernel.snapshot()
-        assert len(self.kernel.real_servers[FOREIGN]) == 1
+        assert len(self.kernel.real_servers[FOREIGN]) == len(self.kernel.real_servers[FOREIGN_MARK]) == 1
 
     @rule()
     def everything_settles(self) -> None:
@@ -322,7 +337,8 @@ class Laws(RuleBasedStateMachine):
         assert all(row.weight == 0 for row in drained)
         for server_id in self.agent.pipeline.desired:
             assert reconciler.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
-            assert reconciler.confirmed[server_id].service.service == self.oldest_claimant(server_id)
+            if server_id.protocol is not Protocol.FWM:
+                assert reconciler.confirmed[server_id].service.service == self.oldest_claimant(server_id)
         assert self.agent.round(self.now) == 0, "a second round writes"
         assert not self.agent.pipeline.audit.look(100, self.now).drift, "belief and kernel differ"
         restarted = Agent(self.kernel, self.objects.values(), self.now, EVERYTHING_KNOWN)
@@ -342,7 +358,7 @@ class Laws(RuleBasedStateMachine):
             s
             for s in self.objects.values()
             if isinstance(s, Service)
-            and server_id.address in s.cluster_ips
+            and server_id.address in (*s.cluster_ips, *(ingress.address for ingress in s.ingress))
             and any((p.protocol, p.port) == (server_id.protocol, server_id.port) for p in s.ports)
         ]
         return min(claimants, key=lambda s: (s.created is None, s.created, s.name)).name
@@ -387,7 +403,8 @@ TestLaws = Laws.TestCase
 TestLaws.settings = settings(max_examples=400, stateful_step_count=30, deadline=None)
 
 
-def many(count: int) -> list[Object]:
+def many(count: int, *, local: bool = False) -> list[Object]:
+    """local: with a load balancer address each, and externalTrafficPolicy Local with every second endpoint here."""
     objects: list[Object] = []
     for n in range(count):
         high, low = divmod(n, 250)
@@ -397,6 +414,9 @@ def many(count: int) -> list[Object]:
                 name=f"s{n}",
                 cluster_ips=(Address(f"10.96.{high}.{low + 1}"),),
                 ports=(ServicePort("http", Protocol.TCP, 80),),
+                type="LoadBalancer" if local else "ClusterIP",
+                external_local=local,
+                ingress=(LoadBalancerIngress(Address(f"192.0.{high}.{low + 1}")),) if local else (),
             )
         )
         objects.append(
@@ -406,16 +426,19 @@ def many(count: int) -> list[Object]:
                 service=f"s{n}",
                 family=Family.IPV4,
                 ports=(EndpointPort("http", Protocol.TCP, 8080),),
-                endpoints=tuple(Endpoint(Address(f"10.{1 + k}.{high}.{low + 1}")) for k in range(4)),
+                endpoints=tuple(
+                    Endpoint(Address(f"10.{1 + k}.{high}.{low + 1}"), node=NODE if k % 2 == 0 else "other")
+                    for k in range(4)
+                ),
             )
         )
     return objects
 
 
-def cost_of(count: int) -> dict[str, tuple[int, int, int]]:
+def cost_of(count: int, *, local: bool) -> dict[str, tuple[int, int, int]]:
     """(calls, ops, rows read) of one change of each kind, with that many Services."""
     kernel = FakeKernel()
-    objects = many(count)
+    objects = many(count, local=local)
     agent = Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     service, piece = objects[-2], objects[-1]
     assert isinstance(service, Service) and isinstance(piece, EndpointSlice)
@@ -425,6 +448,7 @@ def cost_of(count: int) -> dict[str, tuple[int, int, int]]:
             upserts=(replace(piece, endpoints=(replace(gone, ready=False, terminating=True), *rest)),)
         ),
         "endpoint gone": Changes(upserts=(replace(piece, endpoints=tuple(rest)),)),
+        "none here": Changes(upserts=(replace(piece, endpoints=tuple(e for e in rest if e.node != NODE)),)),
         "endpoint back": Changes(upserts=(piece,)),
         "service edited": Changes(upserts=(replace(service, affinity_timeout=100),)),
         "service gone": Changes(removals=(service.key,)),
@@ -445,9 +469,17 @@ def cost_of(count: int) -> dict[str, tuple[int, int, int]]:
 
 def test_one_change_costs_the_same_however_many_services_there_are() -> None:
     """Law 8."""
-    few, crowd = cost_of(10), cost_of(5000)
+    few, crowd = cost_of(10, local=False), cost_of(5000, local=False)
     assert few == crowd
     assert few["endpoint terminating"] == (1, 1, 0)
+    assert few["nothing"] == (0, 0, 0)
+
+
+def test_nor_does_it_matter_with_local_policies() -> None:
+    """Law 8. 500 is about what the marks of this mask are enough for."""
+    few, crowd = cost_of(10, local=True), cost_of(500, local=True)
+    assert few == crowd
+    assert few["endpoint terminating"] == (1, 3, 0)
     assert few["nothing"] == (0, 0, 0)
 
 

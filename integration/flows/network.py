@@ -24,11 +24,12 @@ ADDRESSES = {
     "pod-a": ("10.244.1.11", "fd00:10:244:1::11"),
     "pod-b": ("10.244.1.12", "fd00:10:244:1::12"),
     "pod-r": ("10.244.2.11", "fd00:10:244:2::11"),
+    "pod-s": ("10.244.2.12", "fd00:10:244:2::12"),
     "outside": ("203.0.113.50", "fd00:203:0:113::50"),
     "stranger": ("203.0.113.60", "fd00:203:0:113::60"),
 }
 BRIDGE = ("10.244.1.1/24", "fd00:10:244:1::1/64")
-CLIENTS = {"pod": "pod-b", "itself": "pod-a", "otherpod": "pod-r"}
+CLIENTS = {"pod": "pod-b", "itself": "pod-a", "otherpod": "pod-r", "neighbour": "pod-s"}
 SERVICE_NETWORKS = ("10.96.0.0/16", "fd00:10:96::/112", "192.0.2.0/24", "fd00:192:0:2::/112", *EXTERNAL_IPS.split(","))
 RANGES = {
     "outside": tuple(f"{address}/{'128' if ':' in address else '32'}" for address in ADDRESSES["outside"]),
@@ -56,7 +57,11 @@ def topology(*, bridged: bool) -> Topology:
     pods = tuple(Pod(name, ADDRESSES[name]) for name in ("pod-a", "pod-b"))
     return Topology(
         Machine(THIS_NODE, ADDRESSES["node"], pods),
-        (Machine(OTHER_NODE, ADDRESSES["othernode"], (Pod("pod-r", ADDRESSES["pod-r"]),)),),
+        (
+            Machine(
+                OTHER_NODE, ADDRESSES["othernode"], tuple(Pod(name, ADDRESSES[name]) for name in ("pod-r", "pod-s"))
+            ),
+        ),
         client=(*ADDRESSES["outside"], *ADDRESSES["stranger"]),
         service_networks=SERVICE_NETWORKS,
         pod_bridge=BRIDGE if bridged else (),

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from integration.flows import network
-from integration.flows.table import Case, StandRow, Table
+from integration.flows.table import Case, ServiceRow, StandRow, Table
 from integration.flows.verdict import Result, judge
 from integration.lab import Lab, LabError, Namespace, Outcome, Question, Servers, ask
 
@@ -46,6 +46,11 @@ _NEIGHBOURS = "".join(
     for chain in ("INPUT", "OUTPUT")
     for kind in (133, 134, 135, 136)
 )
+# As Calico's chain cali-PREROUTING does.
+_SCRATCH = """*raw
+-A PREROUTING -i pod+ -j MARK --set-xmark 0x40000/0x40000
+COMMIT
+"""
 _MARKS = f"""*raw
 -A PREROUTING -j MARK --set-xmark {FOREIGN}/{FOREIGN}
 -A OUTPUT -j MARK --set-xmark {FOREIGN}/{FOREIGN}
@@ -70,6 +75,8 @@ class Stand:
         self.row = row
         self.log = ""
         self._table = table
+        used = {case.service for case in table.cases if case.stand == row.name}
+        self._services = [service for service in table.services if service.name in used]
         self._node_addresses = network.node_addresses(bridged=row.bridged)
 
     def __enter__(self) -> Stand:
@@ -81,7 +88,7 @@ class Stand:
             self._servers.add(self._lab, network.servers())
             self._servers.add(self._lab, network.host_servers(), at=self._lab.node)
             self._prepare_host()
-            self._agent = Agent(self._lab.node, Path(self._folder.name), self._table, self.row)
+            self._agent = Agent(self._lab.node, Path(self._folder.name), self._services, self.row)
         except BaseException:
             self.__exit__()
             raise
@@ -164,8 +171,8 @@ class Stand:
                 output = "DROP" if self.row.host == "drops all" else "ACCEPT"
                 rules = _DROPS.format(output=output, neighbours=_NEIGHBOURS if version == 6 else "")
                 node.run(f"{tool}-restore", "--noflush", stdin=rules)
-            elif self.row.host == "marks":
-                node.run(f"{tool}-restore", "--noflush", stdin=_MARKS)
+            elif self.row.host in ("marks", "scratch"):
+                node.run(f"{tool}-restore", "--noflush", stdin=_MARKS if self.row.host == "marks" else _SCRATCH)
         if self.row.host == "marks":
             node.run("tc", "-batch", "-", stdin="".join(_COUNT.format(device=d, mark=FOREIGN) for d in _DEVICES))
 
@@ -173,10 +180,10 @@ class Stand:
 class Agent:
     """`ipvsagent run` as an operator has it. Constructed when it says that it is in sync."""
 
-    def __init__(self, namespace: Namespace, folder: Path, table: Table, row: StandRow) -> None:
+    def __init__(self, namespace: Namespace, folder: Path, services: Sequence[ServiceRow], row: StandRow) -> None:
         objects = folder / "objects"
         objects.mkdir()
-        (objects / "flows.json").write_text(network.documents(table.services))
+        (objects / "flows.json").write_text(network.documents(services))
         self._log = folder / "agent.log"
         words = ["--source", str(objects), "--state-dir", str(folder / "state")]
         words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]

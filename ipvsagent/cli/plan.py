@@ -56,7 +56,7 @@ def command(against: str, output: str, **options: Any) -> int:
     changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
     ops: list[Op] = []
     if against == "empty":
-        pipeline = pipeline_for(config, empty_recorder(ops, config.local_mark_mask), window=0)
+        pipeline = pipeline_for(config, empty_recorder(ops, config.node_marks), window=0)
     else:
         node = Node(config)
         pipeline = pipeline_for(config, node.recorder(ops), window=0)

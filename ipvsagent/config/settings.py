@@ -72,7 +72,7 @@ class Config(Struct, frozen=True, kw_only=True):
     bind_address: str = "0.0.0.0"
     service_cidrs: tuple[Network, ...] = ()
     route_mode: bool = False
-    local_mark_mask: int = 0x1FF00000
+    local_mark_mask: int = 0x7FF00000
     drain_timeout: float = 900.0
     window: float = 0.1
     cluster_cidrs: tuple[Network, ...] = ()
@@ -109,6 +109,11 @@ class Config(Struct, frozen=True, kw_only=True):
         if self.detect_local == "InterfaceNamePrefix":
             return self.pod_interface_prefix.rstrip("+") + "+"
         return ""
+
+    @property
+    def node_marks(self) -> int:
+        """The mask of the firewall marks for this node's own clients: the masquerade bit has a use already."""
+        return self.local_mark_mask & ~(1 << self.masquerade_bit)
 
 
 def node_name(override: str) -> str:

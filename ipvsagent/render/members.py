@@ -4,6 +4,7 @@ One member per virtual server and set, whatever its endpoints. All sets hold add
 carry a 6.
 
 POD        hash:net           sources that count as pods of this node or cluster (detector ClusterCIDR, NodeCIDR)
+HOME       hash:net           sources that count as pods of this node; as POD where that cannot be told apart
 VIP        hash:ip            addresses on our interface
 SERVICE    hash:ip,port       every address and port that is served here
 CLUSTER    hash:ip,port       of these, cluster IPs
@@ -31,6 +32,7 @@ from ipvsagent.rows import SetMemberRow, SetSpec
 _PREFIX = {Family.IPV4: "IPVSAGENT-", Family.IPV6: "IPVSAGENT-6-"}
 _KINDS = {
     "POD": "hash:net",
+    "HOME": "hash:net",
     "VIP": "hash:ip",
     "SERVICE": "hash:ip,port",
     "CLUSTER": "hash:ip,port",
@@ -59,12 +61,12 @@ def set_specs() -> tuple[SetSpec, ...]:
     )
 
 
-def pod_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
-    """Members of POD. A network of prefix length 0 takes two members, since a hash cannot hold it."""
+def pod_members(networks: Iterable[Network], home: Iterable[Network]) -> tuple[SetMemberRow, ...]:
+    """Members of POD and HOME. A network of prefix length 0 takes two members, since a hash cannot hold it."""
     rows: list[SetMemberRow] = []
-    for network in networks:
+    for noun, network in [*(("POD", n) for n in networks), *(("HOME", n) for n in home)]:
         family = Family.IPV6 if network.version == 6 else Family.IPV4
-        rows.extend(SetMemberRow(set_name("POD", family), text) for text in net_texts(str(network)))
+        rows.extend(SetMemberRow(set_name(noun, family), text) for text in net_texts(str(network)))
     return tuple(rows)
 
 

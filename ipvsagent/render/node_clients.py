@@ -17,12 +17,13 @@ scheduler that hashes the client's address gives the same affinity.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from msgspec.structs import replace
 
-from ipvsagent.address import Address, Family
+from ipvsagent.address import Address, Family, family_of
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import (
     Frontend,
@@ -60,6 +61,7 @@ class NodeClients:
         self._mask = mask
         self._bits = [bit for bit in range(32) if mask >> bit & 1]
         self._held = dict(held or {})
+        self._reserved = Counter((_family_of_place(place), value) for place, value in self._held.items())
         self._scheduler_works = scheduler_works
         self._numbers: dict[Name, int] = {}
         self._names: dict[tuple[Family, int], Name] = {}
@@ -134,6 +136,9 @@ class NodeClients:
         family = name[0]
         for place in [place_of(server.id) for server in group]:
             value = self._held.pop(place, 0)
+            if not value:
+                continue
+            self._reserved[family, value] -= 1
             if name not in self._numbers and self._is_ours(value) and self._is_free(family, value, taken):
                 self._take(name, value)
         if name not in self._numbers:
@@ -145,14 +150,16 @@ class NodeClients:
 
     def _find(self, name: Name, taken: Callable[[VirtualServerId], bool]) -> int:
         """The first free value from where the name leads, so that nearly always a Service has the same one on every
-        node and after every start; 0 = all are taken."""
+        node and after every start; 0 = all are taken. One that the kernel held for somebody comes last: whose it is may
+        not be known yet."""
         family, port = name
         count = (1 << len(self._bits)) - 1
-        first = int.from_bytes(hashlib.blake2s(str(port).encode(), digest_size=8).digest()) % count if count else 0
-        for step in range(count):
-            value = self._value((first + step) % count + 1)
-            if self._is_free(family, value, taken):
-                return value
+        first = int.from_bytes(hashlib.blake2s(str(port).encode(), digest_size=8).digest()) if count else 0
+        for reserved in (False, True):
+            for step in range(count):
+                value = self._value((first + step) % count + 1)
+                if (self._reserved[family, value] > 0) is reserved and self._is_free(family, value, taken):
+                    return value
         return 0
 
     def _value(self, index: int) -> int:
@@ -183,6 +190,10 @@ class NodeClients:
             "gives more marks"
         )
         return Finding(FindingKind.MARKS_EXHAUSTED, f"Service {'/'.join(key)}", reason)
+
+
+def _family_of_place(place: str) -> Family:
+    return family_of(Address(place.partition(",")[0]))
 
 
 def _for_outside(group: Iterable[VirtualServer], mark: Mark | None) -> Iterable[VirtualServer]:

@@ -68,7 +68,7 @@ def rule_set(family: Family, options: RuleOptions) -> RuleSet:
     chains = (
         Chain("mangle", "IPVSAGENT-MARK-IN", tuple(_mark_in(family, options))),
         Chain("mangle", "IPVSAGENT-MARK-OUT", tuple(_mark_out(family, options))),
-        Chain("mangle", "IPVSAGENT-TRACK", tuple(_track(options))),
+        Chain("mangle", "IPVSAGENT-TRACK", tuple(_track(family, options))),
         Chain("nat", "IPVSAGENT-MASQ", tuple(_masq(family, options))),
         Chain("filter", "IPVSAGENT-INPUT", tuple(_input(family, options))),
         Chain("filter", "IPVSAGENT-HOST", tuple(_host(family))),
@@ -92,9 +92,8 @@ def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
     mark = _mark(options)
     yield f"{_in_set('EXTERNAL', family)} {mark}"
     yield f"{_in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
-    pods = _from_pods(family, options)
-    if options.node_mark_mask and pods:
-        yield _map_mark(family, options, pods)
+    if options.node_mark_mask:
+        yield _map_mark(family, options, _from_pods(family, options))
 
 
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
@@ -123,10 +122,17 @@ def _not_from_pods(family: Family, options: RuleOptions) -> str:
 
 
 def _from_pods(family: Family, options: RuleOptions) -> str:
-    """Matches packets of pods; ends in a space, or is empty if they cannot be told from others."""
+    """Matches packets of pods; ends in a space."""
     if options.interface:
         return f"-i {options.interface} "
-    return _in_set("POD", family, "src") + " " if options.pods_known else ""
+    return _in_set("POD" if options.pods_known else "HOME", family, "src") + " "
+
+
+def _from_outside(family: Family, options: RuleOptions) -> str:
+    """Matches the other packets that come into mangle or filter INPUT; ends in a space."""
+    if options.interface:
+        return f"! -i {options.interface} "
+    return _not_in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
 def _map_mark(family: Family, options: RuleOptions, clients: str) -> str:
@@ -136,13 +142,18 @@ def _map_mark(family: Family, options: RuleOptions, clients: str) -> str:
     return f"{_in_set('LOCAL', family)} {clients}{unmarked} -j SET --map-set {local} dst,dst --map-mark"
 
 
-def _track(options: RuleOptions) -> Iterable[str]:
-    """Behind IPVS. No mark that was for IPVS leaves the node."""
+def _track(family: Family, options: RuleOptions) -> Iterable[str]:
+    """Behind IPVS. A pod of another node that was served as one of this node's would be answered past this node. What
+    was marked for IPVS leaves the node without that mark."""
     yield f"-m ipvs --ipvs -j CONNMARK --set-xmark {_bit(options)}"
     mask = options.node_mark_mask
-    if mask:
-        ours = f"-m mark --mark 0x0/{~mask & 0xFFFFFFFF:#x} -m mark ! --mark 0x0/{mask:#x}"
-        yield f"-m ipvs --ipvs {ours} -j MARK --set-xmark 0x0/{mask:#x}"
+    if not mask:
+        return
+    others = ~(mask | 1 << options.masquerade_bit) & 0xFFFFFFFF
+    ours = f"-m ipvs --ipvs -m mark --mark 0x0/{others:#x} -m mark ! --mark 0x0/{mask:#x}"
+    if options.pods_known and not options.interface:
+        yield f"{ours} {_in_set('POD', family, 'src')} {_not_in_set('HOME', family, 'src')} {_mark(options)}"
+    yield f"{ours} -j MARK --set-xmark 0x0/{mask:#x}"
 
 
 def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
@@ -168,17 +179,10 @@ def _input(family: Family, options: RuleOptions) -> Iterable[str]:
     yield f"-p tcp {empty} {new} -j REJECT --reject-with tcp-reset"
     yield f"{empty} {new} -j REJECT"
     yield f"{silent} {new} -j DROP"
-    yield f"{_in_set('INNER', family)} {_outside(family, options)}{new} -j DROP"
+    yield f"{_in_set('INNER', family)} {_from_outside(family, options)}{new} -j DROP"
     yield f"{_in_set('SERVICE', family)} -j ACCEPT"
     yield f"{_in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"
     yield f"-m connmark --mark {_bit(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-
-
-def _outside(family: Family, options: RuleOptions) -> str:
-    """Matches packets of clients outside this node, of what comes into filter INPUT; ends in a space or is empty."""
-    if options.interface:
-        return f"! -i {options.interface} "
-    return _not_in_set("POD", family, "src") + " " if options.pods_known else ""
 
 
 def _output(family: Family) -> Iterable[str]:
