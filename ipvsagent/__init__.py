@@ -4,7 +4,7 @@ A node agent that reads Services and EndpointSlices and keeps the kernel's IPVS 
 equal to what they ask for on this node. This docstring is the map.
 
     sources/  ──Changes──▶  cluster/  ──dirty──▶  policy/  ──changed ids──▶  reconcile/  ──ops──▶  kernel/
-    files                   ServiceTable          what should be            diff, drain, retry     IPVS, addresses, sets
+    API, files              ServiceTable          what should be            diff, drain, retry     IPVS, addresses, sets
                                                                             render/: model → rows
 
 `loop.py` drives it, between the threads of `agent.py`; `pipeline.py` is the same chain without threads and clock, and
@@ -18,6 +18,9 @@ Where do I change...
     which addresses a Service is served on   policy/virtual_servers.py
     who wins when two Services claim one     policy/desired.py
     what an object must look like            cluster/decode.py
+    how the API is listed and watched        sources/watch.py, its table; its edge: follow.py, kubernetes.py
+    how the API is reached, and as whom      sources/credentials.py, transport.py
+    what a broken or vanished object does    cluster/mirror.py for the API, cluster/manifest_set.py for files
     how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)
     how long a real server drains            reconcile/drain.py, its table
     what is repaired, and when               reconcile/reconciler.py; what is looked at, reconcile/audit.py

@@ -24,7 +24,7 @@ from ipvsagent.loop import Loop, RulesRepaired, Stop
 from ipvsagent.node import Node
 from ipvsagent.packet_filter import PacketFilter, families
 from ipvsagent.sources.inbox import Findings, Inbox
-from ipvsagent.sources.manifests import ManifestSource
+from ipvsagent.sources.source import Source
 from ipvsagent.status import socket as status_socket
 from ipvsagent.status.server import Server
 from ipvsagent.status.vitals import Vitals
@@ -37,23 +37,23 @@ LOOK_AT_RULES_EVERY = 1.0
 class Agent:
     """Built on a prepared node whose lock is held; `run` returns when told to stop."""
 
-    def __init__(self, config: Config, node: Node, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: Config, node: Node, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
         self._node = node
         self._inbox = Inbox()
         self._vitals = Vitals(config, families(), self._inbox.put, os.environ)
         self._server = Server(config, self._vitals)
-        self._loop = Loop(config, node, self._inbox, self._vitals, self._install_rules, clock)
+        self._source = source
+        self._loop = Loop(config, node, self._inbox, self._vitals, self._install_rules, self._source.view, clock)
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Follow the source until SIGTERM or SIGINT. Raises SourceError if a source is not there at all."""
+        """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError if that cannot be done."""
         monitor = AddressMonitor()
         self._loop.learn_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        source = ManifestSource(self._config.sources, allow_empty=self._config.allow_empty)
-        self._start_thread("source", lambda: self._watch(source))
+        self._start_thread("source", self._watch)
         self._start_thread("addresses", lambda: self._monitor(monitor))
         status_socket.serve(self._node.socket_path, self._inbox, self._stop)
         self._server.start()
@@ -93,8 +93,8 @@ class Agent:
 
         threading.Thread(target=run, name=name, daemon=True).start()
 
-    def _watch(self, source: ManifestSource) -> None:
-        source.run(self._inbox, self._stop)
+    def _watch(self) -> None:
+        self._source.run(self._inbox, self._stop)
 
     def _keep_rules(self, rules: PacketFilter, said: Sequence[Finding]) -> None:
         """Rules that somebody changed come back, and this thread alone waits for the lock of iptables."""

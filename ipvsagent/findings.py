@@ -34,6 +34,7 @@ class FindingKind(StrEnum):
     KERNEL_REFUSED = "kernel-refused"
     REMOVAL_HELD = "removal-held"
     NODE_UNKNOWN = "node-unknown"
+    API_UNREACHABLE = "api-unreachable"
     HOST = "host"
 
 

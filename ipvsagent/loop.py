@@ -26,6 +26,7 @@ from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import AddressRow
 from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.view import SourceView
 from ipvsagent.status import socket as status_socket
 from ipvsagent.status.metrics import Readings, ReadingsWanted
 from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
@@ -71,12 +72,14 @@ class Loop:
         inbox: Inbox,
         vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
+        source_view: Callable[[], SourceView],
         clock: Callable[[], float],
     ) -> None:
         self._config = config
         self._node = node
         self._backend = node.backend()
         self._clock = clock
+        self._source_view = source_view
         self._inbox = inbox
         self._vitals = vitals
         self._failing = False
@@ -274,6 +277,7 @@ class Loop:
             node=self._config.node_name,
             backend="ipvs",
             interface=self._config.interface,
+            source=self._source_view(),
             uptime=now - self._born,
             in_sync=in_sync(self._pipeline),
             seconds_since_change=None if self._changed_at is None else now - self._changed_at,

@@ -10,12 +10,12 @@ from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
 from ipvsagent.node import Node, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
-from ipvsagent.sources.manifests import ManifestSource
+from ipvsagent.sources.source import Source
 
 log = logging.getLogger("ipvsagent")
 
 
-def apply_once(config: Config, node: Node) -> bool:
+def apply_once(config: Config, node: Node, source: Source) -> bool:
     """Make the kernel as the source wants it now; False if the kernel refused something.
 
     Raises SourceError, KernelError and StartError.
@@ -29,7 +29,7 @@ def apply_once(config: Config, node: Node) -> bool:
     learn(book, [("limits", node.unset_limits), ("packet rules", tuple(rules.findings()))])
     pipeline = pipeline_for(config, backend, window=0, scheduler_works=node.scheduler_works)
     pipeline.node_addresses(node.addresses.node_addresses())
-    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
+    changes, findings = source.load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
     report = pipeline.begin(began)
     learn(book, report.findings)

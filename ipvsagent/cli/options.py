@@ -120,7 +120,7 @@ def _parameter(names: tuple[str, ...]) -> str:
     return "text_" + names[0].strip("-").replace("-", "_")
 
 
-def given(options: dict[str, Any], *, source_needed: bool = True) -> Given:
+def given(options: dict[str, Any]) -> Given:
     """Takes settings out of what a command was called with. Raises ConfigError with every problem."""
     texts = {}
     for entry in ENTRIES:
@@ -130,8 +130,6 @@ def given(options: dict[str, Any], *, source_needed: bool = True) -> Given:
     files = options.pop("files")
     resolved = resolve(texts, read_files(files))
     config = resolved.required()
-    if source_needed and not config.sources:
-        raise ConfigError(["no source: --source PATH says where Services, EndpointSlices and Nodes are read from"])
     return Given(config, resolved.warnings, texts, files)
 
 

@@ -17,7 +17,7 @@ from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.node import Node, empty_recorder, pipeline_for
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, VirtualServerRow
-from ipvsagent.sources.manifests import ManifestSource
+from ipvsagent.sources.source import source_of
 
 
 class PlannedOp(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ def command(against: str, output: str, **options: Any) -> int:
     config = settings.config
     for warning in settings.warnings:
         click.echo(click.style(str(warning), fg="yellow"), err=True)
-    changes, findings = ManifestSource(config.sources, allow_empty=config.allow_empty).load_once()
+    changes, findings = source_of(config).load_once()
     ops: list[Op] = []
     if against == "empty":
         pipeline = pipeline_for(config, empty_recorder(ops, config.node_marks), window=0)

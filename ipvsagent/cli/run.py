@@ -19,6 +19,7 @@ from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
 from ipvsagent.node import Node, lock_path
 from ipvsagent.once import apply_once
+from ipvsagent.sources.source import source_of
 
 log = logging.getLogger("ipvsagent")
 _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
@@ -51,10 +52,11 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     place, so that traffic outlives it. `ipvsagent cleanup` removes it.
 
     \b
+    ipvsagent run --kubeconfig /etc/kubernetes/ipvsagent.conf
     kubectl get services,endpointslices,nodes -A -o yaml > cluster.yaml
     ipvsagent run --source cluster.yaml
     """
-    settings = given(options, source_needed=not (init_only or write_to))
+    settings = given(options)
     config = settings.config
     _log_to_stderr(config.log_level)
     for warning in settings.warnings:
@@ -70,6 +72,7 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
         for finding in node.unset_limits:
             log.warning("%s", finding)
         return 0
+    source = source_of(config)
     lock = _lock(config)
     node = Node(config, load_modules=True)
     pid = host.kube_proxy_here()
@@ -81,8 +84,8 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     node.prepare()
     try:
         if once:
-            return 0 if apply_once(config, node) else 1
-        Agent(config, node).run()
+            return 0 if apply_once(config, node, source) else 1
+        Agent(config, node, source).run()
         return 0
     finally:
         lock.release()

@@ -71,6 +71,11 @@ def decode_json(kind: str, raw: bytes | msgspec.Raw) -> Decoded:
     return _decoded(kind, convert, item)
 
 
+def decode_item(kind: str, item: wire.Object) -> Decoded:
+    """One object whose wire shape was read as part of something else."""
+    return _decoded(kind, _KINDS[kind][2], item)
+
+
 def decode_plain(kind: str, plain: object) -> Decoded:
     """One object as Python mappings, lists and scalars, which is what YAML gives."""
     _, shape, convert = _KINDS[kind]

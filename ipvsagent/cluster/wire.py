@@ -15,6 +15,7 @@ class Metadata(Struct, frozen=True, gc=False):
     namespace: str | None = None
     creationTimestamp: str | None = None
     deletionTimestamp: str | None = None
+    resourceVersion: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
 

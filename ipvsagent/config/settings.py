@@ -25,8 +25,9 @@ class Config(Struct, frozen=True, kw_only=True):
     """Durations in seconds. A kernel timeout of 0 leaves the kernel's value alone.
 
     What is read
-      sources: files and folders of objects. kubeconfig, master: how the API server is found, "" = as a pod finds it;
-      master overrides what the kubeconfig says, and is an option only.
+      sources: files and folders of objects; if there are none, the Kubernetes API is. kubeconfig, master: how the API
+      server is found, "" = as a pod or kubectl finds it; master overrides what the kubeconfig says, and is an option
+      only. allow_api_by_cluster_ip: it may be at a Service address that this agent itself makes work.
       node_name: "" = the host name, which who builds a Config for a node fills in (`node_name()`).
       allow_empty: a source that became empty is believed.
 
@@ -61,6 +62,7 @@ class Config(Struct, frozen=True, kw_only=True):
     sources: tuple[Path, ...] = ()
     kubeconfig: str = ""
     master: str = ""
+    allow_api_by_cluster_ip: bool = False
     node_name: str = ""
     allow_empty: bool = False
     backend: Backend = Backend.AUTO

@@ -23,6 +23,7 @@ from ipvsagent.errors import SourceError
 from ipvsagent.findings import Finding
 from ipvsagent.sources.files import DOES_NOT_EXIST, Busy, Listing, Stamp, list_files, read_whole
 from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.view import SourceView
 
 POLL_INTERVAL = 0.2
 SCAN_SHARE = 0.005
@@ -87,6 +88,9 @@ class ManifestSource:
             time.sleep(POLL_INTERVAL)
         changes = next(m for m in messages if isinstance(m, Changes))
         return changes, [f for m in messages if isinstance(m, Findings) for f in m.findings]
+
+    def view(self) -> SourceView:
+        return SourceView(", ".join(map(str, self._roots)), self._synced)
 
     def poll(self, now: float) -> list[Changes | Findings]:
         """Looks at the files once. now: seconds of a clock that never goes back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ipvsagent.address import Address, endpoint_text
+from ipvsagent.sources.view import SourceView
 from ipvsagent.status.document import RealServerStatus, StatusDocument, VirtualServerStatus
 from ipvsagent.status.snapshot import Snapshot
 
@@ -68,6 +69,18 @@ def _head(document: StatusDocument) -> Iterator[Line]:
         ),
         "dim",
     )
+    if agent.source.kinds:
+        yield _api(agent.source)
+
+
+def _api(source: SourceView) -> Line:
+    """The API server, and how old what is known of each kind may be."""
+    lost = [kind for kind in source.kinds if not kind.connected]
+    if not lost:
+        oldest = max((kind.heard or 0.0) for kind in source.kinds)
+        return f"API server {source.subject}: connected, last heard of every kind {span(oldest)} ago", "dim"
+    words = [f"{kind.kind} {'never' if kind.heard is None else f'{span(kind.heard)} ago'}" for kind in source.kinds]
+    return f"API server {source.subject or 'unknown'}: NOT connected; last heard of {', '.join(words)}", "red"
 
 
 def _state(agent: Snapshot) -> str:

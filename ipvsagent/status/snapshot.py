@@ -11,6 +11,7 @@ from msgspec import Struct
 from ipvsagent.findings import Finding
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.sources.view import SourceView
 
 
 class DrainView(Struct, frozen=True):
@@ -56,6 +57,7 @@ class Snapshot(Struct, frozen=True):
     node: str
     backend: str
     interface: str
+    source: SourceView
     uptime: float
     in_sync: bool
     seconds_since_change: float | None

@@ -21,7 +21,7 @@ def ipvsagent(*arguments: str | Path, **environment: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, **environment},
+        env={**os.environ, "HOME": "/nonexistent", "KUBECONFIG": "", "KUBERNETES_SERVICE_HOST": "", **environment},
     )
 
 
@@ -70,7 +70,7 @@ def test_options_change_the_plan() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["plan"], 64, "no source: --source PATH"),
+        (["plan"], 64, "no source: --kubeconfig FILE says"),
         (["plan", "--source", "/nonexistent"], 1, "/nonexistent does not exist"),
         (["plan", "--source", ".", "--drain-timeout", "soon"], 64, "'soon' is not a duration"),
         (["plan", "--source", ".", "--exclude-cidrs", "10.0.0.0/99"], 64, "'10.0.0.0/99' is not a CIDR"),

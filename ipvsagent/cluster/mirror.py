@@ -1,0 +1,161 @@
+"""`Mirror`: the objects of an API server as they were last heard of, in which no mishap takes anything down.
+
+1. What comes out depends on what the server holds, not on how it was learnt: a relist reports differences only.
+2. A broken object leaves its last accepted version in use; one that was never accepted is what the agent is blind to.
+3. Endpoints move from slice to slice: while a slice of a Service is broken and was never accepted, slices of the same
+   Service that vanish are held.
+4. A list that is empty is taken for a mistake, because every cluster has the Service `default/kubernetes` and its
+   slice: nothing of that kind is removed until something is there again.
+
+The counterpart of `ManifestSet`; it knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from ipvsagent.cluster.decode import Accepted, Decoded, Rejected
+from ipvsagent.cluster.manifest_set import Update
+from ipvsagent.cluster.objects import Blind, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
+from ipvsagent.findings import Finding, FindingKind
+
+NEVER_EMPTY = ("Service", "EndpointSlice")
+
+
+class Mirror:
+    """Call `replace`, `put` and `delete` as the server speaks, then `take` once. allow_empty: rule 4 is off."""
+
+    def __init__(self, *, allow_empty: bool = False) -> None:
+        self._allow_empty = allow_empty
+        self._objects: dict[ObjectKey, Object] = {}
+        self._rejected: dict[ObjectKey, Rejected] = {}
+        self._vanished: dict[ObjectKey, None] = {}
+        self._nameless: dict[str, Rejected] = {}
+        self._empty: set[str] = set()
+        self._changed: dict[ObjectKey, None] = {}
+        self._findings: dict[str, tuple[Finding, ...]] = {}
+        self._stale: dict[str, None] = {}
+        self._blind: Blind | None = None
+
+    def replace(self, kind: str, listed: Iterable[Decoded]) -> None:
+        """The server holds exactly these objects of a kind."""
+        seen: set[ObjectKey] = set()
+        nameless = None
+        for decoded in listed:
+            if isinstance(decoded, Rejected) and not decoded.key.name:
+                nameless = decoded
+            else:
+                seen.add(decoded.key)
+                self.put(decoded)
+        for key in [key for key in {**self._objects, **self._rejected} if key.kind == kind and key not in seen]:
+            self.delete(key)
+        if nameless:
+            self._nameless[kind] = nameless
+        else:
+            self._nameless.pop(kind, None)
+        self._say(f"nameless {kind}", (nameless.finding,) if nameless else ())
+        if seen or nameless or self._allow_empty or kind not in NEVER_EMPTY:
+            self._empty.discard(kind)
+        else:
+            self._empty.add(kind)
+
+    def put(self, decoded: Decoded) -> bool:
+        """True if a proxy will see a difference."""
+        key = decoded.key
+        self._empty.discard(key.kind)
+        if isinstance(decoded, Rejected):
+            self._vanished.pop(key, None)
+            self._rejected[key] = decoded
+            finding = decoded.finding
+            if key in self._objects:
+                finding = replace(finding, reason=f"{finding.reason}; its last accepted version stays in use")
+            self._say(str(key), (finding,))
+            return False
+        if not isinstance(decoded, Accepted):
+            return self.delete(key)
+        self._vanished.pop(key, None)
+        self._rejected.pop(key, None)
+        if decoded.findings or self._findings:
+            self._say(str(key), decoded.findings)
+        if self._objects.get(key) == decoded.value:
+            return False
+        self._objects[key] = decoded.value
+        self._changed[key] = None
+        return True
+
+    def delete(self, key: ObjectKey) -> bool:
+        """True if it was there."""
+        self._rejected.pop(key, None)
+        if self._findings:
+            self._say(str(key), ())
+        if key not in self._objects or key in self._vanished:
+            return False
+        self._vanished[key] = None
+        return True
+
+    def take(self) -> Update:
+        """What came of the calls since the last `take`. Only real differences."""
+        blind = self._blindness()
+        held = {key: None for key in self._vanished if self._is_held(key, blind)}
+        removals = [key for key in self._vanished if key not in held]
+        for key in removals:
+            del self._objects[key]
+            self._changed.pop(key, None)
+        self._vanished = held
+        told = blind if blind != self._blind else None
+        self._blind = blind
+        upserts = tuple([self._objects[key] for key in self._changed])
+        self._changed.clear()
+        self._say_held(list(held))
+        findings = {origin: self._findings.get(origin, ()) for origin in self._stale}
+        self._stale.clear()
+        return Update(Changes(upserts=upserts, removals=tuple(removals), blind=told), findings)
+
+    def _say(self, origin: str, findings: tuple[Finding, ...]) -> None:
+        if self._findings.get(origin, ()) == findings:
+            return
+        if findings:
+            self._findings[origin] = findings
+        else:
+            del self._findings[origin]
+        self._stale[origin] = None
+
+    def _say_held(self, held: list[ObjectKey]) -> None:
+        for kind in NEVER_EMPTY:
+            findings: tuple[Finding, ...] = ()
+            if kind in self._empty:
+                reason = (
+                    f"it lists no {kind}, which no cluster does: nothing is removed until there is one (or with "
+                    "--allow-empty)"
+                )
+                findings = (Finding(FindingKind.EMPTY_SOURCE, "the API server", reason),)
+            self._say(f"empty {kind}", findings)
+        findings = ()
+        if held and not self._empty:
+            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+            reason = "gone, but kept until the broken objects that may have taken its place can be understood"
+            findings = (Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", reason),)
+        self._say("held", findings)
+
+    def _blindness(self) -> Blind:
+        anything, services = bool(self._empty or self._nameless), False
+        endpoints: set[ServiceKey] = set()
+        for key, rejected in self._rejected.items():
+            if key in self._objects:
+                continue
+            if key.kind == "Service":
+                services = True
+            elif key.kind == "EndpointSlice":
+                if rejected.service:
+                    endpoints.add(ServiceKey(key.namespace, rejected.service))
+                else:
+                    anything = True
+        return Blind(anything, services, frozenset(endpoints))
+
+    def _is_held(self, key: ObjectKey, blind: Blind) -> bool:
+        if key.kind in self._empty or key.kind in self._nameless:
+            return True
+        item = self._objects[key]
+        return isinstance(item, EndpointSlice) and ServiceKey(item.namespace, item.service) in blind.endpoints

@@ -1,0 +1,209 @@
+"""Following one kind, at the edge: connections, pauses, and what is said of them.
+
+The reflector (watch.py) decides what to ask; a `Transport` asks; this drives one with the other in a thread of its
+own. Pauses are tenacity's, around a session of as many requests as make progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
+
+from ipvsagent.cluster.watch_events import Status, decode_status
+from ipvsagent.sources.watch import Output, Reflector, Request, State, Stopped, Trouble
+
+FIRST_PAUSE = 0.8
+SHORTEST_PAUSE = 0.2
+LONGEST_PAUSE = 30.0
+LONGEST_RETRY_AFTER = 120.0
+STEADY = 10.0
+"""A connection that lived so long does not count as a failure: the next pause is a first one."""
+SETTLED = 2.0
+"""A connection that stands for so long is news that the trouble is over, though nothing came yet."""
+UNAUTHORIZED = 401
+
+
+class TransportError(Exception):
+    """No answer, or half of one. `str()` is a clause for a person."""
+
+
+class Response(Protocol):
+    """retry_after: seconds, if the server sent a Retry-After."""
+
+    status: int
+    retry_after: float | None
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes. Raises TransportError."""
+
+    def shutdown(self) -> None:
+        """From any thread: whoever waits in `pieces` is woken."""
+
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    def get(self, request: Request) -> Response:
+        """Raises TransportError."""
+
+    def renew(self) -> bool:
+        """The server did not accept who we are: look for newer credentials. False if there are none."""
+
+
+class _Pause(Exception):
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.reason)
+        self.trouble = trouble
+
+
+_backoff = wait_random_exponential(multiplier=FIRST_PAUSE, min=SHORTEST_PAUSE, max=LONGEST_PAUSE)
+
+
+def pause_after(state: RetryCallState) -> float:
+    """Seconds: exponential with full jitter, and not less than the server wishes."""
+    error = state.outcome.exception() if state.outcome else None
+    wished = error.trouble.retry_after if isinstance(error, _Pause) else None
+    return max(_backoff(state), min(wished or 0.0, LONGEST_RETRY_AFTER))
+
+
+class Follower:
+    """deliver: gets what came, in order. clock: seconds that never go back. chance: 0 to 1. sleep: of a thread, woken
+    by stop."""
+
+    def __init__(
+        self,
+        reflector: Reflector,
+        transport: Transport,
+        deliver: Callable[[list[Output]], None],
+        *,
+        stopped: Callable[[], bool],
+        sleep: Callable[[float], Any],
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self.reflector = reflector
+        self.trouble: Trouble | None = None
+        self.failures = 0
+        self._transport = transport
+        self._deliver = deliver
+        self._stopped = stopped
+        self._sleep = sleep
+        self._clock = clock
+        self._chance = chance
+        self._response: Response | None = None
+        self._accepted_at = 0.0
+        self._given_up = ""
+
+    def run(self) -> None:
+        """Until stopped."""
+        while not self._stopped():
+            Retrying(
+                sleep=self._sleep,
+                wait=pause_after,
+                retry=retry_if_exception_type(_Pause),
+                before_sleep=self._note,
+            )(self._session)
+
+    def check(self) -> None:
+        """Called about once a second by another thread: ends an answer that has gone silent."""
+        response, now = self._response, self._clock()
+        if response is None:
+            return
+        if now > self.reflector.deadline():
+            self._given_up = "the server has gone silent"
+            response.shutdown()
+        elif self.trouble and self.reflector.state is State.WATCH and now - self._accepted_at >= SETTLED:
+            self._clear()
+
+    def interrupt(self) -> None:
+        """From another thread, after `stopped` has become true."""
+        response = self._response
+        if response:
+            response.shutdown()
+
+    def _note(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        assert isinstance(error, _Pause)
+        self.failures += 1
+        self.trouble = error.trouble
+
+    def _clear(self) -> None:
+        self.failures = 0
+        self.trouble = None
+
+    def _session(self) -> None:
+        """Requests, as long as each is progress. Raises _Pause."""
+        while not self._stopped():
+            self._accepted_at = float("inf")
+            trouble = self._ask()
+            if self._stopped():
+                return
+            if self._clock() - self._accepted_at >= STEADY:
+                if trouble:
+                    self._sleep(SHORTEST_PAUSE + self._chance() * (FIRST_PAUSE - SHORTEST_PAUSE))
+                return
+            if trouble:
+                raise _Pause(trouble)
+
+    def _ask(self) -> Trouble | None:
+        reflector = self.reflector
+        request = reflector.request(self._clock(), self._chance())
+        try:
+            response = self._transport.get(request)
+            if response.status == UNAUTHORIZED and self._transport.renew():
+                response.close()
+                response = self._transport.get(request)
+        except TransportError as error:
+            return reflector.refused(Status(message=str(error)), self._clock())
+        self._given_up = ""
+        self._response = response
+        try:
+            if self._stopped():
+                return None
+            if response.status != 200:
+                return reflector.refused(_status_of(response), self._clock())
+            self._accepted_at = self._clock()
+            reflector.accepted(self._accepted_at)
+            return self._read(response)
+        finally:
+            self._response = None
+            response.close()
+
+    def _read(self, response: Response) -> Trouble | None:
+        reflector = self.reflector
+        reason = ""
+        try:
+            for piece in response.pieces():
+                outputs = reflector.receive(piece, self._clock())
+                if outputs:
+                    self._deliver(outputs)
+                    self._clear()
+        except Stopped as stopped:
+            reflector.connected = False
+            self._deliver(stopped.outputs)
+            return stopped.trouble
+        except TransportError as error:
+            reason = self._given_up or str(error)
+        outputs, trouble = reflector.ended(self._clock(), self._given_up or reason)
+        if outputs:
+            self._deliver(outputs)
+            self._clear()
+        return trouble
+
+
+def _status_of(response: Response) -> Status:
+    """What a refusal says: the head's status and Retry-After count, a body of the API tells the rest."""
+    body = b""
+    try:
+        for piece in response.pieces():
+            body += piece
+            if len(body) > 65536:
+                break
+    except TransportError:
+        pass
+    said = decode_status(body)
+    message = said.message if said != Status() else body[:200].decode(errors="replace").strip()
+    after = response.retry_after if response.retry_after is not None else said.retry_after
+    return Status(response.status, said.reason, message, after)

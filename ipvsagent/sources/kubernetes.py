@@ -1,0 +1,238 @@
+"""The Kubernetes API as a source: a thread for each kind, one `Mirror` for what they hear.
+
+Losing the server changes nothing: the last state stays, for as long as it takes, and what is said about it is how old
+it is. After the server is back only differences come out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ipvsagent.cluster.mirror import Mirror
+from ipvsagent.cluster.objects import Blind, Changes, Object, ObjectKey, Service
+from ipvsagent.cluster.watch_events import Gone, Put
+from ipvsagent.config import Config
+from ipvsagent.errors import SourceError, StartError
+from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.sources.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip
+from ipvsagent.sources.follow import Follower, Transport
+from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.transport import ApiTransport
+from ipvsagent.sources.view import KindView, SourceView
+from ipvsagent.sources.watch import RESOURCES, Listed, Output, Reflector, Trouble
+
+PATIENCE = 15.0
+"""Seconds that `plan` and `run --once` wait for a server that refuses or does not answer."""
+LOOK_EVERY = 1.0
+
+
+def api_source(config: Config) -> ApiSource:
+    """Raises ConfigError, SourceError, StartError."""
+    place = place_of(config.kubeconfig, config.master, os.environ, service_account=SERVICE_ACCOUNT)
+    if not config.allow_api_by_cluster_ip:
+        refuse_cluster_ip(place, os.environ)
+    transport = ApiTransport(place, os.environ, time.monotonic)
+    return ApiSource(
+        transport,
+        lambda: transport.server,
+        allow_empty=config.allow_empty,
+        allow_cluster_ip=config.allow_api_by_cluster_ip,
+    )
+
+
+class ApiSource:
+    """server: its address, for people."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        server: Callable[[], str],
+        *,
+        allow_empty: bool = False,
+        allow_cluster_ip: bool = False,
+    ) -> None:
+        self._transport = transport
+        self._server = server
+        self._allow_cluster_ip = allow_cluster_ip
+        self._mirror = Mirror(allow_empty=allow_empty)
+        self._lock = threading.Lock()
+        self._unlisted = set(RESOURCES)
+        self._reflectors = {kind: Reflector(kind) for kind in RESOURCES}
+        self._followers: dict[str, Follower] = {}
+        self._troubles: dict[str, tuple[Trouble, float]] = {}
+        self._blind: Blind | None = None
+
+    def run(self, inbox: Inbox, stop: threading.Event) -> None:
+        """Ends within about a second of `stop`, or when a thread found what nobody can work with."""
+        failed = threading.Event()
+        self._followers = {kind: self._follower(kind, inbox, stop) for kind in RESOURCES}
+
+        def follow(follower: Follower) -> None:
+            try:
+                follower.run()
+            except Exception as error:
+                inbox.put(error)
+                failed.set()
+
+        threads = [
+            threading.Thread(target=follow, args=(each,), name=f"follow {kind}", daemon=True)
+            for kind, each in self._followers.items()
+        ]
+        for thread in threads:
+            thread.start()
+        while not stop.wait(LOOK_EVERY) and not failed.is_set():
+            for follower in self._followers.values():
+                follower.check()
+            self._tell_troubles(inbox)
+        for follower in self._followers.values():
+            follower.interrupt()
+        for thread in threads:
+            thread.join(LOOK_EVERY)
+
+    def load_once(self) -> tuple[Changes, list[Finding]]:
+        inbox, stop = Inbox(), threading.Event()
+        thread = threading.Thread(target=self.run, args=(inbox, stop), name="source", daemon=True)
+        thread.start()
+        upserts: dict[ObjectKey, Object] = {}
+        findings: dict[str, tuple[Finding, ...]] = {}
+        changes = Changes()
+        patience: float | None = None
+        try:
+            while not changes.synced:
+                for message in inbox.take(0.2):
+                    if isinstance(message, Exception):
+                        raise message
+                    if isinstance(message, Findings):
+                        findings[message.origin] = message.findings
+                    elif isinstance(message, Changes):
+                        changes = message
+                        for item in message.upserts:
+                            upserts[item.key] = item
+                        for key in message.removals:
+                            upserts.pop(key, None)
+                if not self._troubles:
+                    patience = None
+                elif patience is None:
+                    patience = time.monotonic() + PATIENCE
+                elif time.monotonic() > patience:
+                    raise SourceError("; ".join(f"{each.subject}: {each.reason}" for each in findings["api"]))
+        finally:
+            stop.set()
+        with self._lock:
+            blind = self._blind
+        changes = Changes(upserts=tuple(upserts.values()), synced=True, blind=blind)
+        return changes, [finding for group in findings.values() for finding in group]
+
+    def view(self) -> SourceView:
+        now = time.monotonic()
+        kinds = []
+        for kind, each in self._reflectors.items():
+            heard = None if each.heard_at is None else max(0.0, now - each.heard_at)
+            kinds.append(
+                KindView(kind, each.state.value, each.connected, heard, each.version, each.requests, each.lists)
+            )
+        return SourceView(self._server(), not self._unlisted, tuple(kinds))
+
+    def _follower(self, kind: str, inbox: Inbox, stop: threading.Event) -> Follower:
+        return Follower(
+            self._reflectors[kind],
+            self._transport,
+            lambda outputs: self._deliver(kind, outputs, inbox),
+            stopped=stop.is_set,
+            sleep=stop.wait,
+            clock=time.monotonic,
+            chance=random.random,
+        )
+
+    def _deliver(self, kind: str, outputs: list[Output], inbox: Inbox) -> None:
+        """In the order in which the kinds' threads come; what one answer brought is one message."""
+        with self._lock:
+            first = False
+            for output in outputs:
+                if isinstance(output, Listed):
+                    self._mirror.replace(kind, output.objects)
+                    first = first or kind in self._unlisted
+                    self._unlisted.discard(kind)
+                elif isinstance(output, Put):
+                    self._mirror.put(output.decoded)
+                elif isinstance(output, Gone):
+                    self._mirror.delete(output.key)
+            update = self._mirror.take()
+            changes = msgspec.structs.replace(update.changes, synced=not self._unlisted)
+            self._blind = changes.blind or self._blind
+            if first and kind == "Service" and not self._allow_cluster_ip:
+                self._refuse_cluster_ip(changes)
+            if first or changes.upserts or changes.removals or changes.blind is not None:
+                inbox.put(changes)
+            for origin, findings in update.findings.items():
+                inbox.put(Findings(f"api {origin}", findings))
+
+    def _refuse_cluster_ip(self, changes: Changes) -> None:
+        addresses = _addresses_of(urlsplit(self._server()).hostname or "")
+        for item in changes.upserts:
+            if isinstance(item, Service) and (item.namespace, item.name) == ("default", "kubernetes"):
+                for address in addresses.intersection(item.cluster_ips):
+                    raise StartError(
+                        f"the API server is reached at {address}, the cluster IP of default/kubernetes, which needs "
+                        "the very rules that this agent is to make",
+                        REMEDY,
+                    )
+
+    def _tell_troubles(self, inbox: Inbox) -> None:
+        """One finding for all kinds that have the same trouble. A first failure is no news once all is known."""
+        now: dict[str, tuple[Trouble, float]] = {}
+        for kind, follower in self._followers.items():
+            trouble = follower.trouble
+            if trouble and (follower.failures > 1 or self._unlisted or 400 <= trouble.status < 500):
+                now[kind] = (trouble, self._troubles.get(kind, (trouble, time.time()))[1])
+        if now == self._troubles:
+            return
+        self._troubles = now
+        inbox.put(Findings("api", tuple(self._findings_of(now))))
+
+    def _findings_of(self, troubles: dict[str, tuple[Trouble, float]]) -> list[Finding]:
+        by_reason: dict[str, list[str]] = {}
+        for kind, (trouble, _) in troubles.items():
+            by_reason.setdefault(_advice(kind, trouble), []).append(kind)
+        findings = []
+        for reason, kinds in by_reason.items():
+            since = min(troubles[kind][1] for kind in kinds)
+            when = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            plurals = ", ".join(RESOURCES[kind].plural for kind in kinds)
+            meanwhile = "nothing is programmed yet" if self._unlisted else "what was known before stays in use"
+            text = f"{plurals} cannot be read since {when}: {reason}; {meanwhile}"
+            subject = f"API server {self._server()}".rstrip()
+            findings.append(Finding(FindingKind.API_UNREACHABLE, subject, text, severity=Severity.ERROR))
+        return findings
+
+
+def _advice(kind: str, trouble: Trouble) -> str:
+    said = trouble.reason
+    if trouble.status == 401:
+        return f"{said}; it does not accept our credentials: look at the kubeconfig's token or certificate"
+    if trouble.status == 403:
+        plural = RESOURCES[kind].plural
+        return f"{said}; allow our user to list and watch {plural}, as ClusterRole system:node-proxier does"
+    return said
+
+
+def _addresses_of(host: str) -> set[str]:
+    """Of a host name, or the address that it is. Empty if nobody knows."""
+    try:
+        return {str(ipaddress.ip_address(host))}
+    except ValueError:
+        pass
+    try:
+        return {str(ipaddress.ip_address(entry[4][0])) for entry in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError):
+        return set()

@@ -1,0 +1,140 @@
+"""HTTP to the API server through the official client's configuration and `call_api`: TLS, proxies and authentication
+are its, the answers are raw.
+
+Not its models, Watch or informers: one object of a watch costs them ten times as much, they hang for ever on a
+connection that has gone silent, and reconnect without a pause. Its retries are off, so that there is one policy
+(follow.py). Importing it costs 0.3 s, so it is imported when the first request is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+from ipvsagent import __version__
+from ipvsagent.errors import SourceError
+from ipvsagent.sources.credentials import REREAD, Access, Place, load
+from ipvsagent.sources.follow import Response, TransportError
+from ipvsagent.sources.watch import Request
+
+CONNECT_TIMEOUT = 10.0
+HEAD_TIMEOUT = 30.0
+PIECE = 65536
+
+
+class ApiTransport:
+    """For any number of threads. clock: seconds that never go back."""
+
+    def __init__(self, place: Place, environment: Mapping[str, str], clock: Callable[[], float]) -> None:
+        self._place = place
+        self._environment = environment
+        self._clock = clock
+        self._lock = Lock()
+        self._access: Access | None = None
+        self._client: Any = None
+        self._read_at = float("-inf")
+
+    @property
+    def server(self) -> str:
+        """Its address, "" while no credentials could be read."""
+        return self._access.configuration.host if self._access else self._place.master
+
+    def get(self, request: Request) -> Response:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        client = self._ready()
+        call = client.param_serialize(
+            "GET",
+            request.path,
+            query_params=list(request.query),
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = client.call_api(*call, _request_timeout=(CONNECT_TIMEOUT, min(HEAD_TIMEOUT, request.timeout)))
+        except (HTTPError, ApiException, OSError, ValueError) as error:
+            raise TransportError(_in_words(error)) from None
+        return _Response(answer.response, request.timeout)
+
+    def renew(self) -> bool:
+        """Read the credentials again, whatever their age; False if they are what they were."""
+        with self._lock:
+            before = self._access
+            if before is None or self._clock() - self._read_at < 1.0:
+                return False
+            token = before.configuration.api_key.get("BearerToken")
+            self._read()
+            after = self._access
+        assert after
+        return (after.fingerprint, after.configuration.api_key.get("BearerToken")) != (before.fingerprint, token)
+
+    def _ready(self) -> Any:
+        """The client, with credentials that are new enough. Raises TransportError."""
+        with self._lock:
+            if self._access is None or (self._clock() - self._read_at >= REREAD and self._access.expires()):
+                self._read()
+            return self._client
+
+    def _read(self) -> None:
+        """Keeps the last credentials if there are none to be read. Raises TransportError if there never were."""
+        self._read_at = self._clock()
+        try:
+            access = load(self._place, self._environment)
+        except SourceError as error:
+            if self._access is None:
+                raise TransportError(str(error)) from None
+            return
+        if self._access is None or access.fingerprint != self._access.fingerprint:
+            from kubernetes.client import ApiClient
+
+            self._client = ApiClient(access.configuration)
+            self._client.user_agent = f"ipvsagent/{__version__}"
+        else:
+            self._client.configuration.api_key = access.configuration.api_key
+        self._access = access
+
+
+class _Response:
+    def __init__(self, answer: Any, timeout: float) -> None:
+        self.status: int = answer.status
+        self.retry_after = _seconds(answer.headers.get("Retry-After"))
+        self._answer = answer
+        # The time-out for the head, which a healthy server sends at once, is not that for the body of a watch.
+        self._socket: socket.socket | None = getattr(answer.connection, "sock", None)
+        if self._socket is not None:
+            self._socket.settimeout(timeout)
+
+    def pieces(self) -> Iterator[bytes]:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            while piece := self._answer.read1(PIECE, decode_content=False):
+                yield piece
+        except (HTTPError, OSError, ValueError) as error:
+            raise TransportError(_in_words(error)) from None
+
+    def shutdown(self) -> None:
+        if self._socket is None:
+            return
+        with contextlib.suppress(OSError):  # it may be closed already
+            # Not by TLS's own method, which pulls the carpet from under the thread that reads.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text and text.isascii() and text.isdigit() else None
+
+
+def _in_words(error: Exception) -> str:
+    """The reason at the bottom of what urllib3 wraps around it."""
+    text = str(getattr(error, "reason", None) or error)
+    for mark in ("Failed to establish a new connection: ", "Connection broken: "):
+        text = text.partition(mark)[2] or text
+    return " ".join(text.split()) or type(error).__name__

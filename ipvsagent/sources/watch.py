@@ -1,0 +1,368 @@
+"""Following one kind of object through list and watch, as a state machine without I/O, clock or chance.
+
+The edge asks `request` what to ask the server, and tells what came: `accepted` or `refused` for the head of the answer,
+`receive` for its body, `ended` for its end. What `receive` returns is for a `Mirror`; what the others return says
+whether to ask again at once (None) or after a pause (`Trouble`).
+
+    state          turn         next           what it means
+    STREAMED_LIST  complete     WATCH          the bookmark after the initial events came; the answer goes on as a watch
+                   unsupported  PAGED_LIST     400, 404, 405, 406, 415, 422: never asked for again
+                   expired      PAGED_LIST
+                   broken       PAGED_LIST     cut before the bookmark; what came is thrown away
+                   refused      STREAMED_LIST  401, 403, 429, 5xx, no connection
+    PAGED_LIST     more          PAGED_LIST    ask for the next page
+                   complete      WATCH         that was the last page
+                   expired       PAGED_LIST    410: from its beginning, and as one page
+                   unsupported,
+                   broken        PAGED_LIST    from its beginning
+                   refused       PAGED_LIST    the same page
+    WATCH          ended         WATCH         the server's time was over: resume from the last version
+                   broken,
+                   refused       WATCH         the same, after a pause
+                   expired,
+                   unsupported,
+                   spoilt        STREAMED_LIST (or PAGED_LIST) 410, a version or a line that makes no sense
+
+A turn is followed by a pause unless it is progress: `complete`, `more`, `unsupported` of a streamed list, `ended`
+after SHORT, and `expired` when the last list is older than FRESH. A server that answers nonsense is asked as seldom as
+one that does not answer.
+
+A list that is streamed or comes in pages replaces what was known as a whole; versions of initial events are not
+taken, for they come in no order. Selectors are kube-proxy's (cmd/kube-proxy/app/server.go).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from msgspec import Struct
+
+from ipvsagent.cluster.decode import Decoded
+from ipvsagent.cluster.objects import ObjectKey
+from ipvsagent.cluster.watch_events import (
+    EXPIRED,
+    Bookmark,
+    Garbage,
+    Gone,
+    Put,
+    Status,
+    decode_event,
+    decode_page,
+)
+
+PAGE = 500
+WATCH_FOR = (300, 600)
+"""Seconds that a watch is asked for: between these, so that not all nodes come back at once."""
+MARGIN = 15.0
+LIST_SILENCE = 60.0
+LIST_LIMIT = 300.0
+SHORT = 1.0
+"""A watch that the server ends sooner was no watch."""
+FRESH = 10.0
+LINE_LIMIT = 64 * 1024 * 1024
+
+_UNSUPPORTED = (400, 404, 405, 406, 415, 422)
+
+
+class State(Enum):
+    STREAMED_LIST = "streamed list"
+    PAGED_LIST = "paged list"
+    WATCH = "watch"
+
+
+class Turn(Enum):
+    COMPLETE = "complete"
+    MORE = "more"
+    ENDED = "ended"
+    EXPIRED = "expired"
+    UNSUPPORTED = "unsupported"
+    SPOILT = "spoilt"
+    BROKEN = "broken"
+    REFUSED = "refused"
+
+
+TABLE: dict[State, dict[Turn, State]] = {
+    State.STREAMED_LIST: {
+        Turn.COMPLETE: State.WATCH,
+        Turn.UNSUPPORTED: State.PAGED_LIST,
+        Turn.EXPIRED: State.PAGED_LIST,
+        Turn.SPOILT: State.PAGED_LIST,
+        Turn.BROKEN: State.PAGED_LIST,
+        Turn.REFUSED: State.STREAMED_LIST,
+    },
+    State.PAGED_LIST: {
+        Turn.MORE: State.PAGED_LIST,
+        Turn.COMPLETE: State.WATCH,
+        Turn.EXPIRED: State.PAGED_LIST,
+        Turn.UNSUPPORTED: State.PAGED_LIST,
+        Turn.SPOILT: State.PAGED_LIST,
+        Turn.BROKEN: State.PAGED_LIST,
+        Turn.REFUSED: State.PAGED_LIST,
+    },
+    State.WATCH: {
+        Turn.ENDED: State.WATCH,
+        Turn.BROKEN: State.WATCH,
+        Turn.REFUSED: State.WATCH,
+        Turn.EXPIRED: State.STREAMED_LIST,
+        Turn.UNSUPPORTED: State.STREAMED_LIST,
+        Turn.SPOILT: State.STREAMED_LIST,
+    },
+}
+
+
+class Resource(Struct, frozen=True):
+    """Where objects of a kind are, and which of them a Service proxy follows."""
+
+    path: str
+    labels: str = ""
+    fields: str = ""
+
+    @property
+    def plural(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+RESOURCES = {
+    "Service": Resource("/api/v1/services", "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"),
+    "EndpointSlice": Resource("/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"),
+    "Node": Resource("/api/v1/nodes"),
+}
+
+
+class Request(Struct, frozen=True):
+    """A GET. timeout: seconds of silence after which the connection is taken for dead."""
+
+    path: str
+    query: tuple[tuple[str, str], ...]
+    timeout: float
+
+
+class Trouble(Struct, frozen=True):
+    """Ask again, but not now. reason: a clause. status: of HTTP, 0 if there was none. retry_after: seconds that the
+    server wishes."""
+
+    reason: str
+    status: int = 0
+    retry_after: float | None = None
+
+
+class Listed(Struct, frozen=True):
+    """These objects are all there are."""
+
+    objects: tuple[Decoded, ...]
+
+
+Output = Listed | Put | Gone
+
+
+class Reflector:
+    """One kind. Times are seconds of any clock that never goes back."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.state = State.STREAMED_LIST
+        self.version = ""
+        self.connected = False
+        self.heard_at: float | None = None
+        self.requests = 0
+        self.lists = 0
+        self._resource = RESOURCES[kind]
+        self._streams = True
+        self._selects_fields = True
+        self._whole = False
+        self._more = ""
+        self._asked_at = 0.0
+        self._listed_at = float("-inf")
+        self._watch_for = 0
+        self._fresh: dict[ObjectKey, Decoded] = {}
+        self._pages: list[Decoded] = []
+        self._rest: list[bytes] = []
+        self._size = 0
+
+    # What to ask
+
+    def request(self, now: float, chance: float) -> Request:
+        """chance: 0 to 1, another each time."""
+        self.requests += 1
+        self._asked_at = now
+        self._rest.clear()
+        self._size = 0
+        resource = self._resource
+        query = []
+        if resource.labels:
+            query.append(("labelSelector", resource.labels))
+        if resource.fields and self._selects_fields:
+            query.append(("fieldSelector", resource.fields))
+        if self.state is State.PAGED_LIST:
+            return Request(resource.path, (*query, *self._page_query()), LIST_SILENCE)
+        shortest, longest = WATCH_FOR
+        self._watch_for = int(shortest + (longest - shortest) * chance)
+        query += [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", str(self._watch_for))]
+        if self.state is State.STREAMED_LIST:
+            self._fresh = {}
+            query += [("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]
+        else:
+            query.append(("resourceVersion", self.version))
+        return Request(resource.path, tuple(query), self._watch_for + MARGIN)
+
+    def _page_query(self) -> list[tuple[str, str]]:
+        """The first list of all may be as old as a cache of the server's; later ones not older than what is known."""
+        if self._more:
+            return [("limit", str(PAGE)), ("continue", self._more)]
+        self._pages = []
+        if self._whole:
+            return []
+        if not self.version:
+            return [("limit", str(PAGE)), *((("resourceVersion", "0"),) if not self.lists else ())]
+        return [("limit", str(PAGE)), ("resourceVersion", self.version), ("resourceVersionMatch", "NotOlderThan")]
+
+    def deadline(self) -> float:
+        """When the present answer must have ended, or a list must have been heard of again."""
+        if self.state is State.WATCH:
+            return self._asked_at + self._watch_for + MARGIN
+        heard = max(self._asked_at, self.heard_at or self._asked_at)
+        return min(heard + LIST_SILENCE, self._asked_at + LIST_LIMIT)
+
+    # What came
+
+    def accepted(self, now: float) -> None:
+        """Status 200; the body follows."""
+        self.connected = True
+        self.heard_at = now
+
+    def refused(self, status: Status, now: float) -> Trouble | None:
+        """Any other status."""
+        self.connected = False
+        self.heard_at = now
+        return self._refusal(status, now)
+
+    def receive(self, data: bytes, now: float) -> list[Output]:
+        """A piece of the body. Raises Stopped when the answer is of no further use: close it and look there."""
+        self.heard_at = now
+        if self.state is State.PAGED_LIST:
+            self._rest.append(data)
+            return []
+        *lines, rest = data.split(b"\n")
+        if lines:
+            self._rest.append(lines[0])
+            lines[0] = b"".join(self._rest)
+            self._rest = []
+        if rest:
+            self._rest.append(rest)
+        self._size = len(rest) if lines else self._size + len(rest)
+        outputs: list[Output] = []
+        try:
+            if self._size > LINE_LIMIT:
+                raise Garbage(f"a line of the watch is longer than {LINE_LIMIT >> 20} MiB")
+            for line in lines:
+                if line and not line.isspace():
+                    self._line(line, now, outputs)
+        except Garbage as error:
+            raise Stopped(outputs, self._turn(Turn.SPOILT, now, str(error))) from None
+        except _Refused as refused:
+            raise Stopped(outputs, self._refusal(refused.status, now)) from None
+        return outputs
+
+    def ended(self, now: float, reason: str = "") -> tuple[list[Output], Trouble | None]:
+        """The body is over. reason: why, "" if that is how it should end."""
+        self.connected = False
+        if reason:
+            return [], self._turn(Turn.BROKEN, now, reason)
+        if self.state is State.STREAMED_LIST:
+            return [], self._turn(Turn.BROKEN, now, "the server ended the list before it was complete")
+        if self.state is State.WATCH:
+            return [], self._turn(Turn.ENDED, now, "the server ends every watch at once")
+        body = b"".join(self._rest)
+        self._rest = []
+        try:
+            page = decode_page(self.kind, body)
+            if page.more and (not page.objects or page.more == self._more):
+                raise Garbage("the pages of the list do not end")
+            if not page.more and not page.version:
+                raise Garbage("the list has no resourceVersion")
+        except Garbage as error:
+            return [], self._turn(Turn.SPOILT, now, str(error))
+        self._pages.extend(page.objects)
+        if page.more:
+            self._more = page.more
+            return [], self._turn(Turn.MORE, now)
+        listed, self._pages = Listed(tuple(self._pages)), []
+        return [listed], self._complete(page.version, now)
+
+    def _line(self, line: bytes, now: float, outputs: list[Output]) -> None:
+        event = decode_event(self.kind, line)
+        if isinstance(event, Status):
+            raise _Refused(event)
+        if self.state is State.STREAMED_LIST:
+            if isinstance(event, Put):
+                self._fresh[event.decoded.key] = event.decoded
+            elif isinstance(event, Gone):
+                self._fresh.pop(event.key, None)
+            elif isinstance(event, Bookmark) and event.complete:
+                if not event.version:
+                    raise Garbage("the list has no resourceVersion")
+                outputs.append(Listed(tuple(self._fresh.values())))
+                self._fresh = {}
+                self._complete(event.version, now)
+        elif event is not None:
+            if not isinstance(event, Bookmark):
+                outputs.append(event)
+            self.version = event.version or self.version
+
+    def _complete(self, version: str, now: float) -> Trouble | None:
+        self.version = version
+        self._listed_at = now
+        self.lists += 1
+        return self._turn(Turn.COMPLETE, now)
+
+    # Turns
+
+    def _refusal(self, status: Status, now: float) -> Trouble | None:
+        code = status.code
+        said = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
+        if "Too large resource version" in status.message:
+            self.version = ""  # the server has been put back to an older state
+            return self._turn(Turn.EXPIRED, now, said, status)
+        if code == EXPIRED:
+            return self._turn(Turn.EXPIRED, now, said, status)
+        if code == 400 and "field label" in status.message and self._selects_fields:
+            self._selects_fields = False
+            return None
+        if code in _UNSUPPORTED:
+            return self._turn(Turn.UNSUPPORTED, now, said, status)
+        return self._turn(Turn.REFUSED, now, said, status)
+
+    def _turn(self, turn: Turn, now: float, reason: str = "", status: Status = Status()) -> Trouble | None:  # noqa: B008
+        before = self.state
+        self.state = TABLE[before][turn]
+        if turn is not Turn.REFUSED and turn is not Turn.MORE:
+            self._more = ""
+        if self.state is State.STREAMED_LIST and not self._streams:
+            self.state = State.PAGED_LIST
+        at_once = turn in (Turn.COMPLETE, Turn.MORE)
+        if turn is Turn.COMPLETE:
+            self._whole = False
+        elif turn is Turn.ENDED:
+            at_once = now - self._asked_at >= SHORT
+        elif turn is Turn.EXPIRED:
+            at_once = before is State.WATCH and now - self._listed_at >= FRESH
+            self._whole = before is State.PAGED_LIST
+        elif turn is Turn.UNSUPPORTED and before is State.STREAMED_LIST:
+            self._streams = False
+            at_once = True
+        return None if at_once else Trouble(reason, status.code, status.retry_after)
+
+
+class Stopped(Exception):
+    """The server said in the body what ends the answer. outputs: what came before that."""
+
+    def __init__(self, outputs: list[Output], trouble: Trouble | None) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.trouble = trouble
+
+
+class _Refused(Exception):
+    def __init__(self, status: Status) -> None:
+        super().__init__()
+        self.status = status

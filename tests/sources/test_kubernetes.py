@@ -1,0 +1,240 @@
+"""The API as a source, against servers on this machine that answer well and badly."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from ipvsagent.cluster.objects import Changes
+from ipvsagent.errors import SourceError, StartError
+from ipvsagent.sources import follow, kubernetes
+from ipvsagent.sources.credentials import Place
+from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.kubernetes import ApiSource
+from ipvsagent.sources.transport import ApiTransport
+from tests.sources.cluster_objects import bookmark, endpoint_slice, line, node, service, status
+from tests.sources.scripted_server import ScriptedServer
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Pauses as long as a test can bear."""
+    monkeypatch.setattr(follow, "_backoff", lambda state: 0.05)
+    monkeypatch.setattr(kubernetes, "LOOK_EVERY", 0.05)
+
+
+@pytest.fixture
+def server():
+    made = ScriptedServer()
+    made.objects = {"services": [service()], "endpointslices": [endpoint_slice()], "nodes": [node()]}
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def kubeconfig(tmp_path, server):
+    path = tmp_path / "kubeconfig"
+    path.write_text(
+        "current-context: a\n"
+        "contexts: [{name: a, context: {cluster: c, user: u}}]\n"
+        f'clusters: [{{name: c, cluster: {{server: "{server.url}"}}}}]\n'
+        "users: [{name: u, user: {token: secret}}]\n"
+    )
+    return path
+
+
+def source_at(kubeconfig, **options) -> ApiSource:
+    transport = ApiTransport(Place(str(kubeconfig)), {}, time.monotonic)
+    return ApiSource(transport, lambda: transport.server, **options)
+
+
+class Following:
+    """A source that runs, and all that it said."""
+
+    def __init__(self, source: ApiSource) -> None:
+        self.source = source
+        self.inbox = Inbox()
+        self.stop = threading.Event()
+        self.messages: list[object] = []
+        self.objects: dict[object, object] = {}
+        self.found: dict[str, tuple] = {}
+        self.synced = False
+        self.blind = None
+        self.error = None
+        self.thread = threading.Thread(target=source.run, args=(self.inbox, self.stop), daemon=True)
+        self.thread.start()
+
+    def until(self, condition, patience=10.0):
+        end = time.monotonic() + patience
+        while not condition():
+            assert time.monotonic() < end, (self.objects, self.found, self.error)
+            for message in self.inbox.take(0.02):
+                self.take(message)
+
+    def take(self, message) -> None:
+        self.messages.append(message)
+        if isinstance(message, Changes):
+            self.synced = message.synced
+            self.blind = message.blind or self.blind
+            self.objects.update({item.key: item for item in message.upserts})
+            for key in message.removals:
+                del self.objects[key]
+        elif isinstance(message, Findings):
+            self.found[message.origin] = message.findings
+        else:
+            self.error = message
+
+    @property
+    def says(self):
+        return " | ".join(str(finding) for found in self.found.values() for finding in found)
+
+    @property
+    def names(self):
+        return sorted(key.name for key in self.objects)
+
+    def close(self):
+        self.stop.set()
+        self.thread.join(5)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def following(kubeconfig):
+    made = []
+
+    def start(**options):
+        made.append(Following(source_at(kubeconfig, **options)))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def test_everything_is_listed_and_then_followed(server, following):
+    seen = following()
+    seen.until(lambda: seen.synced)
+    assert seen.names == ["node-1", "web", "web-x"]
+    seen.until(lambda: len(server.watches) == 3)
+    watch = next(asked for asked in server.watches if asked.plural == "endpointslices")
+    watch.send(line("MODIFIED", endpoint_slice(version=101, addresses=("10.1.0.2", "10.1.0.3"))))
+    seen.until(lambda: any(len(getattr(o, "endpoints", ())) == 2 for o in seen.objects.values()))
+    watch.send(line("DELETED", endpoint_slice(version=102)))
+    seen.until(lambda: seen.names == ["node-1", "web"])
+    assert len(server.asked) == 3
+
+
+def test_who_asks_and_for_what(server, following):
+    seen = following()
+    seen.until(lambda: seen.synced)
+    assert {asked.authorization for asked in server.asked} == {"Bearer secret"}
+    assert all(asked.headers["User-Agent"].startswith("ipvsagent/") for asked in server.asked)
+    (services,) = server.of("services")
+    assert services.query["labelSelector"] == "!service.kubernetes.io/service-proxy-name"
+    assert services.query["fieldSelector"] == "spec.clusterIP!=None"
+    (slices,) = server.of("endpointslices")
+    assert slices.query["labelSelector"] == "!service.kubernetes.io/headless"
+
+
+def test_nothing_is_synced_before_all_kinds_are_listed(server, following):
+    gate = threading.Event()
+
+    def late(asked):
+        gate.wait(10)
+        server.good(asked)
+
+    server.script["nodes"] = [late]
+    seen = following()
+    seen.until(lambda: "web" in seen.names and "web-x" in seen.names)
+    assert not seen.synced
+    gate.set()
+    seen.until(lambda: seen.synced)
+
+
+def test_a_server_without_streamed_lists(server, following):
+    refused = status(422, "Invalid", "sendInitialEvents is forbidden for watch unless the WatchList feature gate is on")
+    for plural in server.objects:
+        server.script[plural] = [lambda asked: asked.refuse(refused)]
+    seen = following()
+    seen.until(lambda: seen.synced and len(server.watches) == 3)
+    assert [asked.query.get("resourceVersion") for asked in server.of("nodes")] == [None, "0", "100"]
+    assert "api" not in seen.found or not seen.found["api"]
+
+
+@pytest.mark.parametrize("fault", ["reset", "cut", "garbage", "500", "410", "end"])
+def test_comes_back_after(server, following, fault):
+    def faulty(asked):
+        asked.begin()
+        asked.send(*(line("ADDED", each) for each in server.objects["services"]), bookmark(100, end=True))
+        if fault == "garbage":
+            asked.send(b"{]\n")
+        elif fault == "410":
+            asked.send(line("ERROR", status(410, "Expired", "too old resource version")))
+        elif fault == "end":
+            asked.end()
+            return
+        elif fault == "cut":
+            asked._handler.wfile.write(b"50\r\n{")
+            asked._handler.close_connection = True
+            return
+        elif fault == "500":
+            server.script["services"] += [lambda asked: asked.refuse(status(500, "InternalError"))]
+        asked.reset()
+
+    server.script["services"] = [faulty]
+    seen = following()
+    seen.until(lambda: seen.synced)
+    server.objects["services"].append(service("more", 101, "10.96.0.11"))
+    server.objects["services"].pop(0)
+    if fault in ("reset", "cut", "500", "end"):
+        seen.until(lambda: len([a for a in server.watches if a.plural == "services"]) == 1)
+        watch = next(a for a in server.watches if a.plural == "services")
+        assert watch.query["resourceVersion"] == "100" and not watch.streams
+        watch.send(line("DELETED", service(version=102)), line("ADDED", service("more", 103, "10.96.0.11")))
+    seen.until(lambda: seen.names == ["more", "node-1", "web-x"])
+    assert len(server.of("services")) <= 4
+
+
+def test_what_a_lost_server_means_is_said_and_taken_back(server, following):
+    seen = following()
+    seen.until(lambda: seen.synced and len(server.watches) == 3)
+    forbidden = status(403, "Forbidden", 'nodes is forbidden: User "x" cannot watch resource "nodes"')
+    server.script["nodes"] = [lambda asked: asked.refuse(forbidden) for _ in range(3)]
+    next(asked for asked in server.watches if asked.plural == "nodes").reset()
+    server.closing.set()
+    seen.until(lambda: seen.found.get("api"))
+    assert f"API server {server.url}: nodes cannot be read since 2" in seen.says
+    assert "allow our user to list and watch nodes" in seen.says
+    assert "what was known before stays in use" in seen.says
+    assert seen.names == ["node-1", "web", "web-x"]
+
+
+def test_load_once(server, kubeconfig):
+    server.objects["services"].append({"metadata": {"name": "bad", "namespace": "shop"}, "spec": {"ports": 3}})
+    changes, findings = source_at(kubeconfig).load_once()
+    assert sorted(item.key.name for item in changes.upserts) == ["node-1", "web", "web-x"]
+    assert changes.synced and changes.blind and changes.blind.services
+    assert [str(f) for f in findings] == ["Service shop/bad spec.ports: must be a list, not a whole number"]
+
+
+def test_load_once_gives_up(server, kubeconfig, monkeypatch):
+    monkeypatch.setattr(kubernetes, "PATIENCE", 0.3)
+    server.script["services"] = [lambda asked: asked.refuse(status(401, "Unauthorized")) for _ in range(1000)]
+    with pytest.raises(
+        SourceError, match=r"services cannot be read since .*: 401 Unauthorized; it does not accept our"
+    ):
+        source_at(kubeconfig).load_once()
+
+
+def test_the_cluster_ip_is_no_way_to_the_api(server, following):
+    document = service("kubernetes", address="127.0.0.1")
+    document["metadata"]["namespace"] = "default"
+    # An address that no Service has in truth: what is compared is the server's with that of the Service.
+    document["spec"]["clusterIP"] = "10.96.0.1"
+    server.objects["services"] = [document]
+    seen = following()
+    seen.source._server = lambda: "https://10.96.0.1:443"
+    seen.until(lambda: seen.error)
+    assert isinstance(seen.error, StartError) and "--master" in str(seen.error)
