@@ -12,8 +12,8 @@ semantics of the real one, and faults on demand.
 tests/integration/test_apiserver_contract.py, holds it to what a real API server does.
 
 Map: store.py is the versions and the log; reads.py, watches.py, writes.py the verbs; options.py, selectors.py,
-routes.py, patches.py how they are asked for; api.py joins them; server.py and access.py are HTTP, TLS and credentials;
-faults.py is the fault script, control.py how it is changed from outside.
+routes.py, patches.py how they are asked for; api.py joins them; connections.py and access.py are HTTP, TLS and
+credentials; faults.py is the fault script, control.py how it is changed from outside.
 """
 
 from integration.apiserver.access import Access

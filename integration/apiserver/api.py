@@ -83,7 +83,7 @@ class Api:
         self.journal: deque[Entry] = deque(maxlen=JOURNAL)
         self._closed = closed
 
-    def answer(self, request: Request) -> tuple[Answer | Watch, Disturbance, Entry]:
+    def answer(self, request: Request) -> tuple[Answer | Watch, Disturbance]:
         """Never raises for what a client does."""
         entry = Entry(time.time(), request.method, request.path, dict(request.query), dict(request.headers.items()))
         self.journal.append(entry)
@@ -101,7 +101,7 @@ class Api:
         except ApiError as error:
             answer = _failure(error)
         entry.code = answer.code if isinstance(answer, Answer) else 200
-        return answer, disturbance, entry
+        return answer, disturbance
 
     def _fixed(self, request: Request) -> Answer | None:
         if request.path.rstrip("/") in HEALTH:

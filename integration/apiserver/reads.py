@@ -12,9 +12,6 @@ from integration.apiserver.records import Record, key_of
 from integration.apiserver.resources import Resource
 from integration.apiserver.store import Store
 
-FRESH_WITHIN = 3.0
-"""Seconds that a request for a version still to come waits for it (storage/cacher/watch_cache.go)."""
-
 _TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
     "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
@@ -51,7 +48,7 @@ def selects(options: Options, namespace: str, record: Record) -> bool:
 
 def wait_until_fresh(store: Store, version: int | None) -> None:
     """Raises ApiError (504) if the version is not reached in time."""
-    if version and not store.wait(version - 1, FRESH_WITHIN):
+    if version and not store.wait(version - 1, store.fresh_within):
         raise too_large_version(version, store.version)
 
 

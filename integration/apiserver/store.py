@@ -15,6 +15,8 @@ from integration.apiserver.records import Record, Thing, record
 from integration.apiserver.resources import RESOURCES, Resource
 
 HISTORY = 10_000
+FRESH_WITHIN = 3.0
+"""Seconds that a request for a version still to come waits for it (apiserver/pkg/storage/cacher/watch_cache.go)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Store:
     def __init__(self, history: int = HISTORY) -> None:
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
+        self.fresh_within = FRESH_WITHIN
         self._history = history
         self._version = 1
         self._compacted = 1

@@ -61,6 +61,7 @@ def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     with ApiServer(certificates=CERTIFICATES, access=access) as server:
         server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}})
         server.store.compact()
+        server.store.fresh_within = 0.3
         yield server.write_kubeconfig(tmp_path_factory.mktemp("double") / "kubeconfig")
     assert server.breakdowns == []
 
