@@ -2,17 +2,20 @@
 
 ipset.txt holds the members of our sets, ipvs.txt what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1,
 on the pods' side 10.244.1.254), findings.txt what the operator is told. `pytest tests/test_golden.py --rewrite-golden`
-writes them; review the diff.
+writes them; review the diff. The same objects from an API server must come to the same, in a stream or page by page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from integration.apiserver import ApiServer, NoWatchList, load
+from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
-from ipvsagent.findings import FindingBook
+from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.node import pipeline_for
 from ipvsagent.reconcile.backend import Backend
@@ -20,19 +23,41 @@ from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
 from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import AddressRow, SetMemberRow
+from ipvsagent.sources.kubernetes import api_source
 from ipvsagent.sources.manifests import ManifestSource
 
+Read = Callable[[Path, Path], tuple[Changes, list[Finding]]]
 CASES = sorted(path for path in (Path(__file__).parent / "golden").iterdir() if path.is_dir())
 
 
-def programmed(case: Path) -> dict[str, str]:
+def from_files(case: Path, _: Path) -> tuple[Changes, list[Finding]]:
+    return ManifestSource([case / "cluster.yaml"]).load_once()
+
+
+def streamed(case: Path, folder: Path, server: ApiServer | None = None) -> tuple[Changes, list[Finding]]:
+    with server or ApiServer() as server:
+        load(server.store, [case / "cluster.yaml"])
+        kubeconfig = server.write_kubeconfig(folder / "kubeconfig")
+        loaded = api_source(Config(kubeconfig=str(kubeconfig))).load_once()
+        lists = {entry.verb for entry in server.requests}
+    assert lists == ({"watch"} if not server.faults.left else {"watch", "list"})
+    return loaded
+
+
+def in_pages(case: Path, folder: Path) -> tuple[Changes, list[Finding]]:
+    server = ApiServer()
+    server.faults.add(NoWatchList(times=None))
+    return streamed(case, folder, server)
+
+
+def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
     node_clients = NodeClients(Config().node_marks)
     backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, node_clients=node_clients)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
     book = FindingBook()
-    changes, findings = ManifestSource([case / "cluster.yaml"]).load_once()
+    changes, findings = loaded
     book.replace("source", findings)
     origins = pipeline.node_addresses(kernel.addresses.node_addresses())
     origins += pipeline.take(changes, 0.0)
@@ -43,14 +68,18 @@ def programmed(case: Path) -> dict[str, str]:
     return {
         "ipvs.txt": kernel.dump() + "".join(f"ip address add {row} dev kube-ipvs0\n" for row in bound),
         "ipset.txt": "".join(f"{row}\n" for row in sorted(r for r in kernel.snapshot() if isinstance(r, SetMemberRow))),
-        "findings.txt": "".join(f"{str(f).replace(f'{case}/', '')}\n" for f in book.current()),
+        "findings.txt": "".join(f"{f}\n" for f in book.current()),
     }
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_golden(case: Path, request: pytest.FixtureRequest) -> None:
-    for name, text in programmed(case).items():
+@pytest.mark.parametrize("read", [from_files, streamed, in_pages])
+def test_golden(read: Read, case: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    for name, text in programmed(read(case, tmp_path)).items():
         expected = case / name
-        if request.config.getoption("--rewrite-golden"):
+        text = text.replace(f"{case}/", "")
+        if read is from_files and request.config.getoption("--rewrite-golden"):
             expected.write_text(text)
-        assert text == expected.read_text(), f"{case.name}/{name}"
+        # An API server has no file name to put before what is wrong.
+        wanted = expected.read_text() if read is from_files else expected.read_text().replace("cluster.yaml: ", "")
+        assert text == wanted, f"{case.name}/{name}"
