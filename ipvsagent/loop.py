@@ -98,6 +98,7 @@ class Loop:
         self._settled = False
         self._rules_installed = False
         self._drift: Counter[str] = Counter()
+        self._odd_addresses = False
 
     def turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
@@ -118,6 +119,9 @@ class Loop:
             addresses_moved |= self._take(message)
         if addresses_moved:
             self._guard(self.learn_addresses)
+        if self._odd_addresses:
+            self._odd_addresses = False
+            self._guard(self._mend_addresses)
         now = self._clock()
         if not self._pipeline.reconciler.started:
             if self._pipeline.table.synced and now >= self._start_due:
@@ -151,6 +155,7 @@ class Loop:
         elif isinstance(message, Findings):
             self._learn([(message.origin, message.findings)])
         elif isinstance(message, AddressChange) and message.interface == self._config.interface:
+            self._odd_addresses |= message.odd
             self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
         elif isinstance(message, AddressChange) and not is_ipv6_link_local(message.address):
             return message.present != self._pipeline.has_interface_address(message.address)
@@ -172,7 +177,14 @@ class Loop:
     def learn_addresses(self) -> None:
         self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
 
+    def _mend_addresses(self) -> None:
+        count = self._node.mend_addresses()
+        if count:
+            self._drift["edited"] += count
+            log.warning("drift (edited): %d addresses were bound in a way that answers ARP; bound as ours again", count)
+
     def _doubt_addresses(self) -> None:
+        self._odd_addresses = True
         now = self._clock()
         for row in self._pipeline.reconciler.shared:
             if isinstance(row, AddressRow):
@@ -226,7 +238,11 @@ class Loop:
             self._node.set_limits()
         self._learn([("limits", self._node.unset_limits)])
         families = {server_id.family for server_id in self._pipeline.desired}
-        self._learn([("host", tuple(host.host_findings(families)))])
+        kept, changed = self._node.keep_settings(self._clock())
+        self._learn([("host", (*host.host_findings(families), *kept))])
+        if changed:
+            self._drift["sysctl"] += len(changed)
+            log.warning("drift (sysctl): put back %s", ", ".join(changed))
         fault = self._node.ownership.ledger.fault
         findings: tuple[Finding, ...] = ()
         if fault:

@@ -13,10 +13,12 @@ from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.arp import Raised, lan_here, silence
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
+from ipvsagent.kernel.sysctls import STRICT_ARP, Setting, Sysctls, needed
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
 from ipvsagent.policy.virtual_servers import PolicyOptions
@@ -65,6 +67,8 @@ class Node:
         self.addresses = AddressTable(config.interface)
         self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded))
         self.ipvs = IpvsTable(self.ownership)
+        self.raised = Raised(config.state_dir / f"{key}.raised")
+        self._sysctls = Sysctls()
         self.sets = SetTable()
         self.unset_limits: tuple[Finding, ...] = ()
         self._schedulers: dict[str, tuple[bool, float]] = {}
@@ -122,6 +126,27 @@ class Node:
             self._schedulers[name] = (works, time.monotonic())
         return works
 
+    def settings(self) -> list[Setting]:
+        """Kernel settings that this configuration asks for; those of the LAN's interfaces are `at_least`."""
+        config = self.config
+        settings = list(needed())
+        if config.strict_arp:
+            return [*settings, *STRICT_ARP]
+        if not config.answer_arp:
+            settings += silence(lan_here(self.addresses.node_addresses(), config.cluster_cidrs, config.interface))
+        return settings
+
+    def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
+        """Put right what somebody changed since: findings, and the names of what was changed."""
+        settings = self.settings()
+        self.raised.note(s for s in settings if s.at_least)
+        return self._sysctls.keep(settings, now)
+
+    def mend_addresses(self) -> int:
+        """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
+        list(self.addresses.read(None))
+        return self.addresses.mend()
+
     def prepare(self) -> None:
         """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
 
@@ -133,6 +158,7 @@ class Node:
         if config.tcp_timeout or config.tcp_fin_timeout or config.udp_timeout:
             self.ipvs.set_timeouts(int(config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout))
         self._make_ready()
+        self.mend_addresses()
         owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
         self.ownership.ledger.compact(owners.keys())
         self.ownership.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
@@ -141,7 +167,9 @@ class Node:
         """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
         Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
-        host.set_sysctls()
+        settings = self.settings()
+        self.raised.note(s for s in settings if s.at_least)
+        self._sysctls.set(settings)
         self.set_limits()
 
     def set_limits(self) -> None:

@@ -27,7 +27,8 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
 
     That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets; what other
     programs made stays.
-    Services stop working on this node. Sysctls stay as they are.
+    Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces that
+    were raised.
     """
     config = Config(interface=interface, state_dir=state_dir)
     host.require_privilege()
@@ -56,6 +57,7 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
     PacketFilter(config).remove()
     node.sets.remove()
     node.addresses.remove_interface()
+    node.raised.restore()
     for path in (node.socket_path, node.ledger_path):
         path.unlink(missing_ok=True)
     click.echo(f"removed {report.written} rows and the interface {interface}", err=True)

@@ -330,9 +330,17 @@ SETTINGS: tuple[Setting, ...] = (
         "ipvs.strictARP",
         kinds.FLAG,
         "--ipvs-strict-arp",
-        help="Set arp_ignore=1 and arp_announce=2 for the whole host.",
+        help="Set arp_ignore=1 and arp_announce=2 for the whole host, as kube-proxy's strictARP; for Service addresses "
+        "alone it is not needed.",
         section=_HOST,
-        pending=True,
+    ),
+    _agent(
+        "answer_arp",
+        "answerARP",
+        kinds.FLAG,
+        "--answer-arp",
+        help="Let the kernel answer ARP for Service addresses, as with kube-proxy's strictARP: false.",
+        section=_HOST,
     ),
     _kube_proxy(
         "conntrack_max_per_core",

@@ -49,7 +49,8 @@ class Config(Struct, frozen=True, kw_only=True):
       with the iptables backend.
 
     The host
-      strict_arp: sets arp_ignore and arp_announce for the whole host. conntrack_max_per_core: 0 leaves the size of
+      strict_arp: sets arp_ignore and arp_announce for the whole host. answer_arp: the kernel goes on answering ARP for
+      Service addresses; else it is kept from that on the LAN's interfaces. conntrack_max_per_core: 0 leaves the size of
       the connection tracking table alone, and conntrack_min with it. oom_score_adj: of this process.
 
     Servers
@@ -88,6 +89,7 @@ class Config(Struct, frozen=True, kw_only=True):
     tcp_fin_timeout: float = 0.0
     udp_timeout: float = 0.0
     strict_arp: bool = False
+    answer_arp: bool = False
     conntrack_max_per_core: int = 32768
     conntrack_min: int = 131072
     conntrack_tcp_established: float = 86400.0

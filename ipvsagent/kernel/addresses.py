@@ -2,7 +2,8 @@
 
 Knows rtnetlink (include/uapi/linux/if_addr.h, if_link.h), nothing of Services. The interface stays down, as kube-proxy
 leaves it: its addresses are local all the same, and taking it down later would remove the IPv6 ones. IPv4
-addresses have scope host, so that `arp_ignore=3` on a LAN interface keeps the node from answering for them.
+addresses have scope host (see arp.py), IPv6 ones are deprecated; what another program, such as kube-proxy, bound
+in another way is mended without a moment in which the address is not local.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from ipvsagent.kernel.netlink import (
     CREATE,
     EXCL,
     NETLINK_ROUTE,
+    REPLACE,
     NetlinkSocket,
     attribute,
     attributes,
     message,
 )
+from ipvsagent.kernel.routes import APPEND, DELETE_ROUTE, NEW_ROUTE, pack_local_route
 from ipvsagent.rows import AddressRow, Failure, Keys, Observed, Op, Owner, Verb
 
 DEFAULT_INTERFACE = "kube-ipvs0"
@@ -40,7 +43,10 @@ _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, interface index, flags, w
 
 
 def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None, sequence: int) -> bytes:
-    """RTM_NEWADDR or RTM_DELADDR. `prefix` is its length, None for that of a single address."""
+    """RTM_NEWADDR or RTM_DELADDR; SET gives an IPv6 address that is there our attributes.
+
+    `prefix` is its length, None for that of a single address.
+    """
     v6 = ":" in address
     family, full = (socket.AF_INET6, 128) if v6 else (socket.AF_INET, 32)
     body = _IFADDRMSG.pack(family, full if prefix is None else prefix, 0, 0 if v6 else _SCOPE_HOST, index)
@@ -52,7 +58,15 @@ def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None
         # Deprecated for ever: or masquerading towards an interface without an address of its own would take a Service
         # address as the source (ipv6_dev_get_saddr), and the answer would end here.
         body += attribute(_CACHEINFO, struct.pack("=IIII", 0, _FOREVER, 0, 0))
-    return message(NEW_ADDRESS, CREATE | EXCL, sequence, body)
+    return message(NEW_ADDRESS, CREATE | (EXCL if verb is Verb.ADD else REPLACE), sequence, body)
+
+
+def is_as_we_bind(data: bytes, start: int, end: int) -> bool:
+    """Whether an RTM_NEWADDR body has scope host (IPv4), or is deprecated (IPv6)."""
+    family, _, _, scope, _ = _IFADDRMSG.unpack_from(data, start)
+    if family == socket.AF_INET:
+        return bool(scope == _SCOPE_HOST)
+    return attributes(data, start + _IFADDRMSG.size, end).get(_CACHEINFO, b"")[:4] == bytes(4)
 
 
 def unpack_address(data: bytes, start: int, end: int) -> tuple[int, int, Address] | None:
@@ -84,6 +98,7 @@ class AddressTable:
     def __init__(self, interface: str = DEFAULT_INTERFACE, timeout: float = 10.0) -> None:
         self.interface = interface
         self.bound: set[Address] = set()
+        self.odd: set[Address] = set()  # bound by another program, with other attributes than ours
         self._odd_prefixes: dict[Address, int] = {}  # somebody else's doing; needed to delete them
         self._socket = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
 
@@ -157,9 +172,40 @@ class AddressTable:
         names = dict(socket.if_nameindex())
         return {
             address: names.get(index, str(index))
-            for index, _, address in self._dump()
+            for index, _, address, _ in self._dump()
             if names.get(index) != self.interface
         }
+
+    def mend(self) -> int:
+        """Give `odd` addresses the attributes of ours; how many there were. Raises KernelError.
+
+        The kernel changes the scope of an IPv4 address only by making it anew. Meanwhile a route keeps it local, so
+        that no packet goes astray and no connection notices.
+        """
+        index = self._index()
+        odd = [address for address in sorted(self.odd) if address not in self._odd_prefixes]
+        if index is None or not odd:
+            return 0
+        loopback = socket.if_nametoindex("lo")
+        first = self._socket.reserve(4 * len(odd))
+        messages = []
+        for number, address in enumerate(odd):
+            sequence = first + 4 * number
+            if ":" in address:
+                messages.append(pack_address_op(Verb.SET, address, index, None, sequence))
+                continue
+            place = (address, 32)
+            messages += [
+                pack_local_route(NEW_ROUTE, CREATE | APPEND, sequence, place, loopback),
+                pack_address_op(Verb.DELETE, address, index, None, sequence + 1),
+                pack_address_op(Verb.ADD, address, index, None, sequence + 2),
+                pack_local_route(DELETE_ROUTE, 0, sequence + 3, place, loopback),
+            ]
+        errors = self._socket.send(messages)
+        self._read_bound()
+        if errors:
+            raise next(iter(errors.values()))
+        return len(odd)
 
     def _request(self, kind: int, flags: int, body: bytes) -> KernelError | None:
         """One request that has no answer but an acknowledgement."""
@@ -184,22 +230,26 @@ class AddressTable:
         except OSError:
             return None
 
-    def _dump(self, index: int = 0) -> Iterator[tuple[int, int, Address]]:
-        """Addresses of one interface, by its index, or of all."""
+    def _dump(self, index: int = 0) -> Iterator[tuple[int, int, Address, bool]]:
+        """Addresses of one interface, by its index, or of all; the last is `is_as_we_bind`."""
         # Kernels from 4.20 on filter by index, for our 10,000 addresses beside a node's few; others do not.
         for body in self._socket.dump(_GET_ADDRESS, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, index)):
             found = unpack_address(*body)
             if found is None or (index and found[0] != index):
                 continue
             if not is_loopback(found[2]) and not is_ipv6_link_local(found[2]):
-                yield found
+                yield (*found, is_as_we_bind(*body))
 
     def _read_bound(self) -> None:
         index = self._index()
         found: dict[Address, int] = {}
+        self.odd.clear()
         if index is not None:
             try:
-                found = {address: prefix for _, prefix, address in self._dump(index)}
+                for _, prefix, address, as_ours in self._dump(index):
+                    found[address] = prefix
+                    if not as_ours:
+                        self.odd.add(address)
             except KernelError as error:
                 if error.code != errno.ENODEV:  # it went away since
                     raise

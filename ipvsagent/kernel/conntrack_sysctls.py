@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.kernel.host import load_module, read_sysctl, write_sysctl
+from ipvsagent.kernel.host import load_module
+from ipvsagent.kernel.sysctls import read_sysctl, write_sysctl
 
 _MAX = "net.netfilter.nf_conntrack_max"
 _MOST = 1048576

@@ -1,5 +1,5 @@
-"""What the agent needs of the host: may we, is IPVS there, does the scheduler exist, are the sysctls right, are
-we alone. Each `require_...` passes, puts right what it may, or raises a StartError with a remedy to copy.
+"""What the agent needs of the host: may we, is IPVS there, does the scheduler exist, are we alone. Each `require_...`
+passes, puts right what it may, or raises a StartError with a remedy to copy.
 
 Knows no Services, and packet filters are not its business.
 """
@@ -20,22 +20,12 @@ from ipvsagent.errors import KernelError, NotThere, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.kernel.sysctls import read_sysctl
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, Verb, VirtualServerRow
 
 _NET_ADMIN, _SYS_MODULE = 12, 16  # CAP_*
 
-# Why each is needed:
-# conntrack: masquerading of IPVS packets (hairpin, node ports) matches tracked packets only.
-# expire_nodest_conn: connections to a deleted real server end at once, and are not swallowed until time-out.
-# expire_quiescent_template: clients with affinity leave a real server of weight 0.
-# ip_forward: packets of pods and of other hosts reach real servers elsewhere.
-_SYSCTLS = {
-    "net.ipv4.vs.conntrack": 1,
-    "net.ipv4.vs.expire_nodest_conn": 1,
-    "net.ipv4.vs.expire_quiescent_template": 1,
-    "net.ipv4.ip_forward": 1,
-}
 _TRIAL_ADDRESS = Address("198.51.100.0")  # TEST-NET-2, with kube-proxy's port: pkg/proxy/ipvs/supported.go
 _TRIAL_PORTS = range(20000, 20008)
 
@@ -128,42 +118,6 @@ def _scheduler_error(name: str, flags: int) -> KernelError | None:
                 table.write([Op(Verb.DELETE, row)])
             return failures[0].error if failures else None
     return KernelError.of(errno.EEXIST, f"every trial address {_TRIAL_ADDRESS} is in use")
-
-
-def read_sysctl(name: str) -> int | None:
-    """`net.ipv4.ip_forward` as a number; None if the kernel has no such setting, or it is no number."""
-    try:
-        return int(_sysctl_path(name).read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def write_sysctl(name: str, value: int) -> bool:
-    """False if it was so already; then nothing is written, so that a read-only /proc/sys does not matter.
-
-    Raises OSError.
-    """
-    if read_sysctl(name) == value:
-        return False
-    _sysctl_path(name).write_text(f"{value}\n")
-    return True
-
-
-def set_sysctls() -> None:
-    """Raises StartError naming all that are wrong and cannot be put right."""
-    wanted = dict(_SYSCTLS)
-    if _kernel_version() < (5, 9):
-        # There, a client's port that is used again costs the new connection a second while conntrack is on
-        # (connReuseFixedKernelVersion, pkg/proxy/ipvs/proxier.go).
-        wanted["net.ipv4.vs.conn_reuse_mode"] = 0
-    wrong: dict[str, str] = {}
-    for name, value in wanted.items():
-        try:
-            write_sysctl(name, value)
-        except OSError as error:
-            wrong[f"{name}={value}"] = f"{name} is {read_sysctl(name)} and cannot be set ({error.strerror})"
-    if wrong:
-        raise StartError("; ".join(wrong.values()), f"Run on the host `sysctl -w {' '.join(wrong)}`")
 
 
 def set_oom_score(value: int) -> list[Finding]:
@@ -261,12 +215,3 @@ def load_module(module: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"modprobe: {error}"
     return done.stderr.strip() if done.returncode else ""
-
-
-def _kernel_version() -> tuple[int, int]:
-    major, minor, *_ = os.uname().release.split(".")
-    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
-
-
-def _sysctl_path(name: str) -> Path:
-    return Path("/proc/sys", *name.split("."))

@@ -13,7 +13,7 @@ import struct
 from msgspec import Struct
 
 from ipvsagent.address import Address
-from ipvsagent.kernel.addresses import DELETE_ADDRESS, NEW_ADDRESS, unpack_address
+from ipvsagent.kernel.addresses import DELETE_ADDRESS, NEW_ADDRESS, is_as_we_bind, unpack_address
 from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, OutcomeUnknown, attributes
 
 _NEW_LINK, _DELETE_LINK = 16, 17  # RTM_*
@@ -24,11 +24,12 @@ _UP = 0x1
 
 
 class AddressChange(Struct, frozen=True, gc=False):
-    """An address is there now (also: is there with other flags), or is not any more."""
+    """An address is there now (also: is there with other flags), or is not any more. odd: not as we bind ours."""
 
     interface: str
     address: Address
     present: bool
+    odd: bool = False
 
 
 class LinkChange(Struct, frozen=True, gc=False):
@@ -80,7 +81,9 @@ class AddressMonitor:
             if found is None:
                 return None
             index, _, address = found
-            return AddressChange(self._names.get(index, str(index)), address, kind == NEW_ADDRESS)
+            present = kind == NEW_ADDRESS
+            odd = present and not is_as_we_bind(body, 0, len(body))
+            return AddressChange(self._names.get(index, str(index)), address, present, odd)
         if kind in (_NEW_LINK, _DELETE_LINK):
             family, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
             if family != socket.AF_UNSPEC:

@@ -22,7 +22,7 @@ from ipvsagent.errors import KernelError
 
 NETLINK_ROUTE, NETLINK_GENERIC = 0, 16
 
-REQUEST, ACK, DUMP, EXCL, CREATE = 0x1, 0x4, 0x300, 0x200, 0x400  # NLM_F_*
+REQUEST, ACK, DUMP, REPLACE, EXCL, CREATE = 0x1, 0x4, 0x300, 0x100, 0x200, 0x400  # NLM_F_*
 _DUMP_INTERRUPTED, _CAPPED, _ACK_TLVS = 0x10, 0x100, 0x200  # NLM_F_* of answers
 _ERROR, _DONE = 2, 3  # NLMSG_*
 

@@ -61,6 +61,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "tcp_fin_timeout": SECONDS,
     "udp_timeout": SECONDS,
     "allow_api_by_cluster_ip": st.booleans(),
+    "answer_arp": st.booleans(),
     "strict_arp": st.booleans(),
     "conntrack_max_per_core": st.integers(0, 2**31 - 1),
     "conntrack_min": st.integers(0, 2**31 - 1),

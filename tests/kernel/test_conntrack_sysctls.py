@@ -7,8 +7,9 @@ import os
 import pytest
 
 from ipvsagent.config import Config
-from ipvsagent.kernel import conntrack_sysctls, host
+from ipvsagent.kernel import conntrack_sysctls
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack, wanted_sysctls
+from ipvsagent.kernel.sysctls import read_sysctl, write_sysctl
 from tests.kernel.test_host import READ_ONLY, python
 
 MAX = "net.netfilter.nf_conntrack_max"
@@ -67,29 +68,29 @@ def test_timeouts_of_a_namespace(netns):
         conntrack_udp=20,
         conntrack_udp_stream=90,
     )
-    before = host.read_sysctl(MAX)
+    before = read_sysctl(MAX)
     assert set_conntrack(config) == []
     wanted = wanted_sysctls(config, os.cpu_count())
-    assert {name: host.read_sysctl(name) for name in wanted if name != MAX} == {
+    assert {name: read_sysctl(name) for name in wanted if name != MAX} == {
         name: value for name, value in wanted.items() if name != MAX
     }
-    assert host.read_sysctl(MAX) == before, "the size is the host's, and not this namespace's"
+    assert read_sysctl(MAX) == before, "the size is the host's, and not this namespace's"
 
 
 @pytest.mark.kernel
 def test_size_of_the_host():
     sizes = (MAX, "net.netfilter.nf_conntrack_buckets")
-    before = [host.read_sysctl(name) for name in sizes]
+    before = [read_sysctl(name) for name in sizes]
     try:
         larger = before[1] * 8
         assert set_conntrack(Config(conntrack_max_per_core=1, conntrack_min=larger)) == []
-        assert [host.read_sysctl(name) for name in sizes] == [larger, larger // 4]
+        assert [read_sysctl(name) for name in sizes] == [larger, larger // 4]
         smaller = larger // 2
         assert set_conntrack(Config(conntrack_max_per_core=1, conntrack_min=smaller)) == []
-        assert [host.read_sysctl(name) for name in sizes] == [smaller, larger // 4], "the hash never gets smaller"
+        assert [read_sysctl(name) for name in sizes] == [smaller, larger // 4], "the hash never gets smaller"
     finally:
         for name, value in zip(reversed(sizes), reversed(before), strict=True):
-            host.write_sysctl(name, value)
+            write_sysctl(name, value)
 
 
 @pytest.mark.kernel
@@ -101,7 +102,7 @@ def test_what_cannot_be_set_is_said(netns):
             print(finding)
     """
     name = "net.netfilter.nf_conntrack_tcp_timeout_established"
-    before = host.read_sysctl(name)
+    before = read_sysctl(name)
     said = python(code, *READ_ONLY).splitlines()[0]
     assert said.startswith(f"{name}: is {before} and cannot be set to 4711 (Read-only file system)")
     assert said.endswith(f"run on the host `sysctl -w {name}=4711`")

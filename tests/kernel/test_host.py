@@ -14,13 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.address import Family
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host, ipvs
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.host import AgentLock, IpvsAbsent, IpvsPresence
 
-CONNTRACK = "net.ipv4.vs.conntrack"
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -160,73 +158,7 @@ def test_scheduler_trial_and_what_stands_in_its_place(netns):
     assert netns.run("ipvsadm", "-Sn") == in_use
 
 
-# Sysctls
-
-
-def test_reading_sysctls():
-    assert host.read_sysctl("net.ipv4.ip_forward") in (0, 1)
-    assert host.read_sysctl("net.ipv4.no_such_thing") is None
-    assert host.read_sysctl("kernel.hostname") is None
-
-
-@pytest.mark.kernel
-def test_sysctls_are_set_once(netns):
-    assert host.read_sysctl(CONNTRACK) == 0
-    host.set_sysctls()
-    for name in (CONNTRACK, "net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.expire_quiescent_template"):
-        assert host.read_sysctl(name) == 1
-    assert host.read_sysctl("net.ipv4.ip_forward") == 1
-    assert not host.write_sysctl(CONNTRACK, 1)
-    assert host.write_sysctl(CONNTRACK, 0)
-    assert host.read_sysctl(CONNTRACK) == 0
-
-
 READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"', "sh")
-
-
-@pytest.mark.kernel
-def test_read_only_sysctls(netns):
-    code = """
-        from ipvsagent.errors import StartError
-        from ipvsagent.kernel import host
-        try:
-            host.set_sysctls()
-            print("fine")
-        except StartError as error:
-            print(error.what)
-            print(error.remedy)
-    """
-    host.set_sysctls()
-    assert python(code, *READ_ONLY) == "fine"
-    host.write_sysctl(CONNTRACK, 0)
-    host.write_sysctl("net.ipv4.ip_forward", 0)
-    what, remedy = python(code, *READ_ONLY).splitlines()
-    assert f"{CONNTRACK} is 0 and cannot be set (Read-only file system)" in what
-    assert remedy == f"Run on the host `sysctl -w {CONNTRACK}=1 net.ipv4.ip_forward=1`"
-
-
-def test_reuse_of_ports_on_old_kernels(monkeypatch):
-    written = {}
-    monkeypatch.setattr(host, "write_sysctl", written.__setitem__)
-    for release, expected in (("6.1.0-18-amd64", None), ("5.9.1", None), ("4.18.0-553.el8", 0), ("5.4+", 0)):
-        written.clear()
-        uname = os.uname_result(("Linux", "node", release, "", "x86_64"))
-        monkeypatch.setattr(os, "uname", lambda uname=uname: uname)
-        host.set_sysctls()
-        assert written.get("net.ipv4.vs.conn_reuse_mode") == expected
-        assert written[CONNTRACK] == 1
-
-
-@pytest.mark.kernel
-def test_ipv6_forwarding_is_reported_and_left_alone(netns):
-    name = "net.ipv6.conf.all.forwarding"
-    assert host.read_sysctl(name) == 0
-    (finding,) = host.host_findings({Family.IPV4, Family.IPV6})
-    assert finding.subject == name
-    assert host.host_findings({Family.IPV4}) == []
-    assert host.read_sysctl(name) == 0
-    host.write_sysctl(name, 1)
-    assert host.host_findings({Family.IPV6}) == []
 
 
 # The interface

@@ -181,7 +181,7 @@ def test_pyroute2_reads_addresses(address, verb, index):
     read = ifaddrmsg(message)
     read.decode()
     assert read["header"]["type"] == (21 if verb is Verb.DELETE else 20)
-    assert read["header"]["flags"] == (0x1 if verb is Verb.DELETE else 0x601)
+    assert read["header"]["flags"] == {Verb.DELETE: 0x1, Verb.ADD: 0x601, Verb.SET: 0x501}[verb]
     v6 = ":" in address
     assert (read["family"], read["prefixlen"], read["index"]) == (10 if v6 else 2, 128 if v6 else 32, index)
     assert read["scope"] == (0 if v6 else 254)
