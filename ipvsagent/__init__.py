@@ -26,6 +26,7 @@ Where do I change...
     what is repaired, and when               reconcile/reconciler.py; what is looked at, reconcile/audit.py
     a netlink message                        kernel/ipvs_requests.py, ipvs_answers.py; addresses.py; ipset_messages.py
     a packet rule                            render/rules.py; what a Service puts into an ipset: render/members.py
+    who gets which endpoints of a Local one  policy/virtual_servers.py; as virtual servers: render/node_clients.py
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
     a setting, an option                     config/schema.py, its table; config/settings.py
     what must be there to start              kernel/host.py

@@ -183,8 +183,10 @@ class Pipeline:
         if self._node_clients is None:
             return
         for origin, _ in report.findings:
-            if isinstance(origin, VirtualServerId) and origin in self.reconciler.foreign:
-                loser = self._node_clients.lose(origin) if origin.protocol is Protocol.FWM else None
-                if loser:
-                    self._dirty.add(ServiceKey(loser.namespace, loser.service))
+            about = origin[-1] if isinstance(origin, tuple) else origin
+            if not isinstance(about, VirtualServerId) or about not in self.reconciler.foreign:
+                continue
+            loser = self._node_clients.lose(about) if about.protocol is Protocol.FWM else None
+            if loser:
+                self._dirty.add(ServiceKey(loser.namespace, loser.service))
         self._dirty.update(ServiceKey(*key) for key in self._node_clients.waiting())

@@ -21,6 +21,7 @@ from ipvsagent.cluster import table
 from ipvsagent.model import Protocol
 from ipvsagent.policy import desired
 from ipvsagent.reconcile import audit, backend, drain, reconciler, retry, shared
+from ipvsagent.render import node_clients
 from tests import test_laws
 
 BUGS: dict[str, tuple[Any, str, str, str]] = {
@@ -94,6 +95,12 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         "return None\n        if drain is None or",
     ),
     "a removed slice makes nothing dirty": (table.ServiceTable, "_put_slice", "if touched:", "if touched and new:"),
+    "a mark of another program is taken": (
+        node_clients.NodeClients,
+        "_is_free",
+        "not in self._names and not taken(",
+        "not in self._names and not (lambda server: False)(",
+    ),
     "a changed node makes nothing dirty": (
         pipeline.Pipeline,
         "_learn_facts",

@@ -37,7 +37,8 @@ class RealServerStatus(Struct, frozen=True, omit_defaults=True):
 
 class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     """persistence_timeout: seconds, None = not persistent. condition: as in ServerView; "missing" = wanted, not there;
-    "stale" = ours, and no Service wants it; "foreign" = another program's; "" = no agent can tell."""
+    "stale" = ours, and no Service wants it; "foreign" = another program's; "" = no agent can tell. clients, mark: as in
+    ServerView."""
 
     protocol: str
     address: str
@@ -47,6 +48,8 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     condition: str = ""
     error: str = ""
     owner: str = ""
+    clients: str = ""
+    mark: int = 0
     scheduler: str = ""
     scheduler_flags: tuple[str, ...] = ()
     persistence_timeout: int | None = None
@@ -104,6 +107,8 @@ def _virtual_server(
         condition=condition,
         error=view.error if view else "",
         owner=server.owner.value,
+        clients=view.clients if view else "",
+        mark=view.mark if view else 0,
         scheduler=row.scheduler,
         scheduler_flags=tuple(scheduler_flag_names(row.scheduler, row.flags)),
         persistence_timeout=row.timeout if row.flags & PERSISTENT else None,

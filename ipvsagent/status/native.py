@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ipvsagent.address import Address, endpoint_text
+from ipvsagent.model import Frontend
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status.document import RealServerStatus, StatusDocument, VirtualServerStatus
 from ipvsagent.status.snapshot import Snapshot
@@ -28,11 +29,18 @@ _MEANING = {
     "foreign": "another program's",
 }
 
+NODE_CLIENTS = Frontend.NODE_CLIENTS.value
+_FOR = {
+    "outside": "for clients outside this node",
+    "node": "no endpoint on this node: silence for clients outside",
+}
+
 
 def lines(document: StatusDocument) -> Iterator[Line]:
     yield from _head(document)
     servers = sorted(
-        document.virtual_servers, key=lambda s: (s.service == "", s.service, s.frontend, s.address, s.port)
+        document.virtual_servers,
+        key=lambda s: (s.service == "", s.service, s.frontend == NODE_CLIENTS, s.frontend, s.address, s.port),
     )
     width = max((len(endpoint_text(Address(r.address), r.port)) for s in servers for r in s.real_servers), default=0)
     title = None
@@ -91,6 +99,8 @@ def _state(agent: Snapshot) -> str:
 
 
 def _title(server: VirtualServerStatus) -> str:
+    if server.frontend == NODE_CLIENTS:
+        return f"{server.service}  every external address, for pods and processes of this node"
     if server.service:
         return f"{server.service}  {server.frontend}"
     return "No Service" if server.condition != "foreign" else "Other programs"
@@ -109,6 +119,8 @@ def _server(server: VirtualServerStatus, width: int) -> Iterator[Line]:
         words.append(f"persistent {server.persistence_timeout}s")
     if server.one_packet:
         words.append("one-packet")
+    if server.frontend != NODE_CLIENTS:
+        words.append(_FOR.get(server.clients, ""))
     meaning = _MEANING.get(server.condition)
     if meaning:
         words.append(f" [{meaning}{': ' + server.error if server.error else ''}]")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from ipvsagent.findings import Finding
-from ipvsagent.model import VirtualServer, VirtualServerId
+from ipvsagent.model import Frontend, VirtualServer, VirtualServerId
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.sources.view import SourceView
 
@@ -24,7 +24,11 @@ class DrainView(Struct, frozen=True):
 
 
 class ServerView(Struct, frozen=True, omit_defaults=True):
-    """condition: confirmed, pending, suspect or shadowed. error: what the kernel said last, of a suspect."""
+    """condition: confirmed, pending, suspect or shadowed. error: what the kernel said last, of a suspect.
+
+    clients: whom it serves: "outside" this node or on this "node", "" = everybody. mark: with "outside", the firewall
+    mark that names the virtual server of the others.
+    """
 
     id: VirtualServerId
     service: str
@@ -32,6 +36,8 @@ class ServerView(Struct, frozen=True, omit_defaults=True):
     condition: str
     error: str = ""
     when_empty: str = "refuse"
+    clients: str = ""
+    mark: int = 0
     draining: tuple[DrainView, ...] = ()
 
 
@@ -114,8 +120,16 @@ def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> Serve
         condition=condition,
         error=suspect.error if suspect else "",
         when_empty=server.when_empty.value,
+        clients=_clients(server),
+        mark=server.node_mark.value if server.node_mark else 0,
         draining=tuple(
             DrainView(d.row.address, d.row.port, d.phase.value, None if d.until is None else max(0.0, d.until - now))
             for d in reconciler.drains.of(server.id)
         ),
     )
+
+
+def _clients(server: VirtualServer) -> str:
+    if server.frontend is Frontend.NODE_CLIENTS or server.node_only:
+        return "node"
+    return "outside" if server.node_mark else ""

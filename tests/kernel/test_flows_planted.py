@@ -3,47 +3,68 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
 from integration.flows.run import Run
 from integration.flows.stand import Stand
-from integration.flows.table import read_defects, read_table
+from integration.flows.table import Case, read_defects, read_table
 from integration.lab import Namespace
 
 pytestmark = pytest.mark.kernel
 TABLE = read_table()
 RUN = Run(TABLE, read_defects())
-SECTIONS = {"core", "externalTrafficPolicy Local", "host protection", "ping", "source ranges"}
+SECTIONS = {"core", "host protection", "ping", "source ranges", "traffic policies", "pods of other nodes"}
 CASES = [
     case
     for case in TABLE.cases
-    if case.stand == "routed" and case.section in SECTIONS and case.protocol in ("TCP", "PING")
+    if case.section in SECTIONS
+    and case.protocol in ("TCP", "PING")
+    and not (case.section == "traffic policies" and case.address in ("ExternalIP", "NodePort"))
 ]
 TOOLS = ("iptables", "ip6tables")
-# What is planted: table, chain, which of its rules are taken away; and the section that is to see it.
-PLANTS: dict[str, tuple[str, str, Callable[[str], bool], str]] = {
-    "nothing masqueraded": ("nat", "IPVSAGENT-MASQ", lambda r: "bpf" not in r and "MASQUERADE" in r, "core"),
-    "no hairpin": ("nat", "IPVSAGENT-MASQ", lambda r: "bpf" in r, "core"),
-    "all masqueraded": ("nat", "IPVSAGENT-MASQ", lambda r: "! --mark" in r, "externalTrafficPolicy Local"),
-    "external not marked": ("mangle", "IPVSAGENT-MARK-IN", lambda r: "EXTERNAL" in r, "core"),
-    "host open": ("filter", "IPVSAGENT-INPUT", lambda r: "IPVSAGENT-HOST" in r, "host protection"),
-    "ranges open": ("filter", "IPVSAGENT-INPUT", lambda r: "RANGE" in r, "source ranges"),
-    "ranges open to the node": ("mangle", "IPVSAGENT-MARK-OUT", lambda r: "RANGE" in r, "source ranges"),
-    "no ping": ("filter", "IPVSAGENT-HOST", lambda r: "icmp" in r and "ACCEPT" in r, "ping"),
+# What is planted: stand, table, chain, which of its rules are taken away; and the section that is to see it.
+PLANTS: dict[str, tuple[str, str, str, Callable[[str], bool], str]] = {
+    "nothing masqueraded": ("routed", "nat", "IPVSAGENT-MASQ", lambda r: "bpf" not in r and "MASQUERADE" in r, "core"),
+    "no hairpin": ("routed", "nat", "IPVSAGENT-MASQ", lambda r: "bpf" in r, "core"),
+    "external not marked": ("routed", "mangle", "IPVSAGENT-MARK-IN", lambda r: "EXTERNAL" in r, "core"),
+    "host open": ("routed", "filter", "IPVSAGENT-INPUT", lambda r: "IPVSAGENT-HOST" in r, "host protection"),
+    "ranges open": ("routed", "filter", "IPVSAGENT-INPUT", lambda r: "RANGE" in r, "source ranges"),
+    "ranges open to the node": ("routed", "mangle", "IPVSAGENT-MARK-OUT", lambda r: "RANGE" in r, "source ranges"),
+    "no ping": ("routed", "filter", "IPVSAGENT-HOST", lambda r: "icmp" in r and "ACCEPT" in r, "ping"),
+    "all masqueraded": (
+        *("policies", "nat", "IPVSAGENT-MASQ"),
+        lambda r: "! --mark" in r and "RETURN" in r,
+        "traffic policies",
+    ),
+    "pods not marked": ("policies", "mangle", "IPVSAGENT-MARK-IN", lambda r: "--map-mark" in r, "traffic policies"),
+    "node not marked": ("policies", "mangle", "IPVSAGENT-MARK-OUT", lambda r: "--map-mark" in r, "traffic policies"),
+    "a Service's address as source": (
+        *("policies", "nat", "IPVSAGENT-MASQ"),
+        lambda r: "IPVSAGENT-VIP src" in r or "IPVSAGENT-6-VIP src" in r,
+        "traffic policies",
+    ),
+    "node refused": ("policies", "mangle", "IPVSAGENT-MARK-OUT", lambda r: "SILENT" in r, "traffic policies"),
+    "pods elsewhere not masqueraded": (
+        *("bridge", "mangle", "IPVSAGENT-TRACK"),
+        lambda r: "HOME" in r,
+        "pods of other nodes",
+    ),
 }
+STANDS = list(dict.fromkeys(plant[0] for plant in PLANTS.values()))
 
 
 @pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
-    with Stand(next(row for row in TABLE.stands if row.name == "routed"), TABLE) as built, built.agent_halted():
+def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
+    with Stand(next(row for row in TABLE.stands if row.name == request.param), TABLE) as built, built.agent_halted():
         yield built
 
 
 def unexpected(stand: Stand) -> Counter[str]:
     """Failed cases by section, known defects left out."""
-    results = stand.results(CASES)
+    results = stand.results([case for case in CASES if case.stand == stand.row.name])
     return Counter(result.case.section for result in results if RUN.mark(result) == "failed")
 
 
@@ -55,17 +76,47 @@ def take_away(node: Namespace, table: str, chain: str, taken: Callable[[str], bo
         node.run(f"{tool}-restore", "--noflush", stdin="\n".join([f"*{table}", f":{chain} -", *kept, "COMMIT", ""]))
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize(("stand", "plant"), [(p[0], name) for name, p in PLANTS.items()], indirect=["stand"])
 def test_a_missing_rule_is_seen(plant: str, stand: Stand) -> None:
-    table, chain, taken, section = PLANTS[plant]
-    saved = {tool: stand.node.run(f"{tool}-save") for tool in TOOLS}
-    try:
-        take_away(stand.node, table, chain, taken)
+    _, table, chain, taken, section = PLANTS[plant]
+    with without(stand.node, table, chain, taken):
         assert unexpected(stand)[section] > 0
-    finally:
-        for tool, text in saved.items():
-            stand.node.run(f"{tool}-restore", stdin=text)
 
 
+@pytest.mark.parametrize("stand", STANDS, indirect=True)
 def test_with_all_rules_none_fails(stand: Stand) -> None:
     assert not unexpected(stand)
+
+
+@pytest.mark.parametrize("stand", ["policies"], indirect=True)
+def test_what_a_local_policy_keeps_out_goes_nowhere(stand: Stand) -> None:
+    """A client outside cannot tell: what were sent to an endpoint elsewhere would be answered past this node."""
+    cases = [c for c in CASES if (c.client, c.service, c.section) == ("outside", "e-remote", "traffic policies")]
+    kept_out = [case for case in cases if case.address == "LoadBalancer"]
+    assert kept_out and not scheduled(stand, kept_out)
+    with without(stand.node, "filter", "IPVSAGENT-INPUT", lambda rule: "INNER" in rule):
+        assert scheduled(stand, kept_out) == len(kept_out)
+
+
+def scheduled(stand: Stand, cases: Sequence[Case]) -> int:
+    """Connections that IPVS made of these cases."""
+    before = connections(stand)
+    stand.results(cases)
+    return connections(stand) - before
+
+
+def connections(stand: Stand) -> int:
+    """Of all virtual servers, since they exist."""
+    lines = stand.node.run("ipvsadm", "-Ln", "--stats", "--exact").splitlines()
+    return sum(int(line.split()[2]) for line in lines if line.startswith(("TCP", "UDP", "SCTP")))
+
+
+@contextmanager
+def without(node: Namespace, table: str, chain: str, taken: Callable[[str], bool]) -> Iterator[None]:
+    saved = {tool: node.run(f"{tool}-save") for tool in TOOLS}
+    try:
+        take_away(node, table, chain, taken)
+        yield
+    finally:
+        for tool, text in saved.items():
+            node.run(f"{tool}-restore", stdin=text)
