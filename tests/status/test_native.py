@@ -8,6 +8,7 @@ from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice
 from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.rows import VirtualServerRow
+from ipvsagent.sources.view import SourceView
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
 from ipvsagent.status.snapshot import Snapshot, server_views, totals_of
@@ -19,6 +20,7 @@ def shown(kernel: FakeKernel, agent: Agent) -> tuple[str, StatusDocument]:
 
     kinds = {int: 0, float: 0.0, str: "", bool: True, dict[str, int]: {}}
     known = {
+        "source": SourceView("files", synced=True),
         "virtual_servers": views,
         "totals": totals_of(agent.pipeline),
         "findings": (),
