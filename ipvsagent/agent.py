@@ -42,7 +42,7 @@ class Agent:
         self._node = node
         self._inbox = Inbox()
         self._vitals = Vitals(config, families(), self._inbox.put, os.environ)
-        self._server = Server(config, self._vitals)
+        self._server = Server(config, self._vitals, self._inbox.put)
         self._source = source
         self._loop = Loop(config, node, self._inbox, self._vitals, self._install_rules, self._source.view, clock)
         self._stop = threading.Event()

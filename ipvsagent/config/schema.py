@@ -426,7 +426,6 @@ SETTINGS: tuple[Setting, ...] = (
         "--healthz-bind-address",
         help="Where the health server listens; port 0 = nowhere.",
         section=_SERVERS,
-        pending=True,
     ),
     _kube_proxy(
         "metrics_address",
@@ -435,7 +434,6 @@ SETTINGS: tuple[Setting, ...] = (
         "--metrics-bind-address",
         help="Where the metrics server listens; port 0 = nowhere.",
         section=_SERVERS,
-        pending=True,
     ),
     _kube_proxy(
         "bind_hard_fail",
@@ -444,7 +442,6 @@ SETTINGS: tuple[Setting, ...] = (
         "--bind-address-hard-fail",
         help="End when a server cannot listen, instead of trying again.",
         section=_SERVERS,
-        pending=True,
     ),
     _kube_proxy(
         "sync_period",
@@ -453,7 +450,6 @@ SETTINGS: tuple[Setting, ...] = (
         "--ipvs-sync-period",
         help="A change that waits for twice as long makes the node unhealthy.",
         section=_SERVERS,
-        pending=True,
     ),
     _agent(
         "log_level",

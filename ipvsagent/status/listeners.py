@@ -13,7 +13,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 
@@ -52,15 +52,28 @@ class Place(Struct, frozen=True):
         return endpoint_text(Address(self.host), self.port)
 
 
-class Listeners:
-    """Listeners come in groups, each with one function that answers. Any thread may say what is wanted."""
+class Fault(Struct, frozen=True):
+    """Where it cannot be listened just now."""
 
-    def __init__(self) -> None:
+    group: str
+    key: Hashable
+    place: Place
+    why: str
+
+
+class Listeners:
+    """Listeners come in groups, each with one function that answers. Any thread may say what is wanted.
+
+    told: called with all faults when they changed, from the thread that listens.
+    """
+
+    def __init__(self, told: Callable[[Sequence[Fault]], None] = lambda faults: None) -> None:
+        self._told = told
         self._lock = threading.Lock()
         self._wanted: dict[_Key, Place] = {}
         self._answers: dict[str, Answer] = {}
         self._open: dict[_Key, tuple[Place, _Server]] = {}
-        self._faults: dict[_Key, str] = {}
+        self._faults: dict[_Key, Fault] = {}
         self._retry_at = float("-inf")
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = socket.socketpair()
@@ -79,11 +92,6 @@ class Listeners:
             self._wanted = wanted
         with contextlib.suppress(OSError):
             self._wake_write.send(b"x")
-
-    def faults(self, group: str) -> dict[Hashable, str]:
-        """Where it cannot be listened just now, and why."""
-        with self._lock:
-            return {key[1]: why for key, why in self._faults.items() if key[0] == group}
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="http", daemon=True).start()
@@ -118,23 +126,29 @@ class Listeners:
                     del self._open[key]
                     self._selector.unregister(server.socket)
                     server.server_close()
+            before = self._faults
             again = time.monotonic() >= self._retry_at
             if again:
                 self._retry_at = time.monotonic() + RETRY_AFTER
-            self._faults = {key: why for key, why in self._faults.items() if key in self._wanted}
+            self._faults = {key: fault for key, fault in before.items() if self._wanted.get(key) == fault.place}
             for key, place in self._wanted.items():
                 if key in self._open or (key in self._faults and not again):
                     continue
                 try:
                     server = _Server(place, key[1], self._answers[key[0]])
                 except (OSError, OverflowError) as error:
-                    if key not in self._faults:
-                        log.warning("cannot listen on %s: %s; tried again", place, error)
-                    self._faults[key] = str(error)
+                    self._faults[key] = Fault(*key, place, _why(error))
                     continue
                 self._faults.pop(key, None)
                 self._open[key] = (place, server)
                 self._selector.register(server.socket, selectors.EVENT_READ, server)
+            faults = list(self._faults.values())
+        if faults != list(before.values()):
+            self._told(faults)
+
+
+def _why(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 class _Server(ThreadingMixIn, TCPServer):

@@ -7,24 +7,30 @@ has /metrics, /proxyMode, /configz and a /healthz of its own that only says that
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import msgspec
 
 from ipvsagent.config import Config
-from ipvsagent.status.listeners import Listeners, Place, Response
+from ipvsagent.errors import StartError
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.sources.inbox import Findings
+from ipvsagent.status.listeners import Fault, Listeners, Place, Response
 from ipvsagent.status.vitals import Vitals
 
 _GROUP = "agent"
 
 
 class Server:
-    def __init__(self, config: Config, vitals: Vitals) -> None:
+    """tell: hands a message to the loop."""
+
+    def __init__(self, config: Config, vitals: Vitals, tell: Callable[[object], None]) -> None:
         self._config = config
+        self._tell = tell
         self._health = vitals.health
         self._metrics = vitals.metrics
-        self._listeners = Listeners()
+        self._listeners = Listeners(self._say_faults)
 
     def start(self) -> None:
         places: dict[Hashable, Place] = {}
@@ -37,6 +43,13 @@ class Server:
     def close(self) -> None:
         """The addresses are free for the next agent when this returns."""
         self._listeners.close()
+
+    def _say_faults(self, faults: Sequence[Fault]) -> None:
+        if self._config.bind_hard_fail and faults:
+            fault = faults[0]
+            self._tell(StartError(f"cannot listen on {fault.place}: {fault.why}", "See `ss -lntp` for who does"))
+        reasons = ((str(fault.place), f"cannot listen there: {fault.why}; tried again every 5 s") for fault in faults)
+        self._tell(Findings("listeners", tuple(Finding(FindingKind.HOST, *words) for words in reasons)))
 
     def _answer(self, key: Hashable, path: str, accept: str) -> Response:
         pages = {"health": ("/healthz", "/livez"), "metrics": ("/metrics", "/healthz", "/proxyMode", "/configz")}
