@@ -23,6 +23,7 @@ _BUILT_IN = {
 _TARGETS = frozenset(
     ["ACCEPT", "DROP", "RETURN", "REJECT", "MARK", "CONNMARK", "MASQUERADE", "SNAT", "DNAT", "LOG", "SET"]
 )
+_WORDS = {Feature.BPF: "-m bpf", Feature.RANDOM_FULLY: "--random-fully", Feature.MARK_BY_SET: "--map-mark"}
 
 
 class FakeRules(RuleTable):
@@ -87,6 +88,9 @@ class FakeRuleTool:
     def _check(self, table: str, chains: Chains) -> None:
         for chain, rules in chains.items():
             for rule in rules:
+                for feature, words in _WORDS.items():
+                    if words in rule and feature not in self._kernel.features:
+                        raise RulesRefused(f"this kernel has no {feature}", f"-A {chain} {rule}")
                 for option, value in pairwise(shlex.split(rule)):
                     if option in ("-j", "-g") and value not in chains and value not in _TARGETS:
                         raise RulesRefused(f"Chain '{value}' does not exist", f"-A {chain} {rule}")

@@ -8,6 +8,7 @@ from typing import Any
 
 Document = dict[str, Any]
 
+OTHER_NODE = "node-2"
 THIS_NODE, NODE_ADDRESS = "node-1", "192.168.56.11"
 NAMESPACE = "shop"
 # name: (protocol, Service port, target port)
@@ -23,8 +24,12 @@ def service(
     *,
     annotations: Mapping[str, str] | None = None,
     affinity: int = 0,
+    local_at: str = "",
 ) -> Document:
-    """annotations: without the prefix `ipvsagent.io/`. affinity: seconds of sessionAffinity ClientIP, 0 = none."""
+    """annotations: without the prefix `ipvsagent.io/`. affinity: seconds of sessionAffinity ClientIP, 0 = none.
+
+    local_at: a load balancer address with externalTrafficPolicy Local.
+    """
     document: Document = {
         "apiVersion": "v1",
         "kind": "Service",
@@ -45,6 +50,9 @@ def service(
     if affinity:
         document["spec"]["sessionAffinity"] = "ClientIP"
         document["spec"]["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": affinity}}
+    if local_at:
+        document["spec"] |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}
+        document["status"] = {"loadBalancer": {"ingress": [{"ip": local_at}]}}
     return document
 
 

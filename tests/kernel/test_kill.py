@@ -22,7 +22,7 @@ from ipvsagent.node import Node, pipeline_for
 from ipvsagent.rows import Op
 from ipvsagent.sources.manifests import ManifestSource
 from tests.kernel.agent_processes import IN_SYNC, Agents, Process
-from tests.kernel.cluster_documents import DNS, HTTP, THIS_NODE, Document, endpoint, endpoint_slice, service
+from tests.kernel.cluster_documents import DNS, HTTP, OTHER_NODE, THIS_NODE, Document, endpoint, endpoint_slice, service
 from tests.kernel.proxied_node import NAME, PODS, A, B, C, D, ProxiedNode
 
 pytestmark = pytest.mark.kernel
@@ -87,13 +87,14 @@ class Cluster:
         annotations = dice.choice([{}, {"scheduler": "wrr", "weights": f"{A}=3,*=1"}, {"scheduler": "mh"}])
         affinity = dice.choice([0, 0, 60])
         endpoints = [
-            endpoint(address, dice.choice(["ready", "ready", "terminating"]))
+            endpoint(address, dice.choice(["ready", "ready", "terminating"]), dice.choice([THIS_NODE, OTHER_NODE]))
             for address in dice.sample(PODS, dice.randint(0, len(PODS)))
         ]
         # Some share an address, which only the last of them may take away.
         address = f"10.96.8.{n // 3}"
         mine = {name: (protocol, port + n % 3, target) for name, (protocol, port, target) in ports.items()}
-        made = service(f"other-{n}", address, mine, annotations=annotations, affinity=affinity)
+        local_at = dice.choice(["", f"10.96.7.{n}"])
+        made = service(f"other-{n}", address, mine, annotations=annotations, affinity=affinity, local_at=local_at)
         return [made, endpoint_slice(f"other-{n}", endpoints, mine)]
 
 

@@ -1,0 +1,60 @@
+"""The packet rules of a node whose iptables can do less than all."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsagent import packet_filter
+from ipvsagent.address import Family
+from ipvsagent.config import Config, parse_network
+from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake_rules import FakeRules
+from ipvsagent.kernel.iptables import Feature
+from ipvsagent.kernel.iptables_tool import Mode, Variant
+from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.render.members import set_specs
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    made = FakeKernel()
+    made.sets.ensure(set_specs())
+    monkeypatch.setattr(packet_filter, "find_variant", lambda *_, **__: Variant(Mode.NFT, "it is a fake"))
+    monkeypatch.setattr(packet_filter, "families", lambda: tuple(Family))
+    monkeypatch.setattr(packet_filter, "RuleTable", lambda family, *_, **__: FakeRules(made, family))
+    return made
+
+
+def rules(kernel: FakeKernel) -> str:
+    return "".join(kernel.rule_tools[family].save() for family in Family)
+
+
+CONFIG = Config(node_name="node-1", cluster_cidrs=(parse_network("10.244.0.0/16"), parse_network("fd00::/56")))
+
+
+def test_everything_is_used_where_it_is_there(kernel: FakeKernel) -> None:
+    kept = PacketFilter(CONFIG)
+    assert kept.install() and not kept.findings() and not kept.repair()
+    assert rules(kernel).count("--map-mark") == 4
+
+
+def test_without_marks_by_set_the_rest_works_and_it_is_said(kernel: FakeKernel) -> None:
+    kernel.features.discard(Feature.MARK_BY_SET)
+    kept = PacketFilter(CONFIG)
+    assert kept.install() and not kept.repair()
+    (finding,) = kept.findings()
+    assert "externalTrafficPolicy Local" in finding.reason and "IPv4, IPv6" in finding.reason
+    text = rules(kernel)
+    assert "--map-mark" not in text and "-m bpf" in text and text.count("INNER") == 2
+
+
+def test_the_masquerade_bit_is_not_a_mark_of_the_nodes_clients(kernel: FakeKernel) -> None:
+    config = Config(node_name="node-1", masquerade_bit=30)
+    assert config.node_marks == 0x3FF00000
+    PacketFilter(config).install()
+    assert "--set-xmark 0x0/0x3ff00000" in rules(kernel)
+
+
+def test_no_mark_bits_no_marks(kernel: FakeKernel) -> None:
+    PacketFilter(Config(node_name="node-1", local_mark_mask=0)).install()
+    assert "--map-mark" not in rules(kernel)
