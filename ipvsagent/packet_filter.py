@@ -65,6 +65,19 @@ class PacketFilter:
             for table in self._tables
             for chain in table.blocking
         ]
+        mask = self._config.node_marks
+        found += [
+            Finding(
+                FindingKind.HOST,
+                "packet rules",
+                f"chain {chain} ({table.family}) sets the bits {bits & ~mask:#x} of packet marks; with them, pods and "
+                "processes of this node reach Services with externalTrafficPolicy Local as clients from outside do, if "
+                "there is an endpoint here; --local-mark-mask with these bits takes them over for such packets",
+            )
+            for table in self._tables
+            for chain, bits in table.marking.items()
+            if mask and bits & ~mask
+        ]
         if self._without_self_match:
             reason = (
                 f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that "

@@ -58,3 +58,14 @@ def test_the_masquerade_bit_is_not_a_mark_of_the_nodes_clients(kernel: FakeKerne
 def test_no_mark_bits_no_marks(kernel: FakeKernel) -> None:
     PacketFilter(Config(node_name="node-1", local_mark_mask=0)).install()
     assert "--map-mark" not in rules(kernel)
+
+
+def test_marks_of_others_are_said_unless_they_are_taken_over(kernel: FakeKernel) -> None:
+    kernel.rule_tools[Family.IPV4].restore("*mangle\n-A PREROUTING -j MARK --set-xmark 0x40000/0x40000\nCOMMIT\n")
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    (finding,) = kept.findings()
+    assert "mangle PREROUTING (IPv4) sets the bits 0x40000" in finding.reason
+    kept = PacketFilter(Config(node_name="node-1", local_mark_mask=0x7FF40000))
+    kept.install()
+    assert not kept.findings()

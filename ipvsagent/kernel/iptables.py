@@ -21,7 +21,7 @@ from typing import Protocol
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
-from ipvsagent.kernel.iptables_text import Held, differences, parse_all, update_text
+from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, update_text
 from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, Tool, Variant, find_variant
 from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
 from ipvsagent.rows import SetSpec
@@ -68,7 +68,8 @@ class RuleTool(Protocol):
 class RuleTable:
     """The rules of one address family. variant: None = the one the node uses; share it between families.
 
-    refused: why a feature is not there. blocking: chains of policy DROP, as last read.
+    refused: why a feature is not there. blocking: chains of policy DROP, marking: chains of others that
+    set bits of packet marks, as last read.
     lock_seconds: how long a write waits for other programs' writes.
     Raises StartError if there is no iptables.
     """
@@ -87,6 +88,7 @@ class RuleTable:
         self._supported: dict[Feature, bool] = {}
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
+        self.marking: dict[str, int] = {}
         self._tables: list[str] = []
         self._seen: Hashable = None
 
@@ -158,7 +160,9 @@ class RuleTable:
         return True
 
     def _read(self) -> list[Held]:
-        held = parse_all(self._tool.save())
+        text = self._tool.save()
+        held = parse_all(text)
+        self.marking = marks_of_others(text)
         self.blocking = tuple(
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
         )

@@ -14,6 +14,7 @@ from ipvsagent.packet_rules import CHAIN_PREFIX, COMMENT_PREFIX, TABLES, Jump, R
 
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _MARK = re.compile(rf'--comment "?{COMMENT_PREFIX}([0-9a-f]+)"?(?: |$)')
+_SETS_MARK = re.compile(r"-A (\S+) .*-j MARK --set-x?mark (0x[0-9a-f]+)")
 
 
 class Held(Struct):
@@ -65,6 +66,24 @@ def parse_save(table: str, text: str) -> Held:
             elif CHAIN_PREFIX in rule and (target := _leads_to(rule)):
                 held.held_by.setdefault(target, []).append(line)
     return held
+
+
+def marks_of_others(text: str) -> dict[str, int]:
+    """Chains of other programs that mark packets before IPVS sees them, of what `iptables-save` prints: the bits that
+    they set. Those of table nat are for what is masqueraded, and left out."""
+    found: dict[str, int] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif (
+            table in ("raw", "mangle")
+            and not line.startswith(f"-A {CHAIN_PREFIX}")
+            and (mark := _SETS_MARK.match(line))
+        ):
+            chain = f"{table} {mark[1]}"
+            found[chain] = found.get(chain, 0) | int(mark[2], 16)
+    return {chain: bits for chain, bits in found.items() if bits and not chain.endswith("POSTROUTING")}
 
 
 def differences(wanted: RuleSet, held: Iterable[Held]) -> list[str]:

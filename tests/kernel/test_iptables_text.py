@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Family
-from ipvsagent.kernel.iptables_text import Held, differences, parse_save, update_text
+from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_save, update_text
 from ipvsagent.packet_rules import Chain, Jump, RuleSet
 
 RULES = RuleSet(
@@ -168,3 +168,21 @@ def test_several_jumps_of_one_hook_keep_their_order():
 
 def test_nothing_to_remove_is_no_text():
     assert update_text(RuleSet(Family.IPV4), held("*filter\n:INPUT ACCEPT [0:0]\n", "")) == ""
+
+
+def test_marks_of_others_are_found_where_they_come_before_ipvs() -> None:
+    text = """*raw
+-A cali-PREROUTING -i cali+ -m comment --comment "cali:1" -j MARK --set-xmark 0x40000/0x40000
+-A cali-PREROUTING -m comment --comment "cali:2" -j MARK --set-xmark 0x0/0xf0000
+-A IPVSAGENT-X -j MARK --set-xmark 0x1/0x1
+COMMIT
+*mangle
+-A PREROUTING -s 10.0.0.1/32 -j MARK --set-xmark 0x80/0x80
+-A PREROUTING -s 10.0.0.2/32 -j MARK --set-xmark 0x1/0xffffffff
+-A POSTROUTING -j MARK --set-xmark 0x2/0x2
+COMMIT
+*nat
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+COMMIT
+"""
+    assert marks_of_others(text) == {"raw cali-PREROUTING": 0x40000, "mangle PREROUTING": 0x81}
