@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test lint test-native test-kernel bench clean
+.PHONY: help venv setup demo test lint lint-deploy requirements test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -28,6 +28,7 @@ demo: setup venv ## show the proxy at work on a kernel
 
 test: setup venv ## lint, then all tests (the kernel's in a guest)
 	@$(MAKE) lint
+	@$(MAKE) lint-deploy
 	@$(MAKE) test-native
 	@$(MAKE) test-kernel
 
@@ -42,9 +43,20 @@ test-native: venv ## tests that need no kernel
 test-kernel: setup venv ## tests on a real kernel, in one guest for each core; none may be skipped
 	$(PYTHON) -m integration.kernel_tests
 
+lint-deploy: venv ## manifests against the schemas of Kubernetes
+	@[ -x $(VENV)-manifests/bin/python ] || $(PYTHON) -m venv $(VENV)-manifests
+	@$(VENV)-manifests/bin/python -c 'import kubernetes_validate, yaml' 2>/dev/null || \
+		$(VENV)-manifests/bin/python -m pip install -qq --disable-pip-version-check 'kubernetes-validate>=1.37,<2' 'PyYAML>=6,<7'
+	@$(VENV)-manifests/bin/python -m integration.manifests
+
+requirements: venv ## write requirements.txt, what the image installs, anew
+	@$(PYTHON) -m pip install -qq --disable-pip-version-check uv
+	@{ sed '/^[^#]/,$$d' requirements.txt && $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+		--upgrade --generate-hashes --no-emit-index-url --no-header; } >requirements.new && mv requirements.new requirements.txt
+
 bench: setup venv ## speed and size, beside ipvsadm -R and ip -batch; takes minutes and a quiet machine
 	@$(PYTHON) -m integration.bench
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-manifests .vagrant .wheels .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,8 @@
 # Installs what the project needs from outside. Safe to run again; does nothing when all is there.
 #
 #   setup.sh            Debian packages for the demo and the tests (as root, or by sudo without a password)
+#   setup.sh image      what `make test-image` needs as well
+#   setup.sh vagrant    what `make test-vagrant` needs as well
 #   setup.sh venv DIR   a virtual environment in DIR, with the newest Python that comes first on PATH
 set -eu
 
@@ -13,7 +15,13 @@ say() { printf '%s\n' "setup: $*" >&2; }
 programs='linux.uml:user-mode-linux modprobe:kmod busybox:busybox-static ip:iproute2
     ipvsadm:ipvsadm ipset:ipset iptables-legacy:iptables conntrack:conntrack make:make'
 
+image_programs='buildah:buildah podman:podman runc:runc mmdebstrap:mmdebstrap'
+vagrant_programs='vagrant:vagrant libvirtd:libvirt-daemon-system virsh:libvirt-clients rsync:rsync sfdisk:fdisk
+    qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils dnsmasq:dnsmasq-base mmdebstrap:mmdebstrap'
+plugin='' # a file that the package vagrant-libvirt has, if that is needed
+
 missing_packages() {
+    [ -z "$plugin" ] || [ -e "$plugin" ] || printf 'vagrant-libvirt '
     for pair in $programs; do
         command -v "${pair%%:*}" >/dev/null 2>&1 || printf '%s ' "${pair#*:}"
     done
@@ -88,6 +96,15 @@ make_venv() {
 
 case ${1:-} in
 '') install_packages ;;
+image)
+    programs="$programs $image_programs"
+    install_packages
+    ;;
+vagrant)
+    programs="$programs $vagrant_programs"
+    plugin=/usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
+    install_packages
+    ;;
 venv) make_venv "${2:?the folder of the virtual environment}" ;;
 *) say "unknown word $1" && exit 2 ;;
 esac

@@ -26,6 +26,7 @@ from ipvsagent.rows import Op, Verb, VirtualServerRow
 
 _NET_ADMIN, _SYS_MODULE = 12, 16  # CAP_*
 
+_CRITICAL_POD = -997  # oom_score_adj of a pod with priority system-node-critical
 _TRIAL_ADDRESS = Address("198.51.100.0")  # TEST-NET-2, with kube-proxy's port: pkg/proxy/ipvs/supported.go
 _TRIAL_PORTS = range(20000, 20008)
 
@@ -122,12 +123,17 @@ def _scheduler_error(name: str, flags: int) -> KernelError | None:
 
 def set_oom_score(value: int) -> list[Finding]:
     """How readily the kernel ends this process when memory is short: -1000 never, 1000 first. Traffic outlives the
-    agent, so that a refusal (it takes CAP_SYS_RESOURCE to go lower) is a finding only."""
+    agent, so that a refusal (it takes CAP_SYS_RESOURCE to go lower) is a finding only, and none at all where the
+    kubelet has given the pod the next best value (pkg/kubelet/qos/policy.go)."""
     path = Path("/proc/self/oom_score_adj")
+    before = 0
     try:
-        if int(path.read_text()) != value:
+        before = int(path.read_text())
+        if before != value:
             path.write_text(f"{value}\n")
     except OSError as error:
+        if value <= before <= _CRITICAL_POD:
+            return []
         reason = f"cannot be set to {value} ({error.strerror}); give the container CAP_SYS_RESOURCE, or leave it to it"
         return [Finding(FindingKind.HOST, "oom_score_adj", reason)]
     return []
