@@ -65,6 +65,7 @@ class NodeClients:
         self._scheduler_works = scheduler_works
         self._numbers: dict[Name, int] = {}
         self._names: dict[tuple[Family, int], Name] = {}
+        self._used: Counter[Family] = Counter()
         self._of_service: dict[Key, set[Name]] = {}
         self._without: dict[Key, None] = {}
         self._freed = 0
@@ -154,7 +155,9 @@ class NodeClients:
         not be known yet."""
         family, port = name
         count = (1 << len(self._bits)) - 1
-        first = int.from_bytes(hashlib.blake2s(str(port).encode(), digest_size=8).digest()) if count else 0
+        if self._used[family] == count:
+            return 0
+        first = int.from_bytes(hashlib.blake2s(str(port).encode(), digest_size=8).digest())
         for reserved in (False, True):
             for step in range(count):
                 value = self._value((first + step) % count + 1)
@@ -176,11 +179,13 @@ class NodeClients:
     def _take(self, name: Name, value: int) -> None:
         self._numbers[name] = value
         self._names[name[0], value] = name
+        self._used[name[0]] += 1
 
     def _release(self, name: Name) -> None:
         value = self._numbers.pop(name, None)
         if value is not None:
             del self._names[name[0], value]
+            self._used[name[0]] -= 1
             self._freed += 1
 
     def _exhausted(self, key: Key) -> Finding:

@@ -158,6 +158,15 @@ def test_a_service_without_a_mark_is_told_of_and_gets_the_next_that_is_free() ->
     assert arranged(server("two", "192.0.2.2"), clients=clients)[1].id == first[1].id
 
 
+def test_when_all_are_taken_nothing_is_looked_for() -> None:
+    clients = NodeClients(0xF0)
+    for n in range(15):
+        arranged(server(f"s{n}", f"192.0.2.{n + 1}"), clients=clients)
+    asked: list[VirtualServerId] = []
+    clients.arrange(("shop", "more"), [server("more", "192.0.2.99")], lambda i: bool(asked.append(i)))
+    assert not asked
+
+
 # With the pipeline and a kernel.
 
 
