@@ -1,8 +1,8 @@
 """The running agent: its loop, the threads around it, and the signals that end it. The only module that starts threads.
 
 One thread, the loop's, owns all state and every kernel handle it writes with. A source thread, the address monitor, the
-keeper of the packet rules and the status server only put messages into the inbox. A signal is a message too. Nothing is
-undone at exit: traffic must outlive the agent.
+keeper of the packet rules, the ender of UDP flows and the status server only put messages into the inbox. A signal is a
+message too. Nothing is undone at exit: traffic must outlive the agent.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ipvsagent.sources.source import Source
 from ipvsagent.status import socket as status_socket
 from ipvsagent.status.server import Server
 from ipvsagent.status.vitals import Vitals
+from ipvsagent.udp_flows import UdpFlows
 
 log = logging.getLogger("ipvsagent")
 
@@ -44,7 +45,17 @@ class Agent:
         self._vitals = Vitals(config, families(), self._inbox.put, os.environ)
         self._server = Server(config, self._vitals, self._inbox.put)
         self._source = source
-        self._loop = Loop(config, node, self._inbox, self._vitals, self._install_rules, self._source.view, clock)
+        self._udp_flows = UdpFlows()
+        self._loop = Loop(
+            config,
+            node,
+            self._inbox,
+            self._vitals,
+            self._install_rules,
+            self._source.view,
+            self._udp_flows.changed,
+            clock,
+        )
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -55,6 +66,7 @@ class Agent:
             signal.signal(number, self._on_signal)
         self._start_thread("source", self._watch)
         self._start_thread("addresses", lambda: self._monitor(monitor))
+        self._start_thread("udp flows", lambda: self._udp_flows.run(self._inbox.put))
         status_socket.serve(self._node.socket_path, self._inbox, self._stop)
         self._server.start()
         self._vitals.supervisor.ready()

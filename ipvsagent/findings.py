@@ -31,6 +31,8 @@ class FindingKind(StrEnum):
     SHADOWED_BY_SERVICE = "shadowed-by-service"
     SHADOWED_BY_FOREIGN = "shadowed-by-foreign"
     MARKS_EXHAUSTED = "marks-exhausted"
+    AFFINITY_FLOOR = "affinity-floor"
+    ONE_WAY = "one-way"
     KERNEL_REFUSED = "kernel-refused"
     REMOVAL_HELD = "removal-held"
     NODE_UNKNOWN = "node-unknown"

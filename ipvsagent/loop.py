@@ -21,6 +21,7 @@ from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import is_ipv6_link_local
 from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
+from ipvsagent.model import VirtualServer
 from ipvsagent.node import Node, pipeline_for
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.report import Report
@@ -63,6 +64,7 @@ class Loop:
     """install_rules: writes the packet rules and sees to it that they stay; called until it returns once.
 
     It raises KernelError and StartError, and what it finds wrong is returned.
+    udp_changed: told of UDP virtual servers whose real servers are not what they were; must not wait.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Loop:
         vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
         source_view: Callable[[], SourceView],
+        udp_changed: Callable[[Sequence[VirtualServer]], None],
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -84,6 +87,7 @@ class Loop:
         self._vitals = vitals
         self._failing = False
         self._install_rules = install_rules
+        self._udp_changed = udp_changed
         self._book = FindingBook()
         self._pipeline = pipeline_for(config, self._backend, window=config.window, scheduler_works=node.scheduler_works)
         self._born = clock()
@@ -268,6 +272,7 @@ class Loop:
         self._learn(report.findings)
         self._drift.update(drift.kind for drift in report.drift)
         say_drift(report.drift)
+        self._udp_changed(report.udp)
         return report
 
     def _learn(self, origins: Origins) -> None:

@@ -19,8 +19,10 @@ from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
 from ipvsagent.kernel.sysctls import STRICT_ARP, Setting, Sysctls, needed
+from ipvsagent.kernel.timeouts import established_setting
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
+from ipvsagent.policy.limits import UDP_TIMEOUT
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
@@ -127,20 +129,26 @@ class Node:
         return works
 
     def settings(self) -> list[Setting]:
-        """Kernel settings that this configuration asks for; those of the LAN's interfaces are `at_least`."""
+        """Kernel settings that this configuration asks for, those of the LAN's interfaces among them."""
         config = self.config
         settings = list(needed())
+        if config.idle_timeout:
+            settings.append(established_setting(config.idle_timeout))
         if config.strict_arp:
-            return [*settings, *STRICT_ARP]
-        if not config.answer_arp:
-            settings += silence(lan_here(self.addresses.node_addresses(), config.cluster_cidrs, config.interface))
+            settings += STRICT_ARP
+        elif not config.answer_arp:
+            lan = silence(self.lan())
+            self.raised.note(lan)
+            settings += lan
         return settings
+
+    def lan(self) -> list[str]:
+        """Interfaces by which other machines may ask who has a Service address."""
+        return lan_here(self.addresses.node_addresses(), self.config.cluster_cidrs, self.config.interface)
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""
-        settings = self.settings()
-        self.raised.note(s for s in settings if s.at_least)
-        return self._sysctls.keep(settings, now)
+        return self._sysctls.keep(self.settings(), now)
 
     def mend_addresses(self) -> int:
         """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
@@ -155,8 +163,9 @@ class Node:
         """
         self.prepare_host()
         config = self.config
-        if config.tcp_timeout or config.tcp_fin_timeout or config.udp_timeout:
-            self.ipvs.set_timeouts(int(config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout))
+        idle = config.idle_timeout or config.tcp_timeout
+        if idle or config.tcp_fin_timeout or config.udp_timeout:
+            self.ipvs.set_timeouts(int(idle), int(config.tcp_fin_timeout), int(config.udp_timeout))
         self._make_ready()
         self.mend_addresses()
         owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
@@ -167,9 +176,7 @@ class Node:
         """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
         Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
-        settings = self.settings()
-        self.raised.note(s for s in settings if s.at_least)
-        self._sysctls.set(settings)
+        self._sysctls.set(self.settings())
         self.set_limits()
 
     def set_limits(self) -> None:
@@ -199,5 +206,6 @@ def pipeline_for(
         pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
         pods_of_node=config.detect_local == "NodeCIDR",
         scheduler_works=scheduler_works,
+        udp_timeout=int(config.udp_timeout) or UDP_TIMEOUT,
     )
     return Pipeline(config.node_name, options, backend, drains)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from ipvsagent import udp_flows
 from ipvsagent.announce import learn, totals_text
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
@@ -32,7 +33,7 @@ def apply_once(config: Config, node: Node, source: Source) -> bool:
     changes, findings = source.load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
     report = pipeline.begin(began)
-    learn(book, report.findings)
+    learn(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])
     log.info(
         "%s: %s (%d writes, %.2f s)",
         "applied, with failures" if report.failures else "applied",

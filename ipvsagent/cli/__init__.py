@@ -27,6 +27,7 @@ _COMMANDS = {
     "plan": "Print what run would change, and change nothing.",
     "status": "Show what IPVS holds, with the Services it stands for.",
     "save": "Print the IPVS table as ipvsadm saves it.",
+    "check": "Say whether this node is fit for it, and who answers ARP for Service addresses.",
     "check-config": "Say everything that is wrong with configuration files.",
     "cleanup": "Remove everything that ipvsagent made from this node.",
 }

@@ -14,6 +14,7 @@ from ipvsagent.cli.output import print_document
 from ipvsagent.config import Config
 from ipvsagent.errors import IpvsAgentError
 from ipvsagent.kernel.ipvs_connections import connections
+from ipvsagent.kernel.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
 from ipvsagent.node import Node
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
@@ -22,6 +23,7 @@ from ipvsagent.status.ipvsadm import Columns
 from ipvsagent.status.ipvsadm_options import ListOptions
 from ipvsagent.status.ipvsadm_order import grouped
 from ipvsagent.status.socket import ask
+from ipvsagent.status.timeouts import timeout_lines
 
 _SERVICES = {
     "tcp_service": Protocol.TCP,
@@ -46,7 +48,7 @@ _SERVICES = {
 @click.option("-f", "--fwmark-service", multiple=True, metavar="MARK")
 @click.option("-6", "--ipv6", is_flag=True, help="The MARK of -f is for IPv6.")
 @click.option("-c", "--connections", "--connection", is_flag=True, help="Connections instead.")
-@click.option("--timeout", is_flag=True, help="Timeouts instead.")
+@click.option("--timeout", is_flag=True, help="Timeouts instead; but for ipvsadm also those of connection tracking.")
 @click.option("--daemon", is_flag=True, help="Connection synchronization daemons instead.")
 @click.option("--stats", is_flag=True, help="Connections, packets and bytes since the beginning.")
 @click.option("--rate", is_flag=True, help="Connections, packets and bytes per second.")
@@ -70,6 +72,9 @@ def command(output: str, interface: str, state_dir: Path, **listing: Any) -> int
     if output == "ipvsadm":
         _print_listing(node, options)
         return 0
+    if options.timeout:
+        _print_timeouts(node, output)
+        return 0
     info = node.ipvs.info()
     entries = grouped(node.ipvs.read(None, counters=output != "native"))
     shown = document(info.version, info.table_size, entries, ask(node.socket_path))
@@ -90,7 +95,7 @@ _STYLES: dict[str, dict[str, object]] = {
 
 
 def _list_options(output: str, given: dict[str, Any]) -> ListOptions:
-    named = [name for name, value in given.items() if value]
+    named = [name for name, value in given.items() if value and name != "timeout"]
     if named and output != "ipvsadm":
         raise click.UsageError(f"--{named[0].replace('_', '-')} is for -o ipvsadm")
     services = tuple((protocol, text) for name, protocol in _SERVICES.items() for text in given.pop(name))
@@ -102,6 +107,15 @@ def _list_options(output: str, given: dict[str, Any]) -> ListOptions:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     return options
+
+
+def _print_timeouts(node: Node, output: str) -> None:
+    timeouts = idle_timeouts(node.ipvs)
+    if output == "native":
+        for text, _ in timeout_lines(timeouts):
+            click.echo(text)
+    else:
+        print_document(timeouts, output)
 
 
 def _print_listing(node: Node, options: ListOptions) -> None:

@@ -223,6 +223,11 @@ class _Reading:
             at = self.origins.get("local_mark_mask") or self.origins["masquerade_bit"]
             other = "iptables.masqueradeBit" if "local_mark_mask" in self.origins else "localMarkMask"
             self.problems.append(_because(at, f"shares a bit with {other}"))
+        if self.values.get("idle_timeout") and self.values.get("tcp_timeout"):
+            at = self.origins["idle_timeout"]
+            second = self.origins["tcp_timeout"]
+            reason = f"and {second.path} set the same: idle TCP connections of Services; leave one out"
+            self.problems.append(_because(at, reason))
         if self.values.get("route_mode") and not self.values.get("service_cidrs"):
             at = self.origins["route_mode"]
             self.problems.append(_because(at, f"needs {'serviceCIDRs' if at.file else '--service-cidrs'}"))

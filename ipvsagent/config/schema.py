@@ -298,6 +298,15 @@ SETTINGS: tuple[Setting, ...] = (
         section=_RULES,
         pending=True,
     ),
+    _agent(
+        "idle_timeout",
+        "idleTimeout",
+        kinds.duration(),
+        "--idle-timeout",
+        help="How long a TCP connection to a Service may be idle: sets IPVS' timeout, and raises connection tracking's "
+        "where that is shorter; 0 = what they are.",
+        section=_HOST,
+    ),
     _kube_proxy(
         "tcp_timeout",
         "ipvs.tcpTimeout",

@@ -49,6 +49,7 @@ class Config(Struct, frozen=True, kw_only=True):
       with the iptables backend.
 
     The host
+      idle_timeout: how long a TCP connection of a Service may be idle, for IPVS and connection tracking.
       strict_arp: sets arp_ignore and arp_announce for the whole host. answer_arp: the kernel goes on answering ARP for
       Service addresses; else it is kept from that on the LAN's interfaces. conntrack_max_per_core: 0 leaves the size of
       the connection tracking table alone, and conntrack_min with it. oom_score_adj: of this process.
@@ -85,6 +86,7 @@ class Config(Struct, frozen=True, kw_only=True):
     masquerade_all: bool = False
     masquerade_bit: int = 14
     localhost_node_ports: bool = True
+    idle_timeout: float = 0.0
     tcp_timeout: float = 0.0
     tcp_fin_timeout: float = 0.0
     udp_timeout: float = 0.0

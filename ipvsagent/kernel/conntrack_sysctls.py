@@ -30,7 +30,7 @@ def wanted_sysctls(config: Config, cpus: int) -> dict[str, int]:
     if config.conntrack_be_liberal:
         wanted["net.netfilter.nf_conntrack_tcp_be_liberal"] = 1
     for name, seconds in (
-        ("tcp_timeout_established", config.conntrack_tcp_established),
+        ("tcp_timeout_established", _established(config)),
         ("tcp_timeout_close_wait", config.conntrack_tcp_close_wait),
         ("udp_timeout", config.conntrack_udp),
         ("udp_timeout_stream", config.conntrack_udp_stream),
@@ -38,6 +38,12 @@ def wanted_sysctls(config: Config, cpus: int) -> dict[str, int]:
         if seconds > 0:
             wanted[f"net.netfilter.nf_conntrack_{name}"] = max(int(seconds), 1)
     return wanted
+
+
+def _established(config: Config) -> float:
+    """Not less than what idle connections of Services are promised."""
+    seconds = config.conntrack_tcp_established
+    return max(seconds, config.idle_timeout) if seconds > 0 else seconds
 
 
 def set_conntrack(config: Config) -> list[Finding]:

@@ -167,18 +167,22 @@ class NetlinkSocket:
                 if sequence == last:
                     return lost
 
-    def dump(self, kind: int, body: bytes) -> list[Body]:
+    def dump(self, kind: int, body: bytes, *, partial: bool = False) -> list[Body]:
         """All answers to a dump request. Tried again if the table changed meanwhile or answers were lost.
 
-        Raises KernelError.
+        partial: what the last try brought will do. Raises KernelError.
         """
+        answers: list[Body] = []
         for _ in range(_DUMP_TRIES):
-            answers = self._dump_once(kind, body)
-            if answers is not None:
+            answers, complete = self._dump_once(kind, body)
+            if complete:
                 return answers
+        if partial:
+            return answers
         raise KernelError.of(errno.EINTR, f"the table changed during each of {_DUMP_TRIES} readings")
 
-    def _dump_once(self, kind: int, body: bytes) -> list[Body] | None:
+    def _dump_once(self, kind: int, body: bytes) -> tuple[list[Body], bool]:
+        """The answers, and whether they are all and of one moment."""
         sequence = self.reserve(1)
         self._request(message(kind, DUMP, sequence, body))
         answers: list[Body] = []
@@ -200,7 +204,7 @@ class NetlinkSocket:
                     error_answer = _error_in(answer, data, flags, start, end)
                     if error_answer is not None:
                         raise error_answer
-                    return answers if complete else None
+                    return answers, complete
                 answers.append(Body(data, start, end))
 
     def get(self, requests: Sequence[tuple[int, bytes]]) -> list[Body | KernelError]:

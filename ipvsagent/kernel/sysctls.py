@@ -117,6 +117,10 @@ def write_sysctl(name: str, value: int) -> bool:
     return True
 
 
+def is_writable(name: str) -> bool:
+    return os.access(_path(name), os.W_OK)
+
+
 class Sysctls:
     """Sets, and keeps, settings. For one thread."""
 

@@ -28,8 +28,9 @@ from ipvsagent.model import (
     VirtualServerId,
     WhenEmpty,
 )
-from ipvsagent.policy.annotations import FLAGS, LINUX_SCHEDULERS, ONE_PACKET_WORD, Wishes, read_annotations, weight_of
+from ipvsagent.policy.annotations import LINUX_SCHEDULERS, Wishes, read_annotations, weight_of
 from ipvsagent.policy.endpoints import Candidate, Choice, choose, join
+from ipvsagent.policy.limits import UDP_TIMEOUT, limit_findings
 from ipvsagent.policy.node import NodeFacts
 
 
@@ -39,7 +40,7 @@ class PolicyOptions(Struct, frozen=True):
     allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
     edit a Service can take over any address with them (CVE-2020-8554).
     pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
-    scheduler_works:  whether this kernel has a scheduler.
+    scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
     """
 
     scheduler: str = "rr"
@@ -48,6 +49,7 @@ class PolicyOptions(Struct, frozen=True):
     pod_networks: tuple[Network, ...] = ()
     pods_of_node: bool = False
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
+    udp_timeout: int = UDP_TIMEOUT
 
 
 class Outcome(Struct, frozen=True):
@@ -107,9 +109,8 @@ def virtual_servers_for(
     for address in sorted(refused):
         reason = f"endpoint {address} is itself the cluster IP of a Service and is not used"
         findings[Finding(FindingKind.ENDPOINT_REFUSED, subject, reason)] = None
-    if wishes.one_packet and not any(port.protocol is Protocol.UDP for port in service.ports):
-        reason = f"{ONE_PACKET_WORD!r} works for UDP only, and the Service has no UDP port"
-        findings[Finding(FindingKind.INVALID_ANNOTATION, subject, reason, f"metadata.annotations[{FLAGS}]")] = None
+    for finding in limit_findings(service, one_packet=wishes.one_packet, udp_timeout=options.udp_timeout):
+        findings[finding] = None
     return Outcome(tuple(servers.values()), tuple(findings))
 
 

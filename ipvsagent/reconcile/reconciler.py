@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
 from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.model import RealServer, VirtualServer, VirtualServerId
+from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
@@ -224,6 +224,8 @@ class Reconciler:
             for op in ops:
                 (deletions if op.verb is Verb.DELETE else additions).append(op)
             written.append(server_id)
+            if wanted and server_id.protocol is Protocol.UDP and (ops or _moved(believed, wanted)):
+                report.udp.append(wanted)
         failed = self._write(order(additions), now, report)
         unmade = {
             server
@@ -334,6 +336,14 @@ class Reconciler:
 
 def is_foreign(rows: Sequence[Observed]) -> bool:
     return bool(rows) and rows[0].owner is Owner.FOREIGN
+
+
+def _moved(before: VirtualServer | None, after: VirtualServer) -> bool:
+    return (
+        before is None
+        or before.real_servers != after.real_servers
+        or before.node_real_servers != after.node_real_servers
+    )
 
 
 def _server_of(op: Op) -> VirtualServerId:

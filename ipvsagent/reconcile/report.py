@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from ipvsagent.findings import Finding
+from ipvsagent.model import VirtualServer
 from ipvsagent.rows import Failure, Op, Verb
 
 ORIGIN = "kernel"
@@ -22,12 +23,16 @@ class Drift(Struct, frozen=True):
 
 
 class Report(Struct):
-    """findings: (origin, what holds for it now), as `FindingBook.replace` takes them."""
+    """findings: (origin, what holds for it now), as `FindingBook.replace` takes them.
+
+    udp: virtual servers whose real servers are not what they were: flows that are older may go where none is.
+    """
 
     written: int = 0
     failures: list[Failure] = []
     drift: list[Drift] = []
     findings: list[tuple[object, tuple[Finding, ...]]] = []
+    udp: list[VirtualServer] = []
 
     def drifted(self, ops: Iterable[Op]) -> None:
         """These ops repair what others did."""
@@ -43,3 +48,4 @@ class Report(Struct):
         self.failures += later.failures
         self.drift += later.drift
         self.findings += later.findings
+        self.udp += later.udp

@@ -113,6 +113,7 @@ FIELDS: dict[str, tuple[Document | None, str, object, str, str, object]] = {
     "tcp_timeout": (KUBE_PROXY, "ipvs.tcpTimeout", "1h", "--tcp-timeout", "1h", 3600.0),
     "tcp_fin_timeout": (KUBE_PROXY, "ipvs.tcpFinTimeout", "1m", "--tcp-fin-timeout", "1m", 60.0),
     "udp_timeout": (KUBE_PROXY, "ipvs.udpTimeout", "5m", "--udp-timeout", "5m", 300.0),
+    "idle_timeout": (AGENT, "idleTimeout", "1h", "--idle-timeout", "1h", 3600.0),
     "answer_arp": (AGENT, "answerARP", True, "--answer-arp", "true", True),
     "strict_arp": (KUBE_PROXY, "ipvs.strictARP", True, "--ipvs-strict-arp", "true", True),
     "conntrack_max_per_core": (KUBE_PROXY, "conntrack.maxPerCore", 0, "--conntrack-max-per-core", "0", 0),

@@ -57,7 +57,6 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "masquerade_all": st.booleans(),
     "masquerade_bit": st.integers(0, 15),
     "localhost_node_ports": st.booleans(),
-    "tcp_timeout": SECONDS,
     "tcp_fin_timeout": SECONDS,
     "udp_timeout": SECONDS,
     "allow_api_by_cluster_ip": st.booleans(),
@@ -78,16 +77,26 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
     "state_dir": PATHS.map(Path),
 }
+IDLE = st.one_of(st.fixed_dictionaries({"tcp_timeout": SECONDS}), st.fixed_dictionaries({"idle_timeout": SECONDS}))
 CONFIGS = st.builds(
-    lambda fields, detector, routes: Config(**{**fields, **detector, **routes}),
+    lambda fields, detector, routes, idle: Config(**{**fields, **detector, **routes, **idle}),
     st.fixed_dictionaries({}, optional=FIELDS),
     DETECTORS,
     ROUTES,
+    IDLE,
 )
 
 
 def test_every_field_is_tried() -> None:
-    by_hand = {"detect_local", "pod_bridge", "pod_interface_prefix", "service_cidrs", "route_mode"}
+    by_hand = {
+        "detect_local",
+        "pod_bridge",
+        "pod_interface_prefix",
+        "service_cidrs",
+        "route_mode",
+        "tcp_timeout",
+        "idle_timeout",
+    }
     assert FIELDS.keys() | by_hand | {"master", "window"} == set(Config.__struct_fields__)
 
 

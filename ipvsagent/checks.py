@@ -1,0 +1,186 @@
+"""Whether this node is fit for the agent, and what would be done to it: one answer for each thing that can be wrong.
+
+Changes nothing, but for a virtual server on a documentation address that lives for the moment in which the scheduler is
+tried. Each check says what was found, and where something is to do, what; `run` does what is TO_DO by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+from msgspec import Struct
+
+from ipvsagent import __version__
+from ipvsagent.address import Family
+from ipvsagent.config import Config
+from ipvsagent.errors import KernelError, StartError
+from ipvsagent.kernel import arp, host
+from ipvsagent.kernel.arp import Answers
+from ipvsagent.kernel.iptables_tool import find_variant
+from ipvsagent.kernel.links import links
+from ipvsagent.kernel.sysctls import ConnReuse, Setting, conn_reuse, is_writable, read_sysctl
+from ipvsagent.kernel.timeouts import ESTABLISHED, IdleTimeout, idle_timeouts
+from ipvsagent.node import Node, lock_path
+from ipvsagent.rows import Owner
+
+
+class State(StrEnum):
+    """FAILED alone keeps `run` from working."""
+
+    OK = "ok"
+    TO_DO = "to-do"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+class Check(Struct, frozen=True, omit_defaults=True):
+    """remedy: what an operator can do; "" where nothing is to do, or `run` does it."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+class NodeChecks(Struct, frozen=True):
+    """fit: nothing failed. conn_reuse, timeouts, arp: the facts behind some of the checks."""
+
+    version: str
+    node: str
+    kernel: str
+    fit: bool
+    checks: tuple[Check, ...]
+    conn_reuse: ConnReuse
+    timeouts: tuple[IdleTimeout, ...] = ()
+    arp: tuple[Answers, ...] = ()
+
+
+def check_node(config: Config) -> NodeChecks:
+    """What cannot be found out because something else failed is left out."""
+    checks: list[Check] = []
+    timeouts: tuple[IdleTimeout, ...] = ()
+    answers: tuple[Answers, ...] = ()
+    if _passed(checks, "privileges", host.require_privilege, "CAP_NET_ADMIN"):
+        checks += _others(config)
+        checks.append(_iptables())
+        if _passed(checks, "ip_vs", lambda: host.require_ip_vs(load=False), "the kernel has IPVS"):
+            node = Node(config)
+            _passed(checks, f"scheduler {config.scheduler}", lambda: host.require_scheduler(config.scheduler), "works")
+            checks += _tables(node)
+            checks += [_setting(setting) for setting in node.settings()]
+            timeouts = idle_timeouts(node.ipvs)
+            checks += _timeouts(timeouts)
+            lan = node.lan()
+            answers = tuple(arp.answers(links(), lan, config.interface))
+            checks += _arp(config, node, answers)
+    decision = conn_reuse()
+    checks.append(_reuse(decision))
+    for finding in host.host_findings((Family.IPV6,) if os.path.exists("/proc/net/if_inet6") else ()):
+        checks.append(Check(finding.subject, State.WARNING, finding.reason))
+    fit = not any(check.state is State.FAILED for check in checks)
+    return NodeChecks(
+        __version__, config.node_name, os.uname().release, fit, tuple(checks), decision, timeouts, answers
+    )
+
+
+def _passed(checks: list[Check], name: str, require: Callable[[], None], found: str) -> bool:
+    try:
+        require()
+    except StartError as error:
+        checks.append(Check(name, State.FAILED, error.what, error.remedy))
+        return False
+    checks.append(Check(name, State.OK, found))
+    return True
+
+
+def _others(config: Config) -> Iterator[Check]:
+    pid = host.kube_proxy_here()
+    if pid:
+        remedy = "Stop it before `ipvsagent run`: kubectl -n kube-system delete daemonset kube-proxy"
+        yield Check(
+            "kube-proxy", State.FAILED, f"runs on this node (pid {pid}): two proxies undo each other's work", remedy
+        )
+    else:
+        yield Check("kube-proxy", State.OK, "none is visible from here")
+    lock = host.AgentLock(lock_path(config))
+    if not lock.try_acquire():
+        yield Check(
+            "other agents", State.OK, f"an agent (pid {lock.holder() or 'unknown'}) runs here; a second one waits"
+        )
+        return
+    lock.release()
+    yield Check("other agents", State.OK, "none")
+
+
+def _iptables() -> Check:
+    try:
+        variant = find_variant()
+    except (StartError, KernelError) as error:
+        remedy = error.remedy if isinstance(error, StartError) else ""
+        what = error.what if isinstance(error, StartError) else str(error)
+        return Check("iptables", State.FAILED, what, remedy)
+    return Check("iptables", State.OK, f"{variant.mode} ({variant.reason})")
+
+
+def _tables(node: Node) -> Iterator[Check]:
+    owners = [seen.owner for seen in node.ipvs.services()]
+    foreign = owners.count(Owner.FOREIGN)
+    found = f"{len(owners) - foreign} of ours, {foreign} of other programs, which are left alone"
+    yield Check("virtual servers", State.OK, found)
+
+
+def _setting(setting: Setting) -> Check:
+    value = read_sysctl(setting.name)
+    if setting.holds(value):
+        return Check(setting.name, State.OK, str(value))
+    found = f"{'missing' if value is None else value}, wanted {setting.value}: {setting.why}"
+    if value is not None and is_writable(setting.name):
+        return Check(setting.name, State.TO_DO, found)
+    remedy = f"Run on the host `sysctl -w {setting.name}={setting.value}`"
+    return Check(setting.name, State.FAILED if setting.vital else State.WARNING, found, remedy)
+
+
+def _reuse(decision: ConnReuse) -> Check:
+    value = "absent" if decision.value is None else str(decision.value)
+    state = State.OK if decision.wanted in (None, decision.value) else State.TO_DO
+    if decision.wanted is None and decision.value == 0:
+        state = State.WARNING
+    return Check("conn_reuse_mode", state, f"{value} on kernel {decision.kernel}; {decision.reason}")
+
+
+def _timeouts(timeouts: tuple[IdleTimeout, ...]) -> Iterator[Check]:
+    for each in timeouts:
+        if each.conntrack_setting != ESTABLISHED or each.ipvs is None:
+            continue
+        if each.conntrack is None:
+            yield Check(
+                "idle TCP", State.OK, f"forgotten after {each.ipvs} s by IPVS; connection tracking does not say"
+            )
+        elif each.conntrack < each.ipvs:
+            found = f"forgotten after {each.conntrack} s by connection tracking, before the {each.ipvs} s of IPVS"
+            yield Check("idle TCP", State.WARNING, found, "Set both at once with --idle-timeout")
+        else:
+            found = f"forgotten after {each.ipvs} s by IPVS ({each.conntrack} s by connection tracking)"
+            yield Check("idle TCP", State.OK, found)
+
+
+def _arp(config: Config, node: Node, answers: tuple[Answers, ...]) -> Iterator[Check]:
+    """Who answers for Service addresses, by interface; addresses of another scope are answered whatever is set."""
+    odd = len(node.addresses.odd)
+    if odd:
+        found = f"{odd} addresses on {config.interface} are bound as kube-proxy does, so that ARP is answered for them"
+        yield Check("address scopes", State.TO_DO, found)
+    for each in answers:
+        name = f"ARP on {each.interface}"
+        said = f"(arp_ignore {each.ignore}, arp_announce {each.announce})"
+        if not each.answers and not each.names:
+            yield Check(name, State.OK, f"silent for Service addresses {said}")
+        elif not each.lan:
+            yield Check(name, State.OK, f"leads to no other machine, and is left alone {said}")
+        elif config.answer_arp:
+            yield Check(name, State.WARNING, f"answers for Service addresses, as --answer-arp asks {said}")
+        else:
+            what = "answers for Service addresses" if each.answers else "gives Service addresses as its own in requests"
+            yield Check(name, State.TO_DO, f"{what} {said}")

@@ -1,0 +1,58 @@
+"""`ipvsagent check`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from ipvsagent.checks import Check, NodeChecks, State, check_node
+from ipvsagent.cli import FAILED
+from ipvsagent.cli.options import SettingsCommand, given, setting_options
+from ipvsagent.cli.output import FORMATS, print_document
+from ipvsagent.status.timeouts import timeout_lines
+
+_COLOUR = {State.OK: "green", State.TO_DO: "cyan", State.WARNING: "yellow", State.FAILED: "red"}
+
+
+@click.command(name="check", cls=SettingsCommand)
+@setting_options(planned=True)
+@click.option("-o", "--output", type=click.Choice(FORMATS), default="text", show_default=True)
+def command(output: str, **options: Any) -> int:
+    """Say whether this node is fit for ipvsagent, and who answers ARP for Service addresses.
+
+    Looks at privileges, kernel, settings, iptables, other proxies, timeouts and interfaces, and changes nothing.
+    `to-do` is what `run` would do by itself. Exit status 1 when something would keep it from working.
+    """
+    checked = check_node(given(options).config)
+    if output == "text":
+        _print_text(checked)
+    else:
+        print_document(checked, output)
+    return 0 if checked.fit else FAILED
+
+
+def _print_text(checked: NodeChecks) -> None:
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = max(len(check.name) for check in checked.checks)
+    for check in checked.checks:
+        state = f"{check.state:<8}"
+        shown = click.style(state, fg=_COLOUR[check.state]) if colour else state
+        click.echo(f"{shown} {check.name:<{width}}  {check.found}")
+        if check.remedy:
+            click.echo(f"{'':<8} {'':<{width}}  {check.remedy}")
+    if checked.timeouts:
+        click.echo()
+        for text, _ in timeout_lines(checked.timeouts):
+            click.echo(text)
+    click.echo(_summary(checked.checks), err=True)
+
+
+def _summary(checks: tuple[Check, ...]) -> str:
+    counts = {
+        state: sum(check.state is state for check in checks) for state in (State.FAILED, State.WARNING, State.TO_DO)
+    }
+    words = [f"{count} {state}" for state, count in counts.items() if count]
+    return ", ".join(words) or "this node is fit"
