@@ -92,11 +92,12 @@ def may_have_stale_flows(server: VirtualServer) -> bool:
 
 
 def stale(flows: Iterable[Flow], servers: Mapping[VirtualServerId, VirtualServer]) -> list[Flow]:
-    """Flows that no real server of their virtual server answers."""
+    """Flows that no real server of their virtual server answers, nor of the one by mark beside it: that one has the
+    endpoints which are unused here."""
     found = []
     for flow in flows:
         server = servers[flow.server]
-        real_servers = (*server.real_servers, *(server.node_real_servers or ()))
+        real_servers = (*server.real_servers, *(server.unused if server.node_mark else ()))
         if all((r.address, r.port) != flow.answerer for r in real_servers):
             found.append(flow)
     return found

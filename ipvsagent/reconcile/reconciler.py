@@ -339,11 +339,7 @@ def is_foreign(rows: Sequence[Observed]) -> bool:
 
 
 def _moved(before: VirtualServer | None, after: VirtualServer) -> bool:
-    return (
-        before is None
-        or before.real_servers != after.real_servers
-        or before.node_real_servers != after.node_real_servers
-    )
+    return before is None or before.real_servers != after.real_servers
 
 
 def _server_of(op: Op) -> VirtualServerId:

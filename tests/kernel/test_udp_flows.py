@@ -17,7 +17,7 @@ from integration.lab import Namespace
 from ipvsagent.address import Address
 from ipvsagent.kernel import conntrack, netlink
 from ipvsagent.kernel.conntrack import ConntrackTable, Flow, may_have_stale_flows, stale
-from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
+from ipvsagent.model import Frontend, Mark, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from tests.kernel.agent_processes import Agents
 from tests.kernel.cluster_documents import DNS, NODE_ADDRESS, endpoint_slice, service
 from tests.kernel.proxied_node import A, B, C, ProxiedNode, Proxy, UdpClient, eventually
@@ -202,8 +202,10 @@ def test_which_flows_are_stale():
 
     flows = [flow(A, 8080), flow(A, 8081), flow(B, 8080), flow("10.96.0.1", 53)]
     assert stale(flows, {UDP: server_of(UDP, A)}) == flows[1:]
-    for_node = (RealServer(Address(B), 8080),)
-    assert stale(flows, {UDP: server_of(UDP, A, node_real_servers=for_node)}) == [flows[1], flows[3]]
+    elsewhere = (RealServer(Address(B), 8080),)
+    assert stale(flows, {UDP: server_of(UDP, A, unused=elsewhere)}) == flows[1:]
+    for_node = server_of(UDP, A, unused=elsewhere, node_mark=Mark(0x1000, 0xF000))
+    assert stale(flows, {UDP: for_node}) == [flows[1], flows[3]]
 
 
 def test_which_virtual_servers_are_looked_at():
