@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from ipvsagent.choice import AnyNode
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.loop import Loop, RulesRepaired, Stop
-from ipvsagent.node import Node
 from ipvsagent.packet_filter import PacketFilter, families
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.source import Source
@@ -38,7 +38,9 @@ LOOK_AT_RULES_EVERY = 1.0
 class Agent:
     """Built on a prepared node whose lock is held; `run` returns when told to stop."""
 
-    def __init__(self, config: Config, node: Node, source: Source, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: Config, node: AnyNode, source: Source, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._config = config
         self._node = node
         self._inbox = Inbox()
@@ -80,8 +82,9 @@ class Agent:
             self._node.socket_path.unlink(missing_ok=True)
 
     def _install_rules(self) -> Sequence[Finding]:
-        """The packet rules, and from then on a thread that keeps them; the loop calls it before its first round."""
-        rules = PacketFilter(self._config)
+        """The packet rules, and from then on a thread that keeps them, unless the loop does; the loop calls it before
+        its first round."""
+        rules = self._node.packet_filter()
         try:
             rules.install()
         except (KernelError, StartError):
@@ -89,7 +92,10 @@ class Agent:
             raise
         log.info("packet rules: %s iptables (%s)", rules.variant.mode, rules.variant.reason)
         said = rules.findings()
-        self._start_thread("rules", lambda: self._keep_rules(rules, said))
+        if self._node.rules_in_loop:
+            self._loop.rules = rules
+        else:
+            self._start_thread("rules", lambda: self._keep_rules(rules, said))
         return said
 
     # Threads; each talks to the inbox alone

@@ -37,6 +37,7 @@ class FindingKind(StrEnum):
     REMOVAL_HELD = "removal-held"
     NODE_UNKNOWN = "node-unknown"
     API_UNREACHABLE = "api-unreachable"
+    FALLBACK = "fallback"
     HOST = "host"
 
 

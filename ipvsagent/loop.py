@@ -14,6 +14,7 @@ import msgspec
 
 from ipvsagent import __version__
 from ipvsagent.announce import learn, say_drift, totals_text
+from ipvsagent.choice import AnyNode
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
@@ -22,7 +23,7 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import is_ipv6_link_local
 from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
 from ipvsagent.model import VirtualServer
-from ipvsagent.node import Node, pipeline_for
+from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import AddressRow
@@ -63,14 +64,15 @@ class Stop(msgspec.Struct, frozen=True):
 class Loop:
     """install_rules: writes the packet rules and sees to it that they stay; called until it returns once.
 
-    It raises KernelError and StartError, and what it finds wrong is returned.
+    It raises KernelError and StartError, and what it finds wrong is returned. rules: those that the loop itself keeps,
+    where virtual servers are rules, too; None = another thread does.
     udp_changed: told of UDP virtual servers whose real servers are not what they were; must not wait.
     """
 
     def __init__(
         self,
         config: Config,
-        node: Node,
+        node: AnyNode,
         inbox: Inbox,
         vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
@@ -89,7 +91,7 @@ class Loop:
         self._install_rules = install_rules
         self._udp_changed = udp_changed
         self._book = FindingBook()
-        self._pipeline = pipeline_for(config, self._backend, window=config.window, scheduler_works=node.scheduler_works)
+        self._pipeline = node.pipeline(self._backend, window=config.window)
         self._born = clock()
         self._changed_at: float | None = None
         self._round_ended = float("-inf")
@@ -103,6 +105,8 @@ class Loop:
         self._rules_installed = False
         self._drift: Counter[str] = Counter()
         self._odd_addresses = False
+        self.rules: PacketFilter | None = None
+        self._learn([("backend", node.findings)])
 
     def turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
@@ -170,8 +174,7 @@ class Loop:
             self._doubt_addresses()
             return True
         elif isinstance(message, RulesRepaired):
-            self._drift["rules"] += message.differences
-            log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
+            self._say_repaired(message.differences)
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
         elif isinstance(message, ReadingsWanted):
@@ -220,6 +223,10 @@ class Loop:
             self._rules_installed = True
         return self._pipeline.begin(now)
 
+    def _say_repaired(self, differences: int) -> None:
+        self._drift["rules"] += differences
+        log.warning("drift: packet rules were changed by somebody; %d differences repaired", differences)
+
     def _say_settled(self) -> None:
         settled = in_sync(self._pipeline)
         if settled and not self._settled:
@@ -232,6 +239,10 @@ class Loop:
         if now >= self._host_due:
             self._host_due = now + LOOK_AT_HOST_EVERY
             self._look_at_host()
+        if self.rules:
+            if repaired := self.rules.repair():
+                self._say_repaired(repaired)
+            self._learn([("packet rules", tuple(self.rules.findings()))])
         pipeline.audit.poll_drains(POLLED_AT_ONCE, now)
         pipeline.reconciler.shared.check_sizes(now)
         return pipeline.audit.look(audit_count(len(pipeline.desired)), now)
@@ -247,7 +258,7 @@ class Loop:
         if changed:
             self._drift["sysctl"] += len(changed)
             log.warning("drift (sysctl): put back %s", ", ".join(changed))
-        fault = self._node.ownership.ledger.fault
+        fault = self._node.ledger_fault()
         findings: tuple[Finding, ...] = ()
         if fault:
             reason = (
@@ -282,7 +293,7 @@ class Loop:
         return Readings(
             totals=totals_of(self._pipeline),
             in_sync=in_sync(self._pipeline),
-            backend="ipvs",
+            backend=self._node.backend_name,
             node=self._config.node_name,
             ops_written=self._backend.ops_written,
             rows_read=self._backend.rows_read,
@@ -296,7 +307,7 @@ class Loop:
             version=__version__,
             pid=os.getpid(),
             node=self._config.node_name,
-            backend="ipvs",
+            backend=self._node.backend_name,
             interface=self._config.interface,
             source=self._source_view(),
             uptime=now - self._born,

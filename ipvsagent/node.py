@@ -20,6 +20,7 @@ from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
 from ipvsagent.kernel.sysctls import STRICT_ARP, Setting, Sysctls, needed
 from ipvsagent.kernel.timeouts import established_setting
+from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
 from ipvsagent.policy.limits import UDP_TIMEOUT
@@ -53,10 +54,14 @@ class Recorder:
 
 
 class Node:
-    """Kernel tables of the network namespace that the process is in. Opening them only reads.
+    """The node with IPVS. Kernel tables of the network namespace that the process is in. Opening them only reads.
 
     Raises StartError. load_modules: ip_vs may be loaded for it.
     """
+
+    backend_name = "ipvs"
+    rules_in_loop = False
+    findings: tuple[Finding, ...] = ()
 
     def __init__(self, config: Config, *, load_modules: bool = False) -> None:
         host.require_privilege()
@@ -85,7 +90,7 @@ class Node:
             self.sets,
             prepare=self._make_ready,
             listing=self.ipvs.services,
-            set_sizes=self._set_sizes,
+            set_sizes=lambda: set_sizes(self.sets),
             node_clients=self._node_clients(self.scheduler_works),
         )
 
@@ -108,13 +113,15 @@ class Node:
         held = marks_held(seen.row for seen in self.sets.read(None) if isinstance(seen.row, SetMemberRow))
         return NodeClients(self.config.node_marks, held, scheduler_works)
 
-    def _set_sizes(self) -> dict[str, int]:
-        """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
-        state = self.sets.state()
-        if any(spec.name not in state for spec in set_specs()):
-            self.sets.ensure(set_specs())
-            state = self.sets.state()
-        return {name: header.elements for name, header in state.items()}
+    def packet_filter(self) -> PacketFilter:
+        return PacketFilter(self.config)
+
+    def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
+        return pipeline_for(self.config, backend, window=window, scheduler_works=self.scheduler_works)
+
+    def ledger_fault(self) -> OSError | None:
+        """Why the ledger could not be written last."""
+        return self.ownership.ledger.fault
 
     def _make_ready(self) -> None:
         self.addresses.ensure_interface()
@@ -184,6 +191,15 @@ class Node:
         self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
 
 
+def set_sizes(sets: SetTable) -> dict[str, int]:
+    """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
+    state = sets.state()
+    if any(spec.name not in state for spec in set_specs()):
+        sets.ensure(set_specs())
+        state = sets.state()
+    return {name: header.elements for name, header in state.items()}
+
+
 def empty_recorder(ops: list[Op], mark_mask: int) -> Backend:
     """A kernel that holds nothing, for a dry run anywhere."""
     recorders = [Recorder(None, ops) for _ in range(3)]
@@ -196,8 +212,13 @@ def pipeline_for(
     *,
     window: float,
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
+    at_random: bool = False,
+    localhost: bool = False,
 ) -> Pipeline:
-    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
+    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source.
+
+    at_random, localhost: of the iptables backend, see PolicyOptions.
+    """
     drains = Drains(config.drain_timeout, window)
     options = PolicyOptions(
         scheduler=config.scheduler,
@@ -207,5 +228,7 @@ def pipeline_for(
         pods_of_node=config.detect_local == "NodeCIDR",
         scheduler_works=scheduler_works,
         udp_timeout=int(config.udp_timeout) or UDP_TIMEOUT,
+        at_random=at_random,
+        localhost=localhost,
     )
     return Pipeline(config.node_name, options, backend, drains)

@@ -7,16 +7,15 @@ import time
 
 from ipvsagent import udp_flows
 from ipvsagent.announce import learn, totals_text
+from ipvsagent.choice import AnyNode
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
-from ipvsagent.node import Node, pipeline_for
-from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.sources.source import Source
 
 log = logging.getLogger("ipvsagent")
 
 
-def apply_once(config: Config, node: Node, source: Source) -> bool:
+def apply_once(config: Config, node: AnyNode, source: Source) -> bool:
     """Make the kernel as the source wants it now; False if the kernel refused something.
 
     Raises SourceError, KernelError and StartError.
@@ -25,10 +24,11 @@ def apply_once(config: Config, node: Node, source: Source) -> bool:
     book = FindingBook()
     backend = node.backend()
     backend.prepare()
-    rules = PacketFilter(config)
+    rules = node.packet_filter()
     rules.install()
-    learn(book, [("limits", node.unset_limits), ("packet rules", tuple(rules.findings()))])
-    pipeline = pipeline_for(config, backend, window=0, scheduler_works=node.scheduler_works)
+    rules_said = tuple(rules.findings())
+    learn(book, [("backend", node.findings), ("limits", node.unset_limits), ("packet rules", rules_said)])
+    pipeline = node.pipeline(backend, window=0)
     pipeline.node_addresses(node.addresses.node_addresses())
     changes, findings = source.load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])

@@ -1,13 +1,18 @@
-"""The packet rules of this node, put together: which rules, in which families, with what iptables can do here.
+"""The constant packet rules of this node, put together: which rules, in which families, with what iptables can do here.
 
-Not for the main loop: iptables waits for a lock that other programs hold, and real servers must not wait with it.
-`install` is called once before the first address is bound; from then on the agent calls `repair` in a thread of its
-own, with a `PacketFilter` of its own.
+Not for the main loop beside IPVS: iptables waits for a lock that other programs hold, and real servers must not wait
+with it. `install` is called once before the first address is bound; from then on the agent calls `repair` in a thread
+of its own, with a `PacketFilter` of its own. With the iptables backend everything goes through these tables, so there
+the loop itself calls `repair`.
 """
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from msgspec import Struct
 
 from ipvsagent.address import Family
 from ipvsagent.config import Config
@@ -16,9 +21,36 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.iptables import Feature, RuleTable
 from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, find_variant
 from ipvsagent.packet_rules import RuleSet
+from ipvsagent.render.nat_rules import nat_rule_set
 from ipvsagent.render.rules import Detector, RuleOptions, rule_set
 
-_NEEDED = {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"}
+
+class Kind(Struct, frozen=True):
+    """Which rules. needed: features that none of them can do without, with the module that has them. marks: they mark
+    packets by a set, if they can."""
+
+    rules: Callable[[Family, RuleOptions, Config], RuleSet]
+    needed: Mapping[Feature, str]
+    marks: bool
+
+
+BESIDE_IPVS = Kind(
+    lambda family, options, config: rule_set(family, options),
+    {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},
+    marks=True,
+)
+INSTEAD_OF_IPVS = Kind(
+    lambda family, options, config: nat_rule_set(family, options, localhost=serves_localhost(config)),
+    {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
+    marks=False,
+)
+
+
+def serves_localhost(config: Config) -> bool:
+    """Node ports on 127.0.0.1, if addresses of node ports were not chosen otherwise."""
+    chosen = config.node_port_addresses
+    loopback = not chosen or any(_has_loopback(text) for text in chosen)
+    return config.localhost_node_ports and loopback
 
 
 def families() -> tuple[Family, ...]:
@@ -26,14 +58,20 @@ def families() -> tuple[Family, ...]:
     return (Family.IPV4, Family.IPV6) if Path("/proc/net/if_inet6").exists() else (Family.IPV4,)
 
 
+def _has_loopback(text: str) -> bool:
+    return text != "primary" and ipaddress.ip_address("127.0.0.1") in ipaddress.ip_network(text, strict=False)
+
+
 class PacketFilter:
     """Begins with the rules that it would like best; what iptables refuses is found out when it does, because each
     trial is a process. Raises StartError if there is no iptables."""
 
-    def __init__(self, config: Config) -> None:
+    # tables: of every family, if they do more than hold these rules
+    def __init__(self, config: Config, kind: Kind = BESIDE_IPVS, tables: Sequence[RuleTable] = ()) -> None:
         self._config = config
-        self.variant = find_variant()
-        self._tables = [RuleTable(family, self.variant) for family in families()]
+        self._kind = kind
+        self.variant = tables[0].variant if tables else find_variant()
+        self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         self._without_self_match: set[Family] = set()
         self._without_marks: set[Family] = set()
@@ -112,7 +150,7 @@ class PacketFilter:
 
     def _make_do(self, table: RuleTable) -> None:
         """Find out what iptables can do here, and leave out what it cannot."""
-        for feature, module in _NEEDED.items():
+        for feature, module in self._kind.needed.items():
             if not table.supports(feature):
                 why = table.refused.get(feature, "it gave no reason")
                 raise StartError(
@@ -121,29 +159,42 @@ class PacketFilter:
                 )
         if not table.supports(Feature.BPF):
             self._without_self_match.add(table.family)
-        if not table.supports(Feature.MARK_BY_SET):
+        marks = self._kind.marks and table.supports(Feature.MARK_BY_SET)
+        if self._kind.marks and not marks:
             self._without_marks.add(table.family)
         self._rules[table.family] = self._rule_set(
             table.family,
             random_fully=table.supports(Feature.RANDOM_FULLY),
             self_match=table.supports(Feature.BPF),
-            mark_by_set=table.supports(Feature.MARK_BY_SET),
+            mark_by_set=marks,
         )
 
     def _rule_set(
         self, family: Family, *, random_fully: bool = True, self_match: bool = True, mark_by_set: bool = True
     ) -> RuleSet:
-        config = self._config
-        version = 6 if family is Family.IPV6 else 4
-        detector = Detector(config.detect_local)
-        options = RuleOptions(
-            masquerade_all=config.masquerade_all,
-            masquerade_bit=config.masquerade_bit,
-            detector=detector,
-            interface=config.pod_interface,
-            pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
-            node_mark_mask=config.node_marks if mark_by_set else 0,
-            random_fully=random_fully,
-            self_match=self_match,
+        options = rule_options(
+            self._config, family, random_fully=random_fully, self_match=self_match, mark_by_set=mark_by_set
         )
-        return rule_set(family, options)
+        return self._kind.rules(family, options, self._config)
+
+
+def rule_options(
+    config: Config,
+    family: Family,
+    *,
+    random_fully: bool = True,
+    self_match: bool = True,
+    mark_by_set: bool = True,
+) -> RuleOptions:
+    version = 6 if family is Family.IPV6 else 4
+    detector = Detector(config.detect_local)
+    return RuleOptions(
+        masquerade_all=config.masquerade_all,
+        masquerade_bit=config.masquerade_bit,
+        detector=detector,
+        interface=config.pod_interface,
+        pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
+        node_mark_mask=config.node_marks if mark_by_set else 0,
+        random_fully=random_fully,
+        self_match=self_match,
+    )

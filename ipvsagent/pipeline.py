@@ -129,7 +129,11 @@ class Pipeline:
     def _learn_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""
         facts, self._facts_findings = node_facts(
-            self.node_name, self.table.nodes, self._interface_addresses, self._options.node_ports_on
+            self.node_name,
+            self.table.nodes,
+            self._interface_addresses,
+            self._options.node_ports_on,
+            localhost=self._options.localhost,
         )
         if facts == self._facts:
             return set()

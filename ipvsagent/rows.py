@@ -15,6 +15,7 @@ from typing import Protocol as TypingProtocol
 from msgspec import Struct
 
 from ipvsagent.address import Address, Family, endpoint_text
+from ipvsagent.chain_rows import ChainsRow, chains_command
 from ipvsagent.errors import KernelError
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
 
@@ -143,6 +144,7 @@ class SetSpec(Struct, frozen=True, gc=False):
     """An ipset of ours. kind: as ipset names it, `hash:ip,port`. max_elements: what fits; more is refused, loudly.
 
     skbinfo: members may carry a packet mark, as `10.96.0.1,tcp:80 skbmark 0x10100000/0x1ff00000`.
+    timeout: seconds that a member stays, unless who adds it says otherwise; 0 = for good.
     """
 
     name: str
@@ -150,10 +152,11 @@ class SetSpec(Struct, frozen=True, gc=False):
     family: Family
     max_elements: int = 1 << 20
     skbinfo: bool = False
+    timeout: int = 0
 
     def __str__(self) -> str:
         family = "inet6" if self.family is Family.IPV6 else "inet"
-        options = " skbinfo" if self.skbinfo else ""
+        options = (" skbinfo" if self.skbinfo else "") + (f" timeout {self.timeout}" if self.timeout else "")
         return f"create {self.name} {self.kind} family {family} maxelem {self.max_elements}{options}"
 
 
@@ -173,7 +176,7 @@ class SetMemberRow(Struct, frozen=True, gc=False, order=True):
 
 
 SharedRow = AddressRow | SetMemberRow
-Row = VirtualServerRow | RealServerRow | AddressRow | SetMemberRow
+Row = VirtualServerRow | RealServerRow | ChainsRow | AddressRow | SetMemberRow
 
 
 class Verb(StrEnum):
@@ -201,6 +204,8 @@ class Op(Struct, frozen=True, gc=False):
     def __str__(self) -> str:
         """The command that would do it: arguments of ipvsadm, or of `ip address`."""
         row = self.row
+        if isinstance(row, ChainsRow):
+            return chains_command(self.verb.value, row)
         if isinstance(row, AddressRow):
             return f"ip address {self.verb} {row}"
         if isinstance(row, SetMemberRow):
@@ -296,6 +301,8 @@ def diff(held: Iterable[Row], wanted: Iterable[Row]) -> list[Op]:
 _RANK: dict[tuple[type, Verb], int] = {
     (VirtualServerRow, Verb.ADD): 0,
     (VirtualServerRow, Verb.SET): 0,
+    (ChainsRow, Verb.ADD): 0,
+    (ChainsRow, Verb.SET): 0,
     (RealServerRow, Verb.ADD): 1,
     (RealServerRow, Verb.SET): 1,
     (SetMemberRow, Verb.ADD): 2,
@@ -304,6 +311,7 @@ _RANK: dict[tuple[type, Verb], int] = {
     (SetMemberRow, Verb.DELETE): 5,
     (RealServerRow, Verb.DELETE): 6,
     (VirtualServerRow, Verb.DELETE): 7,
+    (ChainsRow, Verb.DELETE): 7,
 }
 
 

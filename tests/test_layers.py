@@ -16,13 +16,13 @@ LAYERS = [
     {"agent", "once"},
     {"loop"},
     {"announce", "checks"},
-    {"node", "packet_filter", "udp_flows"},
+    {"node", "iptables_node", "packet_filter", "choice", "udp_flows"},
     {"sources", "status", "kernel"},
     {"pipeline"},
     {"reconcile", "render", "policy"},
     {"cluster"},
     {"config"},
-    {"rows", "packet_rules"},
+    {"rows", "packet_rules", "chain_rows"},
     {"model", "findings", "errors", "address", "yaml_documents", "wrong_types"},
 ]
 MAY_NOT_KNOW = {
@@ -31,7 +31,8 @@ MAY_NOT_KNOW = {
     "render": {"cluster", "policy", "reconcile"},
     "policy": {"reconcile", "render"},
 }
-PURE = {"model", "rows", "packet_rules", "findings", "errors", "cluster", "policy", "render", "reconcile", "pipeline"}
+PURE = {"model", "rows", "packet_rules", "chain_rows", "findings", "errors", "cluster", "policy", "render", "pipeline"}
+PURE |= {"reconcile"}
 IMPURE = {"socket", "subprocess", "threading", "time", "logging", "random", "asyncio", "pathlib", "io"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

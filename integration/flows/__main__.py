@@ -12,8 +12,10 @@ import time
 from collections import Counter
 
 from integration.flows.run import Run
+from integration.flows.stand import sees_marks
 from integration.flows.table import chosen, read_defects, read_table
 from integration.lab import LabError
+from integration.lab.servers import has_sctp
 
 
 def main(argv: list[str]) -> int:
@@ -31,11 +33,16 @@ def main(argv: list[str]) -> int:
     if options.topology:
         stands = [s.name for s in table.stands if s.bridged is (options.topology == "bridge")]
     cases = chosen(table.cases, options.only, stands)
+    without = [case for case in cases if case.protocol == "SCTP"] if not has_sctp() else []
+    if not sees_marks():
+        blind = {stand.name for stand in table.stands if stand.host == "marks"}
+        without += [case for case in cases if case.stand in blind and case not in set(without)]
+    cases = [case for case in cases if case not in set(without)]
     if options.list:
         for case in cases:
             print(f"{case.id}: {case.expected}{f'   ({case.upstream})' if case.upstream else ''}")
         return 0
-    run = Run(table, read_defects())
+    run = Run(table, read_defects(backend=options.backend))
     began = time.monotonic()
     counts: Counter[str] = Counter()
     for row in table.stands:
@@ -65,6 +72,10 @@ def main(argv: list[str]) -> int:
         counts["failed"] += 1
         print(f"failed  defects.txt: no case fails any more as `{defect.cases} | {defect.met}` says: remove the line")
     seconds = time.monotonic() - began
+    if without and not options.list:
+        counted = Counter("SCTP" if case.protocol == "SCTP" else "counting of marks" for case in without)
+        words = ", ".join(f"{number} need {what}" for what, number in sorted(counted.items()))
+        print(f"\n{len(without)} cases not asked, because this kernel cannot: {words}. The guest's can.")
     print(f"\n{len(cases)} cases, {', '.join(f'{n} {mark}' for mark, n in sorted(counts.items()))}. {seconds:.0f} s.")
     return int(counts["failed"] > 0)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from integration.flows.table import Case, ServiceRow, Table
 from integration.lab import LabError, Machine, Pod, Server, Target, Topology
-from integration.lab.servers import Protocol
+from integration.lab.servers import Protocol, has_sctp
 
 THIS_NODE, OTHER_NODE = "node-1", "node-2"
 CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/56"
@@ -76,12 +76,16 @@ def node_addresses(*, bridged: bool) -> set[str]:
 def servers() -> list[Server]:
     """At the pods, and outside."""
     names = ("pod-a", "pod-b", "pod-r", "outside")
-    return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in PROTOCOLS]
+    return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in _served()]
 
 
 def host_servers() -> list[Server]:
     everywhere = ("0.0.0.0", "::")
-    return [Server("host", a, n, p) for n in HOST_PORTS for a in everywhere for p in PROTOCOLS]
+    return [Server("host", a, n, p) for n in HOST_PORTS for a in everywhere for p in _served()]
+
+
+def _served() -> Iterator[Protocol]:
+    return (p for p in PROTOCOLS if p != "SCTP" or has_sctp())
 
 
 def place(case: Case) -> Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from integration.flows import network
@@ -68,11 +68,23 @@ _DEVICES = ("eth0", "pod0", "pod1")
 _TOOLS = {4: "iptables", 6: "ip6tables"}
 
 
+def sees_marks() -> bool:
+    """Whether the kernel that we run on can count packets by their marks, behind all of netfilter."""
+    with contextlib.closing(Namespace("marks")) as namespace:
+        namespace.ip(["link add mark0 type veth peer name mark1"])
+        try:
+            namespace.run("tc", "-batch", "-", stdin=_COUNT.format(device="mark0", mark=FOREIGN))
+        except LabError:
+            return False
+    return True
+
+
 class Stand:
     """Built when entered; leaving it takes everything away."""
 
     def __init__(self, row: StandRow, table: Table) -> None:
         self.row = row
+        self._backend = table.backend
         self.log = ""
         self._table = table
         used = {case.service for case in table.cases if case.stand == row.name}
@@ -88,7 +100,7 @@ class Stand:
             self._servers.add(self._lab, network.servers())
             self._servers.add(self._lab, network.host_servers(), at=self._lab.node)
             self._prepare_host()
-            self._agent = Agent(self._lab.node, Path(self._folder.name), self._services, self.row)
+            self._agent = Agent(self._lab.node, Path(self._folder.name), self._services, self.row, self._backend)
         except BaseException:
             self.__exit__()
             raise
@@ -106,7 +118,7 @@ class Stand:
     def node(self) -> Namespace:
         return self._lab.node
 
-    @contextmanager
+    @contextlib.contextmanager
     def agent_halted(self) -> Iterator[None]:
         """It repairs nothing meanwhile."""
         assert self._agent
@@ -162,6 +174,9 @@ class Stand:
 
     def _prepare_host(self) -> None:
         node = self._lab.node
+        if self._backend == "iptables":
+            # Addresses of Services are nowhere here, so the node must have some way there: every node's default route.
+            node.ip(f"route del unreachable {own}" for own in network.SERVICE_NETWORKS)
         if self.row.bridged:
             # As a bridge CNI with hairpinMode and every distribution of Kubernetes set them.
             node.set_kernel({"net/bridge/bridge-nf-call-iptables": "1", "net/bridge/bridge-nf-call-ip6tables": "1"})
@@ -180,12 +195,14 @@ class Stand:
 class Agent:
     """`ipvsagent run` as an operator has it. Constructed when it says that it is in sync."""
 
-    def __init__(self, namespace: Namespace, folder: Path, services: Sequence[ServiceRow], row: StandRow) -> None:
+    def __init__(
+        self, namespace: Namespace, folder: Path, services: Sequence[ServiceRow], row: StandRow, backend: str
+    ) -> None:
         objects = folder / "objects"
         objects.mkdir()
         (objects / "flows.json").write_text(network.documents(services))
         self._log = folder / "agent.log"
-        words = ["--source", str(objects), "--state-dir", str(folder / "state")]
+        words = ["--backend", backend, "--source", str(objects), "--state-dir", str(folder / "state")]
         words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]
         words += [network.CLUSTER_CIDRS if word == "PODS" else word for word in row.agent]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))

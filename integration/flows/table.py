@@ -13,7 +13,10 @@ from integration.lab.errors import LabError
 from integration.lab.servers import Protocol
 
 TABLE = Path(__file__).with_name("table.txt")
-DEFECTS = Path(__file__).with_name("defects.txt")
+DEFECTS = {
+    "ipvs": Path(__file__).with_name("defects.txt"),
+    "iptables": Path(__file__).with_name("defects-iptables.txt"),
+}
 FAMILIES = {"IPv4": 4, "IPv6": 6}
 PROTOCOLS = get_args(Protocol)
 _UPSTREAM_WORD = {"TCP": "http", "UDP": "udp", "SCTP": "sctp", "PING": "ping"}
@@ -76,6 +79,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Table:
+    """backend: what the agents of its stands are told, and whose column is expected."""
+
+    backend: str
     stands: tuple[StandRow, ...]
     services: tuple[ServiceRow, ...]
     cases: tuple[Case, ...]
@@ -117,13 +123,13 @@ def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
         raise LabError(f"the table has a case twice: {twice}")
     if unknown := {case.stand for case in cases} - {stand.name for stand in stands}:
         raise LabError(f"the table has no stand {', '.join(sorted(unknown))}")
-    return Table(tuple(stands), tuple(services), tuple(cases))
+    return Table(backend, tuple(stands), tuple(services), tuple(cases))
 
 
-def read_defects(text: str | None = None) -> list[Defect]:
+def read_defects(text: str | None = None, backend: str = "ipvs") -> list[Defect]:
     """Lines of `CASES | MET | REASON`."""
     found = []
-    for line in _lines(DEFECTS.read_text() if text is None else text):
+    for line in _lines(DEFECTS[backend].read_text() if text is None else text):
         words = [word.strip() for word in line.split("|")]
         if len(words) != 3 or not all(words):
             raise LabError(f"a defect is written CASES | MET | REASON: {line}")

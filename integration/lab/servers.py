@@ -35,6 +35,15 @@ SOCKETS: dict[Protocol, tuple[socket.SocketKind, int]] = {
 _CHUNK = 65536
 
 
+def has_sctp() -> bool:
+    """Whether the kernel that we run on has it."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, order=True)
 class Server:
     """One listening address. `name` is what it calls itself: its pod."""

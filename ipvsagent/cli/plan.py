@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from ipvsagent.address import Address
+from ipvsagent.chain_rows import ChainsRow, commands
 from ipvsagent.cli import WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
@@ -82,8 +83,10 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
     planned = []
     for op in ops:
         row, command = op.row, str(op)
-        if isinstance(row, VirtualServerRow):
+        if isinstance(row, VirtualServerRow | ChainsRow):
             wanted = desired.get(row.id)
+            if isinstance(row, ChainsRow):
+                command = "\n".join(commands(op.verb.value, row))
         elif isinstance(row, RealServerRow):
             wanted = desired.get(row.server)
         else:

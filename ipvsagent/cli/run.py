@@ -12,12 +12,13 @@ from typing import Any
 import click
 
 from ipvsagent.agent import Agent
+from ipvsagent.choice import open_node
 from ipvsagent.cli.options import PATH, SettingsCommand, given, setting_options
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import host
-from ipvsagent.node import Node, lock_path
+from ipvsagent.node import lock_path
 from ipvsagent.once import apply_once
 from ipvsagent.sources.source import source_of
 
@@ -67,14 +68,14 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
         return 0
     host.require_privilege()
     if init_only:
-        node = Node(config, load_modules=True)
+        node = open_node(config, load_modules=True)
         node.prepare_host()
-        for finding in node.unset_limits:
+        for finding in (*node.findings, *node.unset_limits):
             log.warning("%s", finding)
         return 0
     source = source_of(config)
     lock = _lock(config)
-    node = Node(config, load_modules=True)
+    node = open_node(config, load_modules=True)
     pid = host.kube_proxy_here()
     if pid:
         raise StartError(

@@ -132,9 +132,9 @@ SETTINGS: tuple[Setting, ...] = (
         "mode",
         kinds.MODE,
         "--proxy-mode",
+        "--backend",
         help="ipvs fails where the kernel has no ip_vs; auto takes iptables there.",
         section=_SERVED,
-        pending=True,
     ),
     _kube_proxy(
         "scheduler",
@@ -296,7 +296,6 @@ SETTINGS: tuple[Setting, ...] = (
         optional=True,
         help="Node ports on 127.0.0.1, with the iptables backend.",
         section=_RULES,
-        pending=True,
     ),
     _agent(
         "idle_timeout",

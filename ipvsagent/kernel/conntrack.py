@@ -97,7 +97,8 @@ def stale(flows: Iterable[Flow], servers: Mapping[VirtualServerId, VirtualServer
     found = []
     for flow in flows:
         server = servers[flow.server]
-        real_servers = (*server.real_servers, *(server.unused if server.node_mark else ()))
+        others = server.unused if server.node_mark else server.node_real_servers or ()
+        real_servers = (*server.real_servers, *others)
         if all((r.address, r.port) != flow.answerer for r in real_servers):
             found.append(flow)
     return found

@@ -128,7 +128,7 @@ class FakeKernel:
                 self.real_servers[row.server][row.key] = row
             elif isinstance(row, SetMemberRow):
                 self.set_members.add(row)
-            else:
+            elif isinstance(row, AddressRow):
                 self.bound.add(row.address)
 
     def drop(self, *rows: Row) -> None:
@@ -140,7 +140,7 @@ class FakeKernel:
                 del self.real_servers[row.server][row.key]
             elif isinstance(row, SetMemberRow):
                 self.set_members.remove(row)
-            else:
+            elif isinstance(row, AddressRow):
                 self.bound.remove(row.address)
 
     def flush(self) -> None:

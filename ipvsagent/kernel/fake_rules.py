@@ -54,6 +54,10 @@ class FakeRuleTool:
     def generation(self, tables: Sequence[str]) -> Hashable:
         return self._generation
 
+    def follows(self, before: Hashable, now: Hashable, commits: int) -> bool:
+        assert isinstance(before, int) and isinstance(now, int)
+        return now - before <= commits
+
     def save(self) -> str:
         self._kernel.calls += 1
         self._kernel.fail_rules()

@@ -14,6 +14,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 
 from ipvsagent.errors import KernelError, StartError
+from ipvsagent.kernel.client_sets import is_client_set
 from ipvsagent.kernel.ipset_definitions import PREFIX, SPARE, TRIAL, Definitions
 from ipvsagent.kernel.ipset_members import KINDS, key_of, pack_member, unpack_members
 from ipvsagent.kernel.ipset_messages import ADD, DEL, EXIST, LIST, TEST, SetHeader, members_of, refusal
@@ -58,7 +59,8 @@ class SetTable:
     def remove(self, names: Iterable[str] | None = None) -> None:
         """Destroys sets with their members; None = all of ours. Missing ones are no errors. Raises SetInUse."""
         if names is None:
-            names = [*self.state(), SPARE, TRIAL]
+            self.state()
+            names = [header.name for header in self._definitions.headers() if header.name.startswith(PREFIX)]
         gone = list(names)
         for name in gone:
             self._headers.pop(name, None)
@@ -215,7 +217,8 @@ class SetTable:
 
 
 def is_ours(name: str) -> bool:
-    return name.startswith(PREFIX) and name not in (SPARE, TRIAL)
+    """Whether our `SetMemberRow`s are about it."""
+    return name.startswith(PREFIX) and name not in (SPARE, TRIAL) and not is_client_set(name)
 
 
 def _set_of(op: Op) -> str:

@@ -21,10 +21,20 @@ _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 PROTOCOL, CREATE, DESTROY, SWAP, LIST, ADD, DEL, TEST, TYPE = (_SUBSYSTEM | n for n in (1, 2, 3, 6, 7, 9, 10, 11, 13))
 
 _PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _MIN = 1, 2, 3, 4, 5, 6, 7, 8, 10
-_HASHSIZE, _MAXELEM, _ELEMENTS, _REFERENCES = 18, 19, 24, 25
+_TIMEOUT, _HASHSIZE, _MAXELEM, _ELEMENTS, _REFERENCES = 6, 18, 19, 24, 25
 _LIST_HEADER = 4  # IPSET_FLAG_LIST_HEADER
 _WITH_SKBINFO = 0x40  # IPSET_FLAG_WITH_SKBINFO
-_ORDINARY = {_HASHSIZE, _MAXELEM, CADT_FLAGS, _ELEMENTS, _REFERENCES, 17, 21, 26}  # initval, bucketsize, memsize
+_ORDINARY = {
+    _TIMEOUT,
+    _HASHSIZE,
+    _MAXELEM,
+    CADT_FLAGS,
+    _ELEMENTS,
+    _REFERENCES,
+    17,
+    21,
+    26,
+}  # initval, bucketsize, memsize
 
 EXIST = 4103  # IPSET_ERR_EXIST: TEST did not find it
 FIND_TYPE, BUSY, TYPE_MISMATCH, HASH_FULL = 4098, 4100, 4102, 4352
@@ -119,6 +129,8 @@ class Codec:
         data = attribute(_MAXELEM | NET_ORDER, spec.max_elements.to_bytes(4, "big"))
         if spec.skbinfo:
             data += attribute(CADT_FLAGS | NET_ORDER, _WITH_SKBINFO.to_bytes(4, "big"))
+        if spec.timeout:
+            data += attribute(_TIMEOUT | NET_ORDER, spec.timeout.to_bytes(4, "big"))
         typename = attribute(_TYPENAME, spec.kind.encode() + b"\0")
         body = self.named(name) + typename + attribute(_REVISION, bytes([revision])) + _family(spec.family)
         return body + attribute(_DATA | NESTED, data)

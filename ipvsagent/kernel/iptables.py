@@ -62,6 +62,8 @@ class RuleTool(Protocol):
 
     def generation(self, tables: Sequence[str]) -> Hashable: ...
 
+    def follows(self, before: Hashable, now: Hashable, commits: int) -> bool: ...
+
     def close(self) -> None: ...
 
 
@@ -159,9 +161,23 @@ class RuleTable:
                 with_set.close()
         return True
 
+    def _restore_own(self, text: str, commits: int) -> None:
+        """Writes what `verify` does not look at, and goes on knowing whether others wrote. commits: of the text."""
+        untouched = self._seen is not None and not RuleTable.changed(self)
+        self._tool.restore(text)
+        if untouched:
+            now = self._tool.generation(self._tables)
+            self._seen = now if self._tool.follows(self._seen, now, commits) else None
+
     def _read(self) -> list[Held]:
-        text = self._tool.save()
-        held = parse_all(text)
+        return self._parsed(self._tool.save())
+
+    def _keeps(self, chain: str) -> bool:
+        """Whether a chain of ours is not one of `RuleSet`s."""
+        return False
+
+    def _parsed(self, text: str) -> list[Held]:
+        held = parse_all(text, self._keeps)
         self.marking = marks_of_others(text)
         self.blocking = tuple(
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"

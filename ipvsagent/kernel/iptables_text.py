@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from msgspec import Struct, field
@@ -34,8 +34,11 @@ class Held(Struct):
         return [rule for rule in self.hooks.get(hook, ()) if _leads_to(rule)]
 
 
-def parse_all(text: str) -> list[Held]:
-    """The output of `iptables-save`, which makes no table that is not there; the tables that rules of ours are in."""
+def parse_all(text: str, keeps: Callable[[str], bool] = lambda chain: False) -> list[Held]:
+    """The output of `iptables-save`, which makes no table that is not there; the tables that rules of ours are in.
+
+    keeps: chains of ours that are another one's business.
+    """
     found: dict[str, Held] = {table: Held(table) for table in TABLES}
     lines: list[str] = []
     for line in text.splitlines():
@@ -43,22 +46,29 @@ def parse_all(text: str) -> list[Held]:
             lines = []
         lines.append(line)
         if line == "COMMIT" and (table := lines[0][1:]) in found:
-            found[table] = parse_save(table, "\n".join(lines))
+            found[table] = parse_save(table, "\n".join(lines), keeps)
     return list(found.values())
 
 
-def parse_save(table: str, text: str) -> Held:
+def parse_save(table: str, text: str, keeps: Callable[[str], bool] = lambda chain: False) -> Held:
     """The part of it that is about one table."""
     held = Held(table)
+    kept: set[str] = set()
     for line in text.splitlines():
         if line.startswith(f":{CHAIN_PREFIX}"):
-            held.chains[line[1:].split(" ", 1)[0]] = []
+            name = line[1:].split(" ", 1)[0]
+            if keeps(name):
+                kept.add(name)
+            else:
+                held.chains[name] = []
         elif line.startswith(":"):
             chain, policy = line[1:].split(" ")[:2]
             if chain in _HOOKS:
                 held.policies[chain] = policy
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
+            if chain in kept:
+                continue
             if chain in held.chains:
                 held.chains[chain].append(rule)
             elif chain in _HOOKS:
@@ -118,7 +128,7 @@ def differences(wanted: RuleSet, held: Iterable[Held]) -> list[str]:
 
 
 def _rule_differences(wanted: Iterable[tuple[str, str]], held: list[str]) -> Iterator[str]:
-    marks = [match[1] if (match := _MARK.search(rule)) else "" for rule in held]
+    marks = [mark_of(rule) for rule in held]
     expected = dict(wanted)
     if marks == list(expected):
         return
@@ -131,6 +141,12 @@ def _rule_differences(wanted: Iterable[tuple[str, str]], held: list[str]) -> Ite
             yield f"a rule is not ours: {rule}"
     if there == expected.keys():
         yield "rules are repeated or out of order"
+
+
+def mark_of(rule: str) -> str:
+    """What its comment says; "" if it is not ours."""
+    match = _MARK.search(rule)
+    return match[1] if match else ""
 
 
 def _is_in_place(jumps: list[Jump], held: Held, hook: str) -> bool:

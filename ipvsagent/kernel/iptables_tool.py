@@ -43,12 +43,13 @@ class Variant(Struct, frozen=True):
 
 
 class RulesRefused(KernelError):
-    """iptables refused. line: what it said. rule: the line of our text that it named, if it did."""
+    """iptables refused. line: what it said. rule, number: the line of our text that it named, if it did; from 1 on."""
 
-    def __init__(self, line: str, rule: str = "", code: int = errno.EINVAL) -> None:
+    def __init__(self, line: str, rule: str = "", code: int = errno.EINVAL, number: int = 0) -> None:
         super().__init__(code, line)
         self.line = line
         self.rule = rule
+        self.number = number
         self.args = (f"{line}{f' (the rule is: {rule})' if rule else ''}",)
 
 
@@ -83,6 +84,13 @@ class Tool:
             except OSError as error:
                 raise KernelError.of(error.errno or errno.EIO, "no access to the packet rules") from error
         return self._generation.read(tables)
+
+    def follows(self, before: Hashable, now: Hashable, commits: int) -> bool:
+        """Whether a write of so many tables, and nobody else's, can have led from one generation to the other."""
+        if self.mode is Mode.LEGACY:
+            return True  # it does not count; what others wrote in the same milliseconds is found when they write again
+        assert isinstance(before, bytes) and isinstance(now, bytes)
+        return int.from_bytes(now, "big") - int.from_bytes(before, "big") <= commits
 
     def save(self) -> str:
         """What iptables-save prints. Raises RulesRefused."""
@@ -127,7 +135,9 @@ def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
     number = _ERROR_LINE.search(stderr)
     lines = text.splitlines()
     rule = lines[int(number[1]) - 1] if number and 0 < int(number[1]) <= len(lines) else ""
-    return RulesRefused(line, "" if rule == "COMMIT" else rule)
+    if not number or rule in ("", "COMMIT"):
+        return RulesRefused(line)
+    return RulesRefused(line, rule, number=int(number[1]))
 
 
 def program(family: Family, mode: Mode, suffix: str) -> str:

@@ -36,6 +36,12 @@ class Setting(Struct, frozen=True):
         return value is not None and (value == self.value or (self.at_least and value > self.value))
 
 
+FORWARDING = Setting(
+    "net.ipv4.ip_forward", 1, "packets of pods and of other hosts could not reach real servers elsewhere"
+)
+LOCALHOST = Setting(
+    "net.ipv4.conf.all.route_localnet", 1, "node ports on 127.0.0.1 lead to pods, and packets from there must be routed"
+)
 ALWAYS = (
     Setting(
         "net.ipv4.vs.conntrack", 1, "masquerading (hairpin, node ports) matches only IPVS packets that are tracked"
@@ -48,7 +54,7 @@ ALWAYS = (
     Setting(
         "net.ipv4.vs.expire_quiescent_template", 1, "clients with affinity would stay on a real server of weight 0"
     ),
-    Setting("net.ipv4.ip_forward", 1, "packets of pods and of other hosts could not reach real servers elsewhere"),
+    FORWARDING,
 )
 STRICT_ARP = (
     Setting("net.ipv4.conf.all.arp_ignore", 1, "strictARP asks for it"),

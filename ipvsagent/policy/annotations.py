@@ -29,6 +29,8 @@ LINUX_SCHEDULERS = frozenset(
     ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos")
 )
 """Those of Linux up to 6.12 (net/netfilter/ipvs/Kconfig), for when there is no kernel to ask."""
+RANDOM_SCHEDULERS = frozenset(("rr", "wrr"))
+"""Those that choosing at random stands for: each endpoint gets its share."""
 MAX_WEIGHT = 65535
 ONE_PACKET_WORD = "ops"
 _FLAG_BITS = {
@@ -76,8 +78,15 @@ def read_annotations(
     annotations: Mapping[str, str],
     default_scheduler: str,
     scheduler_works: SchedulerWorks,
+    *,
+    at_random: bool = False,
 ) -> Wishes:
-    """subject: the Service, for findings. scheduler_works: whether this kernel has a scheduler of that name."""
+    """subject: the Service, for findings. scheduler_works: whether this kernel has a scheduler of that name.
+
+    at_random: the backend chooses endpoints at random; what comes nearest to any scheduler is then wrr.
+    """
+    if at_random and default_scheduler not in RANDOM_SCHEDULERS:
+        default_scheduler = "wrr"
     if not annotations:
         return Wishes(default_scheduler, default_flags(default_scheduler))
     findings: list[Finding] = []
@@ -89,6 +98,9 @@ def read_annotations(
     scheduler, source = _first(annotations, SCHEDULER, KUBE_ROUTER_SCHEDULER)
     if not scheduler:
         scheduler = default_scheduler
+    elif at_random and scheduler not in RANDOM_SCHEDULERS:
+        complain(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
+        scheduler = "wrr"
     elif not scheduler_works(scheduler):
         complain(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used")
         scheduler = default_scheduler
@@ -98,7 +110,9 @@ def read_annotations(
         flags = 0
         for word in (w.strip() for w in words.split(",")):
             owner, bit = _FLAG_BITS.get(word, ("", 0))
-            if word == ONE_PACKET_WORD:
+            if word == ONE_PACKET_WORD and at_random:
+                complain(source, f"the iptables backend keeps UDP flows at their endpoint; {word!r} is not honoured")
+            elif word == ONE_PACKET_WORD:
                 one_packet = True
             elif not bit or (owner and owner != scheduler):
                 complain(source, f"{word!r} is no flag of scheduler {scheduler}; it is left out")

@@ -37,11 +37,16 @@ class NodeFacts(Struct, frozen=True):
 
 
 def node_facts(
-    name: str, nodes: Mapping[str, Node], interface_addresses: frozenset[Address], node_ports_on: Iterable[str]
+    name: str,
+    nodes: Mapping[str, Node],
+    interface_addresses: frozenset[Address],
+    node_ports_on: Iterable[str],
+    *,
+    localhost: bool = False,
 ) -> tuple[NodeFacts, tuple[Finding, ...]]:
     """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
 
-    node_ports_on: CIDRs, or the one word "primary"; empty = every address.
+    node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
     """
     findings: list[Finding] = []
     own = nodes.get(name)
@@ -61,7 +66,10 @@ def node_facts(
         zone=own.zone if own else "",
         own_addresses=interface_addresses | frozenset(own.addresses if own else ()),
         node_addresses=frozenset(own.addresses if own and own.addresses else interface_addresses),
-        node_port_addresses=_node_port_addresses(own, interface_addresses, tuple(node_ports_on)),
+        node_port_addresses=(
+            *((Address("127.0.0.1"),) if localhost else ()),
+            *_node_port_addresses(own, interface_addresses, tuple(node_ports_on)),
+        ),
         other_nodes={
             address: other
             for other, node in sorted(nodes.items())

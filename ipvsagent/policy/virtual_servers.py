@@ -41,6 +41,8 @@ class PolicyOptions(Struct, frozen=True):
     edit a Service can take over any address with them (CVE-2020-8554).
     pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
     scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
+    at_random:        there are no schedulers, endpoints are chosen at random by weight.
+    localhost:        node ports are served on 127.0.0.1, too.
     """
 
     scheduler: str = "rr"
@@ -50,6 +52,8 @@ class PolicyOptions(Struct, frozen=True):
     pods_of_node: bool = False
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
     udp_timeout: int = UDP_TIMEOUT
+    at_random: bool = False
+    localhost: bool = False
 
 
 class Outcome(Struct, frozen=True):
@@ -83,7 +87,9 @@ def virtual_servers_for(
     if service.headless:
         return Outcome()
     subject = str(service.key)
-    wishes = read_annotations(subject, service.annotations, options.scheduler, options.scheduler_works)
+    wishes = read_annotations(
+        subject, service.annotations, options.scheduler, options.scheduler_works, at_random=options.at_random
+    )
     findings: dict[Finding, None] = dict.fromkeys(wishes.findings)
     refused: set[Address] = set()
     servers: dict[VirtualServerId, VirtualServer] = {}

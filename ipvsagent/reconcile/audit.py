@@ -23,7 +23,8 @@ class Audit:
         self._cursor: Iterator[VirtualServerId] = iter(())
 
     def look(self, count: int, now: float) -> Report:
-        """Read the next `count` virtual servers and repair what differs; a missing one means a full comparison.
+        """Read the next `count` virtual servers, and those that somebody is known to have changed, and repair what
+        differs; a missing one means a full comparison.
 
         When all have been read once, the ids that the kernel has are compared, too: a virtual server under one of our
         addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
@@ -31,6 +32,7 @@ class Audit:
         reconciler = self._reconciler
         report = Report()
         ids, passed = self._next_slice(count)
+        ids = list(dict.fromkeys([*ids, *(i for i in self._backend.touched() if reconciler.is_settled(i))]))
         differing: dict[VirtualServerId, Sequence[Observed]] = {}
         found = dict(self._backend.read(ids)) if ids else {}
         for server_id in ids:
@@ -38,7 +40,7 @@ class Audit:
             if server_id in reconciler.foreign:
                 if not is_foreign(rows):
                     differing[server_id] = rows
-            elif not rows:
+            elif not rows and server_id in reconciler.confirmed:
                 return reconciler.start(now)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows

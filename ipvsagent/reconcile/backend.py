@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import groupby
 from typing import Any, Protocol, cast
 
+from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.errors import KernelError
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.render.node_clients import NodeClients
@@ -21,6 +22,7 @@ from ipvsagent.rows import (
     Row,
     SetMemberRow,
     SharedRow,
+    Verb,
     VirtualServerRow,
 )
 
@@ -40,30 +42,35 @@ class Backend:
     listing: the virtual servers without their real servers, which is far cheaper than reading all.
     set_sizes: members of each of our sets, None if there are no sets; cheap.
     node_clients: makes two virtual servers of one that has two sets of real servers; None = the renderer knows both.
+    touched: virtual servers that somebody else changed, where the kernel tells; each is told once.
     """
 
     def __init__(
         self,
         renderer: Renderer,
         servers: KernelTable,
-        addresses: KernelTable,
+        addresses: KernelTable | None,
         sets: KernelTable | None = None,
         *,
         prepare: Callable[[], None] = lambda: None,
         listing: Callable[[], Iterable[Observed]] = tuple,
         set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
         node_clients: NodeClients | None = None,
+        touched: Callable[[], Collection[VirtualServerId]] = tuple,
     ) -> None:
         self.renderer = renderer
         self.node_clients = node_clients
         self.prepare = prepare
         self._listing = listing
         self.set_sizes = set_sizes
+        self.touched = touched
         self._tables: dict[type, KernelTable] = {
             VirtualServerRow: servers,
             RealServerRow: servers,
-            AddressRow: addresses,
+            ChainsRow: servers,
         }
+        if addresses is not None:
+            self._tables[AddressRow] = addresses
         if sets is not None:
             self._tables[SetMemberRow] = sets
         self._servers = servers
@@ -92,7 +99,7 @@ class Backend:
                 refused = [Failure(op, error) for op in batch]
             for failure in refused:
                 failures.append(failure)
-                if kind is VirtualServerRow:
+                if kind is VirtualServerRow or kind is ChainsRow:
                     barred[_server_of(failure.op.row)] = failure
         return failures
 
@@ -101,7 +108,7 @@ class Backend:
         rows: list[Observed] = []
         for seen in self._servers.read(ids):
             self.rows_read += 1
-            if type(seen.row) is VirtualServerRow and rows:
+            if type(seen.row) is not RealServerRow and rows:
                 yield _server_of(rows[0].row), rows
                 rows = []
             rows.append(seen)
@@ -130,6 +137,11 @@ class Backend:
         return found
 
 
+def removes(op: Op) -> bool:
+    """Chains are written as a whole, so that a change of them may take endpoints away."""
+    return op.verb is Verb.DELETE or (op.verb is Verb.SET and type(op.row) is ChainsRow)
+
+
 def _server_of(row: Any) -> VirtualServerId:
-    server: VirtualServerId = row.id if type(row) is VirtualServerRow else row.server
+    server: VirtualServerId = row.server if type(row) is RealServerRow else row.id
     return server

@@ -19,12 +19,13 @@ from itertools import islice
 
 from msgspec.structs import replace
 
+from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
 from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.backend import Backend, removes
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
@@ -230,7 +231,7 @@ class Reconciler:
         unmade = {
             server
             for server, failures in failed.items()
-            if any(type(f.op.row) is VirtualServerRow and f.op.verb is Verb.ADD for f in failures)
+            if any(type(f.op.row) is not RealServerRow and f.op.verb is Verb.ADD for f in failures)
         }
         shared_ops: list[Op] = []
         for server_id in written:
@@ -272,10 +273,10 @@ class Reconciler:
             hold = self.blind.holds_virtual_servers
         else:
             hold = self.blind.holds_real_servers(wanted.service.namespace, wanted.service.service)
-        if not hold or not any(op.verb is Verb.DELETE for op in ops):
+        if not hold or not any(removes(op) for op in ops):
             return ops
         self._held.add(server_id)
-        return [op for op in ops if op.verb is not Verb.DELETE]
+        return [op for op in ops if not removes(op)]
 
     def _say_held(self, report: Report) -> None:
         count = len(self._held) + self.shared.held
@@ -344,7 +345,7 @@ def _moved(before: VirtualServer | None, after: VirtualServer) -> bool:
 
 def _server_of(op: Op) -> VirtualServerId:
     row = op.row
-    if isinstance(row, VirtualServerRow):
-        return row.id
-    assert isinstance(row, RealServerRow)
-    return row.server
+    if isinstance(row, RealServerRow):
+        return row.server
+    assert isinstance(row, (VirtualServerRow, ChainsRow))
+    return row.id

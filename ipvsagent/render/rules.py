@@ -36,6 +36,7 @@ _SELF_V6 = (
     "18,32 0 0 8,7 0 0 0,32 0 0 24,29 0 13 0,32 0 0 12,7 0 0 0,32 0 0 28,29 0 9 0,32 0 0 16,7 0 0 0,32 0 0 32,"
     "29 0 5 0,32 0 0 20,7 0 0 0,32 0 0 36,29 0 1 0,6 0 0 65535,6 0 0 0"
 )
+SELF_MATCH = {family: f'-m bpf --bytecode "{_SELF_V6 if family is Family.IPV6 else _SELF_V4}"' for family in Family}
 
 
 class Detector(StrEnum):
@@ -90,8 +91,8 @@ def rule_set(family: Family, options: RuleOptions) -> RuleSet:
 def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of pods and of other hosts, on their way into IPVS."""
     mark = _mark(options)
-    yield f"{_in_set('EXTERNAL', family)} {mark}"
-    yield f"{_in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
+    yield f"{in_set('EXTERNAL', family)} {mark}"
+    yield f"{in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
     if options.node_mark_mask:
         yield _map_mark(family, options, _from_pods(family, options))
 
@@ -99,13 +100,13 @@ def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of this node's own processes."""
     mark = _mark(options)
-    yield f"{_in_set('LIMITED', family)} {_not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{_in_set('SILENT', family)} -m conntrack --ctstate NEW -j DROP"
-    yield f"{_in_set('EXTERNAL', family)} {mark}"
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
+    yield f"{in_set('SILENT', family)} -m conntrack --ctstate NEW -j DROP"
+    yield f"{in_set('EXTERNAL', family)} {mark}"
     if options.masquerade_all or options.interface:
-        yield f"{_in_set('CLUSTER', family)} {mark}"
+        yield f"{in_set('CLUSTER', family)} {mark}"
     elif options.pods_known:
-        yield f"{_in_set('CLUSTER', family)} {_not_in_set('POD', family, 'src')} {mark}"
+        yield f"{in_set('CLUSTER', family)} {not_in_set('POD', family, 'src')} {mark}"
     if options.node_mark_mask:
         yield _map_mark(family, options, "")
 
@@ -117,42 +118,42 @@ def _not_from_pods(family: Family, options: RuleOptions) -> str:
     if options.interface:
         return f"! -i {options.interface} "
     if options.pods_known:
-        return _not_in_set("POD", family, "src") + " "
-    return _in_set("VIP", family, "src") + " "
+        return not_in_set("POD", family, "src") + " "
+    return in_set("VIP", family, "src") + " "
 
 
 def _from_pods(family: Family, options: RuleOptions) -> str:
     """Matches packets of pods; ends in a space."""
     if options.interface:
         return f"-i {options.interface} "
-    return _in_set("POD" if options.pods_known else "HOME", family, "src") + " "
+    return in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
 def _from_outside(family: Family, options: RuleOptions) -> str:
     """Matches the other packets that come into mangle or filter INPUT; ends in a space."""
     if options.interface:
         return f"! -i {options.interface} "
-    return _not_in_set("POD" if options.pods_known else "HOME", family, "src") + " "
+    return not_in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
 def _map_mark(family: Family, options: RuleOptions, clients: str) -> str:
     """Every packet, not only the first: IPVS may have forgotten a connection that conntrack still knows."""
     unmarked = f"-m mark --mark 0x0/{~options.node_mark_mask & 0xFFFFFFFF:#x}"
     local = set_name("LOCAL", family)
-    return f"{_in_set('LOCAL', family)} {clients}{unmarked} -j SET --map-set {local} dst,dst --map-mark"
+    return f"{in_set('LOCAL', family)} {clients}{unmarked} -j SET --map-set {local} dst,dst --map-mark"
 
 
 def _track(family: Family, options: RuleOptions) -> Iterable[str]:
     """Behind IPVS. A pod of another node that was served as one of this node's would be answered past this node. What
     was marked for IPVS leaves the node without that mark."""
-    yield f"-m ipvs --ipvs -j CONNMARK --set-xmark {_bit(options)}"
+    yield f"-m ipvs --ipvs -j CONNMARK --set-xmark {bit_of(options)}"
     mask = options.node_mark_mask
     if not mask:
         return
     others = ~(mask | 1 << options.masquerade_bit) & 0xFFFFFFFF
     ours = f"-m ipvs --ipvs -m mark --mark 0x0/{others:#x} -m mark ! --mark 0x0/{mask:#x}"
     if options.pods_known and not options.interface:
-        yield f"{ours} {_in_set('POD', family, 'src')} {_not_in_set('HOME', family, 'src')} {_mark(options)}"
+        yield f"{ours} {in_set('POD', family, 'src')} {not_in_set('HOME', family, 'src')} {_mark(options)}"
     yield f"{ours} -j MARK --set-xmark 0x0/{mask:#x}"
 
 
@@ -162,11 +163,10 @@ def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
     yield "-m ipvs ! --ipvs -j RETURN"
     yield "-m ipvs --ipvs --vdir REPLY -j RETURN"
     if options.self_match:
-        code = _SELF_V6 if family is Family.IPV6 else _SELF_V4
-        yield f'-m bpf --bytecode "{code}" {target}'
+        yield f"{SELF_MATCH[family]} {target}"
     # The kernel chose the Service's address as the source of a process of this node: no other node could answer.
-    bit = _bit(options)
-    yield f"-m mark ! --mark {bit} {_in_set('VIP', family, 'src')} {target}"
+    bit = bit_of(options)
+    yield f"-m mark ! --mark {bit} {in_set('VIP', family, 'src')} {target}"
     yield f"-m mark ! --mark {bit} -j RETURN"
     yield f"-j MARK --set-xmark 0x0/{bit.partition('/')[2]}"
     yield target
@@ -174,22 +174,22 @@ def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
 
 def _input(family: Family, options: RuleOptions) -> Iterable[str]:
     new = "-m conntrack --ctstate NEW"
-    empty, silent = _in_set("EMPTY", family), _in_set("SILENT", family)
-    yield f"{_in_set('LIMITED', family)} {_not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
+    empty, silent = in_set("EMPTY", family), in_set("SILENT", family)
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
     yield f"-p tcp {empty} {new} -j REJECT --reject-with tcp-reset"
     yield f"{empty} {new} -j REJECT"
     yield f"{silent} {new} -j DROP"
-    yield f"{_in_set('INNER', family)} {_from_outside(family, options)}{new} -j DROP"
-    yield f"{_in_set('SERVICE', family)} -j ACCEPT"
-    yield f"{_in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"
-    yield f"-m connmark --mark {_bit(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+    yield f"{in_set('INNER', family)} {_from_outside(family, options)}{new} -j DROP"
+    yield f"{in_set('SERVICE', family)} -j ACCEPT"
+    yield f"{in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"
+    yield f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 
 def _output(family: Family) -> Iterable[str]:
     """What IPVS forwards, what a Service address answers by itself (ping, resets), and our ICMP refusals."""
     yield "-m ipvs --ipvs -j ACCEPT"
-    yield f"{_in_set('VIP', family, 'src')} -j ACCEPT"
-    yield f"{_in_set('SERVICE', family, 'src,src')} -j ACCEPT"
+    yield f"{in_set('VIP', family, 'src')} -j ACCEPT"
+    yield f"{in_set('SERVICE', family, 'src,src')} -j ACCEPT"
     yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
 
 
@@ -205,17 +205,17 @@ def _host(family: Family) -> Iterable[str]:
 
 def _mark(options: RuleOptions) -> str:
     """Only what begins a connection: nat looks at nothing else, and on later packets the mark would leave the node."""
-    return f"-m conntrack --ctstate NEW -j MARK --set-xmark {_bit(options)}"
+    return f"-m conntrack --ctstate NEW -j MARK --set-xmark {bit_of(options)}"
 
 
-def _bit(options: RuleOptions) -> str:
+def bit_of(options: RuleOptions) -> str:
     bit = 1 << options.masquerade_bit
     return f"{bit:#x}/{bit:#x}"
 
 
-def _in_set(noun: str, family: Family, directions: str = "dst,dst") -> str:
+def in_set(noun: str, family: Family, directions: str = "dst,dst") -> str:
     return f"-m set --match-set {set_name(noun, family)} {directions}"
 
 
-def _not_in_set(noun: str, family: Family, directions: str) -> str:
+def not_in_set(noun: str, family: Family, directions: str) -> str:
     return f"-m set ! --match-set {set_name(noun, family)} {directions}"

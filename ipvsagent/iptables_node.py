@@ -1,0 +1,114 @@
+"""This node, opened for the iptables backend: for kernels without IPVS, or where it is chosen."""
+
+from __future__ import annotations
+
+from ipvsagent.address import Family
+from ipvsagent.config import Config
+from ipvsagent.findings import Finding
+from ipvsagent.kernel import host
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.client_sets import ClientSets
+from ipvsagent.kernel.conntrack_sysctls import set_conntrack
+from ipvsagent.kernel.ipset import SetTable
+from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
+from ipvsagent.kernel.iptables_tool import find_variant
+from ipvsagent.kernel.ownership import state_key
+from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, Setting, Sysctls
+from ipvsagent.node import Recorder, pipeline_for, set_sizes
+from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.render.iptables import IptablesRenderer
+from ipvsagent.render.members import set_specs
+from ipvsagent.rows import Op
+
+
+class IptablesNode:
+    """The same for the agent as `Node`; opening it only reads. Raises StartError. findings: why it is this one."""
+
+    backend_name = "iptables"
+    rules_in_loop = True
+
+    def __init__(self, config: Config, findings: tuple[Finding, ...] = ()) -> None:
+        self.findings = findings
+        host.require_privilege()
+        self.config = config
+        key = state_key()
+        self.socket_path = config.state_dir / f"{key}.sock"
+        self.ledger_path = config.state_dir / f"{key}.ledger"
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.addresses = AddressTable(config.interface)
+        self.sets = SetTable()
+        self.unset_limits: tuple[Finding, ...] = ()
+        self._sysctls = Sysctls()
+        self._clients = ClientSets()
+        variant = find_variant()
+        self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
+        self.servers = ServerRules(self._tables)
+        self._renderer = renderer(config)
+
+    def backend(self) -> Backend:
+        """Writes, and makes sets when they are missing."""
+        return Backend(
+            self._renderer,
+            self.servers,
+            None,
+            self.sets,
+            prepare=lambda: self.sets.ensure(set_specs()),
+            listing=lambda: self.servers.read(None),
+            set_sizes=lambda: set_sizes(self.sets),
+            touched=self.servers.touched,
+        )
+
+    def recorder(self, ops: list[Op]) -> Backend:
+        """The same kernel, for a dry run."""
+        return Backend(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
+
+    def packet_filter(self) -> PacketFilter:
+        """On the tables of virtual servers: one reading serves both."""
+        return PacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)
+
+    def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
+        return iptables_pipeline(self.config, backend, window=window)
+
+    def settings(self) -> list[Setting]:
+        """Kernel settings that this configuration asks for."""
+        return [FORWARDING, LOCALHOST] if serves_localhost(self.config) else [FORWARDING]
+
+    def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
+        """Put right what somebody changed since: findings, and the names of what was changed."""
+        return self._sysctls.keep(self.settings(), now)
+
+    def mend_addresses(self) -> int:
+        """None is bound."""
+        return 0
+
+    def prepare(self) -> None:
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
+        self.prepare_host()
+
+    def prepare_host(self) -> None:
+        """The part of it that may need more than CAP_NET_ADMIN."""
+        self._sysctls.set(self.settings())
+        self.set_limits()
+
+    def set_limits(self) -> None:
+        """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
+        self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+
+    def ledger_fault(self) -> OSError | None:
+        """There is none."""
+        return None
+
+
+def renderer(config: Config) -> IptablesRenderer:
+    return IptablesRenderer({family: rule_options(config, family) for family in Family})
+
+
+def iptables_pipeline(config: Config, backend: Backend, *, window: float) -> Pipeline:
+    return pipeline_for(config, backend, window=window, at_random=True, localhost=serves_localhost(config))
+
+
+def empty_iptables_recorder(config: Config, ops: list[Op]) -> Backend:
+    """A kernel that holds nothing, for a dry run anywhere."""
+    return Backend(renderer(config), Recorder(None, ops), None, Recorder(None, ops))

@@ -1,0 +1,127 @@
+"""The constant packet rules of the iptables backend: what holds for every Service, whatever its endpoints.
+
+A packet that begins a connection to a Service passes nat PREROUTING (pods, other hosts) or OUTPUT (this node's
+processes), where `DNAT` finds the Service's own chains (iptables.py); from then on it goes to an endpoint. Goals:
+
+1. What is no Service's costs one look into a set, and no rule of ours decides on it.
+2. Services are found through one of 64 buckets by the last bits of the address, not in one long chain.
+3. An answer finds its way back: as in rules.py, with the mark decided before the translation and carried out, by
+   `SNAT`, after it. An endpoint that reaches itself is found by comparing source and destination.
+4. Without endpoints: refused at once; TCP by a reset, since ICMP errors are rate limited. A packet that is still
+   addressed to a Service in the filter table was not translated, for one of the reasons in `REFUSE`.
+5. Default-drop policies do not break Services: connections that we translated carry our bit as a connection mark.
+6. Only our bit of a mark is ever touched, and only on packets to Services.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ipvsagent.address import Family
+from ipvsagent.chain_rows import BUCKETS, bucket_name
+from ipvsagent.packet_rules import Chain, Jump, RuleSet
+from ipvsagent.render.rules import SELF_MATCH, RuleOptions, bit_of, in_set, not_in_set
+
+_NEW = "-m conntrack --ctstate NEW"
+
+
+def nat_rule_set(family: Family, options: RuleOptions, *, localhost: bool = False) -> RuleSet:
+    """localhost: node ports are served on 127.0.0.1, which takes net.ipv4.conf.all.route_localnet."""
+    localhost = localhost and family is Family.IPV4
+    chains = (
+        Chain("nat", "IPVSAGENT-DNAT", tuple(_dnat(family, options, localhost))),
+        Chain("nat", "IPVSAGENT-SNAT", tuple(_snat(family, options))),
+        Chain("filter", "IPVSAGENT-NAT-IN", tuple(_input(family, options, localhost))),
+        Chain("filter", "IPVSAGENT-NAT-FWD", tuple(_forward(family, options))),
+        Chain("filter", "IPVSAGENT-NAT-OUT", tuple(_output(family, options))),
+        Chain("filter", "IPVSAGENT-REFUSE", tuple(_refuse(family))),
+    )
+    jumps = (
+        Jump("nat", "PREROUTING", "IPVSAGENT-DNAT"),
+        Jump("nat", "OUTPUT", "IPVSAGENT-DNAT"),
+        Jump("nat", "POSTROUTING", "IPVSAGENT-SNAT"),
+        Jump("filter", "INPUT", "IPVSAGENT-NAT-IN"),
+        Jump("filter", "FORWARD", "IPVSAGENT-NAT-FWD"),
+        Jump("filter", "OUTPUT", "IPVSAGENT-NAT-OUT"),
+    )
+    return RuleSet(family, chains, jumps)
+
+
+def from_pods(family: Family, options: RuleOptions) -> str:
+    """Matches what pods send."""
+    if options.interface:
+        return f"-i {options.interface}"
+    return in_set("POD" if options.pods_known else "HOME", family, "src")
+
+
+def mark_to_masquerade(options: RuleOptions) -> str:
+    return f"-j MARK --set-xmark {bit_of(options)}"
+
+
+def _dnat(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str]:
+    mark = mark_to_masquerade(options)
+    yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
+    if localhost:
+        yield "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -j RETURN"
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j RETURN"
+    yield f"-j CONNMARK --set-xmark {bit_of(options)}"
+    yield f"{in_set('EXTERNAL', family)} {mark}"
+    cluster = in_set("CLUSTER", family)
+    if options.masquerade_all:
+        yield f"{cluster} {mark}"
+    elif options.interface:
+        yield f"{cluster} ! -i {options.interface} {mark}"
+    elif options.pods_known:
+        yield f"{cluster} {not_in_set('POD', family, 'src')} {mark}"
+    for number in range(BUCKETS):
+        last_bits = (
+            f"::{number:x}/::{BUCKETS - 1:x}" if family is Family.IPV6 else f"0.0.0.{number}/0.0.0.{BUCKETS - 1}"
+        )
+        yield f"-d {last_bits} -j {bucket_name(number)}"
+
+
+def _snat(family: Family, options: RuleOptions) -> Iterable[str]:
+    """Only the first packet of a connection comes here."""
+    target = "-j MASQUERADE" + (" --random-fully" if options.random_fully else "")
+    bit = bit_of(options)
+    yield f"-m connmark ! --mark {bit} -j RETURN"
+    if options.self_match:
+        yield f"-m conntrack --ctstate DNAT {SELF_MATCH[family]} {target}"
+    yield f"-m mark ! --mark {bit} -j RETURN"
+    yield f"-j MARK --set-xmark 0x0/{bit.partition('/')[2]}"
+    yield target
+
+
+def _translated(options: RuleOptions) -> str:
+    return f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate DNAT -j ACCEPT"
+
+
+def _input(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str]:
+    """For endpoints that are this node's own processes, and answers to such. The guard is kubelet's: with
+    route_localnet, other hosts could reach what listens on 127.0.0.1 alone (CVE-2020-8558)."""
+    yield _translated(options)
+    if localhost:
+        yield "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
+    yield f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE"
+
+
+def _forward(family: Family, options: RuleOptions) -> Iterable[str]:
+    yield _translated(options)
+    yield f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE"
+    yield "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+
+
+def _output(family: Family, options: RuleOptions) -> Iterable[str]:
+    """The last two let our own refusals out."""
+    yield _translated(options)
+    yield f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE"
+    yield f"{in_set('SERVICE', family, 'src,src')} -j ACCEPT"
+    yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
+
+
+def _refuse(family: Family) -> Iterable[str]:
+    empty = in_set("EMPTY", family)
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
+    yield f"-p tcp {empty} -j REJECT --reject-with tcp-reset"
+    yield f"{empty} -j REJECT"
+    yield f"{in_set('SILENT', family)} -j DROP"
