@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 from integration.flows.run import Run
-from integration.flows.stand import sees_marks
+from integration.flows.stand import Through, sees_marks
 from integration.flows.table import chosen, read_defects, read_table
 from integration.lab import LabError
 from integration.lab.servers import has_sctp
@@ -24,6 +24,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stand", action="append", default=[], metavar="NAME", help="only there; may be repeated")
     parser.add_argument("--topology", choices=["routed", "bridge"], help="only stands of this kind")
     parser.add_argument("--backend", choices=["ipvs", "iptables"], default="ipvs", help="whose column is expected")
+    parser.add_argument(
+        "--through",
+        type=Through,
+        choices=list(Through),
+        default=Through.FILES,
+        metavar="files|api",
+        help="where the agent reads Services from (files)",
+    )
     parser.add_argument("--failed", action="store_true", help="print only what is not right")
     parser.add_argument("--list", action="store_true", help="print the cases, run nothing")
     parser.add_argument("--log", action="store_true", help="print what the agent wrote")
@@ -42,7 +50,7 @@ def main(argv: list[str]) -> int:
         for case in cases:
             print(f"{case.id}: {case.expected}{f'   ({case.upstream})' if case.upstream else ''}")
         return 0
-    run = Run(table, read_defects(backend=options.backend))
+    run = Run(table, read_defects(backend=options.backend), options.through)
     began = time.monotonic()
     counts: Counter[str] = Counter()
     for row in table.stands:

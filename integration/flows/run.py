@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from integration.flows.stand import Stand
+from integration.flows.stand import Stand, Through
 from integration.flows.table import Case, Defect, StandRow, Table
 from integration.flows.verdict import Result
 
@@ -23,15 +23,16 @@ class Done:
 
 
 class Run:
-    def __init__(self, table: Table, defects: Iterable[Defect]) -> None:
+    def __init__(self, table: Table, defects: Iterable[Defect], through: Through = Through.FILES) -> None:
         self.table = table
+        self.through = through
         self.defects = list(defects)
         self._asked: set[Case] = set()
         self._seen: set[Defect] = set()
 
     def stand(self, row: StandRow, cases: Sequence[Case]) -> Done:
         began = time.monotonic()
-        with Stand(row, self.table) as stand:
+        with Stand(row, self.table, self.through) as stand:
             built = time.monotonic()
             results = stand.results(cases)
             faults = stand.faults_of_the_host()

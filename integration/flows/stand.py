@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -10,10 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 
+from integration.apiserver import Access, ApiServer, Certificates
 from integration.flows import network
-from integration.flows.table import Case, ServiceRow, StandRow, Table
+from integration.flows.table import Case, StandRow, Table
 from integration.flows.verdict import Result, judge
 from integration.lab import Lab, LabError, Namespace, Outcome, Question, Servers, ask
 
@@ -79,12 +82,18 @@ def sees_marks() -> bool:
     return True
 
 
-class Stand:
-    """Built when entered; leaving it takes everything away."""
+class Through(Enum):
+    FILES = "files"
+    API = "api"
 
-    def __init__(self, row: StandRow, table: Table) -> None:
+
+class Stand:
+    """Built when entered; leaving it takes everything away. through: where the agent reads Services from."""
+
+    def __init__(self, row: StandRow, table: Table, through: Through = Through.FILES) -> None:
         self.row = row
         self._backend = table.backend
+        self._through = through
         self.log = ""
         self._table = table
         used = {case.service for case in table.cases if case.stand == row.name}
@@ -94,13 +103,16 @@ class Stand:
     def __enter__(self) -> Stand:
         self._folder = tempfile.TemporaryDirectory(prefix="flows-")
         self._agent: Agent | None = None
+        self._api: ApiServer | None = None
         self._lab = Lab(network.topology(bridged=self.row.bridged))
         self._servers = Servers()
         try:
             self._servers.add(self._lab, network.servers())
             self._servers.add(self._lab, network.host_servers(), at=self._lab.node)
             self._prepare_host()
-            self._agent = Agent(self._lab.node, Path(self._folder.name), self._services, self.row, self._backend)
+            folder = Path(self._folder.name)
+            words = ["--backend", self._backend, *self._source(folder)]
+            self._agent = Agent(self._lab.node, folder, words, self.row)
         except BaseException:
             self.__exit__()
             raise
@@ -110,6 +122,8 @@ class Stand:
         if self._agent:
             self._agent.close()
             self.log = self._agent.log
+        if self._api:
+            self._api.stop()
         self._servers.close()
         self._lab.close()
         self._folder.cleanup()
@@ -169,6 +183,20 @@ class Stand:
             for case, place, outcome in zip(cases, places, outcomes, strict=True)
         ]
 
+    def _source(self, folder: Path) -> list[str]:
+        """Options of the agent."""
+        documents = network.documents(self._services)
+        if self._through is Through.FILES:
+            objects = folder / "objects"
+            objects.mkdir()
+            (objects / "flows.json").write_text(documents)
+            return ["--source", str(objects)]
+        self._api = ApiServer(certificates=Certificates(), access=Access({"flows": network.THIS_NODE}, required=True))
+        self._api.put(json.loads(documents))
+        with self._lab.node.entered():
+            self._api.start()
+        return ["--kubeconfig", str(self._api.write_kubeconfig(folder / "kubeconfig"))]
+
     def _namespace(self, machine: str) -> Namespace:
         return self._lab.at(network.ADDRESSES[machine][0])
 
@@ -195,14 +223,9 @@ class Stand:
 class Agent:
     """`ipvsagent run` as an operator has it. Constructed when it says that it is in sync."""
 
-    def __init__(
-        self, namespace: Namespace, folder: Path, services: Sequence[ServiceRow], row: StandRow, backend: str
-    ) -> None:
-        objects = folder / "objects"
-        objects.mkdir()
-        (objects / "flows.json").write_text(network.documents(services))
+    def __init__(self, namespace: Namespace, folder: Path, source: Sequence[str], row: StandRow) -> None:
         self._log = folder / "agent.log"
-        words = ["--backend", backend, "--source", str(objects), "--state-dir", str(folder / "state")]
+        words = [*source, "--state-dir", str(folder / "state")]
         words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]
         words += [network.CLUSTER_CIDRS if word == "PODS" else word for word in row.agent]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
