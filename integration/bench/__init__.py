@@ -8,7 +8,8 @@ floor      a raw netlink socket that knows the messages beforehand (`floor.py`):
 
 Map: `cluster.py` is the input, `stand.py` a namespace to measure in, `session.py` the order of measurements,
 `worker.py` what runs in a process of its own (`programming.py`, `changes.py`, `audit.py`, `restart.py`), `idle.py`
-and `probe.py` look at the agent from outside, `claims.py` judges the figures, `table.py` prints them.
+and `probe.py` look at the agent from outside, `api.py` with `api_*.py` at everything from an API server to the kernel,
+`claims.py` judges the figures, `table.py` prints them.
 
 Each programming run has a new network namespace: where real servers were deleted, later additions are slow for
 minutes (see kernel/ipvs.py of the agent). In a guest, system calls and page faults are several times dearer than on a

@@ -43,6 +43,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write figures, samples and verdicts")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each programming (%(default)s)")
     parser.add_argument("--changes", type=int, default=1000, help="changed endpoints (%(default)s)")
+    parser.add_argument("--events", type=int, default=200, help="changed slices at the API server (%(default)s)")
+    parser.add_argument("--only", choices=["api"], default="", help="measure and judge nothing else")
     parser.add_argument("--idle-seconds", type=float, default=20.0, help="how long idling is watched (%(default)s)")
     parser.add_argument("--guest", action="store_true", help="in a guest, even if this kernel would do")
     parser.add_argument("--measure-into", type=Path, help=argparse.SUPPRESS)
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
             status = _in_guest(argv, results, reason) if reason else _measure(options, results)
             if status != 0:
                 return status
-            return _report(json.loads(results.read_text()), options.json)
+            return _report(json.loads(results.read_text()), options.json, options.only)
     except KeyboardInterrupt:
         print("\nbench: interrupted", file=sys.stderr)
         return EXIT_INTERRUPT
@@ -90,7 +92,14 @@ def _measure(options: argparse.Namespace, results: Path) -> int:
 
     with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-") as folder:
         session = Session(
-            options.sizes, Path(folder), max(1, options.repeats), options.changes, options.idle_seconds, say
+            options.sizes,
+            Path(folder),
+            repeats=max(1, options.repeats),
+            changes=options.changes,
+            events=options.events,
+            only=options.only,
+            idle_seconds=options.idle_seconds,
+            say=say,
         )
         try:
             session.run()
@@ -101,15 +110,15 @@ def _measure(options: argparse.Namespace, results: Path) -> int:
     return 0
 
 
-def _report(document: dict[str, Any], target: Path | None) -> int:
+def _report(document: dict[str, Any], target: Path | None, only: str) -> int:
     samples = {
         name: {int(size): values for size, values in by_size.items()} for name, by_size in document["samples"].items()
     }
     figures = Figures(samples, document["sizes"])
-    verdicts = list(judge(figures))
+    verdicts = [verdict for verdict in judge(figures) if not only or verdict.figure.startswith(f"{only}.")]
     print(", ".join(f"{name} {value}" for name, value in document["machine"].items()))
     print(f"slowed by other work (a loop against its best): {figures.slowed()}")
-    for line in (*lines(figures, verdicts), *failures(verdicts)):
+    for line in (*lines(figures, verdicts, only), *failures(verdicts)):
         print(line)
     if target:
         claims = [

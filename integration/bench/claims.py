@@ -77,6 +77,10 @@ _CLAIMS = (
     _Claim("(d) idle with audit under 1 % of a core", "idle.idle_share", "<", 0.01, why=_why_not_idle),
     _Claim("(e) at most 150 MiB resident", "program.rss_mib", "<=", 150),
     _Claim("(e) at most 150 MiB at the peak", "program.peak_mib", "<=", 150),
+    _Claim("(g) from event to acknowledgement under 5 ms", "api.median", "<", 0.005),
+    _Claim("(g) first lists decoded in under 1 s of CPU", "api.source_cpu_seconds", "<", 1),
+    _Claim("(g) at most 200 MiB resident after the first sync", "api.rss_mib", "<=", 200),
+    _Claim("(g) at most 260 MiB at the peak", "api.peak_mib", "<=", 260),
     _Claim("(f) the API server answers within 1 s", "cold.seconds", "<", 1, why=_why_late),
 )
 OWN_GROWTH = 1.2

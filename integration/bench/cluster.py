@@ -71,13 +71,13 @@ class Cluster:
         return value
 
     def decoded(self) -> Iterator[Object]:
-        for document in self._documents():
+        for document in self.documents():
             yield _decoded(document["kind"], json.dumps(document).encode())
 
     def write_files(self, folder: Path) -> int:
         """As `kubectl get -A -o json` prints them, one file for each kind. Returns their size in bytes."""
         items: dict[str, list[str]] = {}
-        for document in self._documents():
+        for document in self.documents():
             items.setdefault(document["kind"], []).append(json.dumps(document, indent=4))
         written = 0
         for kind, texts in items.items():
@@ -103,7 +103,7 @@ class Cluster:
             yield self.cluster_ip(service), PORT, [(pod, TARGET_PORT) for pod in self.pods(service)]
         yield API_ADDRESS, API_PORT, [(API_ENDPOINT, API_ENDPOINT_PORT)]
 
-    def _documents(self) -> Iterator[dict[str, Any]]:
+    def documents(self) -> Iterator[dict[str, Any]]:
         for number in range(NODES):
             yield _node(number)
         for service in range(self.size):
@@ -162,6 +162,7 @@ def _slice(namespace: str, service: str, port: int, endpoints: list[dict[str, An
         "kubernetes.io/service-name": service,
     }
     owner = {"apiVersion": "v1", "blockOwnerDeletion": True, "controller": True, "kind": "Service", "name": service}
+    owner["uid"] = "0f1c9c4e-5a0b-4b8e-9d63-5f6f4a0c1b2d"
     return {
         "addressType": "IPv4",
         "apiVersion": "discovery.k8s.io/v1",

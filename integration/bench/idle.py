@@ -25,12 +25,12 @@ def measure(stand: Stand, source: Path, seconds: float) -> Measured:
         argv = agent_argv(*words, "--state-dir", str(stand.state))
         process = stand.namespace.start(argv, output=output.fileno(), env=environment())
     try:
-        writes = _wait_in_sync(process, log)
+        writes = wait_in_sync(process, log)
         become_quiet()
         cpu, wakeups, began = _cpu(process.pid), _wakeups(process.pid), time.perf_counter()
         time.sleep(seconds)
         spent = time.perf_counter() - began
-        memory = _status(Path("/proc", str(process.pid)))
+        memory = status_of(Path("/proc", str(process.pid)))
         return {
             "idle_share": (_cpu(process.pid) - cpu) / spent,
             "wakeups": (_wakeups(process.pid) - wakeups) / spent,
@@ -43,7 +43,7 @@ def measure(stand: Stand, source: Path, seconds: float) -> Measured:
         process.wait()
 
 
-def _wait_in_sync(process: subprocess.Popen[bytes], log: Path) -> int:
+def wait_in_sync(process: subprocess.Popen[bytes], log: Path) -> int:
     deadline = time.monotonic() + _START_LIMIT
     while time.monotonic() < deadline:
         if found := _IN_SYNC.search(log.read_text(errors="replace")):
@@ -62,10 +62,10 @@ def _cpu(pid: int) -> float:
 
 def _wakeups(pid: int) -> int:
     """How often its threads went to sleep."""
-    return sum(_status(thread)["voluntary_ctxt_switches"] for thread in Path("/proc", str(pid), "task").iterdir())
+    return sum(status_of(thread)["voluntary_ctxt_switches"] for thread in Path("/proc", str(pid), "task").iterdir())
 
 
-def _status(folder: Path) -> dict[str, int]:
+def status_of(folder: Path) -> dict[str, int]:
     """The numbers of a `status` file, in kB and counts."""
     found = re.findall(r"^(\w+):\s+(\d+)(?: kB)?$", (folder / "status").read_text(), re.MULTILINE)
     return {name: int(value) for name, value in found}

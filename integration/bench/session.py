@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from integration.bench import idle
+from integration.bench import api, idle
 from integration.bench.cluster import THIS_NODE, Cluster
 from integration.bench.stand import INTERFACE, LIMIT, Stand, agent_argv, environment, loop_seconds, stand
 from integration.bench.worker import Measured
@@ -30,6 +30,8 @@ class Session:
     folder: Path
     repeats: int = 3
     changes: int = 1000
+    events: int = 200
+    only: str = ""
     idle_seconds: float = 20.0
     say: Callable[[str], None] = lambda text: None
     samples: dict[str, dict[int, list[float]]] = field(default_factory=dict)
@@ -37,6 +39,9 @@ class Session:
     def run(self) -> None:
         for size in self.sizes:
             cluster = Cluster(size)
+            if self.only == "api":
+                self._api(cluster)
+                continue
             for turn in range(self.repeats):
                 if turn == 0 or size < REFERENCE_ONCE_FROM:
                     self._reference(cluster, turn)
@@ -44,6 +49,7 @@ class Session:
                 self._programming(cluster, turn)
                 self._cold_start(cluster, turn)
             self._settled(cluster)
+            self._api(cluster)
 
     def _reference(self, cluster: Cluster, turn: int) -> None:
         rules, commands = cluster.ipvsadm_rules(), cluster.ip_commands(INTERFACE)
@@ -87,6 +93,10 @@ class Session:
                 self._note("restart", cluster.size, _restart(place, source))
             self._note("restart", cluster.size, self._worker(place, "phases", cluster, f"source={source}"))
             self._note("idle", cluster.size, idle.measure(place, source, self.idle_seconds))
+
+    def _api(self, cluster: Cluster) -> None:
+        with stand(f"api-{cluster.size}", self.folder) as place:
+            self._note("api", cluster.size, api.measure(place, cluster, self.events))
 
     def _worker(self, place: Stand, what: str, cluster: Cluster, *options: str) -> Measured:
         argv = [sys.executable, "-m", "integration.bench.worker", what, str(cluster.size), f"state={place.state}"]

@@ -70,14 +70,27 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("  the same after gc.freeze", "program.gc_full_frozen", _MS),
     ("(f) COLD START", "", _PLAIN),
     ("default/kubernetes answers after", "cold.seconds", _S),
+    ("(g) FROM THE API SERVER", "", _PLAIN),
+    ("event to acknowledgement, median", "api.median", _MS),
+    ("  99 of 100 under", "api.p99", _MS),
+    ("  row deleted, after the window", "api.median_deleted", _MS),
+    ("reference: official Watch, decoded", "api.official_median", _MS),
+    ("reference / ours", "official against event", _TIMES),
+    ("first lists: CPU", "api.source_cpu_seconds", _S),
+    ("  wall", "api.source_seconds", _S),
+    ("agent in sync", "api.rss_mib", _MIB),
+    ("  at the peak", "api.peak_mib", _MIB),
 )
 _LABEL, _COLUMN = 36, 11
 
 
-def lines(figures: Figures, verdicts: Sequence[Verdict]) -> Iterator[str]:
+def lines(figures: Figures, verdicts: Sequence[Verdict], only: str = "") -> Iterator[str]:
+    """only: the group of figures to show."""
     head = "".join(f"{f'{size:,}':>{_COLUMN}}" for size in figures.sizes)
     yield f"{'Services, 10 endpoints each':<{_LABEL}}{head}{'growth':>{_COLUMN}}  verdict"
     for label, name, (scale, unit) in _ROWS:
+        if only and not name.startswith(f"{only}."):
+            continue
         if not name:
             yield label
             continue

@@ -24,7 +24,8 @@ SIZE = 20
 @pytest.mark.kernel
 def test_small_run_counts_right(tmp_path: Path) -> None:
     target = tmp_path / "bench.json"
-    words = ["--sizes", str(SIZE), "--repeats", "1", "--changes", "100", "--idle-seconds", "1", "--json", str(target)]
+    words = ["--sizes", str(SIZE), "--repeats", "1", "--changes", "100", "--events", "5", "--idle-seconds", "1"]
+    words += ["--json", str(target)]
     done = subprocess.run(
         [sys.executable, "-m", "integration.bench", *words], cwd=CHECKOUT, capture_output=True, text=True, timeout=120
     )
@@ -38,6 +39,8 @@ def test_small_run_counts_right(tmp_path: Path) -> None:
     assert figures["change.changes"] == figures["floor.changes"] == 100
     assert figures["program.failures"] == figures["restart.writes"] == figures["idle.start_writes"] == 0
     assert figures["cold.seconds"] > 0 and figures["idle.agent_rss_mib"] > 0
+    assert 0 < figures["api.median"] <= figures["api.p99"] < figures["api.median_deleted"]
+    assert figures["api.official_median"] > 0 and figures["api.peak_mib"] >= figures["api.rss_mib"] > 0
     assert "FIRST PROGRAMMING" in done.stdout
 
 

@@ -1,0 +1,117 @@
+"""Claim (g), end to end: from an API server to the kernel. Server, agent and the official client's Watch are processes
+of their own in one network namespace, and speak TLS.
+
+An EndpointSlice changes; the clock starts before the server has put it into its store, and stops when the agent's write
+to IPVS has returned, or when the Watch has decoded it into the client's models. Changes are further apart than the
+window in which the agent collects them. An endpoint that vanishes is waited for during that window, as it may come back
+in another slice: that is counted by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from integration.bench import idle
+from integration.bench.changes import LIFE, Step
+from integration.bench.cluster import THIS_NODE, Cluster
+from integration.bench.stand import INTERFACE, LIMIT, Stand, become_quiet, environment
+from integration.bench.worker import Measured
+from integration.lab import LabError
+
+APART = 0.13
+_EVENT_LIMIT = 10.0
+_SEED = 20260131
+
+
+def measure(stand: Stand, cluster: Cluster, count: int) -> Measured:
+    """In a stand where nothing is programmed."""
+    kubeconfig = stand.state / "kubeconfig"
+    figures: Measured = {}
+    with _process(stand, "server", [str(cluster.size), str(kubeconfig)]) as server:
+        _expect(server.stdout, LIMIT)
+        output, _ = stand.run([sys.executable, "-m", "integration.bench.api_source", str(kubeconfig)])
+        figures["source_cpu_seconds"], figures["source_seconds"] = map(float, output.split()[-2:])
+        words = ["run", "--kubeconfig", str(kubeconfig), "--hostname-override", THIS_NODE, "--interface", INTERFACE]
+        log = stand.state / "agent.log"
+        with (
+            log.open("wb") as errors,
+            _process(stand, "agent", [*words, "--state-dir", str(stand.state)], errors=errors) as agent,
+        ):
+            idle.wait_in_sync(agent, log)
+            become_quiet()
+            memory = idle.status_of(Path("/proc", str(agent.pid)))
+            figures["rss_mib"], figures["peak_mib"] = memory["VmRSS"] / 1024, memory["VmHWM"] / 1024
+            _drain(agent.stdout)
+            ours = _changes(cluster, server, agent, count)
+        with _process(stand, "watch", [str(kubeconfig)]) as watching:
+            _expect(watching.stdout, LIMIT)
+            official = _changes(cluster, server, watching, count)
+    at_once = sorted(seconds for step, seconds in ours if step is not LIFE[-1])
+    figures["median"], figures["p99"] = statistics.median(at_once), at_once[len(at_once) * 99 // 100]
+    figures["median_deleted"] = statistics.median(seconds for step, seconds in ours if step is LIFE[-1])
+    figures["official_median"] = statistics.median(seconds for _, seconds in official)
+    return figures
+
+
+@contextlib.contextmanager
+def _process(
+    stand: Stand, what: str, words: Sequence[str], errors: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [sys.executable, "-m", f"integration.bench.api_{what}", *words]
+    with stand.namespace.entered():
+        process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment(), bufsize=0
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(_EVENT_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                stream.close()
+
+
+def _changes(
+    cluster: Cluster, server: subprocess.Popen[bytes], witness: subprocess.Popen[bytes], count: int
+) -> list[tuple[Step, float]]:
+    """What it was and how many seconds it took: whole lives of one more endpoint (changes.py), one Service after the
+    other. The first life is not counted: caches are cold."""
+    taken: list[tuple[Step, float]] = []
+    assert server.stdin
+    lives = min(-(-count // len(LIFE)) + 1, cluster.size)
+    for service in random.Random(_SEED).sample(range(cluster.size), lives):
+        for step in LIFE:
+            server.stdin.write(f"{service} {step.extra.value}\n".encode())
+            began = float(_expect(server.stdout, _EVENT_LIMIT))
+            taken.append((step, float(_expect(witness.stdout, _EVENT_LIMIT)) - began))
+            time.sleep(APART)
+    return taken[len(LIFE) :]
+
+
+def _expect(stream: IO[bytes] | None, limit: float) -> bytes:
+    """A line that comes within so many seconds. LabError if none does."""
+    assert stream
+    if select.select([stream], [], [], limit)[0] and (line := stream.readline()):
+        return line
+    raise LabError(f"a process of the benchmark said nothing for {limit:g} s, or ended")
+
+
+def _drain(stream: IO[bytes] | None) -> None:
+    assert stream
+    while select.select([stream], [], [], 0.5)[0]:
+        os.read(stream.fileno(), 1 << 16)
