@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ipvsagent.config import Backend, Config
+from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.iptables_node import IptablesNode
+from ipvsagent.iptables_node import IptablesNode, empty_iptables_recorder, iptables_pipeline
+from ipvsagent.kernel import host
 from ipvsagent.kernel.host import IpvsAbsent
-from ipvsagent.node import Node
+from ipvsagent.node import Node, empty_recorder, pipeline_for
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.rows import Op, Owner
 
 AnyNode = Node | IptablesNode
 
@@ -29,3 +33,25 @@ def open_node(config: Config, *, load_modules: bool = False) -> AnyNode:
             f"the more Services there are. {absent.remedy}, and start the agent again"
         )
         return IptablesNode(config, (Finding(FindingKind.FALLBACK, "backend", reason),))
+
+
+def open_as_found(config: Config) -> AnyNode:
+    """The node with the backend that serves on it now, for who only looks: iptables if the kernel has no IPVS, or if
+    virtual servers are chains here. Raises StartError."""
+    if host.ip_vs_presence() is host.IpvsPresence.ABSENT:
+        return IptablesNode(config)
+    node = Node(config)
+    if any(seen.owner is Owner.OURS for seen in node.ipvs.services()):
+        return node
+    try:
+        other = IptablesNode(config)
+        return other if any(other.servers.read(None)) else node
+    except (StartError, KernelError):
+        return node
+
+
+def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:
+    """For a dry run anywhere, against a kernel that holds nothing."""
+    if config.backend is Backend.IPTABLES:
+        return iptables_pipeline(config, empty_iptables_recorder(config, ops), window=0)
+    return pipeline_for(config, empty_recorder(ops, config.node_marks), window=0)

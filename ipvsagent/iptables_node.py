@@ -64,6 +64,10 @@ class IptablesNode:
         """The same kernel, for a dry run."""
         return Backend(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
 
+    def chain_recorder(self, ops: list[Op]) -> Backend:
+        """For a dry run that is about virtual servers alone."""
+        return Backend(self._renderer, Recorder(self.servers, ops), None)
+
     def packet_filter(self) -> PacketFilter:
         """On the tables of virtual servers: one reading serves both."""
         return PacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)

@@ -11,6 +11,7 @@ from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
+from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
@@ -25,8 +26,8 @@ from ipvsagent.rows import Op
 def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
     """Remove everything that ipvsagent made from this node.
 
-    That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets; what other
-    programs made stays.
+    That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets, of both
+    backends; what other programs made stays.
     Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces that
     were raised.
     """
@@ -38,9 +39,12 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
             f"an agent (pid {lock.holder() or 'unknown'}) is running here and would put everything back",
             "Stop it first",
         )
-    node = Node(config)
+    node = None if host.ip_vs_presence() is host.IpvsPresence.ABSENT else Node(config)
+    chains = IptablesNode(config)
     planned: list[Op] = []
-    pipeline_for(config, node.recorder(planned), window=0).start(0.0)
+    if node:
+        pipeline_for(config, node.recorder(planned), window=0).start(0.0)
+    iptables_pipeline(config, chains.chain_recorder(planned), window=0).start(0.0)
     if dry_run:
         for op in planned:
             click.echo(str(op))
@@ -49,16 +53,18 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
         if not sys.stdin.isatty():
             raise click.UsageError("refusing to remove Services without being asked: add --yes")
         click.confirm(f"Remove {len(planned)} rows and {interface} from this node?", abort=True)
-    report = pipeline_for(config, node.remover(), window=0).start(0.0)
-    for failure in report.failures:
-        click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
-    if report.failures:
-        return FAILED
+    if node:
+        report = pipeline_for(config, node.remover(), window=0).start(0.0)
+        for failure in report.failures:
+            click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
+        if report.failures:
+            return FAILED
     PacketFilter(config).remove()
-    node.sets.remove()
-    node.addresses.remove_interface()
-    node.raised.restore()
-    for path in (node.socket_path, node.ledger_path):
+    chains.sets.remove()
+    chains.addresses.remove_interface()
+    if node:
+        node.raised.restore()
+    for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)
-    click.echo(f"removed {report.written} rows and the interface {interface}", err=True)
+    click.echo(f"removed {len(planned)} rows and the interface {interface}", err=True)
     return 0

@@ -11,11 +11,11 @@ import msgspec
 
 from ipvsagent.address import Address
 from ipvsagent.chain_rows import ChainsRow, commands
+from ipvsagent.choice import empty_pipeline, open_node
 from ipvsagent.cli import WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.findings import Finding, FindingBook
-from ipvsagent.node import Node, empty_recorder, pipeline_for
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
@@ -57,10 +57,10 @@ def command(against: str, output: str, **options: Any) -> int:
     changes, findings = source_of(config).load_once()
     ops: list[Op] = []
     if against == "empty":
-        pipeline = pipeline_for(config, empty_recorder(ops, config.node_marks), window=0)
+        pipeline = empty_pipeline(config, ops)
     else:
-        node = Node(config)
-        pipeline = pipeline_for(config, node.recorder(ops), window=0)
+        node = open_node(config)
+        pipeline = node.pipeline(node.recorder(ops), window=0)
         pipeline.node_addresses(node.addresses.node_addresses())
     book = FindingBook()
     book.replace("source", findings)

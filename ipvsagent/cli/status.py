@@ -9,15 +9,18 @@ from typing import Any
 
 import click
 
+from ipvsagent.choice import open_as_found
 from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.config import Config
 from ipvsagent.errors import IpvsAgentError
+from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel.ipvs_connections import connections
 from ipvsagent.kernel.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
 from ipvsagent.node import Node
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
+from ipvsagent.status.chains import as_entries
 from ipvsagent.status.document import document
 from ipvsagent.status.ipvsadm import Columns
 from ipvsagent.status.ipvsadm_options import ListOptions
@@ -62,22 +65,27 @@ _SERVICES = {
 @interface
 @state_dir
 def command(output: str, interface: str, state_dir: Path, **listing: Any) -> int:
-    """Show what IPVS holds, with the Services it stands for.
+    """Show what IPVS, or iptables in its place, holds, with the Services it stands for.
 
     Rows and counters come from the kernel; names, conditions and drains from the agent, if one runs here.
     Works without an agent, too.
     """
     options = _list_options(output, listing)
-    node = Node(Config(interface=interface, state_dir=state_dir))
-    if output == "ipvsadm":
+    node = open_as_found(Config(interface=interface, state_dir=state_dir))
+    if isinstance(node, IptablesNode):
+        if output == "ipvsadm" or options.timeout:
+            raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
+        shown = document(None, 0, as_entries(node.servers.read(None)), ask(node.socket_path))
+    elif output == "ipvsadm":
         _print_listing(node, options)
         return 0
-    if options.timeout:
+    elif options.timeout:
         _print_timeouts(node, output)
         return 0
-    info = node.ipvs.info()
-    entries = grouped(node.ipvs.read(None, counters=output != "native"))
-    shown = document(info.version, info.table_size, entries, ask(node.socket_path))
+    else:
+        info = node.ipvs.info()
+        entries = grouped(node.ipvs.read(None, counters=output != "native"))
+        shown = document(info.version, info.table_size, entries, ask(node.socket_path))
     if output != "native":
         print_document(shown, output)
         return 0

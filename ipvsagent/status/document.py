@@ -59,7 +59,8 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
 
 
 class StatusDocument(Struct, frozen=True):
-    """agent: None if none runs here; its list of virtual servers is left out, being part of ours."""
+    """agent: None if none runs here; its list of virtual servers is left out, being part of ours. ipvs_version: "" with
+    the iptables backend."""
 
     ipvs_version: str
     connection_table_size: int
@@ -68,7 +69,7 @@ class StatusDocument(Struct, frozen=True):
 
 
 def document(
-    version: tuple[int, int, int],
+    version: tuple[int, int, int] | None,
     size: int,
     entries: Iterable[tuple[Observed, list[Observed]]],
     snapshot: Snapshot | None,
@@ -85,7 +86,7 @@ def document(
         agent = Snapshot(
             **{name: getattr(snapshot, name) for name in snapshot.__struct_fields__} | {"virtual_servers": ()}
         )
-    return StatusDocument(".".join(map(str, version)), size, agent, tuple(found))
+    return StatusDocument(".".join(map(str, version or ())), size, agent, tuple(found))
 
 
 def _virtual_server(

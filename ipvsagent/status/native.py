@@ -59,7 +59,9 @@ def lines(document: StatusDocument) -> Iterator[Line]:
 
 def _head(document: StatusDocument) -> Iterator[Line]:
     agent = document.agent
-    ipvs = f"IPVS {document.ipvs_version}, connection table of {document.connection_table_size}"
+    ipvs = "iptables"
+    if document.ipvs_version:
+        ipvs = f"IPVS {document.ipvs_version}, connection table of {document.connection_table_size}"
     if agent is None:
         yield f"No agent is running here: names and conditions are not known. {ipvs}", "yellow"
         return

@@ -1,0 +1,31 @@
+"""Chains of the iptables backend as what they stand for, so that `status` shows the same Services the same way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from ipvsagent.address import Address
+from ipvsagent.chain_rows import ChainsRow
+from ipvsagent.kernel.iptables_chains import real_servers_of
+from ipvsagent.rows import PERSISTENT, Observed, RealServerRow, VirtualServerRow
+
+RANDOM = "random"
+"""In place of a scheduler: endpoints are chosen at random, by weight."""
+_TIMEOUT = re.compile(r"--exist --timeout (\d+)")
+
+
+def as_entries(observed: Iterable[Observed]) -> Iterator[tuple[Observed, list[Observed]]]:
+    """Virtual servers with their real servers for clients outside this node, or for all where that is one set.
+
+    There are no counts of connections: reading those would cost a look at all of the node's connections.
+    """
+    for seen in observed:
+        row = seen.row
+        if not isinstance(row, ChainsRow):
+            continue
+        texts = (rule.text for chain in row.chains for rule in chain.rules)
+        timeout = next((int(match[1]) for text in texts if (match := _TIMEOUT.search(text))), 0)
+        server = VirtualServerRow(row.id, RANDOM, PERSISTENT if timeout else 0, timeout)
+        real = [RealServerRow(row.id, Address(a), port, weight) for a, port, weight in real_servers_of(row)]
+        yield Observed(server, seen.owner), [Observed(one, seen.owner) for one in real]
