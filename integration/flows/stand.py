@@ -19,6 +19,7 @@ from integration.flows import network
 from integration.flows.table import Case, StandRow, Table
 from integration.flows.verdict import Result, judge
 from integration.lab import Lab, LabError, Namespace, Outcome, Question, Servers, ask
+from ipvsagent.config import Config
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 START_LIMIT = 60.0
@@ -59,13 +60,18 @@ _MARKS = f"""*raw
 -A OUTPUT -j MARK --set-xmark {FOREIGN}/{FOREIGN}
 COMMIT
 """
-# Counts what leaves by a device, behind all of netfilter: with the marks, and without.
+# Counts what leaves by a device, behind all of netfilter: with the right bits in its mark, and without.
 _COUNT = """qdisc add dev {device} clsact
-filter add dev {device} egress protocol ip prio 1 u32 match mark {mark} {mark} action pass
-filter add dev {device} egress protocol ipv6 prio 2 u32 match mark {mark} {mark} action pass
+filter add dev {device} egress protocol ip prio 1 u32 match mark {bits} {mask} action pass
+filter add dev {device} egress protocol ipv6 prio 2 u32 match mark {bits} {mask} action pass
 filter add dev {device} egress protocol ip prio 3 u32 match u32 0 0 action pass
 filter add dev {device} egress protocol ipv6 prio 4 u32 match u32 0 0 action pass
 """
+# By what a stand's host has: bits and mask of what is right, and what it means if they are not.
+_RIGHT = {
+    "marks": (FOREIGN, FOREIGN, "lost another program's mark"),
+    "unmarked": ("0", f"{Config().node_marks:#x}", "have a mark of ours"),
+}
 _COUNTED = re.compile(r"pref (\d+) u32 .* success (\d+)\)")
 _DEVICES = ("eth0", "pod0", "pod1")
 _TOOLS = {4: "iptables", 6: "ip6tables"}
@@ -158,18 +164,19 @@ class Stand:
 
     def faults_of_the_host(self) -> list[str]:
         """What the agent did to what is not its own."""
-        if self.row.host != "marks":
+        if self.row.host not in _RIGHT:
             return []
+        *_, fault = _RIGHT[self.row.host]
         faults = []
         seen = 0
         for device in _DEVICES:
             listing = self._lab.node.run("tc", "-s", "filter", "show", "dev", device, "egress")
             passed = {int(priority): int(count) for priority, count in _COUNTED.findall(listing)}
-            for family, kept, lost in (("IPv4", passed[1], passed[3]), ("IPv6", passed[2], passed[4])):
-                seen += kept
-                if lost:
-                    faults.append(f"{device} {family}: {lost} packets lost another program's mark, {kept} kept it")
-        return faults if seen else ["no packet had another program's mark"]
+            for family, right, wrong in (("IPv4", passed[1], passed[3]), ("IPv6", passed[2], passed[4])):
+                seen += right
+                if wrong:
+                    faults.append(f"{device} {family}: {wrong} packets {fault}, {right} are right")
+        return faults if seen else ["no packet had a mark that is right"]
 
     def _asked(self, cases: Sequence[Case], at_once: int, limit: float) -> list[Result]:
         places = [network.place(case) for case in cases]
@@ -216,8 +223,10 @@ class Stand:
                 node.run(f"{tool}-restore", "--noflush", stdin=rules)
             elif self.row.host in ("marks", "scratch"):
                 node.run(f"{tool}-restore", "--noflush", stdin=_MARKS if self.row.host == "marks" else _SCRATCH)
-        if self.row.host == "marks":
-            node.run("tc", "-batch", "-", stdin="".join(_COUNT.format(device=d, mark=FOREIGN) for d in _DEVICES))
+        if self.row.host in _RIGHT:
+            bits, mask, _ = _RIGHT[self.row.host]
+            counts = [_COUNT.format(device=device, bits=bits, mask=mask) for device in _DEVICES]
+            node.run("tc", "-batch", "-", stdin="".join(counts))
 
 
 class Agent:

@@ -22,7 +22,7 @@ CASES = [
     for case in TABLE.cases
     if case.section in SECTIONS
     and case.protocol in ("TCP", "PING")
-    and not (case.section == "traffic policies" and case.address in ("ExternalIP", "NodePort"))
+    and not (case.section == "traffic policies" and (case.address in ("ExternalIP", "NodePort") or case.version == 6))
 ]
 TOOLS = ("iptables", "ip6tables")
 # What is planted: stand, table, chain, which of its rules are taken away; and the section that is to see it.
@@ -96,6 +96,15 @@ def test_what_a_local_policy_keeps_out_goes_nowhere(stand: Stand) -> None:
     assert kept_out and not scheduled(stand, kept_out)
     with without(stand.node, "filter", "IPVSAGENT-INPUT", lambda rule: "INNER" in rule):
         assert scheduled(stand, kept_out) == len(kept_out)
+
+
+@pytest.mark.parametrize("stand", ["policies"], indirect=True)
+def test_a_mark_that_leaves_the_node_is_seen(stand: Stand) -> None:
+    to_pods = [c for c in CASES if (c.client, c.service, c.section) == ("pod", "e-split", "traffic policies")]
+    assert not unexpected(stand) and not stand.faults_of_the_host()
+    with without(stand.node, "mangle", "IPVSAGENT-TRACK", lambda rule: "-j MARK" in rule and "HOME" not in rule):
+        stand.results(to_pods)
+    assert stand.faults_of_the_host()
 
 
 def scheduled(stand: Stand, cases: Sequence[Case]) -> int:
