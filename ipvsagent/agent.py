@@ -44,8 +44,8 @@ class Agent:
         self._config = config
         self._node = node
         self._inbox = Inbox()
-        self._vitals = Vitals(config, families(), self._inbox.put, os.environ)
-        self._server = Server(config, self._vitals, self._inbox.put)
+        self._server = Server(config, families(), self._inbox.put)
+        self._vitals = Vitals(config, self._server, os.environ)
         self._source = source
         self._udp_flows = UdpFlows()
         self._loop = Loop(

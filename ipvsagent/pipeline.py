@@ -16,6 +16,7 @@ from ipvsagent.config import Network, parse_network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState, rank_of
+from ipvsagent.policy.health_checks import HealthCheck, health_check_of
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.reconcile.audit import Audit
@@ -23,7 +24,7 @@ from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
 from ipvsagent.reconcile.report import Report
-from ipvsagent.render.members import pod_members
+from ipvsagent.render.members import health_check_members, pod_members
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
 
@@ -42,7 +43,8 @@ class Pipeline:
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
         self._dirty: set[ServiceKey] = set()
-        self._fix_pods(0.0)
+        self.health_checks: dict[ServiceKey, HealthCheck] = {}
+        self._fix(0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
         """A source's message. What it makes dirty is worked out and written by the next `start` or `round`."""
@@ -52,7 +54,7 @@ class Pipeline:
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
             self._dirty |= self._learn_facts()
-            self._fix_pods(now)
+            self._fix(now)
             origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
             origins.append(self._node_unknown())
@@ -64,7 +66,7 @@ class Pipeline:
         """The addresses on this node's other interfaces, now."""
         self._interface_addresses = frozenset(addresses)
         self._dirty |= self._learn_facts()
-        self._fix_pods(0.0)
+        self._fix(0.0)
         return [("nodes", self._facts_findings)]
 
     def begin(self, now: float) -> Report:
@@ -110,10 +112,17 @@ class Pipeline:
     def has_interface_address(self, address: Address) -> bool:
         return address in self._interface_addresses
 
-    def _fix_pods(self, now: float) -> None:
-        """Where pods are, and which of them are here. Not every network plugin gives pods addresses of their Node's pod
-        CIDRs: that this one does is believed where an interface of the node has such an address, and where nothing
-        else is known."""
+    @property
+    def node_port_addresses(self) -> tuple[Address, ...]:
+        """Where this node serves node ports."""
+        return self._facts.node_port_addresses
+
+    def _fix(self, now: float) -> None:
+        """What the packet rules need whatever virtual servers there are: where pods are, which of them are here, and
+        where load balancers ask for the health of Services.
+
+        Not every network plugin gives pods addresses of their Node's pod CIDRs: that this one does is believed where
+        an interface of the node has such an address, and where nothing else is known."""
         node = self.table.nodes.get(self.node_name)
         own = [parse_network(text) for text in node.pod_cidrs] if node else []
         pods = own if self._options.pods_of_node else self._options.pod_networks
@@ -124,7 +133,9 @@ class Pipeline:
             of_cluster = [network for network in pods if network.version == version]
             in_use = any(address in network for address in here for network in of_node)
             home += of_node if in_use or not of_cluster else of_cluster
-        self.reconciler.fix(pod_members(pods, home), now)
+        checked = {check.port for check in self.health_checks.values()}
+        checks = health_check_members(self._facts.node_port_addresses, sorted(checked))
+        self.reconciler.fix((*pod_members(pods, home), *checks), now)
 
     def _learn_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""
@@ -156,8 +167,10 @@ class Pipeline:
         """Work out anew what these Services want; in order, so that two runs write in the same order."""
         origins: Origins = []
         rejudged: set[ServiceKey] = set()
+        ports_checked = False
         for key in dirty:
             service = self.table.services.get(key)
+            ports_checked |= self._check_health(key)
             if service is None:
                 self._arrange(key, ())
                 changed, others = self.desired.replace(key, (0.0, "", ""), ())
@@ -172,8 +185,22 @@ class Pipeline:
             rejudged |= others | {key}
             self._dirty.discard(key)
             self.reconciler.change(changed)
+        if ports_checked:
+            self._fix(0.0)
         origins.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
         return origins
+
+    def _check_health(self, key: ServiceKey) -> bool:
+        """True if a port came or went. The table is replaced, never changed: other threads read it."""
+        service = self.table.services.get(key)
+        new = health_check_of(service, self.table.slices_of(key), self.node_name) if service else None
+        old = self.health_checks.get(key)
+        if new == old:
+            return False
+        self.health_checks = {k: check for k, check in self.health_checks.items() if k != key}
+        if new:
+            self.health_checks[key] = new
+        return (old and old.port) != (new and new.port)
 
     def _arrange(
         self, key: ServiceKey, servers: Sequence[VirtualServer]

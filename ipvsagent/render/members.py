@@ -21,10 +21,10 @@ LOCAL      hash:ip,port       of these, external ones with a Local policy; each 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from ipvsagent.address import Family
+from ipvsagent.address import Address, Family, family_of
 from ipvsagent.config import Network
 from ipvsagent.model import Frontend, Protocol, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.rows import SetMemberRow, SetSpec
@@ -68,6 +68,15 @@ def pod_members(networks: Iterable[Network], home: Iterable[Network]) -> tuple[S
         family = Family.IPV6 if network.version == 6 else Family.IPV4
         rows.extend(SetMemberRow(set_name(noun, family), text) for text in net_texts(str(network)))
     return tuple(rows)
+
+
+def health_check_members(addresses: Iterable[Address], ports: Sequence[int]) -> list[SetMemberRow]:
+    """Members of SERVICE, so that load balancers may ask for the health of Services past a default-drop policy."""
+    return [
+        SetMemberRow(set_name("SERVICE", family_of(address)), f"{address},tcp:{port}")
+        for address in addresses
+        for port in ports
+    ]
 
 
 def members(server: VirtualServer) -> list[SetMemberRow]:

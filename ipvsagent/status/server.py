@@ -7,30 +7,35 @@ has /metrics, /proxyMode, /configz and a /healthz of its own that only says that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
 import msgspec
 
+from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.sources.inbox import Findings
+from ipvsagent.status.health import Health
 from ipvsagent.status.listeners import Fault, Listeners, Place, Response
-from ipvsagent.status.vitals import Vitals
+from ipvsagent.status.metrics import Metrics
+from ipvsagent.status.service_health import GROUP as SERVICES
+from ipvsagent.status.service_health import ServiceHealth
 
 _GROUP = "agent"
 
 
 class Server:
-    """tell: hands a message to the loop."""
+    """tell: hands a message to the loop. families: those that are synced."""
 
-    def __init__(self, config: Config, vitals: Vitals, tell: Callable[[object], None]) -> None:
+    def __init__(self, config: Config, families: Collection[Family], tell: Callable[[object], None]) -> None:
         self._config = config
         self._tell = tell
-        self._health = vitals.health
-        self._metrics = vitals.metrics
         self._listeners = Listeners(self._say_faults)
+        self.health = Health(config.sync_period, families)
+        self.metrics = Metrics(families, tell)
+        self.services = ServiceHealth(self._listeners, self.health)
 
     def start(self) -> None:
         places: dict[Hashable, Place] = {}
@@ -45,11 +50,10 @@ class Server:
         self._listeners.close()
 
     def _say_faults(self, faults: Sequence[Fault]) -> None:
-        if self._config.bind_hard_fail and faults:
-            fault = faults[0]
-            self._tell(StartError(f"cannot listen on {fault.place}: {fault.why}", "See `ss -lntp` for who does"))
-        reasons = ((str(fault.place), f"cannot listen there: {fault.why}; tried again every 5 s") for fault in faults)
-        self._tell(Findings("listeners", tuple(Finding(FindingKind.HOST, *words) for words in reasons)))
+        for fault in faults:
+            if self._config.bind_hard_fail and fault.group == _GROUP:
+                self._tell(StartError(f"cannot listen on {fault.place}: {fault.why}", "See `ss -lntp` for who does"))
+        self._tell(Findings("listeners", tuple(map(_finding, faults))))
 
     def _answer(self, key: Hashable, path: str, accept: str) -> Response:
         pages = {"health": ("/healthz", "/livez"), "metrics": ("/metrics", "/healthz", "/proxyMode", "/configz")}
@@ -57,17 +61,24 @@ class Server:
         if path not in known:
             return Response(404, f"not here; there are {', '.join(known)}\n".encode())
         if key == "health":
-            response = self._health.livez() if path == "/livez" else self._health.healthz()
-            self._metrics.answered(path, response.status)
+            response = self.health.livez() if path == "/livez" else self.health.healthz()
+            self.metrics.answered(path, response.status)
             return response
         if path == "/metrics":
-            body, content_type = self._metrics.exposition(accept)
+            body, content_type = self.metrics.exposition(accept)
             return Response(200, body, content_type)
         if path == "/proxyMode":
             return Response(200, b"ipvs")
         if path == "/configz":
             return Response(200, _configuration(self._config) + b"\n", "application/json")
         return Response(200, b"ok")
+
+
+def _finding(fault: Fault) -> Finding:
+    if fault.group == SERVICES and isinstance(fault.key, tuple):
+        reason = f"load balancers cannot check its health on {fault.place}: {fault.why}; tried again every 5 s"
+        return Finding(FindingKind.HOST, f"Service {fault.key[0]}", reason, "spec.healthCheckNodePort")
+    return Finding(FindingKind.HOST, str(fault.place), f"cannot listen there: {fault.why}; tried again every 5 s")
 
 
 def place_of(address: str) -> Place:

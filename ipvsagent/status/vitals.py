@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 
-from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.status.health import Health
-from ipvsagent.status.metrics import Metrics
+from ipvsagent.status.server import Server
 from ipvsagent.status.supervisor import Supervisor
 
 BEAT_EVERY = 5.0
@@ -17,17 +15,14 @@ BEAT_EVERY = 5.0
 
 
 class Vitals:
-    """ask: hands a message to the loop. environment: the process's, for what systemd says in it."""
+    """environment: the process's, for what systemd says in it."""
 
-    def __init__(
-        self,
-        config: Config,
-        families: Collection[Family],
-        ask: Callable[[object], None],
-        environment: Mapping[str, str],
-    ) -> None:
-        self.health = Health(config.sync_period, families)
-        self.metrics = Metrics(families, ask)
+    def __init__(self, config: Config, server: Server, environment: Mapping[str, str]) -> None:
+        self._restricted = bool(config.node_port_addresses)
+        self._checks: tuple[object, ...] = ()
+        self.health = server.health
+        self.metrics = server.metrics
+        self.services = server.services
         self.supervisor = Supervisor(environment)
 
     def turned(self) -> None:
@@ -45,6 +40,10 @@ class Vitals:
     def stands(self, pipeline: Pipeline, *, failing: bool) -> None:
         """After a turn. failing: the kernel's tables could not be read or made the last time."""
         self.health.node_is(pipeline.table.nodes.get(pipeline.node_name))
+        checks = (pipeline.health_checks, pipeline.node_port_addresses if self._restricted else ())
+        if checks != self._checks:
+            self._checks = checks
+            self.services.serve(*checks)
         reconciler = pipeline.reconciler
         if failing or pipeline.next_due() == 0.0:
             self.health.waiting()

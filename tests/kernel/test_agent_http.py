@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.kernel.agent_processes import Agents, Process
-from tests.kernel.cluster_documents import endpoint_slice, node, service
+from tests.kernel.cluster_documents import endpoint, endpoint_slice, node, service
 from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
@@ -94,6 +94,32 @@ def test_a_node_that_leaves(place, agents, agent):
     eventually(lambda: get(place, HEALTH, "/healthz")[0] == 503, 20)
     assert json.loads(get(place, HEALTH, "/healthz")[1])["nodeEligible"] is False
     assert get(place, HEALTH, "/livez")[0] == 200
+
+
+def test_health_check_of_a_service(place, agents, agent):
+    port = 32101
+    document = service("local", place.free_address())
+    document["spec"] |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port}
+    elsewhere = endpoint(B, node="node-9")
+    agents.wants(document, endpoint_slice("local", [A, elsewhere]))
+    eventually(lambda: refused_or(place, port) == 200, 20)
+    status, body = get(place, port, "/any/path")
+    assert (status, json.loads(body)) == (
+        200,
+        {"service": {"namespace": "shop", "name": "local"}, "localEndpoints": 1, "serviceProxyHealthy": True},
+    )
+    assert f",tcp:{port}" in place.node.run("ipset", "save", "IPVSAGENT-SERVICE")
+    agents.wants(document, endpoint_slice("local", [elsewhere, endpoint(A, "terminating")]))
+    eventually(lambda: refused_or(place, port) == 503, 20)
+    agents.wants(service("local", document["spec"]["clusterIP"]), endpoint_slice("local", [A]))
+    eventually(lambda: refused_or(place, port) is None, 20)
+
+
+def refused_or(place: ProxiedNode, port: int) -> int | None:
+    try:
+        return get(place, port, "/")[0]
+    except ConnectionError:
+        return None
 
 
 def test_a_second_agent_takes_the_ports_over(place, agents, agent):

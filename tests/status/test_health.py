@@ -11,11 +11,13 @@ from queue import SimpleQueue
 
 import pytest
 
-from ipvsagent.address import Family
-from ipvsagent.cluster.objects import Node
+from ipvsagent.address import Address, Family
+from ipvsagent.cluster.objects import Node, ServiceKey
+from ipvsagent.policy.health_checks import HealthCheck
 from ipvsagent.status import listeners as listeners_module
 from ipvsagent.status.health import Health
 from ipvsagent.status.listeners import Fault, Listeners, Place, Response
+from ipvsagent.status.service_health import ServiceHealth
 from ipvsagent.status.supervisor import Supervisor
 
 
@@ -216,3 +218,34 @@ def test_what_systemd_is_told(tmp_path: object) -> None:
 def test_nobody_listens_for_what_we_tell() -> None:
     Supervisor({}).ready()
     Supervisor({"NOTIFY_SOCKET": "/nowhere/at/all"}).ready()
+
+
+def test_health_checks_of_services(served: Listeners, health: Health, clock: Clock) -> None:
+    """Each family for itself, any path, and no opinion of a Node that leaves."""
+    port = free_port()
+    key = ServiceKey("shop", "web")
+    services = ServiceHealth(served, health)
+    services.serve({key: HealthCheck(key, port, {Family.IPV4: 2, Family.IPV6: 0})}, ())
+    status, body, headers = eventually(port)
+    assert (status, headers["X-Load-Balancing-Endpoint-Weight"], headers["X-Content-Type-Options"]) == (
+        200,
+        "2",
+        "nosniff",
+    )
+    assert json.loads(body) == {
+        "service": {"namespace": "shop", "name": "web"},
+        "localEndpoints": 2,
+        "serviceProxyHealthy": True,
+    }
+    health.node_is(Node(name="a", leaving=True))
+    assert get(port, "/whatever")[0] == 200
+    health.waiting()
+    clock.now += 60
+    assert get(port)[0] == 503
+    health.carried_out()
+    services.serve({key: HealthCheck(key, port, {Family.IPV4: 0})}, (Address("127.0.0.1"),))
+    deadline = time.monotonic() + 5
+    while get(port)[0] != 503:
+        assert time.monotonic() < deadline
+    services.serve({}, ())
+    assert refused_within(port, 5)
