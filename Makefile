@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test lint lint-deploy requirements test-native test-kernel bench clean
+.PHONY: help venv setup demo test lint lint-deploy test-image requirements test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -48,6 +48,10 @@ lint-deploy: venv ## manifests against the schemas of Kubernetes
 	@$(VENV)-manifests/bin/python -c 'import kubernetes_validate, yaml' 2>/dev/null || \
 		$(VENV)-manifests/bin/python -m pip install -qq --disable-pip-version-check 'kubernetes-validate>=1.37,<2' 'PyYAML>=6,<7'
 	@$(VENV)-manifests/bin/python -m integration.manifests
+
+test-image: venv ## build the container image and run it, also with real IPVS; as root, takes minutes
+	@sh integration/setup.sh image
+	@integration/image/test.sh
 
 requirements: venv ## write requirements.txt, what the image installs, anew
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check uv

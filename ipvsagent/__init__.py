@@ -31,6 +31,9 @@ Where do I change...
     a setting, an option                     config/schema.py, its table; config/settings.py
     what must be there to start              kernel/host.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
+    what makes the agent unhealthy           status/health.py; a metric: status/metrics.py; told by status/vitals.py
+    an HTTP path                             status/server.py; Services' health checks: policy/health_checks.py
+    how it is deployed                       Containerfile, manifests/, packaging/
     a command                                cli/, one file per command
 
 Layers, held by tests/test_layers.py: cli → agent, once → loop → announce → node, packet_filter → sources, status,
