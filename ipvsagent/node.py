@@ -28,9 +28,9 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import marks_held, set_specs
+from ipvsagent.render.members import MARK_SETS, marks_held, set_specs
 from ipvsagent.render.node_clients import NodeClients
-from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, SetMemberRow, VirtualServerRow
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, VirtualServerRow
 
 
 def lock_path(config: Config) -> Path:
@@ -110,7 +110,7 @@ class Node:
         )
 
     def _node_clients(self, scheduler_works: Callable[[str], bool]) -> NodeClients:
-        held = marks_held(seen.row for seen in self.sets.read(None) if isinstance(seen.row, SetMemberRow))
+        held = marks_held(self.sets.members(MARK_SETS))
         return NodeClients(self.config.node_marks, held, scheduler_works)
 
     def packet_filter(self) -> PacketFilter:

@@ -82,7 +82,7 @@ def sees_marks() -> bool:
     with contextlib.closing(Namespace("marks")) as namespace:
         namespace.ip(["link add mark0 type veth peer name mark1"])
         try:
-            namespace.run("tc", "-batch", "-", stdin=_COUNT.format(device="mark0", mark=FOREIGN))
+            namespace.run("tc", "-batch", "-", stdin=_COUNT.format(device="mark0", bits=FOREIGN, mask=FOREIGN))
         except LabError:
             return False
     return True

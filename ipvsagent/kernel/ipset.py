@@ -76,6 +76,11 @@ class SetTable:
             found = self._present([row for row in keys if isinstance(row, SetMemberRow)])
         return iter([Observed(row, Owner.OURS) for row in found])
 
+    def members(self, names: Iterable[str]) -> list[SetMemberRow]:
+        """All members of these sets; none of one that is not there."""
+        held = self.state()
+        return [row for name in names if name in held for row in self._members(name)]
+
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         first = self._socket.reserve(len(ops))
         packed: list[bytes] = []

@@ -52,6 +52,9 @@ def set_name(noun: str, family: Family) -> str:
     return _PREFIX[family] + noun
 
 
+MARK_SETS = tuple(set_name(_WITH_MARKS, family) for family in Family)
+
+
 def set_specs() -> tuple[SetSpec, ...]:
     """Every set of both families."""
     return tuple(
@@ -112,11 +115,10 @@ def place_of(server_id: VirtualServerId) -> str:
 
 def marks_held(rows: Iterable[SetMemberRow]) -> dict[str, int]:
     """By the place that is marked, as `place_of` names it: the value of the mark, of rows that a kernel held."""
-    names = {set_name(_WITH_MARKS, family) for family in Family}
     held = {}
     for row in rows:
         place, _, text = row.member.partition(" skbmark ")
-        if row.set in names and text:
+        if row.set in MARK_SETS and text:
             held[place] = int(text.partition("/")[0], 16)
     return held
 
