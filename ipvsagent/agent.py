@@ -23,6 +23,7 @@ from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.loop import Loop, RulesRepaired, Stop
 from ipvsagent.packet_filter import PacketFilter, families
+from ipvsagent.sources.configuration import ConfigurationFiles
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.source import Source
 from ipvsagent.status import socket as status_socket
@@ -36,10 +37,15 @@ LOOK_AT_RULES_EVERY = 1.0
 
 
 class Agent:
-    """Built on a prepared node whose lock is held; `run` returns when told to stop."""
+    """Built on a prepared node whose lock is held; `run` returns when told to stop. files: followed, if there are."""
 
     def __init__(
-        self, config: Config, node: AnyNode, source: Source, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        node: AnyNode,
+        source: Source,
+        files: ConfigurationFiles | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._node = node
@@ -48,12 +54,15 @@ class Agent:
         self._vitals = Vitals(config, self._server, os.environ)
         self._source = source
         self._udp_flows = UdpFlows()
+        self._files = files
+        self._rules: PacketFilter | None = None
         self._loop = Loop(
             config,
             node,
             self._inbox,
             self._vitals,
             self._install_rules,
+            self._tell_rules,
             self._source.view,
             self._udp_flows.changed,
             clock,
@@ -67,6 +76,9 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._start_thread("source", self._watch)
+        if self._files:
+            files = self._files
+            self._start_thread("configuration", lambda: files.run(self._inbox, self._stop))
         self._start_thread("addresses", lambda: self._monitor(monitor))
         self._start_thread("udp flows", lambda: self._udp_flows.run(self._inbox.put))
         status_socket.serve(self._node.socket_path, self._inbox, self._stop)
@@ -95,8 +107,14 @@ class Agent:
         if self._node.rules_in_loop:
             self._loop.rules = rules
         else:
+            self._rules = rules
             self._start_thread("rules", lambda: self._keep_rules(rules, said))
         return said
+
+    def _tell_rules(self, config: Config) -> None:
+        self._config = config
+        if self._rules:
+            self._rules.configure(config)
 
     # Threads; each talks to the inbox alone
 
@@ -119,6 +137,8 @@ class Agent:
         while not self._stop.wait(LOOK_AT_RULES_EVERY):
             repaired = 0
             try:
+                if rules.follow():
+                    log.info("packet rules are as the new configuration wants them")
                 repaired = rules.repair()
                 findings = rules.findings()
             except (KernelError, StartError) as error:

@@ -35,6 +35,7 @@ class FindingKind(StrEnum):
     ONE_WAY = "one-way"
     KERNEL_REFUSED = "kernel-refused"
     REMOVAL_HELD = "removal-held"
+    CONFIGURATION = "configuration"
     NODE_UNKNOWN = "node-unknown"
     API_UNREACHABLE = "api-unreachable"
     FALLBACK = "fallback"

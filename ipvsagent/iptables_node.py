@@ -14,9 +14,10 @@ from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import find_variant
 from ipvsagent.kernel.ownership import state_key
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, Setting, Sysctls
-from ipvsagent.node import Recorder, pipeline_for, set_sizes
+from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.iptables import IptablesRenderer
 from ipvsagent.render.members import set_specs
@@ -28,6 +29,17 @@ class IptablesNode:
 
     backend_name = "iptables"
     rules_in_loop = True
+    restart_for = frozenset(
+        [
+            "cluster_cidrs",
+            "detect_local",
+            "masquerade_all",
+            "node_port_addresses",
+            "pod_bridge",
+            "pod_interface_prefix",
+        ]
+    )
+    """They are in every chain of a virtual server."""
 
     def __init__(self, config: Config, findings: tuple[Finding, ...] = ()) -> None:
         self.findings = findings
@@ -94,6 +106,18 @@ class IptablesNode:
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN."""
         self._sysctls.set(self.settings())
+        self.set_limits()
+
+    def scheduler_works(self, name: str) -> bool:
+        """None is asked for: endpoints are chosen at random."""
+        return True
+
+    def policy(self, config: Config) -> PolicyOptions:
+        return policy_options(config, at_random=True, localhost=serves_localhost(config))
+
+    def reconfigure(self, config: Config) -> None:
+        """Take up what may change while the agent runs."""
+        self.config = config
         self.set_limits()
 
     def set_limits(self) -> None:

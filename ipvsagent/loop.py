@@ -26,7 +26,9 @@ from ipvsagent.model import VirtualServer
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.report import Report
+from ipvsagent.reconfiguration import Reconfiguration
 from ipvsagent.rows import AddressRow
+from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status import socket as status_socket
@@ -65,8 +67,8 @@ class Loop:
     """install_rules: writes the packet rules and sees to it that they stay; called until it returns once.
 
     It raises KernelError and StartError, and what it finds wrong is returned. rules: those that the loop itself keeps,
-    where virtual servers are rules, too; None = another thread does.
-    udp_changed: told of UDP virtual servers whose real servers are not what they were; must not wait.
+    where virtual servers are rules, too; None = another thread does. tell_rules: tells that one that there is another
+    configuration. udp_changed: told of UDP virtual servers whose real servers are not what they were; must not wait.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Loop:
         inbox: Inbox,
         vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
+        tell_rules: Callable[[Config], None],
         source_view: Callable[[], SourceView],
         udp_changed: Callable[[Sequence[VirtualServer]], None],
         clock: Callable[[], float],
@@ -92,6 +95,7 @@ class Loop:
         self._udp_changed = udp_changed
         self._book = FindingBook()
         self._pipeline = node.pipeline(self._backend, window=config.window)
+        self._reconfiguration = Reconfiguration(config, node, self._pipeline, tell_rules)
         self._born = clock()
         self._changed_at: float | None = None
         self._round_ended = float("-inf")
@@ -162,6 +166,8 @@ class Loop:
             self._learn(self._pipeline.take(message, now))
         elif isinstance(message, Findings):
             self._learn([(message.origin, message.findings)])
+        elif isinstance(message, NewConfig):
+            self._learn(self._reconfiguration.take(message, self._clock()))
         elif isinstance(message, AddressChange) and message.interface == self._config.interface:
             self._odd_addresses |= message.odd
             self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
@@ -251,7 +257,7 @@ class Loop:
         """What is wrong with the host, and left to its operator."""
         if self._node.unset_limits:
             self._node.set_limits()
-        self._learn([("limits", self._node.unset_limits)])
+        self._learn([("limits", self._node.unset_limits), *self._reconfiguration.retry(self._clock())])
         families = {server_id.family for server_id in self._pipeline.desired}
         kept, changed = self._node.keep_settings(self._clock())
         self._learn([("host", (*host.host_findings(families), *kept))])

@@ -61,6 +61,8 @@ class Node:
 
     backend_name = "ipvs"
     rules_in_loop = False
+    restart_for: frozenset[str] = frozenset()
+    """Settings that this backend takes up at its start only, beside those that the agent does."""
     findings: tuple[Finding, ...] = ()
 
     def __init__(self, config: Config, *, load_modules: bool = False) -> None:
@@ -169,10 +171,7 @@ class Node:
         stay ours when its address goes first.
         """
         self.prepare_host()
-        config = self.config
-        idle = config.idle_timeout or config.tcp_timeout
-        if idle or config.tcp_fin_timeout or config.udp_timeout:
-            self.ipvs.set_timeouts(int(idle), int(config.tcp_fin_timeout), int(config.udp_timeout))
+        self._set_timeouts()
         self._make_ready()
         self.mend_addresses()
         owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
@@ -186,6 +185,22 @@ class Node:
         self._sysctls.set(self.settings())
         self.set_limits()
 
+    def policy(self, config: Config) -> PolicyOptions:
+        return policy_options(config, self.scheduler_works)
+
+    def reconfigure(self, config: Config) -> None:
+        """Take up what may change while the agent runs. Raises KernelError."""
+        before, self.config = self.config, config
+        self.ownership.exclude(map(str, config.excluded))
+        if _timeouts(before) != _timeouts(config):
+            self._set_timeouts()
+        self.set_limits()
+
+    def _set_timeouts(self) -> None:
+        timeouts = _timeouts(self.config)
+        if any(timeouts):
+            self.ipvs.set_timeouts(*timeouts)
+
     def set_limits(self) -> None:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
@@ -198,6 +213,11 @@ def set_sizes(sets: SetTable) -> dict[str, int]:
         sets.ensure(set_specs())
         state = sets.state()
     return {name: header.elements for name, header in state.items()}
+
+
+def _timeouts(config: Config) -> tuple[int, int, int]:
+    """Of IPVS, in seconds: idle TCP, TCP after a FIN, UDP; 0 leaves the kernel's alone."""
+    return int(config.idle_timeout or config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout)
 
 
 def empty_recorder(ops: list[Op], mark_mask: int) -> Backend:
@@ -220,7 +240,18 @@ def pipeline_for(
     at_random, localhost: of the iptables backend, see PolicyOptions.
     """
     drains = Drains(config.drain_timeout, window)
-    options = PolicyOptions(
+    options = policy_options(config, scheduler_works, at_random=at_random, localhost=localhost)
+    return Pipeline(config.node_name, options, backend, drains)
+
+
+def policy_options(
+    config: Config,
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
+    *,
+    at_random: bool = False,
+    localhost: bool = False,
+) -> PolicyOptions:
+    return PolicyOptions(
         scheduler=config.scheduler,
         allowed_external=config.allowed_external,
         node_ports_on=config.node_port_addresses,
@@ -231,4 +262,3 @@ def pipeline_for(
         at_random=at_random,
         localhost=localhost,
     )
-    return Pipeline(config.node_name, options, backend, drains)

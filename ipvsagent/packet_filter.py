@@ -69,6 +69,7 @@ class PacketFilter:
     # tables: of every family, if they do more than hold these rules
     def __init__(self, config: Config, kind: Kind = BESIDE_IPVS, tables: Sequence[RuleTable] = ()) -> None:
         self._config = config
+        self._next: Config | None = None
         self._kind = kind
         self.variant = tables[0].variant if tables else find_variant()
         self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
@@ -86,6 +87,23 @@ class PacketFilter:
     def repair(self) -> int:
         """As `install`, and next to nothing when nobody changed any rule since."""
         return sum(self._install(table) for table in self._tables if table.changed())
+
+    def configure(self, config: Config) -> None:
+        """The next `follow` takes it up. Any thread may call this."""
+        self._next = config
+
+    def follow(self) -> bool:
+        """Write the rules of a new configuration; False if there is none. Raises as `install`, and is then to be
+        called again."""
+        config = self._next
+        if config is None:
+            return False
+        self._config = config
+        self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
+        changed = self.install() > 0
+        if self._next is config:
+            self._next = None
+        return changed
 
     def remove(self) -> None:
         for table in self._tables:

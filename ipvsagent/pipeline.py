@@ -36,6 +36,7 @@ class Pipeline:
         self.reconciler = Reconciler(self.desired, backend, drains)
         self.audit = Audit(self.reconciler, backend)
         self.node_name = node_name
+        self._drains = drains
         self._options = options
         self._interface_addresses: frozenset[Address] = frozenset()
         self._facts_findings: tuple[Finding, ...] = ()
@@ -67,6 +68,18 @@ class Pipeline:
         self._interface_addresses = frozenset(addresses)
         self._dirty |= self._learn_facts()
         self._fix(0.0)
+        return [("nodes", self._facts_findings)]
+
+    def reconfigure(self, options: PolicyOptions, drain_timeout: float, now: float) -> Origins:
+        """Other choices of the operator: everything is worked out anew, as at a start. A drain under way keeps its
+        deadline."""
+        self._drains.timeout = drain_timeout
+        if options == self._options:
+            return []
+        self._options = options
+        self._learn_facts()
+        self._dirty |= set(self.table.services)
+        self._fix_pods(now)
         return [("nodes", self._facts_findings)]
 
     def begin(self, now: float) -> Report:

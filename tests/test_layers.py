@@ -15,7 +15,7 @@ LAYERS = [
     {"cli", "__main__"},
     {"agent", "once"},
     {"loop"},
-    {"announce", "checks"},
+    {"announce", "checks", "reconfiguration"},
     {"node", "iptables_node", "packet_filter", "choice", "udp_flows"},
     {"sources", "status", "kernel"},
     {"pipeline"},

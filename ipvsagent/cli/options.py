@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
 from msgspec import Struct
 
-from ipvsagent.config import Config, Remark, node_name, resolve
+from ipvsagent.config import Config, Remark, for_this_node, resolve
 from ipvsagent.config.kinds import Kind
 from ipvsagent.config.resolve import ENTRIES
 from ipvsagent.config.schema import SECTIONS, Setting
 from ipvsagent.errors import ConfigError
+from ipvsagent.sources.configuration import ConfigurationFiles
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,16 +34,17 @@ interface = click.option(
 
 
 class Given(Struct, frozen=True):
-    """A command's settings, and what they were made from. written: as they were given; config: with the node's name."""
+    """A command's settings, and what they were made from. written: as they were given; config: with the node's name.
+    files: contents by name."""
 
     written: Config
     warnings: tuple[Remark, ...]
     options: dict[str, str | tuple[str, ...]]
-    files: tuple[Path, ...]
+    files: dict[str, bytes]
 
     @property
     def config(self) -> Config:
-        return msgspec.structs.replace(self.written, node_name=node_name(self.written.node_name))
+        return for_this_node(self.written)
 
 
 class TextOption(click.Option):
@@ -127,8 +128,8 @@ def given(options: dict[str, Any]) -> Given:
         text = options.pop(_parameter(entry.options), None) if entry.options else None
         if text not in (None, ()):
             texts[entry.options[0]] = text
-    files = options.pop("files")
-    resolved = resolve(texts, read_files(files))
+    files = read_files(options.pop("files"))
+    resolved = resolve(texts, files)
     config = resolved.required()
     return Given(config, resolved.warnings, texts, files)
 
@@ -144,3 +145,10 @@ def read_files(paths: Iterable[Path]) -> dict[str, bytes]:
     if problems:
         raise ConfigError(problems)
     return contents
+
+
+def followed(settings: Given) -> ConfigurationFiles | None:
+    """Its files, to be followed; None if there are none."""
+    if not settings.files or "-" in settings.files:
+        return None
+    return ConfigurationFiles(map(Path, settings.files), settings.options, settings.files)

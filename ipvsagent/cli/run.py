@@ -13,7 +13,7 @@ import click
 
 from ipvsagent.agent import Agent
 from ipvsagent.choice import open_node
-from ipvsagent.cli.options import PATH, SettingsCommand, given, setting_options
+from ipvsagent.cli.options import PATH, SettingsCommand, followed, given, setting_options
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
 from ipvsagent.errors import StartError
@@ -86,7 +86,7 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     try:
         if once:
             return 0 if apply_once(config, node, source) else 1
-        Agent(config, node, source).run()
+        Agent(config, node, source, followed(settings)).run()
         return 0
     finally:
         lock.release()

@@ -7,6 +7,7 @@
     kinds.py      what may be written for a setting, in a document and on a command line
     parsers.py    durations, CIDRs, addresses
     resolve.py    defaults, documents and options become a Config; every problem at once
+    takeover.py   what of a new Config a running agent takes up
     write.py      a Config as documents that load back to it
 
 A new setting is a field of `Config` and a line of the table; option, help text and document follow from it. Nothing
@@ -16,7 +17,7 @@ here reads the environment, and nothing else in the program reads a setting from
 from ipvsagent.config.parsers import Network, parse_duration, parse_network
 from ipvsagent.config.remarks import Remark
 from ipvsagent.config.resolve import Resolved, resolve
-from ipvsagent.config.settings import Backend, Config, node_name
+from ipvsagent.config.settings import Backend, Config, for_this_node, node_name
 
 __all__ = [
     "Backend",
@@ -24,6 +25,7 @@ __all__ = [
     "Network",
     "Remark",
     "Resolved",
+    "for_this_node",
     "node_name",
     "parse_duration",
     "parse_network",

@@ -218,11 +218,6 @@ class _Reading:
             setting = next(s for s in SETTINGS if s.field == field)
             at = self.origins["detect_local"]
             self.problems.append(_because(at, f"{mode} needs {setting.path if at.file else setting.options[0]}"))
-        bit = 1 << self.values.get("masquerade_bit", Config().masquerade_bit)
-        if self.values.get("local_mark_mask", Config().local_mark_mask) & bit:
-            at = self.origins.get("local_mark_mask") or self.origins["masquerade_bit"]
-            other = "iptables.masqueradeBit" if "local_mark_mask" in self.origins else "localMarkMask"
-            self.problems.append(_because(at, f"shares a bit with {other}"))
         if self.values.get("idle_timeout") and self.values.get("tcp_timeout"):
             at = self.origins["idle_timeout"]
             second = self.origins["tcp_timeout"]

@@ -145,6 +145,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="IPVS scheduler of every virtual server: any that the kernel has.",
         section=_SERVED,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "excluded",
@@ -155,6 +156,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="Virtual servers in these CIDRs that the agent did not make are never touched.",
         section=_SERVED,
         planned=True,
+        live=True,
     ),
     _agent(
         "allowed_external",
@@ -164,6 +166,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="CIDRs from which Services may take externalIPs; none by default.",
         section=_SERVED,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "node_port_addresses",
@@ -173,6 +176,7 @@ SETTINGS: tuple[Setting, ...] = (
         help='CIDRs of node addresses that serve node ports, or "primary"; all by default.',
         section=_SERVED,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "bind_address",
@@ -192,6 +196,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="How long a real server may keep old TCP connections after its endpoint left; 0 = not at all.",
         section=_SERVED,
         planned=True,
+        live=True,
     ),
     _agent(
         "interface",
@@ -241,6 +246,7 @@ SETTINGS: tuple[Setting, ...] = (
         "source, all other is masqueraded.",
         section=_RULES,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "detect_local",
@@ -250,6 +256,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="How traffic of pods is told from other traffic; NodeCIDR takes the Node's pod CIDRs.",
         section=_RULES,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "pod_bridge",
@@ -259,6 +266,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="For mode BridgeInterface.",
         section=_RULES,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "pod_interface_prefix",
@@ -268,6 +276,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="For mode InterfaceNamePrefix.",
         section=_RULES,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "masquerade_all",
@@ -277,6 +286,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="Masquerade all traffic to cluster IPs.",
         section=_RULES,
         planned=True,
+        live=True,
     ),
     _kube_proxy(
         "masquerade_bit",
@@ -314,6 +324,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--ipvs-tcp-timeout",
         help="IPVS timeout of idle TCP connections; 0 = the kernel's.",
         section=_HOST,
+        live=True,
     ),
     _kube_proxy(
         "tcp_fin_timeout",
@@ -323,6 +334,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--ipvs-tcpfin-timeout",
         help="IPVS timeout after a FIN; 0 = the kernel's.",
         section=_HOST,
+        live=True,
     ),
     _kube_proxy(
         "udp_timeout",
@@ -332,6 +344,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--ipvs-udp-timeout",
         help="IPVS timeout of UDP flows; 0 = the kernel's.",
         section=_HOST,
+        live=True,
     ),
     _kube_proxy(
         "strict_arp",
@@ -466,6 +479,7 @@ SETTINGS: tuple[Setting, ...] = (
         "--log-level",
         help="What is written to standard error.",
         section=_PROCESS,
+        live=True,
     ),
     _agent(
         "state_dir",

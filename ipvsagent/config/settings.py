@@ -7,6 +7,7 @@ import socket
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from ipvsagent.config.parsers import Network
@@ -126,3 +127,8 @@ def node_name(override: str) -> str:
     """The name under which this node's objects are found: the override, else the host name; trimmed, lower case
     (cmd/kube-proxy/app/options.go)."""
     return (override.strip() or socket.gethostname()).strip().lower()
+
+
+def for_this_node(config: Config) -> Config:
+    """With the node's name filled in."""
+    return msgspec.structs.replace(config, node_name=node_name(config.node_name))

@@ -190,7 +190,11 @@ class Ownership:
     def __init__(self, ledger: Ledger, bound: set[Address], excluded: Iterable[str | Network] = ()) -> None:
         self.ledger = ledger
         self.bound = bound
-        self._excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in excluded]
+        self.exclude(excluded)
+
+    def exclude(self, networks: Iterable[str | Network]) -> None:
+        """From now on these, and no others. What we added ourselves stays ours."""
+        self._excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in networks]
 
     def owner_of(self, server: VirtualServerId) -> Owner:
         if server in self.ledger:

@@ -89,7 +89,7 @@ class Reconciler:
         """Shared rows that are needed whatever the Services are."""
         for op in self.shared.fix(rows):
             if self.started and isinstance(op.row, SharedRow):
-                self.shared.retry.doubt(op.row, now)
+                self.shared.change(op.row, now)
 
     def shared_changed(self, row: SharedRow, present: bool, now: float) -> None:
         """The kernel told that an address came to, or left, our interface. Our own writes agree and cost nothing."""

@@ -30,6 +30,7 @@ class SharedRows:
         self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
         self._fixed: tuple[SharedRow, ...] = ()
+        self._awaited: set[SharedRow] = set()  # of the fixed ones, those that are yet to be written or deleted
         self.sizes: Counter[str] = Counter()
         self.retry: RetryQueue[SharedRow] = RetryQueue()
         self.held = False
@@ -61,6 +62,11 @@ class SharedRows:
         """Rows that are needed whatever the Services are, in place of those named before."""
         lost, self._fixed = self._fixed, tuple(rows)
         return self._exchange(self._fixed, lost)
+
+    def change(self, row: SharedRow, now: float) -> None:
+        """A fixed row that came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
+        self._awaited.add(row)
+        self.retry.doubt(row, now)
 
     def _exchange(self, gained: Iterable[SharedRow], lost: Iterable[SharedRow]) -> list[Op]:
         ops = []
@@ -170,8 +176,9 @@ class SharedRows:
         """No write of ours failed: somebody else changed it."""
         assert isinstance(op.row, SharedRow)
         suspect = self.retry.get(op.row)
-        return suspect is not None and suspect.attempts == 0
+        return suspect is not None and suspect.attempts == 0 and op.row not in self._awaited
 
     def _settle(self, row: SharedRow, report: Report) -> None:
+        self._awaited.discard(row)
         self.retry.settle(row)
         report.say(row)

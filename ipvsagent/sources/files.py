@@ -90,6 +90,20 @@ def _visible(folder: str) -> Iterator[str]:
         yield os.path.join(folder, name)
 
 
+SETTLED_AFTER = 1.0
+"""A file that was not touched for so many seconds is taken to be complete."""
+
+
+def is_settled(before: Stamp | None, stamp: Stamp, now: float) -> bool:
+    """It was put in its place as a whole, or it has been left alone for one look or for SETTLED_AFTER.
+
+    before: its stamp at the look before. now: seconds since 1970.
+    """
+    if before is not None and (before == stamp or before.inode != stamp.inode):
+        return True
+    return now - stamp.modified / 1e9 > SETTLED_AFTER
+
+
 def read_whole(path: str, stamp: Stamp) -> bytes | Busy:
     """The content that the stamp belongs to. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

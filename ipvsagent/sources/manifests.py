@@ -21,15 +21,13 @@ from ipvsagent.cluster.manifests import Unreadable, read_manifest
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.errors import SourceError
 from ipvsagent.findings import Finding
-from ipvsagent.sources.files import DOES_NOT_EXIST, Busy, Listing, Stamp, list_files, read_whole
+from ipvsagent.sources.files import DOES_NOT_EXIST, Busy, Listing, Stamp, is_settled, list_files, read_whole
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
 
 POLL_INTERVAL = 0.2
 SCAN_SHARE = 0.005
 """Scanning takes no more than this share of a core."""
-SETTLED_AFTER = 1.0
-"""A file that was not touched for so many seconds is taken to be complete."""
 PATIENCE = 5.0
 """After so many seconds of waiting for a file to be complete, or to come back, that is a finding, or it is gone."""
 
@@ -117,7 +115,7 @@ class ManifestSource:
         if tracked.since is None:
             tracked.since = now
         problem = Busy.CHANGING.value
-        if _is_settled(before, stamp):
+        if is_settled(before, stamp, time.time()):
             try:
                 content = read_whole(path, stamp)
             except FileNotFoundError:
@@ -178,13 +176,6 @@ class ManifestSource:
             messages.append(msgspec.structs.replace(changes, synced=True))
         messages.extend(Findings(f"manifests {name}".rstrip(), found) for name, found in update.findings.items())
         return messages
-
-
-def _is_settled(before: Stamp | None, stamp: Stamp) -> bool:
-    """It was put in its place as a whole, or it has been left alone for one poll or for SETTLED_AFTER."""
-    if before is not None and (before == stamp or before.inode != stamp.inode):
-        return True
-    return time.time() - stamp.modified / 1e9 > SETTLED_AFTER
 
 
 def _is_at_or_below(path: str, folder: str) -> bool:

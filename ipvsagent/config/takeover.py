@@ -1,0 +1,41 @@
+"""What of a new configuration a running agent takes up, and what waits for a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from ipvsagent.config.remarks import Remark
+from ipvsagent.config.schema import SETTINGS
+from ipvsagent.config.settings import Config
+from ipvsagent.findings import Finding, FindingKind, Severity
+
+
+def taken_up(
+    running: Config, wanted: Config, origins: Mapping[str, Remark], restart_for: Collection[str] = ()
+) -> tuple[Config, tuple[Finding, ...]]:
+    """(the configuration to go on with, what needs a restart).
+
+    origins: where wanted values were written. restart_for: fields that this backend cannot take up, either.
+    """
+    values = {}
+    waiting = []
+    for setting in SETTINGS:
+        old, new = getattr(running, setting.field), getattr(wanted, setting.field)
+        if old == new:
+            continue
+        if setting.live and setting.field not in restart_for:
+            values[setting.field] = new
+            continue
+        at = origins.get(setting.field, Remark("", setting.path, setting.document.kind if setting.document else ""))
+        write = setting.kind.write
+        reason = f"is {write(old)!r} and becomes {write(new)!r} when the agent is restarted"
+        waiting.append(finding(msgspec.structs.replace(at, reason=reason)))
+    return msgspec.structs.replace(running, **values), tuple(waiting)
+
+
+def finding(remark: Remark, severity: Severity = Severity.WARNING) -> Finding:
+    """A remark as what status, log and metrics show."""
+    subject, field = (remark.kind, remark.path) if remark.kind else (remark.path or "configuration", "")
+    return Finding(FindingKind.CONFIGURATION, subject, remark.reason, field, remark.file, severity)

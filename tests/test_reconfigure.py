@@ -1,0 +1,86 @@
+"""A configuration taken up by a running pipeline leaves the kernel as one that began with it."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from ipvsagent.cluster.objects import Changes
+from ipvsagent.config import Config, parse_network
+from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.node import pipeline_for, policy_options
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.report import Report
+from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.render.members import set_specs
+from ipvsagent.render.node_clients import NodeClients
+from ipvsagent.sources.manifests import ManifestSource
+
+CLUSTER = (Path(__file__).parent / "golden" / "every-address" / "cluster.yaml").read_bytes()
+CONFIGS = {
+    "defaults": Config(),
+    "scheduler": Config(scheduler="lc"),
+    "node ports": Config(node_port_addresses=("172.16.0.0/16",)),
+    "external": Config(allowed_external=(parse_network("0.0.0.0/0"), parse_network("::/0"))),
+    "pods": Config(cluster_cidrs=(parse_network("10.200.0.0/16"),)),
+    "pods of the node": Config(detect_local="NodeCIDR"),
+}
+
+
+@cache
+def cluster_changes() -> Changes:
+    name = b"metadata: {name: node-1}\n"
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "cluster.yaml"
+        file.write_bytes(CLUSTER.replace(name, name + b"spec: {podCIDRs: [10.200.1.0/24]}\n"))
+        return ManifestSource([file]).load_once()[0]
+
+
+class Running:
+    def __init__(self, config: Config) -> None:
+        self.kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
+        self.kernel.sets.ensure(set_specs())
+        clients = NodeClients(config.node_marks)
+        tables = (self.kernel.ipvs, self.kernel.addresses, self.kernel.sets)
+        self.backend = Backend(IpvsRenderer(), *tables, node_clients=clients)
+        config = Config(**{**{f: getattr(config, f) for f in config.__struct_fields__}, "node_name": "node-1"})
+        self.pipeline: Pipeline = pipeline_for(config, self.backend, window=0)
+        changes = cluster_changes()
+        self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
+        self.pipeline.take(changes, 0.0)
+        self.pipeline.start(0.0)
+
+    def take_up(self, config: Config, now: float) -> Report:
+        self.pipeline.reconfigure(policy_options(config), config.drain_timeout, now)
+        return self.pipeline.round(now)
+
+
+@pytest.fixture(scope="module")
+def wanted() -> dict[str, object]:
+    return {name: Running(config).kernel.snapshot() for name, config in CONFIGS.items()}
+
+
+def test_the_configurations_differ(wanted: dict[str, object]) -> None:
+    states = list(wanted.values())
+    assert all(states[i] != states[j] for i in range(len(states)) for j in range(i))
+
+
+@pytest.mark.parametrize(("before", "after"), list(permutations(CONFIGS, 2)))
+def test_as_if_begun_with_it(before: str, after: str, wanted: dict[str, object]) -> None:
+    running = Running(CONFIGS[before])
+    assert running.kernel.snapshot() == wanted[before]
+    report = running.take_up(CONFIGS[after], 1.0)
+    assert running.kernel.snapshot() == wanted[after]
+    assert not report.drift and not report.failures
+    assert running.pipeline.round(2.0).written == 0
+
+
+def test_the_same_again_costs_nothing() -> None:
+    running = Running(Config())
+    assert running.pipeline.reconfigure(policy_options(Config()), 60.0, 1.0) == []
+    assert running.pipeline.next_due() is None or running.pipeline.round(2.0).written == 0
