@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from ipvsagent.address import parse_address
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
@@ -255,6 +256,7 @@ def policy_options(
         scheduler=config.scheduler,
         allowed_external=config.allowed_external,
         node_ports_on=config.node_port_addresses,
+        known_as=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
         pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
         pods_of_node=config.detect_local == "NodeCIDR",
         scheduler_works=scheduler_works,

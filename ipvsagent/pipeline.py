@@ -157,6 +157,7 @@ class Pipeline:
             self.table.nodes,
             self._interface_addresses,
             self._options.node_ports_on,
+            self._options.known_as,
             localhost=self._options.localhost,
         )
         if facts == self._facts:

@@ -44,9 +44,7 @@ class Reconfiguration:
         return self._take_up(self._wanted, now) if self._wanted and self._incomplete else []
 
     def _take_up(self, wanted: NewConfig, now: float) -> Origins:
-        config, waiting = taken_up(
-            self._config, wanted.config, wanted.origins, self._node.restart_for
-        )
+        config, waiting = taken_up(self._config, wanted.config, wanted.origins, self._node.restart_for)
         findings = list(waiting)
         self._incomplete = False
         if config.scheduler != self._config.scheduler and not self._node.scheduler_works(config.scheduler):

@@ -26,6 +26,7 @@ CONFIGS = {
     "defaults": Config(),
     "scheduler": Config(scheduler="lc"),
     "node ports": Config(node_port_addresses=("172.16.0.0/16",)),
+    "known as": Config(bind_address="10.244.1.254", node_port_addresses=("primary",)),
     "external": Config(allowed_external=(parse_network("0.0.0.0/0"), parse_network("::/0"))),
     "pods": Config(cluster_cidrs=(parse_network("10.200.0.0/16"),)),
     "pods of the node": Config(detect_local="NodeCIDR"),

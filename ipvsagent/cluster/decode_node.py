@@ -16,11 +16,11 @@ def node_of(item: wire.Node, findings: list[Finding]) -> Node:
     """Adds to `findings` what it leaves out. Raises Broken."""
     metadata = item.metadata or NO_METADATA
     key = ObjectKey("Node", "", identity_of(metadata)[1])
-    addresses: dict[Address, None] = {}
+    found: dict[str, dict[Address, None]] = {"InternalIP": {}, "ExternalIP": {}}
     for index, entry in enumerate((item.status.addresses or ()) if item.status else ()):
-        if entry.type in ("InternalIP", "ExternalIP") and entry.address:
+        if entry.type in found and entry.address:
             try:
-                addresses[parse_address(entry.address)] = None
+                found[entry.type][parse_address(entry.address)] = None
             except ValueError:
                 reason = f"{quoted(entry.address)} is not an IP address; it is left out"
                 findings.append(left_out(key, f"status.addresses[{index}].address", reason))
@@ -35,7 +35,8 @@ def node_of(item: wire.Node, findings: list[Finding]) -> Node:
             findings.append(left_out(key, f"spec.podCIDRs[{index}]", reason))
     return Node(
         name=key.name,
-        addresses=tuple(addresses),
+        # The first of a family is the one the node is known by (GetNodeHostIPs, pkg/util/node/node.go).
+        addresses=tuple(found["InternalIP"] | found["ExternalIP"]),
         zone=(metadata.labels or {}).get(ZONE_LABEL, ""),
         # As NodeEligible in pkg/proxy/healthcheck/proxy_health.go.
         leaving=bool(metadata.deletionTimestamp) or any(taint.key == AUTOSCALER_TAINT for taint in spec.taints or ()),

@@ -186,7 +186,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="This node's first address, instead of what its Node object says. No socket is bound to it.",
         section=_SERVED,
         planned=True,
-        pending=True,
+        live=True,
     ),
     _agent(
         "drain_timeout",

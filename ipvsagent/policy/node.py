@@ -20,7 +20,7 @@ class NodeFacts(Struct, frozen=True):
     """name, zone: this node's, "" if unknown.
 
     own_addresses:       on interfaces other than ours, or in this Node's object: served, never bound.
-    node_addresses:      of this Node's object; the node's interfaces' if it has none.
+    node_addresses:      of this Node's object, and the one the operator gave; the interfaces' if there are none.
     node_port_addresses: where node ports are served, sorted.
     other_nodes:         addresses of other Nodes -> their names: never served here.
     weights, zones:      of every Node that says, by name.
@@ -41,15 +41,19 @@ def node_facts(
     nodes: Mapping[str, Node],
     interface_addresses: frozenset[Address],
     node_ports_on: Iterable[str],
+    known_as: Address | None = None,
     *,
     localhost: bool = False,
 ) -> tuple[NodeFacts, tuple[Finding, ...]]:
     """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
 
     node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
+    known_as: this node's first address of its family, whatever its object says.
+    A Node object that has no addresses yet is not waited for, as kube-proxy does it: it takes part when they come.
     """
     findings: list[Finding] = []
     own = nodes.get(name)
+    of_object = (*((known_as,) if known_as else ()), *(own.addresses if own else ()))
     weights = {}
     for other, node in nodes.items():
         text = node.annotations.get(NODE_WEIGHT, "").strip()
@@ -64,18 +68,18 @@ def node_facts(
     facts = NodeFacts(
         name=name,
         zone=own.zone if own else "",
-        own_addresses=interface_addresses | frozenset(own.addresses if own else ()),
-        node_addresses=frozenset(own.addresses if own and own.addresses else interface_addresses),
+        own_addresses=interface_addresses | frozenset(of_object),
+        node_addresses=frozenset(of_object or interface_addresses),
         node_port_addresses=(
             *((Address("127.0.0.1"),) if localhost else ()),
-            *_node_port_addresses(own, interface_addresses, tuple(node_ports_on)),
+            *_node_port_addresses(of_object, interface_addresses, tuple(node_ports_on)),
         ),
         other_nodes={
             address: other
             for other, node in sorted(nodes.items())
             if other != name
             for address in node.addresses
-            if address not in interface_addresses
+            if address not in interface_addresses and address != known_as
         },
         weights=weights,
         zones={other: node.zone for other, node in nodes.items() if node.zone},
@@ -84,13 +88,13 @@ def node_facts(
 
 
 def _node_port_addresses(
-    own: Node | None, addresses: frozenset[Address], wanted: tuple[str, ...]
+    of_object: Iterable[Address], addresses: frozenset[Address], wanted: tuple[str, ...]
 ) -> tuple[Address, ...]:
     """As pkg/proxy/util/nodeport_addresses.go: CIDRs choose among the node's addresses; a family that no CIDR
     names is not restricted; "primary" is the Node's first address of each family."""
     if wanted == (PRIMARY,):
         first: dict[Family, Address] = {}
-        for address in own.addresses if own else ():
+        for address in of_object:
             first.setdefault(family_of(address), address)
         return tuple(sorted(first.values()))
     networks: list[Network] = [ipaddress.ip_network(cidr, strict=False) for cidr in wanted]

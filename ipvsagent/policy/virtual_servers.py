@@ -39,6 +39,7 @@ class PolicyOptions(Struct, frozen=True):
 
     allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
     edit a Service can take over any address with them (CVE-2020-8554).
+    known_as:         this node's first address of its family, None = as its Node object says.
     pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
     scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
     at_random:        there are no schedulers, endpoints are chosen at random by weight.
@@ -48,6 +49,7 @@ class PolicyOptions(Struct, frozen=True):
     scheduler: str = "rr"
     allowed_external: tuple[Network, ...] = ()
     node_ports_on: tuple[str, ...] = ()
+    known_as: Address | None = None
     pod_networks: tuple[Network, ...] = ()
     pods_of_node: bool = False
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__

@@ -64,7 +64,7 @@ class SharedRows:
         return self._exchange(self._fixed, lost)
 
     def change(self, row: SharedRow, now: float) -> None:
-        """A fixed row that came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
+        """A fixed row came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
         self._awaited.add(row)
         self.retry.doubt(row, now)
 

@@ -260,7 +260,7 @@ NODES = [
             }
         ),
         "addresses",
-        ("192.0.2.1", "10.0.0.1"),
+        ("10.0.0.1", "192.0.2.1"),
     ),
     (node(status={"addresses": None}), "addresses", ()),
     (node(labels={"topology.kubernetes.io/zone": "z1"}), "zone", "z1"),

@@ -58,3 +58,28 @@ def test_a_node_weight_that_is_none_is_said() -> None:
 def test_an_unknown_node_has_no_zone_and_everything_is_another_node() -> None:
     facts, _ = node_facts("nowhere", NODES, ON_INTERFACES, ())
     assert facts.zone == "" and set(facts.other_nodes) == set(addresses("172.16.9.1 172.16.0.2"))
+
+
+@pytest.mark.parametrize(
+    ("known_as", "primary"),
+    [
+        ("172.16.9.1", "172.16.9.1 fd00:172::1"),
+        ("192.0.2.1", "192.0.2.1 fd00:172::1"),
+        ("fd00:9::9", "172.16.0.1 fd00:9::9"),
+    ],
+)
+def test_an_address_that_the_operator_gave_is_the_first_of_its_family(known_as: str, primary: str) -> None:
+    facts, _ = node_facts("here", NODES, ON_INTERFACES, ["primary"], Address(known_as))
+    assert facts.node_port_addresses == addresses(primary)
+    assert Address(known_as) in facts.own_addresses and Address(known_as) in facts.node_addresses
+
+
+def test_an_address_that_the_operator_gave_is_no_other_nodes() -> None:
+    facts, _ = node_facts("here", NODES, ON_INTERFACES, (), Address("172.16.0.2"))
+    assert facts.other_nodes == {}
+
+
+def test_a_node_without_addresses_is_known_by_its_interfaces() -> None:
+    facts, _ = node_facts("here", {"here": Node(name="here")}, ON_INTERFACES, ())
+    assert facts.node_addresses == ON_INTERFACES
+    assert node_facts("here", {"here": Node(name="here")}, ON_INTERFACES, ["primary"])[0].node_port_addresses == ()
