@@ -79,7 +79,7 @@ class Pipeline:
         self._options = options
         self._learn_facts()
         self._dirty |= set(self.table.services)
-        self._fix_pods(now)
+        self._fix(now)
         return [("nodes", self._facts_findings)]
 
     def begin(self, now: float) -> Report:
