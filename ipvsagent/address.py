@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import NewType
 
 Address = NewType("Address", str)
+SPECIAL_IPV4 = frozenset({"0", "127", "169", "255", *map(str, range(224, 240))})
+"""First octets under which some address is not an ordinary one."""
 
 
 class Family(StrEnum):
@@ -31,9 +33,11 @@ def parse_address(text: str) -> Address:
     (k8s.io/utils/net/parse.go). Raises ValueError for anything else that is no address, zones included.
     """
     text = text.strip()
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
     try:
-        return Address(socket.inet_ntop(family, socket.inet_pton(family, text)))
+        if ":" in text:
+            return Address(socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text)))
+        socket.inet_pton(socket.AF_INET, text)  # takes the canonical form alone
+        return Address(text)
     except (OSError, ValueError):
         octets = text.split(".")
         if len(octets) == 4 and all(o.isascii() and o.isdigit() and int(o) < 256 for o in octets):
@@ -58,6 +62,16 @@ def unpack(packed: bytes) -> Address:
 def endpoint_text(address: Address, port: int) -> str:
     """`10.0.0.1:80` or `[fd00::1]:80`, as `ipvsadm -n` prints it."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def is_ordinary_ipv4(text: str) -> bool:
+    """The canonical form of an IPv4 address that `why_not_reachable` has nothing against. False proves nothing: it is
+    told by the first octet alone, because this is asked for each endpoint of a cluster."""
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return text[: text.index(".")] not in SPECIAL_IPV4
 
 
 def why_not_reachable(address: Address) -> str | None:

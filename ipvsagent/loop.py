@@ -4,6 +4,7 @@ with; what other threads know comes through the inbox, and it starts none of the
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -213,6 +214,9 @@ class Loop:
         self._round_ended = self._clock()
         self._start_writes, self._start_seconds = report.written, self._round_ended - now
         self._settled = in_sync(self._pipeline)
+        # All of the cluster that is known now stays, mostly: no collection needs to look at it again.
+        gc.collect()
+        gc.freeze()
         log.info(
             "%s: %s (%d writes, %.2f s)",
             "in sync" if self._settled else "programmed, but not all of it",
@@ -324,6 +328,7 @@ class Loop:
             ops_written=self._backend.ops_written,
             rows_read=self._backend.rows_read,
             drift=dict(self._drift),
+            programming=self._vitals.metrics.programming,
             totals=totals_of(self._pipeline),
             virtual_servers=server_views(self._pipeline, now),
             findings=tuple(self._book.current()),

@@ -85,7 +85,7 @@ def _cluster_ips(spec: wire.ServiceSpec, first: str) -> tuple[Address, ...]:
     for index, text in enumerate(listed):
         field = f"spec.clusterIPs[{index}]" if spec.clusterIPs else "spec.clusterIP"
         addresses.append(_cluster_ip(field, text))
-    if _cluster_ip("spec.clusterIP", first) != addresses[0]:
+    if listed[0] != first and _cluster_ip("spec.clusterIP", first) != addresses[0]:
         raise Broken("spec.clusterIPs[0]", f"is {addresses[0]}, but spec.clusterIP is {quoted(first)}")
     families = spec.ipFamilies
     if not families:

@@ -11,7 +11,7 @@ from sys import intern
 
 from msgspec import UNSET
 
-from ipvsagent.address import Family, parse_address
+from ipvsagent.address import Address, Family, is_ordinary_ipv4, parse_address
 from ipvsagent.cluster import wire
 from ipvsagent.cluster.fields import (
     FAMILIES,
@@ -78,17 +78,20 @@ def _endpoints(
     for index, endpoint in enumerate(endpoints):
         if not endpoint.addresses:
             continue
-        try:
-            address = parse_address(endpoint.addresses[0])
-        except ValueError:
-            reason = f"{quoted(endpoint.addresses[0])} is not an IP address"
-            raise Broken(f"endpoints[{index}].addresses[0]", reason) from None
-        why = why_not_ordinary(address)
-        if why or (":" in address) is not is_ipv6:
-            reason = f"{address} gets no traffic: {why or f'the slice is for {family.value} addresses'}"
+        text = endpoint.addresses[0]
+        if not is_ipv6 and is_ordinary_ipv4(text):
+            address = Address(text)
+        else:
             field = f"endpoints[{index}].addresses[0]"
-            findings.append(Finding(FindingKind.ENDPOINT_REFUSED, str(key), reason, field))
-            continue
+            try:
+                address = parse_address(text)
+            except ValueError:
+                raise Broken(field, f"{quoted(text)} is not an IP address") from None
+            why = why_not_ordinary(address)
+            if why or (":" in address) is not is_ipv6:
+                reason = f"{address} gets no traffic: {why or f'the slice is for {family.value} addresses'}"
+                findings.append(Finding(FindingKind.ENDPOINT_REFUSED, str(key), reason, field))
+                continue
         conditions = endpoint.conditions or _NO_CONDITIONS
         zones: tuple[str, ...] = ()
         nodes: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import re
 from calendar import timegm
 from sys import intern
 
-from ipvsagent.address import Address, Family, parse_address, why_not_reachable
+from ipvsagent.address import SPECIAL_IPV4, Address, Family, parse_address, why_not_reachable
 from ipvsagent.cluster import wire
 from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.findings import Finding, FindingKind
@@ -27,7 +27,6 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
     re.ASCII,
 )
-_SPECIAL_IPV4 = frozenset({"0", "127", "169", "255", *map(str, range(224, 240))})
 _SPECIAL_IPV6 = frozenset({"::", "fe", "ff"})
 
 
@@ -119,7 +118,7 @@ def why_not_ordinary(address: Address) -> str | None:
     """`why_not_reachable`, at a fraction of its cost for addresses that begin like ordinary ones."""
     if ":" in address:
         return why_not_reachable(address) if address[:2] in _SPECIAL_IPV6 else None
-    return why_not_reachable(address) if address[: address.index(".")] in _SPECIAL_IPV4 else None
+    return why_not_reachable(address) if address[: address.index(".")] in SPECIAL_IPV4 else None
 
 
 def left_out(key: ObjectKey, field: str, reason: str) -> Finding:

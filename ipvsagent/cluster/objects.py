@@ -143,12 +143,14 @@ class Changes(Struct, frozen=True, kw_only=True):
     upserts:   objects as they are now. removals: keys of objects that are gone.
     synced:    the source has delivered its first complete state (with this message, or before).
     blind:     what the source knows that it does not know; None = as before.
+    triggered: when what changed EndpointSlices here happened, as they say themselves; seconds since 1970.
     """
 
     upserts: tuple[Object, ...] = ()
     removals: tuple[ObjectKey, ...] = ()
     synced: bool = False
     blind: Blind | None = None
+    triggered: tuple[float, ...] = ()
 
 
 class Blind(Struct, frozen=True):

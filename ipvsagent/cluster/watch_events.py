@@ -6,6 +6,7 @@ object is read in one pass together with the event around it; only what does not
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -28,12 +29,21 @@ class Garbage(Exception):
 
 
 class Put(Struct, frozen=True, gc=False):
-    """ADDED or MODIFIED. version: the object's resourceVersion. triggered: an EndpointSlice's annotation
-    `endpoints.kubernetes.io/last-change-trigger-time` as it stands there, "" if it has none."""
+    """ADDED or MODIFIED. version: the object's resourceVersion. trigger: an EndpointSlice's annotation
+    `endpoints.kubernetes.io/last-change-trigger-time` as it stands there, "" if it has none. It is beside the object
+    and not in it, because it differs where nothing else does."""
 
     decoded: Decoded
     version: str
-    triggered: str = ""
+    trigger: str = ""
+
+    @property
+    def triggered(self) -> float | None:
+        """Seconds since 1970; None if it does not say, or nobody can read it."""
+        try:
+            return datetime.fromisoformat(self.trigger).timestamp() if self.trigger else None
+        except (ValueError, OverflowError):
+            return None
 
 
 class Gone(Struct, frozen=True, gc=False):
@@ -129,8 +139,8 @@ def decode_event(kind: str, line: bytes) -> Event | None:
     version = metadata.resourceVersion or ""
     if event.type in ("ADDED", "MODIFIED"):
         decoded = _named(decode_item(kind, item))
-        triggered = (metadata.annotations or {}).get(TRIGGER_TIME, "") if kind == "EndpointSlice" else ""
-        return Put(decoded, version, triggered)
+        trigger = (metadata.annotations or {}).get(TRIGGER_TIME, "") if kind == "EndpointSlice" else ""
+        return Put(decoded, version, trigger)
     return _other(kind, event.type, metadata, version, line)
 
 
@@ -138,11 +148,11 @@ def _second_look(kind: str, line: bytes) -> Event | None:
     """The object does not have the shape of its kind: it is a Status, or broken."""
     try:
         event = _RAW_EVENT.decode(line)
-    except msgspec.ValidationError as error:
+    except (ValueError, RecursionError) as error:
         raise Garbage(f"a line of the watch is not an event: {error}") from None
     try:
         metadata = _VERSIONED.decode(event.object).metadata or NO_METADATA
-    except msgspec.ValidationError:
+    except (ValueError, RecursionError):
         metadata = NO_METADATA
     version = metadata.resourceVersion or ""
     if event.type in ("ADDED", "MODIFIED"):

@@ -158,17 +158,19 @@ class ApiSource:
         """In the order in which the kinds' threads come; what one answer brought is one message."""
         with self._lock:
             first = False
+            triggers = []
             for output in outputs:
                 if isinstance(output, Listed):
                     self._mirror.replace(kind, output.objects)
                     first = first or kind in self._unlisted
                     self._unlisted.discard(kind)
                 elif isinstance(output, Put):
-                    self._mirror.put(output.decoded)
+                    if self._mirror.put(output.decoded) and output.triggered is not None:
+                        triggers.append(output.triggered)
                 elif isinstance(output, Gone):
                     self._mirror.delete(output.key)
             update = self._mirror.take()
-            changes = msgspec.structs.replace(update.changes, synced=not self._unlisted)
+            changes = msgspec.structs.replace(update.changes, synced=not self._unlisted, triggered=tuple(triggers))
             self._blind = changes.blind or self._blind
             if first and kind == "Service" and not self._allow_cluster_ip:
                 self._refuse_cluster_ip(changes)

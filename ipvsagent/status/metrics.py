@@ -24,9 +24,16 @@ from prometheus_client.registry import Collector
 from ipvsagent import __version__
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, EndpointSlice, Service
-from ipvsagent.status.snapshot import Totals
+from ipvsagent.status.snapshot import Programming, Totals
 
 ANSWER_WITHIN = 2.0
+_PROGRAMMING_BUCKETS = (
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *range(1, 60),
+    *range(60, 120, 5),
+    *range(120, 301, 30),
+)
+"""kube-proxy's, and finer ones below: this takes milliseconds."""
 _SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 
 
@@ -65,6 +72,16 @@ class Metrics:
             buckets=_SYNC_BUCKETS,
             registry=self._registry,
         )
+        self._programming = Histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "From what changed an EndpointSlice, as its annotation says, to the end of the round that carried it out.",
+            family,
+            buckets=_PROGRAMMING_BUCKETS,
+            registry=self._registry,
+        )
+        self.programming = Programming()
+        self._triggered: list[float] = []
+        self._born = time.time()
         self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "When the last round succeeded.", family)
         self._queued = self._gauge(
             "sync_proxy_rules_last_queued_timestamp_seconds", "When a round was asked for the last time.", family
@@ -84,6 +101,7 @@ class Metrics:
         self._healthz = self._counter("proxy_healthz", "Answers of /healthz.", ["code"])
         self._livez = self._counter("proxy_livez", "Answers of /livez.", ["code"])
         for name in self._families:
+            self._programming.labels(name)
             for metric in (self._duration, self._last, self._queued, self._service_changes, self._endpoint_changes):
                 metric.labels(name)
             self._services_pending.labels(name)
@@ -100,6 +118,7 @@ class Metrics:
         kinds = [type(item).__name__ for item in changes.upserts] + [key.kind for key in changes.removals]
         services, slices = kinds.count(Service.__name__), kinds.count(EndpointSlice.__name__)
         now = time.time()
+        self._triggered += [moment for moment in changes.triggered if moment >= self._born]
         for family in self._families:
             self._queued.labels(family).set(now)
             if services:
@@ -118,6 +137,16 @@ class Metrics:
                 self._last.labels(family).set(now)
                 self._services_pending.labels(family).set(0)
                 self._endpoints_pending.labels(family).set(0)
+        if success:
+            self._programmed(now)
+
+    def _programmed(self, now: float) -> None:
+        for moment in self._triggered:
+            seconds = max(0.0, now - moment)
+            self.programming = self.programming.and_(seconds)
+            for family in self._families:
+                self._programming.labels(family).observe(seconds)
+        self._triggered.clear()
 
     # Said by the HTTP server's threads
 

@@ -52,6 +52,19 @@ class Totals(Struct, frozen=True):
     draining: int
 
 
+class Programming(Struct, frozen=True):
+    """How long changes of endpoints took, in seconds, from what caused them (a pod became ready) to the kernel's
+    acknowledgement. changes: how many, since the agent started. What caused them is told in whole seconds by most."""
+
+    changes: int = 0
+    total: float = 0.0
+    last: float = 0.0
+    worst: float = 0.0
+
+    def and_(self, seconds: float) -> Programming:
+        return Programming(self.changes + 1, self.total + seconds, seconds, max(self.worst, seconds))
+
+
 class Snapshot(Struct, frozen=True):
     """Times in seconds. in_sync: everything wanted is confirmed. start_*: of the comparison at start.
 
@@ -72,6 +85,7 @@ class Snapshot(Struct, frozen=True):
     ops_written: int
     rows_read: int
     drift: dict[str, int]
+    programming: Programming
     totals: Totals
     virtual_servers: tuple[ServerView, ...]
     findings: tuple[Finding, ...]

@@ -11,7 +11,7 @@ from ipvsagent.rows import VirtualServerRow
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
-from ipvsagent.status.snapshot import Snapshot, server_views, totals_of
+from ipvsagent.status.snapshot import Programming, Snapshot, server_views, totals_of
 from tests.test_laws import Agent, many
 
 
@@ -24,6 +24,7 @@ def shown(kernel: FakeKernel, agent: Agent) -> tuple[str, StatusDocument]:
         "virtual_servers": views,
         "totals": totals_of(agent.pipeline),
         "findings": (),
+        "programming": Programming(),
         "seconds_since_change": None,
     }
     said = Snapshot(
