@@ -26,6 +26,7 @@ SECONDS = {
     "test_agent_process.py": 70,
     "test_flows_planted.py": 60,
     "test_local_policy.py": 15,
+    "test_agent_configuration.py": 40,
     "test_agent_http.py": 12,
     "test_agreement.py": 40,
     "test_contract.py": 20,

@@ -28,7 +28,8 @@ Where do I change...
     a packet rule                            render/rules.py; what a Service puts into an ipset: render/members.py
     who gets which endpoints of a Local one  policy/virtual_servers.py; as virtual servers: render/node_clients.py
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
-    a setting, an option                     config/schema.py, its table; config/settings.py
+    a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
+    what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
     what must be there to start              kernel/host.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     what makes the agent unhealthy           status/health.py; a metric: status/metrics.py; told by status/vitals.py

@@ -1,7 +1,8 @@
 """Settings: one frozen `Config`, and everything that turns what people write into it.
 
     settings.py   Config: the values that everything else is given
-    schema.py     the table: each setting's field, path in a document, options, kind; the one place that knows them
+    schema.py     the table: each setting's field, path in a document, options, kind; the one place that knows them.
+                  Its lines are in service_settings.py and host_settings.py, and setting.py says what they mean
     documents.py  which fields a file sets
     kube_proxy.py what kube-proxy has and we mean otherwise, or not at all
     kinds.py      what may be written for a setting, in a document and on a command line
