@@ -1,0 +1,329 @@
+"""Who we are to the API server, and how we get there: against the double with TLS and tokens, and a small proxy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from integration.apiserver import Access, ApiServer, Certificates
+from ipvsagent.errors import ConfigError, SourceError, StartError
+from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip
+from ipvsagent.sources.follow import TransportError
+from ipvsagent.sources.transport import ApiTransport
+from ipvsagent.sources.watch import Request
+
+NODES = Request("/api/v1/nodes", (), 5.0)
+
+
+@pytest.fixture(scope="module")
+def certificates():
+    return Certificates()
+
+
+@pytest.fixture
+def access():
+    return Access({"one": "system:node:a"}, required=True)
+
+
+@pytest.fixture
+def server(certificates, access):
+    with ApiServer(certificates=certificates, access=access) as made:
+        yield made
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Client:
+    """A transport whose clock is the test's."""
+
+    def __init__(self, place: Place, environment=None) -> None:
+        self.clock = Clock()
+        self.transport = ApiTransport(place, environment or {}, self.clock)
+
+    def ask(self, *, later: float = 0.0) -> int:
+        self.clock.now += later
+        response = self.transport.get(NODES)
+        b"".join(response.pieces())
+        response.close()
+        return response.status
+
+
+@pytest.fixture
+def kubeconfig(tmp_path, server, certificates):
+    """Writes one for a user, with what is given for the cluster."""
+    (tmp_path / "ca.crt").write_bytes(certificates.authority)
+
+    def write(user, **cluster) -> Place:
+        path = tmp_path / "kubeconfig"
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "current-context": "c",
+                    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                    "clusters": [
+                        {"name": "c", "cluster": {"server": server.url, "certificate-authority": "ca.crt", **cluster}}
+                    ],
+                    "users": [{"name": "u", "user": user}],
+                }
+            )
+        )
+        return Place(str(path))
+
+    return write
+
+
+@pytest.fixture
+def account(tmp_path, certificates):
+    """What Kubernetes puts into a pod."""
+    folder = tmp_path / "serviceaccount"
+    folder.mkdir()
+    (folder / "ca.crt").write_bytes(certificates.authority)
+    (folder / "token").write_text("one\n")
+    return folder
+
+
+def pod_environment(server) -> dict[str, str]:
+    host, _, port = server.url.removeprefix("https://").partition(":")
+    return {HOST: host, PORT: port}
+
+
+def test_a_token_file_is_read_again_every_minute(kubeconfig, access, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("one\n")
+    client = Client(kubeconfig({"tokenFile": "token", "token": "wrong"}))
+    assert client.ask() == 200
+    access.tokens = {"two": "system:node:a"}
+    token.write_text("two\n")
+    assert client.ask(later=REREAD - 1) == 401
+    assert client.ask(later=1) == 200
+
+
+def test_and_at_once_when_it_is_not_accepted(kubeconfig, access, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("one")
+    client = Client(kubeconfig({"tokenFile": str(token)}))
+    assert client.ask() == 200
+    client.clock.now += 5
+    assert client.transport.renew() is False, "it is the same token"
+    access.tokens = {"two": "system:node:a"}
+    token.write_text("two")
+    client.clock.now += 5
+    assert client.transport.renew() is True
+    assert client.ask() == 200
+
+
+def test_a_token_file_that_is_away_for_a_moment_leaves_the_last_token(kubeconfig, access, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("one")
+    client = Client(kubeconfig({"tokenFile": str(token)}))
+    assert client.ask() == 200
+    token.unlink()
+    assert client.ask(later=2 * REREAD) == 200
+    token.write_text("")
+    assert client.ask(later=2 * REREAD) == 200
+    access.tokens = {"two": "system:node:a"}
+    token.write_text("two")
+    assert client.ask(later=2 * REREAD) == 200
+
+
+def test_a_pod_is_its_service_account(server, access, account):
+    client = Client(Place(service_account=account), pod_environment(server))
+    assert client.ask() == 200
+    access.tokens = {"two": "system:serviceaccount:kube-system:ipvsagent"}
+    (account / "token").write_text("two\n")
+    assert client.ask(later=REREAD) == 200
+    (account / "token").unlink()
+    assert client.ask(later=REREAD) == 200
+
+
+def test_a_pod_may_be_told_another_address(server, account):
+    assert Client(Place(master=server.url + "/", service_account=account)).ask() == 200
+
+
+def test_master_replaces_the_address_of_a_kubeconfig(server, kubeconfig):
+    place = kubeconfig({"token": "one"}, server="https://192.0.2.1:1")
+    assert Client(Place(place.kubeconfig, server.url)).ask() == 200
+
+
+def test_client_certificates_are_renewed_on_disk(kubeconfig, certificates, server, tmp_path):
+    certificates.write(tmp_path, "system:node:a")
+    client = Client(kubeconfig({"client-certificate": "client.crt", "client-key": "client.key"}))
+    assert client.ask() == 200
+    first = client.transport._client
+    assert client.ask(later=REREAD) == 200 and client.transport._client is first, "the same files are the same pool"
+    foreign = Certificates()
+    foreign.write(tmp_path, "system:node:a")
+    (tmp_path / "ca.crt").write_bytes(certificates.authority)
+    with pytest.raises(TransportError):
+        client.ask(later=REREAD)
+    certificates.write(tmp_path, "system:node:a")
+    assert client.ask(later=REREAD) == 200
+
+
+def test_a_new_authority_is_taken_up(kubeconfig, access, tmp_path):
+    place = kubeconfig({"token": "one"})
+    good = (tmp_path / "ca.crt").read_bytes()
+    (tmp_path / "ca.crt").write_bytes(Certificates().authority)
+    client = Client(place)
+    with pytest.raises(TransportError, match="certificate verify failed"):
+        client.ask()
+    (tmp_path / "ca.crt").write_bytes(good)
+    assert client.ask(later=REREAD) == 200
+
+
+def plugin(tmp_path: Path, expires: str = "") -> dict:
+    """An exec plugin that says a token from a file, and counts how often it was asked."""
+    script = tmp_path / "plugin"
+    status = {"token": "TOKEN", **({"expirationTimestamp": expires} if expires else {})}
+    said = json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status})
+    script.write_text(
+        f"#!/bin/sh\ncd {tmp_path}\necho asked >> asked\n[ -e token ] || {{ echo no luck >&2; exit 3; }}\n"
+        f"echo '{said}' | sed s/TOKEN/$(cat token)/\n"
+    )
+    script.chmod(0o755)
+    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}
+
+
+def asked(tmp_path: Path) -> int:
+    return len((tmp_path / "asked").read_text().splitlines())
+
+
+def test_a_plugin_is_asked_again_when_what_it_gave_expires_or_is_refused(kubeconfig, access, tmp_path):
+    (tmp_path / "token").write_text("one")
+    client = Client(kubeconfig(plugin(tmp_path, "2999-01-01T00:00:00Z")))
+    assert client.ask() == 200 and client.ask(later=10 * REREAD) == 200 and asked(tmp_path) == 1
+    access.tokens = {"two": "system:node:a"}
+    (tmp_path / "token").write_text("two")
+    assert client.ask() == 401
+    client.clock.now += 5
+    assert client.transport.renew() and client.ask() == 200 and asked(tmp_path) == 2
+    expired = Client(kubeconfig(plugin(tmp_path, "2020-01-01T00:00:00Z")))
+    assert expired.ask() == 200 and expired.ask(later=REREAD) == 200 and asked(tmp_path) == 4
+
+
+def test_a_plugin_that_fails_is_named_and_nobody_goes_on_as_anonymous(kubeconfig, tmp_path, server):
+    client = Client(kubeconfig(plugin(tmp_path)))
+    before = len(server.requests)
+    with pytest.raises(TransportError, match=r"process returned 3\. no luck"):
+        client.ask()
+    assert len(server.requests) == before
+
+
+class Proxy:
+    """CONNECT and nothing else."""
+
+    def __init__(self) -> None:
+        self.targets: list[str] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            target = client.recv(4096).split()[1].decode()
+            self.targets.append(target)
+            host, _, port = target.rpartition(":")
+            far = socket.create_connection((host, int(port)))
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for source, sink in ((client, far), (far, client)):
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+        except OSError:
+            pass
+        sink.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def proxy():
+    made = Proxy()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "cluster", "used"),
+    [
+        ({}, {}, False),
+        ({"HTTPS_PROXY": "PROXY"}, {}, True),
+        ({"HTTPS_PROXY": "PROXY", "NO_PROXY": "10.0.0.0/8,127.0.0.0/8"}, {}, False),
+        ({}, {"proxy-url": "PROXY"}, True),
+        ({"NO_PROXY": "127.0.0.1"}, {"proxy-url": "PROXY"}, True),
+        ({"HTTPS_PROXY": "http://127.0.0.1:1"}, {"proxy-url": "PROXY"}, True),
+    ],
+)
+def test_proxies(kubeconfig, server, proxy, monkeypatch, environment, cluster, used):
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.replace("PROXY", proxy.url))
+    place = kubeconfig({"token": "one"}, **{name: value.replace("PROXY", proxy.url) for name, value in cluster.items()})
+    assert Client(place).ask() == 200
+    assert proxy.targets == ([server.url.removeprefix("https://")] if used else [])
+
+
+def test_what_is_asked_where(tmp_path):
+    account = tmp_path / "account"
+    home = {"HOME": str(tmp_path)}
+    with pytest.raises(ConfigError, match="no source: --kubeconfig FILE says"):
+        place_of("", "", home, service_account=account)
+    pod = {**home, HOST: "192.168.0.1", PORT: "6443"}
+    assert place_of("", "", pod, service_account=account) == Place(service_account=account)
+    own = tmp_path / ".kube" / "config"
+    own.parent.mkdir()
+    own.write_text("")
+    assert place_of("", "", home, service_account=account).kubeconfig == str(own)
+    assert place_of("", "", pod, service_account=account).kubeconfig == ""
+    assert place_of("", "", {**pod, "KUBECONFIG": str(own)}, service_account=account).kubeconfig == str(own)
+    with pytest.raises(SourceError, match="kubeconfig /nowhere does not exist"):
+        place_of("/nowhere", "", home, service_account=account)
+
+
+def test_a_cluster_ip_in_the_environment_is_refused():
+    """As the kubelet sets it: both names have the Service's address. Who sets the first leaves the second."""
+    told = {HOST: "10.96.0.1", PORT: "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.96.0.1"}
+    with pytest.raises(StartError, match=r"10\.96\.0\.1, the cluster IP of default/kubernetes.*--master"):
+        refuse_cluster_ip(Place(), told)
+    refuse_cluster_ip(Place(), {**told, HOST: "192.168.0.1"})
+    refuse_cluster_ip(Place(master="https://192.168.0.1:6443"), told)
+    refuse_cluster_ip(Place("/etc/kubeconfig"), told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "current-context: a",
+        "current-context: a\ncontexts: [{name: a, context: {cluster: b}}]\nclusters: []",
+        "current-context: a\ncontexts: 3",
+        "current-context: a\ncontexts: [{name: a, context: {cluster: c}}]\n"
+        "clusters: [{name: c, cluster: {server: 'https://a', certificate-authority: /nowhere}}]",
+    ],
+)
+def test_a_kubeconfig_that_makes_no_sense_is_named(tmp_path, text):
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(SourceError, match=f"kubeconfig {path}: "):
+        load(Place(str(path)), {})
