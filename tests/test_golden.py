@@ -1,23 +1,29 @@
 """Clusters in, kernel state out: tests/golden/<case>/cluster.yaml becomes the expected files beside it.
 
 ipset.txt holds the members of our sets, ipvs.txt what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1,
-on the pods' side 10.244.1.254), findings.txt what the operator is told. `pytest tests/test_golden.py --rewrite-golden`
-writes them; review the diff. The same objects from an API server must come to the same, in a stream or page by page.
+on the pods' side 10.244.1.254), findings.txt what the operator is told, iptables.txt what the iptables backend writes
+in place of ipvs.txt. `pytest tests/test_golden.py --rewrite-golden` writes them; review the diff. The same objects from
+an API server must come to the same, in a stream or page by page.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from integration.apiserver import ApiServer, NoWatchList, load
+from ipvsagent.chain_rows import ChainsRow, commands
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingBook
+from ipvsagent.iptables_node import iptables_pipeline, renderer
 from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake_rules import server_rules
 from ipvsagent.node import pipeline_for
+from ipvsagent.packet_rules import RuleSet
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
@@ -50,6 +56,41 @@ def in_pages(case: Path, folder: Path) -> tuple[Changes, list[Finding]]:
     return streamed(case, folder, server)
 
 
+def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
+    """What the iptables backend writes for each virtual server, without the marks of its rules; and what it says."""
+    kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
+    kernel.sets.ensure(set_specs())
+    config = Config(node_name="node-1")
+    servers = server_rules(kernel)
+    for table in servers.tables:
+        table.apply(RuleSet(table.family))
+    pipeline = iptables_pipeline(config, Backend(renderer(config), servers, None, kernel.sets), window=0)
+    book = FindingBook()
+    changes, findings = loaded
+    book.replace("source", findings)
+    origins = pipeline.node_addresses(kernel.addresses.node_addresses())
+    origins += pipeline.take(changes, 0.0)
+    origins += pipeline.start(0.0).findings
+    for origin, found in origins:
+        book.replace(origin, found)
+    lines: list[str] = []
+    for seen in servers.read(None):
+        assert isinstance(seen.row, ChainsRow)
+        lines += [_without_marks(line) for line in commands("add", seen.row) if " -N " not in line]
+    return {"iptables.txt": "".join(f"{line}\n" for line in lines) + _said(book)}
+
+
+def _without_marks(line: str) -> str:
+    return re.sub(
+        r' -m comment --comment "?ipvsagent:[0-9a-f]+ ?([^"]*)"?', lambda m: f"   # {m[1]}" * bool(m[1]), line
+    )
+
+
+def _said(book: FindingBook) -> str:
+    """What the other backend does not say: that something is not honoured."""
+    return "".join(f"# {finding}\n" for finding in book.current() if "iptables backend" in finding.reason)
+
+
 def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
@@ -75,7 +116,8 @@ def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("read", [from_files, streamed, in_pages])
 def test_golden(read: Read, case: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    for name, text in programmed(read(case, tmp_path)).items():
+    loaded = read(case, tmp_path)
+    for name, text in (programmed(loaded) | on_iptables(loaded)).items():
         expected = case / name
         text = text.replace(f"{case}/", "")
         if read is from_files and request.config.getoption("--rewrite-golden"):

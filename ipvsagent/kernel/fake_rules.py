@@ -1,15 +1,18 @@
-"""The fake kernel's packet rules: iptables-save and iptables-restore in memory, under the real `RuleTable`."""
+"""The fake kernel's packet rules: iptables-save and iptables-restore in memory, under the real `RuleTable`s."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ipvsagent.address import Family
+from ipvsagent.kernel.client_sets import KIND
 from ipvsagent.kernel.iptables import Feature, RuleTable
+from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Variant
+from ipvsagent.rows import SetSpec
 
 if TYPE_CHECKING:
     from ipvsagent.kernel.fake import FakeKernel
@@ -37,16 +40,30 @@ class FakeRules(RuleTable):
         return feature in self._kernel.features
 
 
+def server_rules(kernel: FakeKernel) -> ServerRules:
+    """The `KernelTable` of the iptables backend: a new agent's, on the same kernel."""
+
+    def make_sets(names: Collection[str]) -> None:
+        for name in names:
+            kernel.set_specs.setdefault(name, SetSpec(name, KIND, Family.IPV4))
+
+    variant = Variant(Mode.NFT, "it is a fake")
+    return ServerRules(ServerRuleTable(f, variant, tool=kernel.rule_tools[f], make_sets=make_sets) for f in Family)
+
+
 class FakeRuleTool:
     """One family. Tests change `tables` as other programs would, by `restore` so that it counts as a change.
 
-    Each table is one transaction, and one step for `crash_after`.
+    Each table is one transaction, and one step for `crash_after`. refuses: lines that are refused; names_lines: whether
+    the refusal says which it was, as iptables often does.
     """
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.held: dict[str, Chains] = {table: {chain: [] for chain in chains} for table, chains in _BUILT_IN.items()}
         self._kernel = kernel
         self._generation = 0
+        self.refuses: Callable[[str], bool] = lambda line: False
+        self.names_lines = True
 
     def close(self) -> None:
         pass
@@ -84,10 +101,12 @@ class FakeRuleTool:
                 self.held[table] = chains
                 self._generation += 1
             else:
+                if self.refuses(line):
+                    raise RulesRefused("refused", line if self.names_lines else "", number=number * self.names_lines)
                 try:
                     _execute(line, chains, _BUILT_IN[table])
                 except (KeyError, ValueError, IndexError) as error:
-                    raise RulesRefused(f"line {number} failed: {error}", line) from error
+                    raise RulesRefused(f"line {number} failed: {error}", line, number=number) from error
 
     def _check(self, table: str, chains: Chains) -> None:
         for chain, rules in chains.items():
@@ -98,7 +117,7 @@ class FakeRuleTool:
                 for option, value in pairwise(shlex.split(rule)):
                     if option in ("-j", "-g") and value not in chains and value not in _TARGETS:
                         raise RulesRefused(f"Chain '{value}' does not exist", f"-A {chain} {rule}")
-                    if option in ("--match-set", "--map-set") and value not in self._kernel.set_specs:
+                    if option in ("--match-set", "--map-set", "--add-set") and value not in self._kernel.set_specs:
                         raise RulesRefused(f"Set {value} doesn't exist.", f"-A {chain} {rule}")
 
 

@@ -30,21 +30,24 @@ _WEIGHT = re.compile(r' weight (\d+)"')
 
 class HeldServers(Struct):
     """rows: by virtual server. buckets: that are there. stray: rules of buckets that are no virtual server's, and
-    chains that none leads to; chains that rules of others lead to are among them."""
+    chains that none leads to, and whether they hold rules; a chain that rules of others lead to stays, empty."""
 
     rows: dict[VirtualServerId, ChainsRow] = field(default_factory=dict)
     buckets: set[str] = field(default_factory=set)
     stray_rules: list[tuple[str, str]] = field(default_factory=list)
-    stray_chains: list[str] = field(default_factory=list)
+    stray_chains: dict[str, bool] = field(default_factory=dict)
 
     def missing_buckets(self) -> list[str]:
         return [name for name in bucket_names() if name not in self.buckets]
 
-    def sweep_lines(self) -> Iterator[str]:
-        """Takes away what is stray."""
+    def sweep_lines(self, *, delete: bool = True) -> Iterator[str]:
+        """Takes away what is stray; delete: chains, too, which are emptied otherwise."""
         for bucket, rule in self.stray_rules:
             yield f"-D {bucket} {rule}"
-        yield from chains_removed(self.stray_chains)
+        if delete:
+            yield from chains_removed(self.stray_chains)
+        else:
+            yield from (f":{name} - [0:0]" for name in self.stray_chains)
 
 
 def is_servers(chain: str) -> bool:
@@ -91,7 +94,7 @@ def _assembled(chains: dict[str, list[str]], buckets: dict[str, list[str]]) -> H
             reached.update(names)
             own = tuple(ServerChain(name, tuple(MarkedRule(mark_of(r), r) for r in chains[name])) for name in names)
             held.rows[server_id] = ChainsRow(server_id, bucket, MarkedRule(mark_of(rule), rule), own)
-    held.stray_chains = [name for name in chains if name not in reached]
+    held.stray_chains = {name: bool(rules) for name, rules in chains.items() if name not in reached}
     return held
 
 

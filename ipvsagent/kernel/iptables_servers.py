@@ -58,10 +58,16 @@ class ServerRuleTable(RuleTable):
     # Constant rules
 
     def apply(self, wanted: RuleSet) -> None:
-        missing = self._held().missing_buckets()
-        lines = [*(f":{name} - [0:0]" for name in missing), *self._held().sweep_lines()]
-        if lines:
-            self._tool.restore(_nat(lines))
+        held = self._held()
+        made = [f":{name} - [0:0]" for name in held.missing_buckets()]
+        swept = list(held.sweep_lines())
+        if made or swept:
+            try:
+                self._tool.restore(_nat([*made, *swept]))
+            except RulesLocked:
+                raise
+            except RulesRefused:  # somebody's rule leads to a chain that was to go
+                self._tool.restore(_nat([*made, *held.sweep_lines(delete=False)]))
         super().apply(wanted)
 
     def verify(self, wanted: RuleSet) -> list[str]:
@@ -69,7 +75,7 @@ class ServerRuleTable(RuleTable):
         held = self._held()
         found += [f"nat: chain {name} is missing" for name in held.missing_buckets()]
         found += [f"nat: chain {bucket}: a rule is not ours: {rule}" for bucket, rule in held.stray_rules]
-        found += [f"nat: chain {name} is of no use any more" for name in held.stray_chains]
+        found += [f"nat: chain {name} is of no use any more" for name, full in held.stray_chains.items() if full]
         return found
 
     def changed(self) -> bool:
@@ -181,7 +187,8 @@ class ServerRules:
     """`KernelTable` of `ChainsRow`s of all families."""
 
     def __init__(self, tables: Iterable[ServerRuleTable]) -> None:
-        self._tables = {table.family: table for table in tables}
+        self.tables = tuple(tables)
+        self._tables = {table.family: table for table in self.tables}
 
     def read(self, keys: Keys) -> Iterator[Observed]:
         rows = {server_id: row for table in self._tables.values() for server_id, row in table.rows().items()}

@@ -97,12 +97,14 @@ def _translated(options: RuleOptions) -> str:
 
 
 def _input(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str]:
-    """For endpoints that are this node's own processes, and answers to such. The guard is kubelet's: with
+    """For endpoints that are this node's own processes, and answers to such; at last for health checks of Services,
+    which are this node's own and in the set. The guard is kubelet's: with
     route_localnet, other hosts could reach what listens on 127.0.0.1 alone (CVE-2020-8558)."""
     yield _translated(options)
     if localhost:
         yield "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
     yield f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE"
+    yield f"{in_set('SERVICE', family)} -j ACCEPT"
 
 
 def _forward(family: Family, options: RuleOptions) -> Iterable[str]:

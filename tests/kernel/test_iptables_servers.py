@@ -1,0 +1,247 @@
+"""What the table of virtual servers on iptables promises: in the fake, and with both kinds of iptables and families."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from ipvsagent.address import Address, Family
+from ipvsagent.kernel import iptables_servers
+from ipvsagent.kernel.client_sets import ClientSets
+from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake_rules import server_rules
+from ipvsagent.kernel.ipset import SetTable
+from ipvsagent.kernel.iptables import RuleTable
+from ipvsagent.kernel.iptables_chains import real_servers_of
+from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
+from ipvsagent.kernel.iptables_tool import Mode, Variant
+from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
+from ipvsagent.packet_rules import RuleSet
+from ipvsagent.render.iptables import IptablesRenderer
+from ipvsagent.render.members import set_specs
+from ipvsagent.render.nat_rules import nat_rule_set
+from ipvsagent.render.rules import RuleOptions
+from ipvsagent.rows import Op, SetSpec, Verb
+from tests.kernel.test_iptables import GUEST, NATIVE, skip_unless_native
+
+OPTIONS = {family: RuleOptions(pods_known=True) for family in Family}
+RENDERER = IptablesRenderer(OPTIONS)
+ADD, SET, DELETE = Verb.ADD, Verb.SET, Verb.DELETE
+
+
+class Table:
+    """The table of one family, its constant rules, and a way to look with iptables itself."""
+
+    def __init__(self, rules: ServerRuleTable) -> None:
+        self.rules = rules
+        self.servers = ServerRules([rules])
+        self.constant: RuleSet = nat_rule_set(rules.family, OPTIONS[rules.family])
+
+    def ensure(self) -> None:
+        if self.rules.verify(self.constant):
+            self.rules.apply(self.constant)
+
+    def server(self, number: int, reals: int = 2, **changes: object) -> VirtualServer:
+        v6 = self.rules.family is Family.IPV6
+        server = VirtualServer(
+            id=VirtualServerId(Protocol.TCP, Address(f"fd00:96::{number:x}" if v6 else f"10.96.0.{number}"), 80),
+            service=ServicePortName("shop", f"web-{number}", "http"),
+            frontend=Frontend.CLUSTER_IP,
+            scheduler="wrr",
+            real_servers=tuple(
+                RealServer(Address(f"fd00:1::{n:x}" if v6 else f"10.244.1.{n}"), 8080) for n in range(1, reals + 1)
+            ),
+        )
+        return replace(server, **changes)
+
+    def write(self, verb: Verb, *servers: VirtualServer) -> list[VirtualServerId]:
+        """Those that were refused."""
+        ops = [Op(verb, row) for server in servers for row in RENDERER.rows(server)]
+        return [failure.op.row.id for failure in self.servers.write(ops)]  # type: ignore[union-attr]
+
+    def tells(self, *servers: VirtualServer) -> bool:
+        """Whether somebody who remembers nothing reads back exactly these."""
+        other = ServerRuleTable(self.rules.family, self.rules.variant, tool=self.rules._tool)
+        return other.rows() == {server.id: RENDERER.rows(server)[0] for server in servers}
+
+
+@pytest.fixture(params=["fake", *NATIVE, *GUEST])
+def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
+    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    if request.param == "fake":
+        kernel = FakeKernel()
+        kernel.sets.ensure(set_specs())
+        made = Table(server_rules(kernel).tables[0])
+        made.ensure()
+        yield made
+        return
+    mode, family = request.param
+    if "guest" not in request.node.callspec.id:
+        skip_unless_native(mode)
+    request.getfixturevalue("netns")
+    sets, clients = SetTable(), ClientSets()
+    sets.ensure(set_specs())
+    made = Table(ServerRuleTable(family, Variant(mode, "the test says so"), make_sets=clients.make))
+    made.ensure()
+    yield made
+    made.rules.close()
+    clients.close()
+    sets.close()
+
+
+def test_what_is_written_is_read_back_exactly(table: Table) -> None:
+    some = [table.server(1), table.server(2, 3, persistence_timeout=600), table.server(65, 0), table.server(3, 40)]
+    local = table.server(4, 1, node_real_servers=table.server(4, 3).real_servers, persistence_timeout=60)
+    weights = tuple(replace(real, weight=n) for n, real in enumerate(table.server(5, 4).real_servers))
+    weighted = table.server(5, real_servers=weights)
+    assert table.write(ADD, *some, local, weighted) == []
+    assert table.tells(*some, local, weighted)
+    rows = table.rules.rows()
+    assert [weight for _, _, weight in real_servers_of(rows[weighted.id])] == [1, 2, 3]
+    assert len(real_servers_of(rows[some[1].id])) == 3
+
+
+def test_changes_and_deletions(table: Table) -> None:
+    table.write(ADD, table.server(1, 3, persistence_timeout=60), table.server(2), table.server(66))
+    renamed = table.server(2, service=ServicePortName("shop", "other", ""))
+    assert table.write(SET, table.server(1, 2), renamed) == []
+    assert table.tells(table.server(1, 2), renamed, table.server(66))
+    assert table.write(DELETE, table.server(1, 2), table.server(99)) == []
+    assert table.tells(renamed, table.server(66))
+
+
+def test_own_writes_are_no_changes_of_others(table: Table) -> None:
+    assert not table.rules.changed()
+    table.write(ADD, table.server(1), table.server(2))
+    table.write(DELETE, table.server(1))
+    assert not table.rules.changed()
+    table.rules._tool.restore(f"*nat\n-A {RENDERER.rows(table.server(2))[0].chains[0].name} -j RETURN\nCOMMIT\n")
+    assert table.rules.changed()
+    table.ensure()
+    assert table.servers.touched() == {table.server(2).id}
+    assert table.servers.touched() == set()
+    assert table.write(SET, table.server(2)) == []
+    assert table.tells(table.server(2))
+
+
+def test_a_bad_one_keeps_no_other_out(table: Table) -> None:
+    v6 = table.rules.family is Family.IPV6
+    wrong = RealServer(Address("10.1.1.1" if v6 else "fd00::1"), 80)  # of the other family
+    if isinstance(table.rules._tool, object) and hasattr(table.rules._tool, "refuses"):
+        table.rules._tool.refuses = lambda line: str(wrong.address) in line
+    good = [table.server(number) for number in range(1, 9)]
+    bad = [table.server(number, real_servers=(wrong,)) for number in (20, 21)]
+    assert set(table.write(ADD, *good[:4], bad[0], *good[4:], bad[1])) == {server.id for server in bad}
+    assert table.tells(*good)
+
+
+def test_somebody_took_a_chain_away_meanwhile(table: Table) -> None:
+    """What is remembered is wrong, and nothing has told so yet."""
+    table.write(ADD, table.server(1), table.server(2))
+    row = RENDERER.rows(table.server(1))[0]
+    held = table.rules.rows()[row.id]
+    lines = [f"-D {held.bucket} {held.dispatch.text}", f":{row.chains[0].name} - [0:0]", f"-X {row.chains[0].name}"]
+    table.rules._tool.restore("".join(f"{line}\n" for line in ["*nat", *lines, "COMMIT"]))
+    assert table.write(DELETE, table.server(1)) == []
+    assert table.write(SET, table.server(2, 1)) == []
+    assert table.tells(table.server(2, 1))
+
+
+def test_strays_are_swept_and_buckets_come_back(table: Table) -> None:
+    table.write(ADD, table.server(1))
+    name = RENDERER.rows(table.server(1))[0].chains[0].name
+    text = f"*nat\n:IPVSAGENT-S-STRAY - [0:0]\n-A IPVSAGENT-S-STRAY -j RETURN\n-A IPVSAGENT-B-05 -j {name}\nCOMMIT\n"
+    table.rules._tool.restore(text)
+    assert len(table.rules.verify(table.constant)) == 2
+    table.rules.apply(table.constant)
+    assert table.rules.verify(table.constant) == []
+    assert table.tells(table.server(1))
+
+
+def test_a_stray_chain_that_somebody_uses_keeps_nothing_from_being_repaired(table: Table) -> None:
+    table.write(ADD, table.server(1))
+    text = (
+        "*nat\n:IPVSAGENT-S-STRAY - [0:0]\n-A IPVSAGENT-S-STRAY -j RETURN\n:OTHER - [0:0]\n"
+        "-A OTHER -j IPVSAGENT-S-STRAY\n:IPVSAGENT-SNAT - [0:0]\nCOMMIT\n"
+    )
+    table.rules._tool.restore(text)
+    table.ensure()
+    assert table.rules.verify(table.constant) == []
+    assert table.tells(table.server(1))
+
+
+def test_cleanup_takes_everything(table: Table) -> None:
+    table.write(ADD, table.server(1, 2, persistence_timeout=60), table.server(2))
+    RuleTable(table.rules.family, table.rules.variant, tool=table.rules._tool).remove()
+    assert "IPVSAGENT" not in table.rules._tool.save()
+
+
+def test_sets_of_clients_are_made_for_rules_and_swept(netns) -> None:
+    skip_unless_native(Mode.NFT)
+    clients, names = ClientSets(), ["IPVSAGENT-CLIENTS-07", "IPVSAGENT-6-CLIENTS-ff"]
+    clients.make(names)
+    clients.make(names)
+    listing = netns.run("ipset", "list", "-t")
+    assert "timeout 10800" in listing and "family inet6" in listing
+    sets = SetTable()
+    sets.ensure([SetSpec("IPVSAGENT-POD", "hash:net", Family.IPV4)])
+    assert list(sets.state()) == ["IPVSAGENT-POD"]
+    clients.sweep(names[:1])
+    assert netns.run("ipset", "list", "-n").split() == ["IPVSAGENT-CLIENTS-07", "IPVSAGENT-POD"]
+    sets.remove()
+    assert netns.run("ipset", "list", "-n") == ""
+    clients.close()
+    sets.close()
+
+
+def test_affinity_holds_with_a_thousand_clients(netns) -> None:
+    """Each comes five times. The match `recent` would have forgotten nine of ten by the second time."""
+    skip_unless_native(Mode.NFT)
+    sets, clients = SetTable(), ClientSets()
+    sets.ensure(set_specs())
+    table = Table(ServerRuleTable(Family.IPV4, Variant(Mode.NFT, "the test says so"), make_sets=clients.make))
+    table.ensure()
+    sets.write([Op(ADD, row) for row in RENDERER.shared(table.server(1, 5))])
+    table.write(ADD, table.server(1, 5, persistence_timeout=600))
+    netns.run("ip", "link", "add", "pod", "type", "veth", "peer", "name", "far")
+    netns.run("ip", "link", "set", "pod", "up")
+    netns.run("ip", "link", "set", "far", "up")
+    netns.run("ip", "address", "add", "10.244.1.254/24", "dev", "pod")
+    netns.run("ip", "route", "add", "local", "10.244.200.0/22", "dev", "lo")
+    netns.run("ip", "route", "add", "10.96.0.0/16", "dev", "pod")
+    netns.run("ip", "neighbour", "replace", "10.244.1.9", "lladdr", "02:00:00:00:00:01", "dev", "pod")
+    for number in range(1, 6):
+        netns.run("ip", "neighbour", "add", f"10.244.1.{number}", "lladdr", "02:00:00:00:00:01", "dev", "pod")
+    sent = subprocess.run(["python3", "-c", _CALLS], capture_output=True, text=True, cwd=os.getcwd())
+    assert sent.returncode == 0, sent.stderr
+    time.sleep(0.2)
+    went: dict[str, set[str]] = {}
+    for line in netns.run("cat", "/proc/net/nf_conntrack").splitlines():
+        words = dict(word.split("=", 1) for word in reversed(line.split()) if "=" in word)
+        answers = [word[4:] for word in line.split() if word.startswith("src=")]
+        if words["dst"].startswith("10.96"):
+            went.setdefault(words["src"], set()).add(answers[1])
+    assert len(went) == 1000
+    assert all(len(endpoints) == 1 for endpoints in went.values())
+    assert len(set().union(*went.values())) == 5
+    table.rules.close()
+
+
+_CALLS = """
+import socket
+for turn in range(5):
+    for number in range(1000):
+        client = socket.socket()
+        client.setblocking(False)
+        client.bind((f"10.244.{200 + number // 250}.{1 + number % 250}", 20000 + turn))
+        try:
+            client.connect(("10.96.0.1", 80))
+        except BlockingIOError:
+            pass
+        client.close()
+"""
