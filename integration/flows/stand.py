@@ -102,6 +102,7 @@ class Stand:
         self._through = through
         self.log = ""
         self._table = table
+        self._counts = row.host == "marks" or (row.host == "unmarked" and sees_marks())
         used = {case.service for case in table.cases if case.stand == row.name}
         self._services = [service for service in table.services if service.name in used]
         self._node_addresses = network.node_addresses(bridged=row.bridged)
@@ -164,7 +165,7 @@ class Stand:
 
     def faults_of_the_host(self) -> list[str]:
         """What the agent did to what is not its own."""
-        if self.row.host not in _RIGHT:
+        if not self._counts:
             return []
         *_, fault = _RIGHT[self.row.host]
         faults = []
@@ -223,7 +224,7 @@ class Stand:
                 node.run(f"{tool}-restore", "--noflush", stdin=rules)
             elif self.row.host in ("marks", "scratch"):
                 node.run(f"{tool}-restore", "--noflush", stdin=_MARKS if self.row.host == "marks" else _SCRATCH)
-        if self.row.host in _RIGHT:
+        if self._counts:
             bits, mask, _ = _RIGHT[self.row.host]
             counts = [_COUNT.format(device=device, bits=bits, mask=mask) for device in _DEVICES]
             node.run("tc", "-batch", "-", stdin="".join(counts))

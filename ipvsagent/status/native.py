@@ -31,8 +31,8 @@ _MEANING = {
 
 NODE_CLIENTS = Frontend.NODE_CLIENTS.value
 _FOR = {
-    "outside": "for clients outside this node",
-    "node": "no endpoint on this node: silence for clients outside",
+    "outside": " (for clients outside this node)",
+    "node": " (no endpoint on this node: silence for clients outside)",
 }
 
 
@@ -110,7 +110,7 @@ def _title(server: VirtualServerStatus) -> str:
 
 def _server(server: VirtualServerStatus, width: int) -> Iterator[Line]:
     name = (
-        f"FWM {server.port}"
+        f"FWM {server.port}{' IPv6' if ':' in server.address else ''}"
         if server.protocol == "FWM"
         else (f"{server.protocol} {endpoint_text(Address(server.address), server.port)}")
     )

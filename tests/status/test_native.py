@@ -51,7 +51,7 @@ def test_both_halves_of_a_local_policy_are_under_one_service() -> None:
         "ns/s0:http  LoadBalancer",
         "ns/s0:http  every external address, for pods and processes of this node",
     ]
-    assert "  TCP 192.0.0.1:80 rr for clients outside this node" in text.splitlines()
+    assert "  TCP 192.0.0.1:80 rr  (for clients outside this node)" in text.splitlines()
     by_clients = {each.clients: each for each in made.virtual_servers}
     assert by_clients["outside"].mark == by_clients["node"].port and by_clients["node"].protocol == "FWM"
     assert {each.condition for each in made.virtual_servers} == {"confirmed"}
@@ -74,5 +74,5 @@ def test_silence_is_said() -> None:
     agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
     agent.round(1.0)
     text, _ = shown(kernel, agent)
-    assert "  TCP 192.0.0.1:80 rr no endpoint on this node: silence for clients outside" in text.splitlines()
+    assert "  TCP 192.0.0.1:80 rr  (no endpoint on this node: silence for clients outside)" in text.splitlines()
     assert Address("192.0.0.1") in kernel.bound
