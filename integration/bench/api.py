@@ -10,20 +10,19 @@ in another slice: that is counted by itself.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import select
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from integration.bench import idle
+from integration.bench import floor, idle
 from integration.bench.changes import LIFE, Step
-from integration.bench.cluster import THIS_NODE, Cluster
+from integration.bench.cluster import PORT, TARGET_PORT, THIS_NODE, Cluster
 from integration.bench.stand import INTERFACE, LIMIT, Stand, become_quiet, environment
 from integration.bench.worker import Measured
 from integration.lab import LabError
@@ -51,11 +50,10 @@ def measure(stand: Stand, cluster: Cluster, count: int) -> Measured:
             become_quiet()
             memory = idle.status_of(Path("/proc", str(agent.pid)))
             figures["rss_mib"], figures["peak_mib"] = memory["VmRSS"] / 1024, memory["VmHWM"] / 1024
-            _drain(agent.stdout)
-            ours = _changes(cluster, server, agent, count)
+            ours = _changes(cluster, server, agent, count, _operation)
         with _process(stand, "watch", [str(kubeconfig)]) as watching:
             _expect(watching.stdout, LIMIT)
-            official = _changes(cluster, server, watching, count)
+            official = _changes(cluster, server, watching, count, _name)
     at_once = sorted(seconds for step, seconds in ours if step is not LIFE[-1])
     figures["median"], figures["p99"] = statistics.median(at_once), at_once[len(at_once) * 99 // 100]
     figures["median_deleted"] = statistics.median(seconds for step, seconds in ours if step is LIFE[-1])
@@ -87,10 +85,14 @@ def _process(
 
 
 def _changes(
-    cluster: Cluster, server: subprocess.Popen[bytes], witness: subprocess.Popen[bytes], count: int
+    cluster: Cluster,
+    server: subprocess.Popen[bytes],
+    witness: subprocess.Popen[bytes],
+    count: int,
+    sign: Callable[[Cluster, int, Step], str],
 ) -> list[tuple[Step, float]]:
     """What it was and how many seconds it took: whole lives of one more endpoint (changes.py), one Service after the
-    other. The first life is not counted: caches are cold."""
+    other. The first life is not counted: caches are cold. sign: what the witness says of the change."""
     taken: list[tuple[Step, float]] = []
     assert server.stdin
     lives = min(-(-count // len(LIFE)) + 1, cluster.size)
@@ -98,7 +100,10 @@ def _changes(
         for step in LIFE:
             server.stdin.write(f"{service} {step.extra.value}\n".encode())
             began = float(_expect(server.stdout, _EVENT_LIMIT))
-            taken.append((step, float(_expect(witness.stdout, _EVENT_LIMIT)) - began))
+            wanted = sign(cluster, service, step).encode()
+            while wanted not in (line := _expect(witness.stdout, _EVENT_LIMIT)):
+                pass
+            taken.append((step, float(line.split()[0]) - began))
             time.sleep(APART)
     return taken[len(LIFE) :]
 
@@ -111,7 +116,11 @@ def _expect(stream: IO[bytes] | None, limit: float) -> bytes:
     raise LabError(f"a process of the benchmark said nothing for {limit:g} s, or ended")
 
 
-def _drain(stream: IO[bytes] | None) -> None:
-    assert stream
-    while select.select([stream], [], [], 0.5)[0]:
-        os.read(stream.fileno(), 1 << 16)
+def _operation(cluster: Cluster, service: int, step: Step) -> str:
+    """Of the agent, as arguments of ipvsadm."""
+    verb = {floor.NEW_DEST: "-a", floor.SET_DEST: "-e", floor.DEL_DEST: "-d"}[step.command]
+    return f"ipvsadm {verb} -t {cluster.cluster_ip(service)}:{PORT} -r {cluster.new_pod(service)}:{TARGET_PORT}"
+
+
+def _name(cluster: Cluster, service: int, step: Step) -> str:
+    return f" service-{service}-"

@@ -1,6 +1,7 @@
 """`python -m integration.bench.api_watch KUBECONFIG`: the reference of claim (g), the official client's Watch.
 
-Says `ready`, then the time on the monotonic clock whenever an EndpointSlice has been decoded into its models.
+Says `ready`, then the time on the monotonic clock, and its name, whenever an EndpointSlice has been decoded into its
+models.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ def main(kubeconfig: str) -> None:
     version = api.list_endpoint_slice_for_all_namespaces(limit=1).metadata.resource_version
     stream = watch.Watch().stream(api.list_endpoint_slice_for_all_namespaces, resource_version=version)
     os.write(1, b"ready\n")
-    for _ in stream:
-        os.write(1, f"{time.monotonic()}\n".encode())
+    for event in stream:
+        os.write(1, f"{time.monotonic()} {event['object'].metadata.name}\n".encode())
 
 
 if __name__ == "__main__":
