@@ -101,8 +101,14 @@ def _changes(
             server.stdin.write(f"{service} {step.extra.value}\n".encode())
             began = float(_expect(server.stdout, _EVENT_LIMIT))
             wanted = sign(cluster, service, step).encode()
-            while wanted not in (line := _expect(witness.stdout, _EVENT_LIMIT)):
-                pass
+            heard: list[bytes] = []
+            while not heard or wanted not in heard[-1]:
+                try:
+                    heard.append(_expect(witness.stdout, _EVENT_LIMIT))
+                except LabError as error:
+                    said = b"".join(heard).decode()
+                    raise LabError(f"{step.name} of service-{service}: {error}; no {wanted!r} in: {said}") from error
+            line = heard[-1]
             taken.append((step, float(line.split()[0]) - began))
             time.sleep(APART)
     return taken[len(LIFE) :]

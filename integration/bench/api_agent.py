@@ -1,7 +1,7 @@
 """`python -m integration.bench.api_agent ARGUMENTS`: `ipvsagent ARGUMENTS`, with a witness.
 
-Whenever a write to IPVS has returned, which is when the kernel has acknowledged it, standard output gets the time on
-the monotonic clock, and what was written, as arguments of ipvsadm.
+Whenever a small write to IPVS has returned, which is when the kernel has acknowledged it, standard output gets the time
+on the monotonic clock, and what was written, as arguments of ipvsadm.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.rows import Failure, Op
 
 _write = IpvsTable.write
-_SHOWN = 10
+_FEW = 10
 
 
 def _witnessed(self: IpvsTable, ops: Sequence[Op]) -> list[Failure]:
     failures = _write(self, ops)
-    if ops:
-        os.write(1, f"{time.monotonic()} {'; '.join(map(str, ops[:_SHOWN]))}\n".encode())
+    if 0 < len(ops) <= _FEW:
+        os.write(1, f"{time.monotonic()} {'; '.join(map(str, ops))}\n".encode())
     return failures
 
 
