@@ -50,7 +50,7 @@ class Agent:
         self._config = config
         self._node = node
         self._inbox = Inbox()
-        self._server = Server(config, families(), self._inbox.put)
+        self._server = Server(config, node.backend_name, families(), self._inbox.put)
         self._vitals = Vitals(config, self._server, os.environ)
         self._source = source
         self._udp_flows = UdpFlows()

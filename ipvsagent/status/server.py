@@ -27,10 +27,13 @@ _GROUP = "agent"
 
 
 class Server:
-    """tell: hands a message to the loop. families: those that are synced."""
+    """backend: its name. families: those that are synced. tell: hands a message to the loop."""
 
-    def __init__(self, config: Config, families: Collection[Family], tell: Callable[[object], None]) -> None:
+    def __init__(
+        self, config: Config, backend: str, families: Collection[Family], tell: Callable[[object], None]
+    ) -> None:
         self._config = config
+        self._backend = backend
         self._tell = tell
         self._listeners = Listeners(self._say_faults)
         self.health = Health(config.sync_period, families)
@@ -68,7 +71,7 @@ class Server:
             body, content_type = self.metrics.exposition(accept)
             return Response(200, body, content_type)
         if path == "/proxyMode":
-            return Response(200, b"ipvs")
+            return Response(200, self._backend.encode())
         if path == "/configz":
             return Response(200, _configuration(self._config) + b"\n", "application/json")
         return Response(200, b"ok")
