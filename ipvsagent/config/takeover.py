@@ -28,7 +28,9 @@ def taken_up(
         if setting.live and setting.field not in restart_for:
             values[setting.field] = new
             continue
-        at = origins.get(setting.field, Remark("", setting.path, setting.document.kind if setting.document else ""))
+        at = origins.get(setting.field)
+        if at is None:
+            at = Remark("", setting.path or setting.options[0], setting.document.kind if setting.document else "")
         write = setting.kind.write
         reason = f"is {write(old)!r} and becomes {write(new)!r} when the agent is restarted"
         waiting.append(finding(msgspec.structs.replace(at, reason=reason)))

@@ -1,0 +1,44 @@
+"""What of a new configuration waits for a restart, and what is said of it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from ipvsagent.config import Config, resolve
+from ipvsagent.config.schema import SETTINGS
+from ipvsagent.config.takeover import taken_up
+from ipvsagent.iptables_node import IptablesNode
+from ipvsagent.node import Node
+from tests.config.test_resolve import FIELDS
+
+LIVE = {setting.field for setting in SETTINGS if setting.live}
+
+
+@pytest.mark.parametrize("field", sorted(FIELDS))
+def test_taken_up_or_waited_for(field: str) -> None:
+    wanted = msgspec.structs.replace(Config(), **{field: FIELDS[field][5]})
+    config, waiting = taken_up(Config(), wanted, {})
+    if field in LIVE:
+        assert config == wanted and waiting == ()
+    else:
+        assert config == Config()
+        assert [finding.field or finding.subject for finding in waiting] == [FIELDS[field][1] or FIELDS[field][3]]
+        assert "when the agent is restarted" in waiting[0].reason
+
+
+def test_where_it_was_written_is_said() -> None:
+    text = b"apiVersion: ipvsagent.io/v1alpha1\nkind: IPVSAgentConfiguration\ninterface: svc0\n"
+    resolved = resolve({}, {"c.yaml": text})
+    _, (finding,) = taken_up(Config(), resolved.required(), resolved.origins)
+    assert str(finding) == (
+        "c.yaml: IPVSAgentConfiguration interface: is 'kube-ipvs0' and becomes 'svc0' when the agent is restarted"
+    )
+
+
+def test_a_backend_may_take_up_less() -> None:
+    assert not Node.restart_for
+    assert IptablesNode.restart_for <= LIVE, "what waits anyway needs no mention"
+    wanted = Config(masquerade_all=True, drain_timeout=60)
+    config, (finding,) = taken_up(Config(), wanted, {}, IptablesNode.restart_for)
+    assert config == Config(drain_timeout=60) and finding.field == "iptables.masqueradeAll"
