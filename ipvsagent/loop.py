@@ -28,7 +28,7 @@ from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconfiguration import Reconfiguration
-from ipvsagent.rows import AddressRow
+from ipvsagent.rows import AddressRow, RouteRow
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
@@ -201,7 +201,7 @@ class Loop:
         self._odd_addresses = True
         now = self._clock()
         for row in self._pipeline.reconciler.shared:
-            if isinstance(row, AddressRow):
+            if isinstance(row, (AddressRow, RouteRow)):
                 self._pipeline.reconciler.shared.retry.doubt(row, now)
 
     def _start(self, now: float) -> None:
@@ -255,6 +255,7 @@ class Loop:
             self._learn([("packet rules", tuple(self.rules.findings()))])
         pipeline.audit.poll_drains(POLLED_AT_ONCE, now)
         pipeline.reconciler.shared.check_sizes(now)
+        pipeline.reconciler.shared.check_routes(now)
         return pipeline.audit.look(audit_count(len(pipeline.desired)), now)
 
     def _look_at_host(self) -> None:

@@ -19,6 +19,7 @@ from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
+from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import STRICT_ARP, Setting, Sysctls, needed
 from ipvsagent.kernel.timeouts import established_setting
 from ipvsagent.packet_filter import PacketFilter
@@ -75,7 +76,10 @@ class Node:
         self.ledger_path = config.state_dir / f"{key}.ledger"
         config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.addresses = AddressTable(config.interface)
-        self.ownership = Ownership(Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded))
+        self.routes = RouteTable(self.addresses)
+        self.ownership = Ownership(
+            Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded), self.routes.networks
+        )
         self.ipvs = IpvsTable(self.ownership)
         self.raised = Raised(config.state_dir / f"{key}.raised")
         self._sysctls = Sysctls()
@@ -83,6 +87,7 @@ class Node:
         self.unset_limits: tuple[Finding, ...] = ()
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
+        list(self.routes.read(None))
 
     def backend(self) -> Backend:
         """Writes, and makes the interface and the sets when they are missing."""
@@ -95,11 +100,12 @@ class Node:
             listing=self.ipvs.services,
             set_sizes=lambda: set_sizes(self.sets),
             node_clients=self._node_clients(self.scheduler_works),
+            routes=self.routes,
         )
 
     def remover(self) -> Backend:
         """Writes, but makes nothing."""
-        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.sets)
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes)
 
     def recorder(self, ops: list[Op]) -> Backend:
         """The same kernel, for a dry run."""
@@ -110,6 +116,7 @@ class Node:
             Recorder(self.sets, ops),
             listing=self.ipvs.services,
             node_clients=self._node_clients(LINUX_SCHEDULERS.__contains__),
+            routes=Recorder(self.routes, ops),
         )
 
     def _node_clients(self, scheduler_works: Callable[[str], bool]) -> NodeClients:
@@ -147,9 +154,7 @@ class Node:
         if config.strict_arp:
             settings += STRICT_ARP
         elif not config.answer_arp:
-            lan = silence(self.lan())
-            self.raised.note(lan)
-            settings += lan
+            settings += silence(self.lan())
         return settings
 
     def lan(self) -> list[str]:
@@ -158,7 +163,9 @@ class Node:
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""
-        return self._sysctls.keep(self.settings(), now)
+        settings = self.settings()
+        self.raised.note(settings)
+        return self._sysctls.keep(settings, now)
 
     def mend_addresses(self) -> int:
         """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
@@ -183,7 +190,9 @@ class Node:
         """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
         Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
-        self._sysctls.set(self.settings())
+        settings = self.settings()
+        self.raised.note(settings)
+        self._sysctls.set(settings)
         self.set_limits()
 
     def policy(self, config: Config) -> PolicyOptions:
@@ -224,7 +233,7 @@ def _timeouts(config: Config) -> tuple[int, int, int]:
 def empty_recorder(ops: list[Op], mark_mask: int) -> Backend:
     """A kernel that holds nothing, for a dry run anywhere."""
     recorders = [Recorder(None, ops) for _ in range(3)]
-    return Backend(IpvsRenderer(), *recorders, node_clients=NodeClients(mark_mask))
+    return Backend(IpvsRenderer(), *recorders, node_clients=NodeClients(mark_mask), routes=Recorder(None, ops))
 
 
 def pipeline_for(
@@ -257,6 +266,7 @@ def policy_options(
         allowed_external=config.allowed_external,
         node_ports_on=config.node_port_addresses,
         known_as=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
+        route_networks=config.service_cidrs if config.route_mode else (),
         pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
         pods_of_node=config.detect_local == "NodeCIDR",
         scheduler_works=scheduler_works,

@@ -24,7 +24,8 @@ from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
 from ipvsagent.reconcile.report import Report
-from ipvsagent.render.members import health_check_members, pod_members
+from ipvsagent.render.members import health_check_members, pod_members, routed_members
+from ipvsagent.rows import RouteRow
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
 
@@ -131,8 +132,8 @@ class Pipeline:
         return self._facts.node_port_addresses
 
     def _fix(self, now: float) -> None:
-        """What the packet rules need whatever virtual servers there are: where pods are, which of them are here, and
-        where load balancers ask for the health of Services.
+        """What is needed whatever virtual servers there are: routes of route mode, where pods are, which of them are
+        here, and where load balancers ask for the health of Services.
 
         Not every network plugin gives pods addresses of their Node's pod CIDRs: that this one does is believed where
         an interface of the node has such an address, and where nothing else is known."""
@@ -148,7 +149,10 @@ class Pipeline:
             home += of_node if in_use or not of_cluster else of_cluster
         checked = {check.port for check in self.health_checks.values()}
         checks = health_check_members(self._facts.node_port_addresses, sorted(checked))
-        self.reconciler.fix((*pod_members(pods, home), *checks), now)
+        routes = self._facts.routes
+        ranges = routed_members(route.network for route in routes)
+        delivered = [RouteRow(str(route.network), route.source) for route in routes]
+        self.reconciler.fix((*pod_members(pods, home), *checks, *ranges, *delivered), now)
 
     def _learn_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""
@@ -158,6 +162,7 @@ class Pipeline:
             self._interface_addresses,
             self._options.node_ports_on,
             self._options.known_as,
+            self._options.route_networks,
             localhost=self._options.localhost,
         )
         if facts == self._facts:

@@ -175,8 +175,27 @@ class SetMemberRow(Struct, frozen=True, gc=False, order=True):
         return f"add {self.set} {self.member}"
 
 
-SharedRow = AddressRow | SetMemberRow
-Row = VirtualServerRow | RealServerRow | ChainsRow | AddressRow | SetMemberRow
+class RouteRow(Struct, frozen=True, gc=False, order=True):
+    """A range of Service addresses that is local to this node by a route.
+
+    network: canonical, `10.96.0.0/16`. source: what this node's processes take as their own address, "" = the Service
+    address itself.
+    """
+
+    network: str
+    source: Address = Address("")
+
+    @property
+    def key(self) -> RouteRow:
+        return self
+
+    def __str__(self) -> str:
+        source = f" src {self.source}" if self.source else ""
+        return f"local {self.network} dev lo table local proto 119{source}"
+
+
+SharedRow = AddressRow | SetMemberRow | RouteRow
+Row = VirtualServerRow | RealServerRow | ChainsRow | AddressRow | SetMemberRow | RouteRow
 
 
 class Verb(StrEnum):
@@ -208,6 +227,8 @@ class Op(Struct, frozen=True, gc=False):
             return chains_command(self.verb.value, row)
         if isinstance(row, AddressRow):
             return f"ip address {self.verb} {row}"
+        if isinstance(row, RouteRow):
+            return f"ip route {'delete' if self.verb is Verb.DELETE else 'replace'} {row}"
         if isinstance(row, SetMemberRow):
             return f"ipset {'del' if self.verb is Verb.DELETE else 'add'} {row.set} {row.member}"
         verb = _IPVSADM_VERB[type(row), self.verb]
@@ -258,7 +279,7 @@ class Observed(Struct, frozen=True, gc=False):
     counters: Counters | None = None
 
 
-Keys = Collection[VirtualServerId] | Collection[Address] | Collection[SetMemberRow] | None
+Keys = Collection[VirtualServerId] | Collection[Address] | Collection[SetMemberRow] | Collection[RouteRow] | None
 """What `KernelTable.read` may be asked for; None = everything."""
 
 
@@ -266,7 +287,8 @@ class KernelTable(TypingProtocol):
     """One kind of kernel state. The fake and the real kernel both are this.
 
     read(None) yields everything the table holds, foreign rows included; read(keys) only what is asked for:
-    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses, `SetMemberRow`s for sets.
+    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses, `SetMemberRow`s for sets,
+    `RouteRow`s for routes.
     What is absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
 
     write(ops) applies ops in order, goes on after a failure, and returns the failures. A DELETE of what is
@@ -306,8 +328,10 @@ _RANK: dict[tuple[type, Verb], int] = {
     (RealServerRow, Verb.ADD): 1,
     (RealServerRow, Verb.SET): 1,
     (SetMemberRow, Verb.ADD): 2,
+    (RouteRow, Verb.ADD): 3,
     (AddressRow, Verb.ADD): 3,
     (AddressRow, Verb.DELETE): 4,
+    (RouteRow, Verb.DELETE): 4,
     (SetMemberRow, Verb.DELETE): 5,
     (RealServerRow, Verb.DELETE): 6,
     (VirtualServerRow, Verb.DELETE): 7,

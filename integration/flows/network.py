@@ -14,6 +14,7 @@ from integration.lab.servers import Protocol, has_sctp
 
 THIS_NODE, OTHER_NODE = "node-1", "node-2"
 CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/56"
+SERVICE_CIDRS = "10.96.0.0/16,fd00:10:96::/112"
 EXTERNAL_IPS = "198.51.100.0/24,fd00:198:51:100::/112"
 TARGET_PORT = 8080
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")  # of every Service
@@ -30,7 +31,7 @@ ADDRESSES = {
 }
 BRIDGE = ("10.244.1.1/24", "fd00:10:244:1::1/64")
 CLIENTS = {"pod": "pod-b", "itself": "pod-a", "otherpod": "pod-r", "neighbour": "pod-s"}
-SERVICE_NETWORKS = ("10.96.0.0/16", "fd00:10:96::/112", "192.0.2.0/24", "fd00:192:0:2::/112", *EXTERNAL_IPS.split(","))
+SERVICE_NETWORKS = (*SERVICE_CIDRS.split(","), "192.0.2.0/24", "fd00:192:0:2::/112", *EXTERNAL_IPS.split(","))
 RANGES = {
     "outside": tuple(f"{address}/{'128' if ':' in address else '32'}" for address in ADDRESSES["outside"]),
     "stranger": ADDRESSES["stranger"],

@@ -237,7 +237,8 @@ class Agent:
         self._log = folder / "agent.log"
         words = [*source, "--state-dir", str(folder / "state")]
         words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]
-        words += [network.CLUSTER_CIDRS if word == "PODS" else word for word in row.agent]
+        meaning = {"PODS": network.CLUSTER_CIDRS, "SERVICES": network.SERVICE_CIDRS}
+        words += [meaning.get(word, word) for word in row.agent]
         path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
         with self._log.open("wb") as log:
             self._process = namespace.start(

@@ -17,7 +17,7 @@ from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.rows import AddressRow, Op, RealServerRow, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
 
 
@@ -90,8 +90,8 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
         elif isinstance(row, RealServerRow):
             wanted = desired.get(row.server)
         else:
-            text = row.address if isinstance(row, AddressRow) else row.member.partition(",")[0]
-            wanted = on_address.get(Address(text))
+            text = row.member.partition(",")[0] if isinstance(row, SetMemberRow) else ""
+            wanted = on_address.get(row.address if isinstance(row, AddressRow) else Address(text))
             command += f" dev {interface}" if isinstance(row, AddressRow) else ""
         planned.append(PlannedOp(op.verb.value, command, str(wanted.service) if wanted else ""))
     return tuple(sorted(planned, key=lambda p: p.service))

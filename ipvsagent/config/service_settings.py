@@ -148,7 +148,6 @@ SERVICE_SETTINGS: tuple[Setting, ...] = (
         help="Ranges of cluster IPs, for --route-mode.",
         section=SERVED,
         planned=True,
-        pending=True,
     ),
     of_agent(
         "route_mode",
@@ -158,7 +157,6 @@ SERVICE_SETTINGS: tuple[Setting, ...] = (
         help="Deliver the ranges of --service-cidrs here by a route, instead of binding every cluster IP.",
         section=SERVED,
         planned=True,
-        pending=True,
     ),
     of_agent(
         "local_mark_mask",

@@ -114,7 +114,8 @@ class Raised:
         self._path = path
 
     def note(self, settings: Iterable[Setting]) -> None:
-        """Before they are set. What is noted already keeps its first value."""
+        """Before they are set: those of single interfaces. What is noted already keeps its first value."""
+        settings = [s for s in settings if s.at_least and s.name.startswith("net.ipv4.conf.")]
         lines = self._lines()
         known = {name for name, _, _ in lines}
         new = [(s.name, value, s.value) for s in settings if s.name not in known and not s.holds(value := _value(s))]

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.fake_addresses import FakeAddressTable
+from ipvsagent.kernel.fake_routes import FakeRouteTable
 from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool
 from ipvsagent.kernel.fake_sets import FakeSetTable
 from ipvsagent.kernel.iptables import Feature
@@ -36,6 +37,7 @@ from ipvsagent.rows import (
     Observed,
     Op,
     RealServerRow,
+    RouteRow,
     Row,
     SetMemberRow,
     SetSpec,
@@ -74,6 +76,7 @@ class FakeKernel:
         self.virtual_servers: dict[VirtualServerId, VirtualServerRow] = {}
         self.real_servers: dict[VirtualServerId, RealServers] = {}
         self.bound: set[Address] = set()
+        self.routes: dict[str, RouteRow] = {}
         self.set_specs: dict[str, SetSpec] = {}
         self.set_members: set[SetMemberRow] = set()
         self.features: set[Feature] = set(Feature)
@@ -96,7 +99,8 @@ class FakeKernel:
         ledger = self.ownership.ledger if self._ledger_path is None else Ledger(self._ledger_path)
         self._ops_to_live = None
         self.addresses = FakeAddressTable(self)
-        self.ownership = Ownership(ledger, self.addresses.bound, self._excluded)
+        self.routes_table = FakeRouteTable(self)
+        self.ownership = Ownership(ledger, self.addresses.bound, self._excluded, self.routes_table.networks)
         self.ipvs = FakeIpvsTable(self, self.ownership)
         self.sets = FakeSetTable(self)
         self.rules = {family: FakeRules(self, family) for family in Family}
@@ -128,6 +132,8 @@ class FakeKernel:
                 self.real_servers[row.server][row.key] = row
             elif isinstance(row, SetMemberRow):
                 self.set_members.add(row)
+            elif isinstance(row, RouteRow):
+                self.routes[row.network] = row
             elif isinstance(row, AddressRow):
                 self.bound.add(row.address)
 
@@ -140,6 +146,8 @@ class FakeKernel:
                 del self.real_servers[row.server][row.key]
             elif isinstance(row, SetMemberRow):
                 self.set_members.remove(row)
+            elif isinstance(row, RouteRow):
+                del self.routes[row.network]
             elif isinstance(row, AddressRow):
                 self.bound.remove(row.address)
 

@@ -13,7 +13,7 @@ from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, attributes
 GET_LINK = 18  # RTM_GETLINK
 IFINFOMSG = struct.Struct("=BxHiII")
 """Family, device type, index, flags, which flags to change."""
-_NAME, _MASTER, _LINK_INFO, _KIND = 3, 10, 18, 1  # IFLA_*
+_NAME, _MTU, _MASTER, _LINK_INFO, _KIND = 3, 4, 10, 18, 1  # IFLA_*
 _UP, _LOOPBACK, _NO_ARP = 0x1, 0x8, 0x80  # IFF_*
 _ETHER = 1  # ARPHRD_ETHER
 
@@ -30,6 +30,7 @@ class Link(Struct, frozen=True):
     master: int
     up: bool
     ethernet: bool
+    mtu: int = 0
 
 
 def links() -> list[Link]:
@@ -48,6 +49,7 @@ def _link(data: bytes, start: int, end: int) -> Link:
         master=int.from_bytes(found.get(_MASTER, b""), sys.byteorder),
         up=bool(flags & _UP),
         ethernet=kind_of_device == _ETHER and not flags & (_LOOPBACK | _NO_ARP),
+        mtu=int.from_bytes(found.get(_MTU, b""), sys.byteorder),
     )
 
 

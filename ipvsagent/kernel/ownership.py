@@ -183,13 +183,21 @@ class Claims:
 class Ownership:
     """Answers whose a virtual server is.
 
-    bound: the addresses on our interface, a live set that the address table keeps up to date.
+    bound: the addresses on our interface, a live set that the address table keeps up to date. routed: the ranges that
+    are local by our routes, as live, kept by the route table.
     excluded: CIDRs whose virtual servers are never ours, unless we added them ourselves.
     """
 
-    def __init__(self, ledger: Ledger, bound: set[Address], excluded: Iterable[str | Network] = ()) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        bound: set[Address],
+        excluded: Iterable[str | Network] = (),
+        routed: Collection[Network] = (),
+    ) -> None:
         self.ledger = ledger
         self.bound = bound
+        self.routed = routed
         self.exclude(excluded)
 
     def exclude(self, networks: Iterable[str | Network]) -> None:
@@ -201,7 +209,7 @@ class Ownership:
             return Owner.OURS
         if self.ledger.is_stranger(server):
             return Owner.FOREIGN
-        if server.address not in self.bound:
+        if server.address not in self.bound and not self._is_routed(server):
             self.ledger.meet_stranger(server)
             return Owner.FOREIGN
         if self._excluded:
@@ -209,6 +217,12 @@ class Ownership:
             if any(address in network for network in self._excluded):
                 return Owner.FOREIGN
         return Owner.OURS
+
+    def _is_routed(self, server: VirtualServerId) -> bool:
+        if not self.routed or server.protocol is Protocol.FWM:
+            return False
+        address = ipaddress.ip_address(server.address)
+        return any(address in network for network in self.routed)
 
     def adopt(self, servers: Iterable[VirtualServerId]) -> None:
         """Notes what is ours only by its address, as after a take-over: an address leaves before its virtual

@@ -12,6 +12,7 @@ from ipvsagent.cluster.objects import Node
 from ipvsagent.config import Network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.policy.annotations import NODE_WEIGHT, parse_weight
+from ipvsagent.policy.routes import ServiceRoute, service_routes
 
 PRIMARY = "primary"
 
@@ -24,6 +25,7 @@ class NodeFacts(Struct, frozen=True):
     node_port_addresses: where node ports are served, sorted.
     other_nodes:         addresses of other Nodes -> their names: never served here.
     weights, zones:      of every Node that says, by name.
+    routes:              ranges of cluster IPs that are delivered by a route: their addresses are not bound.
     """
 
     name: str = ""
@@ -34,6 +36,7 @@ class NodeFacts(Struct, frozen=True):
     other_nodes: dict[Address, str] = {}
     weights: dict[str, int] = {}
     zones: dict[str, str] = {}
+    routes: tuple[ServiceRoute, ...] = ()
 
 
 def node_facts(
@@ -42,18 +45,29 @@ def node_facts(
     interface_addresses: frozenset[Address],
     node_ports_on: Iterable[str],
     known_as: Address | None = None,
+    route_networks: Iterable[Network] = (),
     *,
     localhost: bool = False,
 ) -> tuple[NodeFacts, tuple[Finding, ...]]:
     """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
 
     node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
-    known_as: this node's first address of its family, whatever its object says.
+    known_as: this node's first address of its family, whatever its object says. route_networks: to be delivered by routes.
     A Node object that has no addresses yet is not waited for, as kube-proxy does it: it takes part when they come.
     """
     findings: list[Finding] = []
     own = nodes.get(name)
     of_object = (*((known_as,) if known_as else ()), *(own.addresses if own else ()))
+    other_nodes = {
+        address: other
+        for other, node in sorted(nodes.items())
+        if other != name
+        for address in node.addresses
+        if address not in interface_addresses and address != known_as
+    }
+    addresses = [*of_object, *sorted(interface_addresses)]
+    routes, refused = service_routes(route_networks, addresses, interface_addresses, other_nodes)
+    findings += refused
     weights = {}
     for other, node in nodes.items():
         text = node.annotations.get(NODE_WEIGHT, "").strip()
@@ -74,15 +88,10 @@ def node_facts(
             *((Address("127.0.0.1"),) if localhost else ()),
             *_node_port_addresses(of_object, interface_addresses, tuple(node_ports_on)),
         ),
-        other_nodes={
-            address: other
-            for other, node in sorted(nodes.items())
-            if other != name
-            for address in node.addresses
-            if address not in interface_addresses and address != known_as
-        },
+        other_nodes=other_nodes,
         weights=weights,
         zones={other: node.zone for other, node in nodes.items() if node.zone},
+        routes=routes,
     )
     return facts, tuple(findings)
 

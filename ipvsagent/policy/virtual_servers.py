@@ -4,7 +4,8 @@ Each address and port that a Service has is a `_Front`: which frontend it is, an
 it. Every virtual server of one Service port shares the same tuples of real servers.
 
 Rules of addresses, in one place (`_why_refused`, and `bind` in `_virtual_server`): an address of another Node is never
-served, an address of this node's other interfaces is served but not bound, node ports are never bound.
+served, an address of this node's other interfaces is served but not bound, node ports are never bound, and neither is
+what a route makes local.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class PolicyOptions(Struct, frozen=True):
     allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
     edit a Service can take over any address with them (CVE-2020-8554).
     known_as:         this node's first address of its family, None = as its Node object says.
+    route_networks:   ranges of cluster IPs that a route makes local, so that none of them is bound.
     pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
     scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
     at_random:        there are no schedulers, endpoints are chosen at random by weight.
@@ -50,6 +52,7 @@ class PolicyOptions(Struct, frozen=True):
     allowed_external: tuple[Network, ...] = ()
     node_ports_on: tuple[str, ...] = ()
     known_as: Address | None = None
+    route_networks: tuple[Network, ...] = ()
     pod_networks: tuple[Network, ...] = ()
     pods_of_node: bool = False
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
@@ -207,11 +210,17 @@ def _virtual_server(
         node_real_servers=sets.real_servers(False)[0] if external and front.local else None,
         unused=unused,
         when_empty=WhenEmpty.DROP if not used and sets.choice.anywhere else WhenEmpty.REFUSE,
-        bind=front.frontend is not Frontend.NODE_PORT and front.address not in node.own_addresses,
+        bind=front.frontend is not Frontend.NODE_PORT
+        and front.address not in node.own_addresses
+        and not _is_routed(front.address, node),
         preserve_client_address=not external or front.local,
         source_ranges=_source_ranges(service, front, node),
         drain_timeout=wishes.drain_timeout,
     )
+
+
+def _is_routed(address: Address, node: NodeFacts) -> bool:
+    return bool(node.routes) and _allowed(address, tuple(route.network for route in node.routes))
 
 
 def _source_ranges(service: Service, front: _Front, node: NodeFacts) -> tuple[str, ...]:

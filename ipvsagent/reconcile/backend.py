@@ -19,6 +19,7 @@ from ipvsagent.rows import (
     Op,
     Owner,
     RealServerRow,
+    RouteRow,
     Row,
     SetMemberRow,
     SharedRow,
@@ -57,6 +58,7 @@ class Backend:
         set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
         node_clients: NodeClients | None = None,
         touched: Callable[[], Collection[VirtualServerId]] = tuple,
+        routes: KernelTable | None = None,
     ) -> None:
         self.renderer = renderer
         self.node_clients = node_clients
@@ -73,6 +75,8 @@ class Backend:
             self._tables[AddressRow] = addresses
         if sets is not None:
             self._tables[SetMemberRow] = sets
+        if routes is not None:
+            self._tables[RouteRow] = routes
         self._servers = servers
         self.ops_written = 0
         self.rows_read = 0
@@ -129,7 +133,7 @@ class Backend:
         """Shared rows of ours that the kernel holds, of those asked for (None = all)."""
         asked = None if rows is None else list(rows)
         found: set[SharedRow] = set()
-        for kind in (AddressRow, SetMemberRow):
+        for kind in (AddressRow, SetMemberRow, RouteRow):
             keys = None if asked is None else cast(Keys, [row.key for row in asked if type(row) is kind])
             if kind in self._tables and keys != []:
                 found.update(seen.row for seen in self._tables[kind].read(keys) if type(seen.row) is kind)

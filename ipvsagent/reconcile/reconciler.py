@@ -132,7 +132,9 @@ class Reconciler:
         self._backend.prepare()
         report = Report()
         found = {**dict.fromkeys(ids, ()), **dict(self._backend.read(ids))}
-        self._apply(found, now, report, self._backend.read_shared(None))
+        present = self._backend.read_shared(None)
+        self._apply(found, now, report, present)
+        self.shared.write_fixed(now, report, present)
         return report
 
     def round(self, now: float) -> Report:

@@ -16,7 +16,7 @@ from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import RetryQueue
-from ipvsagent.rows import Op, SetMemberRow, SharedRow, Verb, order
+from ipvsagent.rows import Op, RouteRow, SetMemberRow, SharedRow, Verb, order
 
 
 class SharedRows:
@@ -29,7 +29,7 @@ class SharedRows:
         self._backend = backend
         self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
-        self._fixed: tuple[SharedRow, ...] = ()
+        self.fixed: tuple[SharedRow, ...] = ()
         self._awaited: set[SharedRow] = set()  # of the fixed ones, those that are yet to be written or deleted
         self.sizes: Counter[str] = Counter()
         self.retry: RetryQueue[SharedRow] = RetryQueue()
@@ -60,8 +60,12 @@ class SharedRows:
 
     def fix(self, rows: Sequence[SharedRow]) -> list[Op]:
         """Rows that are needed whatever the Services are, in place of those named before."""
-        lost, self._fixed = self._fixed, tuple(rows)
-        return self._exchange(self._fixed, lost)
+        lost, self.fixed = self.fixed, tuple(rows)
+        return self._exchange(self.fixed, lost)
+
+    def write_fixed(self, now: float, report: Report, present: set[SharedRow]) -> None:
+        """Those of them that are missing, before everything else is worked out."""
+        self.write([Op(Verb.ADD, row) for row in self.fixed], now, report, present)
 
     def change(self, row: SharedRow, now: float) -> None:
         """A fixed row came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
@@ -137,6 +141,15 @@ class SharedRows:
         present = self._backend.read_shared(None)
         for row in self._counts.keys() ^ present:
             self.retry.doubt(row, now)
+
+    def check_routes(self, now: float) -> None:
+        """A route that somebody deleted or changed, of which nobody is told."""
+        routes = [row for row in self.fixed if isinstance(row, RouteRow)]
+        if routes:
+            present = self._backend.read_shared(routes)
+            for row in routes:
+                if row not in present:
+                    self.retry.doubt(row, now)
 
     def round(self, now: float, report: Report) -> None:
         """Look at the doubtful rows that are due."""

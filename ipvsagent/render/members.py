@@ -5,7 +5,7 @@ carry a 6.
 
 POD        hash:net           sources that count as pods of this node or cluster (detector ClusterCIDR, NodeCIDR)
 HOME       hash:net           sources that count as pods of this node; as POD where that cannot be told apart
-VIP        hash:ip            addresses on our interface
+VIP        hash:net           addresses on our interface, and ranges that are local by our routes
 SERVICE    hash:ip,port       every address and port that is served here
 CLUSTER    hash:ip,port       of these, cluster IPs
 EXTERNAL   hash:ip,port       of these, external ones whose clients are masqueraded (externalTrafficPolicy Cluster)
@@ -33,7 +33,7 @@ _PREFIX = {Family.IPV4: "IPVSAGENT-", Family.IPV6: "IPVSAGENT-6-"}
 _KINDS = {
     "POD": "hash:net",
     "HOME": "hash:net",
-    "VIP": "hash:ip",
+    "VIP": "hash:net",
     "SERVICE": "hash:ip,port",
     "CLUSTER": "hash:ip,port",
     "EXTERNAL": "hash:ip,port",
@@ -80,6 +80,15 @@ def health_check_members(addresses: Iterable[Address], ports: Sequence[int]) -> 
         for address in addresses
         for port in ports
     ]
+
+
+def routed_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
+    """Members of VIP: ranges in which no address shows anything of the host."""
+    rows: list[SetMemberRow] = []
+    for network in networks:
+        family = Family.IPV6 if network.version == 6 else Family.IPV4
+        rows.extend(SetMemberRow(set_name("VIP", family), text) for text in net_texts(str(network)))
+    return tuple(rows)
 
 
 def members(server: VirtualServer) -> list[SetMemberRow]:

@@ -1,0 +1,128 @@
+"""Routes that make whole ranges of Service addresses local to this node: route mode, in place of an address for each.
+
+Knows rtnetlink, nothing of Services. The routes lead to the loopback interface, because the kernel refuses IPv6 ones on
+an interface that is down. Their preferred source is an address of the node, so that its processes need no masquerade;
+their MTU is that of the interface which has this address, or the first large datagram of a process would be lost:
+loopback's own MTU is 64 KiB, and IPVS does not cut (ip_vs_xmit.c).
+
+The kernel keeps a route whose source is gone from the node; whoever wants routes says so anew when addresses change.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator, Sequence
+
+from ipvsagent.address import Address, unpack
+from ipvsagent.config import Network
+from ipvsagent.errors import KernelError, NotThere
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.links import links
+from ipvsagent.kernel.netlink import CREATE, NETLINK_ROUTE, REPLACE, Body, NetlinkSocket, attributes
+from ipvsagent.kernel.routes import (
+    DELETE_ROUTE,
+    DESTINATION,
+    GET_ROUTE,
+    LOCAL,
+    LOCAL_TABLE,
+    NEW_ROUTE,
+    PROTOCOL,
+    RTMSG,
+    SOURCE,
+    pack_local_route,
+)
+from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, RouteRow, Verb
+
+
+class RouteTable:
+    """`KernelTable` of `RouteRow`. For one thread. Only routes with our protocol number are read or deleted.
+
+    networks: the ranges that are local by our routes, as far as this table has read and written; shared with
+    `Ownership`.
+    """
+
+    def __init__(self, addresses: AddressTable, timeout: float = 10.0) -> None:
+        self._addresses = addresses
+        self.networks: set[Network] = set()
+        self._held: dict[str, RouteRow] = {}
+        self._socket = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self, keys: Keys) -> Iterator[Observed]:
+        """Always two dumps, whatever is asked for; the kernel leaves out other tables' routes from 4.20 on."""
+        found = [row for family in (socket.AF_INET, socket.AF_INET6) for row in self._dump(family)]
+        self._held = {row.network: row for row in found}
+        self._note()
+        return iter([Observed(row, Owner.OURS) for row in found if keys is None or row.key in set(keys)])
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        """ADD replaces a route of ours with another source; DELETE is for exactly the row it names."""
+        failures = []
+        loopback = socket.if_nametoindex("lo")
+        for op in ops:
+            row = op.row
+            if not isinstance(row, RouteRow):
+                failures.append(Failure(op, KernelError.of(errno.EINVAL, "not sent: it is no route")))
+                continue
+            if op.verb is Verb.DELETE and self._held.get(row.network, row) != row:
+                continue
+            error = self._send(op.verb, row, loopback)
+            if error is None or (op.verb is Verb.DELETE and isinstance(error, NotThere)):
+                if op.verb is Verb.DELETE:
+                    self._held.pop(row.network, None)
+                else:
+                    self._held[row.network] = row
+            else:
+                failures.append(Failure(op, error))
+        self._note()
+        return failures
+
+    def _send(self, verb: Verb, row: RouteRow, loopback: int) -> KernelError | None:
+        network = ipaddress.ip_network(row.network)
+        place = (Address(str(network.network_address)), network.prefixlen)
+        sequence = self._socket.reserve(1)
+        if verb is Verb.DELETE:
+            message = pack_local_route(DELETE_ROUTE, 0, sequence, place, loopback)
+        else:
+            source = row.source or None
+            mtu = _mtu_of(row.source, self._addresses) if network.version == 4 and row.source else None
+            message = pack_local_route(NEW_ROUTE, CREATE | REPLACE, sequence, place, loopback, source, mtu)
+        errors = self._socket.send([message])
+        return next(iter(errors.values()), None)
+
+    def _note(self) -> None:
+        self.networks.clear()
+        self.networks.update(ipaddress.ip_network(network) for network in self._held)
+
+    def _dump(self, family: int) -> Iterator[RouteRow]:
+        request = RTMSG.pack(family, 0, 0, 0, LOCAL_TABLE, PROTOCOL, 0, LOCAL, 0)
+        try:
+            answers = self._socket.dump(GET_ROUTE, request)
+        except KernelError as error:
+            if error.code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):  # IPv6 is off
+                return
+            raise
+        for body in answers:
+            row = _row(body)
+            if row is not None:
+                yield row
+
+
+def _row(body: Body) -> RouteRow | None:
+    data, start, end = body
+    _, prefix, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(data, start)
+    found = attributes(data, start + RTMSG.size, end)
+    if (table, protocol, kind) != (LOCAL_TABLE, PROTOCOL, LOCAL) or DESTINATION not in found:
+        return None
+    source = found.get(SOURCE)
+    return RouteRow(f"{unpack(found[DESTINATION])}/{prefix}", unpack(source) if source else Address(""))
+
+
+def _mtu_of(source: Address, addresses: AddressTable) -> int | None:
+    """Of the interface that has this address; None if none has."""
+    name = addresses.node_addresses().get(source)
+    return next((link.mtu for link in links() if link.name == name), None)
