@@ -13,7 +13,7 @@ from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import find_variant
 from ipvsagent.kernel.ownership import state_key
-from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, Setting, Sysctls
+from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls
 from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
@@ -94,6 +94,9 @@ class IptablesNode:
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""
         return self._sysctls.keep(self.settings(), now)
+
+    def conn_reuse(self) -> ConnReuse | None:
+        return None
 
     def mend_addresses(self) -> int:
         """None is bound."""

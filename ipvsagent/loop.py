@@ -229,6 +229,8 @@ class Loop:
         """Sets, then the rules that ask them, then everything else: no address is bound that is not protected."""
         if not self._rules_installed:
             self._backend.prepare()
+            if reuse := self._node.conn_reuse():
+                log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
             self._learn([("packet rules", tuple(self._install_rules()))])
             self._rules_installed = True
         return self._pipeline.begin(now)
@@ -333,4 +335,5 @@ class Loop:
             totals=totals_of(self._pipeline),
             virtual_servers=server_views(self._pipeline, now),
             findings=tuple(self._book.current()),
+            conn_reuse=self._node.conn_reuse(),
         )

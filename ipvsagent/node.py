@@ -20,7 +20,7 @@ from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
 from ipvsagent.kernel.service_routes import RouteTable
-from ipvsagent.kernel.sysctls import STRICT_ARP, Setting, Sysctls, needed
+from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.kernel.timeouts import established_setting
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
@@ -156,6 +156,9 @@ class Node:
         elif not config.answer_arp:
             settings += silence(self.lan())
         return settings
+
+    def conn_reuse(self) -> ConnReuse | None:
+        return conn_reuse()
 
     def lan(self) -> list[str]:
         """Interfaces by which other machines may ask who has a Service address."""

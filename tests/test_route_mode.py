@@ -110,6 +110,17 @@ def test_the_source_follows_the_node():
     assert world.log == []
 
 
+def test_a_route_that_somebody_deletes_comes_back_and_is_drift():
+    world = World(kernel())
+    world.kernel.drop(ROUTE)
+    world.pipeline.reconciler.shared.check_routes(1.0)
+    report = world.pipeline.round(1.0)
+    assert [str(drift.op) for drift in report.drift] == [
+        f"ip route replace local {RANGE} dev lo table local proto 119 src {NODE_ADDRESS}"
+    ]
+    assert world.kernel.routes == {RANGE: ROUTE}
+
+
 def test_a_range_with_a_node_in_it_is_not_routed():
     world = World(kernel())
     (finding,) = world.moves(NODE_ADDRESS, "10.96.200.1")

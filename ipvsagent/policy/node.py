@@ -52,7 +52,7 @@ def node_facts(
     """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
 
     node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
-    known_as: this node's first address of its family, whatever its object says. route_networks: to be delivered by routes.
+    known_as: this node's first address of its family, whatever its object says. route_networks: of route mode.
     A Node object that has no addresses yet is not waited for, as kube-proxy does it: it takes part when they come.
     """
     findings: list[Finding] = []

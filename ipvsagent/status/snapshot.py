@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from ipvsagent.findings import Finding
+from ipvsagent.kernel.sysctls import ConnReuse
 from ipvsagent.model import Frontend, VirtualServer, VirtualServerId
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.sources.view import SourceView
@@ -68,7 +69,8 @@ class Programming(Struct, frozen=True):
 class Snapshot(Struct, frozen=True):
     """Times in seconds. in_sync: everything wanted is confirmed. start_*: of the comparison at start.
 
-    ops_written and drift count since the agent started; drift by kind: lost, edited, stray.
+    ops_written and drift count since the agent started; drift by kind: lost, edited, stray, rules, sysctl.
+    conn_reuse: what is done about ports that clients use again; None without IPVS.
     """
 
     version: str
@@ -89,6 +91,7 @@ class Snapshot(Struct, frozen=True):
     totals: Totals
     virtual_servers: tuple[ServerView, ...]
     findings: tuple[Finding, ...]
+    conn_reuse: ConnReuse | None = None
 
 
 def totals_of(pipeline: Pipeline) -> Totals:

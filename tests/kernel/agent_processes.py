@@ -26,7 +26,7 @@ IN_SYNC = r" in sync: .*\((\d+) writes, [\d.]+ s\)"
 
 _NURSERY = """
 import ctypes, gc, json, os, signal, sys, traceback
-import ipvsagent.cli.run, ipvsagent.cli.plan, ipvsagent.cli.cleanup, ipvsagent.cli.status
+import ipvsagent.cli.run, ipvsagent.cli.plan, ipvsagent.cli.cleanup, ipvsagent.cli.status, ipvsagent.cli.check
 import pyroute2, yaml
 from ipvsagent.cli import main
 

@@ -121,13 +121,13 @@ def test_the_source_follows_the_nodes_address(place, agents: Agents, web):
     document, pieces, address = web
     agents.wants(document, pieces)
     agents.in_sync(*ROUTED)
-    place.node.run("ip", "address", "add", "192.168.56.31/24", "dev", "eth0")
+    place.node.run("ip", "address", "add", "192.168.56.31/32", "dev", "eth0")
     place.node.run("ip", "address", "del", f"{NODE_ADDRESS}/24", "dev", "eth0")
     try:
         eventually(lambda: routes(place) == [f"{RANGE} 192.168.56.31"], 5)
     finally:
         place.node.run("ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", "eth0")
-        place.node.run("ip", "address", "del", "192.168.56.31/24", "dev", "eth0")
+        place.node.run("ip", "address", "del", "192.168.56.31/32", "dev", "eth0")
         place.node.run("ip", "route", "replace", "default", "via", "192.168.56.1")
     eventually(lambda: routes(place) == [f"{RANGE} {NODE_ADDRESS}"], 5)
     agents.wants(document, endpoint_slice("web", [C]))

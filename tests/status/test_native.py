@@ -26,6 +26,7 @@ def shown(kernel: FakeKernel, agent: Agent) -> tuple[str, StatusDocument]:
         "findings": (),
         "programming": Programming(),
         "seconds_since_change": None,
+        "conn_reuse": None,
     }
     said = Snapshot(
         **{name: known[name] if name in known else kinds[kind] for name, kind in get_type_hints(Snapshot).items()}
