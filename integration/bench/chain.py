@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from integration.bench.cluster import THIS_NODE
+from integration.bench.cluster import SERVICE_CIDR, THIS_NODE
 from integration.bench.stand import INTERFACE
 from ipvsagent.announce import learn
 from ipvsagent.cluster.objects import Changes
@@ -23,10 +24,16 @@ from ipvsagent.status.snapshot import in_sync
 
 
 class Chain:
-    """Opens and prepares the node. `ipvs`, `addresses` and `sets` know how long writing took."""
+    """Opens and prepares the node. `ipvs`, `addresses` and `sets` know how long writing took. routed: in route mode."""
 
-    def __init__(self, state: Path) -> None:
-        config = Config(node_name=THIS_NODE, interface=INTERFACE, state_dir=state)
+    def __init__(self, state: Path, *, routed: bool = False) -> None:
+        config = Config(
+            node_name=THIS_NODE,
+            interface=INTERFACE,
+            state_dir=state,
+            route_mode=routed,
+            service_cidrs=(ip_network(SERVICE_CIDR),) if routed else (),
+        )
         self.node = Node(config)
         self.node.prepare()
         self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)

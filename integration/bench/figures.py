@@ -50,6 +50,7 @@ _RATIOS = (
     ("faster than reference", "reference.seconds", "program.seconds"),
     ("slower than floor", "program.seconds", "floor.seconds"),
     ("change against floor", "change.median", "floor.median"),
+    ("route.faster", "route.bound_seconds", "route.seconds"),
     ("official against event", "api.official_median", "api.median"),
 )
 

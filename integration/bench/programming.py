@@ -12,9 +12,9 @@ from integration.bench.worker import Measured
 from ipvsagent.cluster.objects import Changes
 
 
-def program(cluster: Cluster, state: Path) -> tuple[Chain, Measured]:
+def program(cluster: Cluster, state: Path, *, routed: bool = False) -> tuple[Chain, Measured]:
     """Nothing but the agent's own modules and the input may be in memory when it begins."""
-    chain = Chain(state)
+    chain = Chain(state, routed=routed)
     changes = Changes(upserts=tuple(cluster.decoded()), synced=True)
     pauses = _Pauses()
     decoded_at = time.monotonic()
@@ -41,8 +41,8 @@ def program(cluster: Cluster, state: Path) -> tuple[Chain, Measured]:
     return chain, figures
 
 
-def measure(cluster: Cluster, state: Path) -> Measured:
-    chain, figures = program(cluster, state)
+def measure(cluster: Cluster, state: Path, *, routed: bool = False) -> Measured:
+    chain, figures = program(cluster, state, routed=routed)
     figures["rows_in_kernel"] = chain.held()
     return figures
 

@@ -42,6 +42,10 @@ class Session:
             if self.only == "api":
                 self._api(cluster)
                 continue
+            if self.only == "route":
+                for turn in range(self.repeats):
+                    self._route(cluster, turn)
+                continue
             for turn in range(self.repeats):
                 if turn == 0 or size < REFERENCE_ONCE_FROM:
                     self._reference(cluster, turn)
@@ -70,6 +74,16 @@ class Session:
     def _programming(self, cluster: Cluster, turn: int) -> None:
         with stand(f"program-{cluster.size}-{turn}", self.folder) as place:
             self._note("program", cluster.size, self._worker(place, "program", cluster))
+
+    def _route(self, cluster: Cluster, turn: int) -> None:
+        """The same programming with a route for all cluster IPs, and with an address for each."""
+        measured: Measured = {}
+        for name, options in (("", ["routed=1"]), ("bound_", [])):
+            with stand(f"route-{name}{cluster.size}-{turn}", self.folder) as place:
+                each = self._worker(place, "program", cluster, *options)
+            wanted = ("seconds", "address_seconds", "rows", "failures", "rss_mib")
+            measured |= {f"{name}{figure}": each[figure] for figure in wanted}
+        self._note("route", cluster.size, measured)
 
     def _cold_start(self, cluster: Cluster, turn: int) -> None:
         with stand(f"cold-{cluster.size}-{turn}", self.folder) as place, place.namespace.entered():

@@ -80,6 +80,14 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("  wall", "api.source_seconds", _S),
     ("agent in sync", "api.rss_mib", _MIB),
     ("  at the peak", "api.peak_mib", _MIB),
+    ("(h) ROUTE MODE", "", _PLAIN),
+    ("first programming", "route.seconds", _S),
+    ("  rows written", "route.rows", _PLAIN),
+    ("  refused", "route.failures", _PLAIN),
+    ("with an address for each", "route.bound_seconds", _S),
+    ("  of which addresses", "route.bound_address_seconds", _S),
+    ("  rows written", "route.bound_rows", _PLAIN),
+    ("bound / routed", "route.faster", _TIMES),
 )
 _LABEL, _COLUMN = 36, 11
 

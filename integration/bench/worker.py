@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     if what == "program":
         from integration.bench import programming
 
-        figures = programming.measure(cluster, state)
+        figures = programming.measure(cluster, state, routed="routed" in options)
     elif what == "change":
         from integration.bench import audit, changes, programming
 
