@@ -44,9 +44,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each programming (%(default)s)")
     parser.add_argument("--changes", type=int, default=1000, help="changed endpoints (%(default)s)")
     parser.add_argument("--events", type=int, default=200, help="changed slices at the API server (%(default)s)")
-    parser.add_argument(
-        "--only", choices=["api", "route"], default="", help="measure nothing else; route: only when asked for"
-    )
+    parser.add_argument("--only", choices=["api", "route"], default="", help="measure and judge nothing else")
     parser.add_argument("--idle-seconds", type=float, default=20.0, help="how long idling is watched (%(default)s)")
     parser.add_argument("--guest", action="store_true", help="in a guest, even if this kernel would do")
     parser.add_argument("--measure-into", type=Path, help=argparse.SUPPRESS)

@@ -54,6 +54,7 @@ class Session:
                 self._cold_start(cluster, turn)
             self._settled(cluster)
             self._api(cluster)
+            self._route(cluster, 0)
 
     def _reference(self, cluster: Cluster, turn: int) -> None:
         rules, commands = cluster.ipvsadm_rules(), cluster.ip_commands(INTERFACE)
