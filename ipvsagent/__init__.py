@@ -30,16 +30,21 @@ Where do I change...
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
     a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
     what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
-    what must be there to start              kernel/host.py
+    what must be there to start              kernel/host.py; kernel settings: kernel/sysctls.py, conntrack_sysctls.py
+    who answers ARP for Service addresses    kernel/arp.py; how addresses are bound: kernel/addresses.py
+    what happens to UDP flows of old times   udp_flows.py, kernel/conntrack.py
+    ranges delivered by a route              policy/routes.py, kernel/service_routes.py
+    what `check` looks at                    checks.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     what makes the agent unhealthy           status/health.py; a metric: status/metrics.py; told by status/vitals.py
     an HTTP path                             status/server.py; Services' health checks: policy/health_checks.py
     how it is deployed                       Containerfile, manifests/, packaging/
     a command                                cli/, one file per command
 
-Layers, held by tests/test_layers.py: cli → agent, once → loop → announce → node, packet_filter → sources, status,
-kernel → pipeline → reconcile, render, policy → cluster → config → rows, packet_rules → model, findings, errors,
-address, yaml_documents, wrong_types. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
+Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → node, packet_filter, udp_flows →
+sources, status, kernel → pipeline → reconcile, render, policy → cluster → config → rows, packet_rules → model,
+findings, errors, address, yaml_documents, wrong_types. Everything from pipeline on, except config, is pure: no clock,
+no I/O, no threads.
 """
 
 __version__ = "0.1.0"
