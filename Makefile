@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test lint lint-deploy test-image requirements test-native test-kernel bench clean
+.PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant requirements test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
@@ -43,15 +43,20 @@ test-native: venv ## tests that need no kernel
 test-kernel: setup venv ## tests on a real kernel, in one guest for each core; none may be skipped
 	$(PYTHON) -m integration.kernel_tests
 
-lint-deploy: venv ## manifests against the schemas of Kubernetes
+lint-deploy: venv ## manifests against the schemas of Kubernetes; the Vagrantfile, where vagrant is
 	@[ -x $(VENV)-manifests/bin/python ] || $(PYTHON) -m venv $(VENV)-manifests
 	@$(VENV)-manifests/bin/python -c 'import kubernetes_validate, yaml' 2>/dev/null || \
 		$(VENV)-manifests/bin/python -m pip install -qq --disable-pip-version-check 'kubernetes-validate>=1.37,<2' 'PyYAML>=6,<7'
 	@$(VENV)-manifests/bin/python -m integration.manifests
+	@! command -v vagrant >/dev/null || VAGRANT_CHECKPOINT_DISABLE=1 VAGRANT_DOTFILE_PATH=$(VENV)-manifests/vagrant vagrant validate >/dev/null
 
 test-image: venv ## build the container image and run it, also with real IPVS; as root, takes minutes
 	@sh integration/setup.sh image
 	@integration/image/test.sh
+
+test-vagrant: venv ## boot the three machines of the Vagrantfile and ask their Services; as root, takes long
+	@sh integration/setup.sh vagrant
+	@integration/vagrant/test.sh
 
 requirements: venv ## write requirements.txt, what the image installs, anew
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check uv

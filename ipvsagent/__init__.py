@@ -38,7 +38,7 @@ Where do I change...
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     what makes the agent unhealthy           status/health.py; a metric: status/metrics.py; told by status/vitals.py
     an HTTP path                             status/server.py; Services' health checks: policy/health_checks.py
-    how it is deployed                       Containerfile, manifests/, packaging/
+    how it is deployed                       Containerfile, manifests/, systemd/
     a command                                cli/, one file per command
 
 Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → node, packet_filter, udp_flows →

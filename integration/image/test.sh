@@ -101,6 +101,21 @@ check "iptables, legacy variant" 0 $status
 run '--cap-add=NET_ADMIN' -c 'ipset create t hash:ip,port && ipset add t 10.0.0.1,tcp:80 && ipset list t | grep -q 10.0.0.1'
 check "ipset" 0 $status
 
+# The backend that needs no ip_vs, as in the DaemonSet: an init container with everything, then one with little.
+entry=''
+words='run --source /etc/ipvsagent/cluster --hostname-override node-1 --proxy-mode iptables'
+# shellcheck disable=SC2086
+podman_ run --rm --privileged --network="ns:/run/netns/$netns" --read-only --ulimit nofile=20000:20000 \
+    --ulimit nproc=4096:4096 --volume "$work/cluster:/etc/ipvsagent/cluster:ro" --volume "$work/state:/run/ipvsagent" \
+    "$image" $words --init-only >"$work/out" 2>&1 && status=0 || status=$?
+check "--init-only, privileged" 0 $status
+# shellcheck disable=SC2086
+run '--cap-add=NET_ADMIN --cap-add=NET_RAW' $words --once
+check "iptables backend, with two capabilities" 0 $status
+{ ip netns exec "$netns" iptables-nft-save -t nat && ip netns exec "$netns" iptables-legacy-save -t nat; } >"$work/out" 2>&1
+grep -q -- '-d 10.96.0.80/32' "$work/out" && grep -q '10.244.2.22:8080' "$work/out" && status=0 || status=1
+check "its rules are in the node's network" 0 $status
+
 # Real IPVS: the same files in a guest whose kernel has it.
 entry=''
 container=$(podman_ create "$image")

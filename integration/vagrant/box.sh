@@ -1,0 +1,76 @@
+#!/bin/sh
+# Makes a Vagrant box for libvirt from Debian packages, without a virtual machine and without loop devices.
+#
+#   box.sh FILE.box     as root; takes about two minutes and 3 GB below $TMPDIR
+#
+# It is Debian 12 as `debian/bookworm64` is, with the packages that provision.sh asks for already in it: machines made
+# from it need no way out to the network.
+set -eu
+
+box=${1:?the box to write}
+suite=${SUITE:-bookworm}
+size=6G
+here=$(cd "$(dirname "$0")" && pwd)
+# What a Vagrant machine needs, and what our machines need: one list with provision.sh.
+machine=linux-image-cloud-amd64,openssh-server,sudo,systemd-sysv,dbus,ifupdown,isc-dhcp-client,udev,grub-pc-bin,rsync
+packages=$machine,$(tr '\n' ',' <"$here/packages.txt")
+packages=${packages%,}
+public_key=$(find /usr/share /opt/vagrant -path '*keys/vagrant.pub' 2>/dev/null | head -n 1)
+[ -n "$public_key" ] || { echo "box: no keys/vagrant.pub; install vagrant" >&2 && exit 1; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root=$work/root
+
+mmdebstrap --quiet --variant=important --include="$packages" "$suite" "$root"
+
+printf 'LABEL=rootfs / ext4 defaults 0 1\n' >"$root/etc/fstab"
+printf 'auto lo eth0\niface lo inet loopback\niface eth0 inet dhcp\n' >"$root/etc/network/interfaces"
+printf 'source-directory /etc/network/interfaces.d\n' >>"$root/etc/network/interfaces"
+echo debian >"$root/etc/hostname"
+printf '127.0.0.1 localhost\n127.0.1.1 debian\n' >"$root/etc/hosts"
+rm -f "$root/etc/resolv.conf" "$root/etc/machine-id"
+: >"$root/etc/machine-id"
+rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+
+# Vagrant's user, with the key that Vagrant publishes for it and that everybody knows.
+chroot "$root" useradd --create-home --shell /bin/bash vagrant
+echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/vagrant"
+chmod 440 "$root/etc/sudoers.d/vagrant"
+mkdir -p "$root/home/vagrant/.ssh"
+cp "$public_key" "$root/home/vagrant/.ssh/authorized_keys"
+chroot "$root" chown -R vagrant:vagrant /home/vagrant/.ssh
+chmod 700 "$root/home/vagrant/.ssh"
+echo 'UseDNS no' >"$root/etc/ssh/sshd_config.d/vagrant.conf"
+# Services are started by provisioning, not by the box.
+chroot "$root" systemctl disable --quiet nginx 2>/dev/null || true
+
+mkdir -p "$root/boot/grub"
+kernel=$(cd "$root/boot" && ls vmlinuz-*)
+cat >"$root/boot/grub/grub.cfg" <<END
+set timeout=0
+menuentry Debian {
+    search --no-floppy --label rootfs --set root
+    linux /boot/$kernel root=LABEL=rootfs ro net.ifnames=0 console=ttyS0 mitigations=off quiet
+    initrd /boot/initrd.img-${kernel#vmlinuz-}
+}
+END
+chroot "$root" grub-mkimage -O i386-pc -p '(hd0,msdos1)/boot/grub' -o /boot/core.img \
+    biosdisk part_msdos ext2 normal linux search search_label configfile
+cp "$root/boot/core.img" "$root/usr/lib/grub/i386-pc/boot.img" "$work"
+
+# One partition from 1 MiB on. mke2fs fills the file system by itself, file capabilities with it.
+truncate -s $size "$work/disk"
+printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk --quiet "$work/disk"
+sectors=$(sfdisk --dump "$work/disk" | sed -n 's/.*size= *\([0-9]*\).*/\1/p')
+mke2fs -q -t ext4 -L rootfs -d "$root" -E offset=1048576 "$work/disk" "$((sectors / 2))k"
+rm -rf "$root"
+dd if="$work/boot.img" of="$work/disk" bs=446 count=1 conv=notrunc status=none
+dd if="$work/core.img" of="$work/disk" bs=512 seek=1 conv=notrunc status=none
+
+qemu-img convert -O qcow2 "$work/disk" "$work/box.img"
+printf '{"provider": "libvirt", "format": "qcow2", "virtual_size": %s}\n' "${size%G}" >"$work/metadata.json"
+echo "Vagrant.configure('2') { |config| config.vm.synced_folder '.', '/vagrant', type: 'rsync' }" >"$work/Vagrantfile"
+mkdir -p "$(dirname "$box")"
+tar -C "$work" -cf - metadata.json Vagrantfile box.img | gzip -1 >"$box.part"
+mv "$box.part" "$box"
