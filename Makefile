@@ -2,6 +2,9 @@
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install -qq --disable-pip-version-check
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header
 STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
 
@@ -15,9 +18,10 @@ help: ## list these targets
 
 venv: $(STAMP) ## make .venv with the project and its tools in it
 
-$(STAMP): pyproject.toml integration/setup.sh
+$(STAMP): pyproject.toml requirements-dev.txt integration/setup.sh
 	@sh integration/setup.sh venv $(VENV)
-	@$(PYTHON) -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(PIP) --require-hashes -r requirements-dev.txt
+	@$(PIP) --no-deps --editable .
 	@touch $@
 
 setup: ## install the Debian packages that demo and tests need
@@ -58,10 +62,13 @@ test-vagrant: venv ## boot the three machines of the Vagrantfile and ask their S
 	@sh integration/setup.sh vagrant
 	@integration/vagrant/test.sh
 
-requirements: venv ## write requirements.txt, what the image installs, anew
-	@$(PYTHON) -m pip install -qq --disable-pip-version-check uv
-	@{ sed '/^[^#]/,$$d' requirements.txt && $(VENV)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-		--upgrade --generate-hashes --no-emit-index-url --no-header; } >requirements.new && mv requirements.new requirements.txt
+requirements: venv ## write anew, by content, what the image and what developers install
+	@$(PIP) uv
+	@{ echo '# Every package that the agent runs with, by content. `make requirements` writes it anew.'; \
+		$(COMPILE) --upgrade pyproject.toml; } >requirements.new && mv requirements.new requirements.txt
+	@{ echo '# The same, and what tests and tools need. `make requirements` writes it anew.'; \
+		$(COMPILE) --extra dev --constraints requirements.txt pyproject.toml; } >requirements.new && \
+		mv requirements.new requirements-dev.txt
 
 bench: setup venv ## speed and size, beside ipvsadm -R and ip -batch; takes minutes and a quiet machine
 	@$(PYTHON) -m integration.bench
