@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from ipvsagent.cluster.watch_events import Status, decode_status
-from ipvsagent.sources.watch import Output, Reflector, Request, State, Stopped, Trouble
+from ipvsagent.sources.resources import Request
+from ipvsagent.sources.watch import Output, Reflector, State, Stopped, Trouble
 
 FIRST_PAUSE = 0.8
 SHORTEST_PAUSE = 0.2

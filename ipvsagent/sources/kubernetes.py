@@ -27,9 +27,10 @@ from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.sources.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip
 from ipvsagent.sources.follow import Follower, Transport
 from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.resources import RESOURCES
 from ipvsagent.sources.transport import ApiTransport
 from ipvsagent.sources.view import KindView, SourceView
-from ipvsagent.sources.watch import RESOURCES, Listed, Output, Reflector, Trouble
+from ipvsagent.sources.watch import Listed, Output, Reflector, Trouble
 
 PATIENCE = 15.0
 """Seconds that `plan` and `run --once` wait for a server that refuses or does not answer."""

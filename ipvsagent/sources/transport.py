@@ -18,7 +18,7 @@ from ipvsagent import __version__
 from ipvsagent.errors import SourceError
 from ipvsagent.sources.credentials import REREAD, Access, Place, load
 from ipvsagent.sources.follow import Response, TransportError
-from ipvsagent.sources.watch import Request
+from ipvsagent.sources.resources import Request
 
 CONNECT_TIMEOUT = 10.0
 HEAD_TIMEOUT = 30.0

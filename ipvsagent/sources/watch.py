@@ -28,7 +28,7 @@ after SHORT, and `expired` when the last list is older than FRESH. A server that
 one that does not answer.
 
 A list that is streamed or comes in pages replaces what was known as a whole; versions of initial events are not
-taken, for they come in no order. Selectors are kube-proxy's (cmd/kube-proxy/app/server.go).
+taken, for they come in no order.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from ipvsagent.cluster.watch_events import (
     decode_event,
     decode_page,
 )
+from ipvsagent.sources.resources import RESOURCES, Request
 
 PAGE = 500
 WATCH_FOR = (300, 600)
@@ -108,33 +109,6 @@ TABLE: dict[State, dict[Turn, State]] = {
         Turn.SPOILT: State.STREAMED_LIST,
     },
 }
-
-
-class Resource(Struct, frozen=True):
-    """Where objects of a kind are, and which of them a Service proxy follows."""
-
-    path: str
-    labels: str = ""
-    fields: str = ""
-
-    @property
-    def plural(self) -> str:
-        return self.path.rpartition("/")[2]
-
-
-RESOURCES = {
-    "Service": Resource("/api/v1/services", "!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"),
-    "EndpointSlice": Resource("/apis/discovery.k8s.io/v1/endpointslices", "!service.kubernetes.io/headless"),
-    "Node": Resource("/api/v1/nodes"),
-}
-
-
-class Request(Struct, frozen=True):
-    """A GET. timeout: seconds of silence after which the connection is taken for dead."""
-
-    path: str
-    query: tuple[tuple[str, str], ...]
-    timeout: float
 
 
 class Trouble(Struct, frozen=True):

@@ -14,7 +14,7 @@ import yaml
 from integration.manifests import MANIFESTS, VARIANTS, Object, rendered
 from ipvsagent import __version__
 from ipvsagent.config import Config, resolve
-from ipvsagent.sources.watch import RESOURCES
+from ipvsagent.sources.resources import RESOURCES
 
 KUBEADM = Path(__file__).parents[1] / "config" / "files" / "kubeadm.yaml"
 PER_VARIANT = pytest.mark.parametrize("variant", VARIANTS)

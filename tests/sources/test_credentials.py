@@ -14,8 +14,8 @@ from integration.apiserver import Access, ApiServer, Certificates
 from ipvsagent.errors import ConfigError, SourceError, StartError
 from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip
 from ipvsagent.sources.follow import TransportError
+from ipvsagent.sources.resources import Request
 from ipvsagent.sources.transport import ApiTransport
-from ipvsagent.sources.watch import Request
 
 NODES = Request("/api/v1/nodes", (), 5.0)
 

@@ -15,7 +15,8 @@ from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.sources.follow import Follower, TransportError
-from ipvsagent.sources.watch import Listed, Output, Reflector, Request
+from ipvsagent.sources.resources import Request
+from ipvsagent.sources.watch import Listed, Output, Reflector
 from tests.sources.cluster_objects import Document, bookmark, line, page, service, status
 
 NAMES = "abcde"
