@@ -35,6 +35,7 @@ SECONDS = {
     "test_traffic_edits.py": 20,
     "test_agent_laws.py": 20,
     "test_ipvsadm_traffic.py": 20,
+    "test_laws_on_kernel.py": 45,
     "test_bench.py": 12,
 }
 

@@ -72,7 +72,6 @@ class Agent:
     def run(self) -> None:
         """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError if that cannot be done."""
         monitor = AddressMonitor()
-        self._loop.learn_addresses()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._start_thread("source", self._watch)

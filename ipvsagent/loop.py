@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
 from ipvsagent.model import VirtualServer
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Origins
+from ipvsagent.reconcile.audit import audit_count
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconfiguration import Reconfiguration
 from ipvsagent.rows import AddressRow, RouteRow
@@ -42,14 +42,8 @@ log = logging.getLogger("ipvsagent")
 LOOK_EVERY = 1.0
 LOOK_AT_HOST_EVERY = 10.0
 POLLED_AT_ONCE = 64
-FAST_PASS = 5.0
-SLOW_PASS = 300.0
+READ_AGAIN_AFTER = 1.0
 RETRY_START_AFTER = (1.0, 30.0)
-
-
-def audit_count(servers: int) -> int:
-    """Virtual servers that one look of the audit reads: a pass takes 5 s when they are few, and at most 5 minutes."""
-    return max(math.ceil(servers * LOOK_EVERY / SLOW_PASS), min(servers, math.ceil(100 * LOOK_EVERY / FAST_PASS)), 1)
 
 
 class RulesRepaired(msgspec.Struct, frozen=True):
@@ -91,7 +85,7 @@ class Loop:
         self._source_view = source_view
         self._inbox = inbox
         self._vitals = vitals
-        self._failing = False
+        self._failing: set[str] = set()
         self._install_rules = install_rules
         self._udp_changed = udp_changed
         self._book = FindingBook()
@@ -102,6 +96,7 @@ class Loop:
         self._round_ended = float("-inf")
         self._start_due = 0.0
         self._start_delay = RETRY_START_AFTER[0]
+        self._addresses_due = float("-inf")
         self._look_due = 0.0
         self._host_due = 0.0
         self._start_writes = 0
@@ -116,50 +111,52 @@ class Loop:
     def turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
         going_on = self._turn()
-        self._vitals.stands(self._pipeline, failing=self._failing)
+        self._vitals.stands(self._pipeline, failing=bool(self._failing))
         return going_on
 
     def _turn(self) -> bool:
         messages = self._inbox.take(max(0.0, min(self._wake_at() - self._clock(), BEAT_EVERY)))
         self._vitals.turned()
-        addresses_moved = False
         for message in messages:
             if isinstance(message, Stop):
                 log.info("stopping (%s); what is programmed stays", message.reason)
                 return False
             if isinstance(message, BaseException):
                 raise message
-            addresses_moved |= self._take(message)
-        if addresses_moved:
-            self._guard(self.learn_addresses)
+            self._take(message)
         if self._odd_addresses:
-            self._odd_addresses = False
-            self._guard(self._mend_addresses)
+            self._guard("odd addresses", lambda report: self._mend_addresses())
         now = self._clock()
+        if now >= self._addresses_due:
+            self._learn_addresses(now)
         if not self._pipeline.reconciler.started:
-            if self._pipeline.table.synced and now >= self._start_due:
+            if now >= self._start_may_be():
                 self._start(now)
             return True
         due = self._pipeline.next_due()
         if due is not None and max(due, self._round_ended + self._config.window) <= now:
-            report = self._guard(lambda: self._pipeline.round(now))
+            report = self._guard("round", lambda report: self._pipeline.round(now, report))
             self._round_ended = self._clock()
             self._vitals.synced(self._round_ended - now, success=report is not None)
             self._say_settled()
         if now >= self._look_due:
             self._look_due = now + LOOK_EVERY
-            self._guard(lambda: self._look(now))
+            self._look(now)
         return True
 
     def _wake_at(self) -> float:
         if not self._pipeline.reconciler.started:
-            return self._start_due if self._pipeline.table.synced else float("inf")
-        wake = self._look_due
+            return min(self._addresses_due, self._start_may_be())
+        wake = min(self._addresses_due, self._look_due)
         due = self._pipeline.next_due()
         return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
 
-    def _take(self, message: object) -> bool:
-        """True if this node's other addresses may have changed."""
+    def _start_may_be(self) -> float:
+        """Not before the source has said everything and this node's addresses are known."""
+        known = self._pipeline.table.synced and self._addresses_due == float("inf")
+        return self._start_due if known else float("inf")
+
+    def _take(self, message: object) -> None:
         if isinstance(message, Changes):
             now = self._clock()
             self._changed_at = now
@@ -173,26 +170,33 @@ class Loop:
             self._odd_addresses |= message.odd
             self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
         elif isinstance(message, AddressChange) and not is_ipv6_link_local(message.address):
-            return message.present != self._pipeline.has_interface_address(message.address)
+            if message.present != self._pipeline.has_interface_address(message.address):
+                self._addresses_due = self._clock()
         elif isinstance(message, LinkChange):
             if message.interface == self._config.interface and not message.present:
                 self._doubt_addresses()
         elif isinstance(message, Overflow):
             self._doubt_addresses()
-            return True
+            self._addresses_due = self._clock()
         elif isinstance(message, RulesRepaired):
             self._say_repaired(message.differences)
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
         elif isinstance(message, ReadingsWanted):
             message.answer.put(self._readings())
-        return False
 
-    def learn_addresses(self) -> None:
-        self._learn(self._pipeline.node_addresses(self._node.addresses.node_addresses()))
+    def _learn_addresses(self, now: float) -> None:
+        """This node's other addresses; if they cannot be read, again a little later."""
+
+        def read(report: Report) -> None:
+            report.findings += self._pipeline.node_addresses(self._node.addresses.node_addresses())
+
+        known = self._guard("node addresses", read)
+        self._addresses_due = now + READ_AGAIN_AFTER if known is None else float("inf")
 
     def _mend_addresses(self) -> None:
         count = self._node.mend_addresses()
+        self._odd_addresses = False
         if count:
             self._drift["edited"] += count
             log.warning("drift (edited): %d addresses were bound in a way that answers ARP; bound as ours again", count)
@@ -205,7 +209,7 @@ class Loop:
                 self._pipeline.reconciler.shared.retry.doubt(row, now)
 
     def _start(self, now: float) -> None:
-        report = self._guard(lambda: self._first_programming(now))
+        report = self._guard("start", lambda report: self._first_programming(now, report))
         self._vitals.synced(self._clock() - now, success=report is not None)
         if report is None:
             self._start_due = now + self._start_delay
@@ -225,7 +229,7 @@ class Loop:
             self._start_seconds,
         )
 
-    def _first_programming(self, now: float) -> Report:
+    def _first_programming(self, now: float, report: Report) -> None:
         """Sets, then the rules that ask them, then everything else: no address is bound that is not protected."""
         if not self._rules_installed:
             self._backend.prepare()
@@ -233,7 +237,7 @@ class Loop:
                 log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
             self._learn([("packet rules", tuple(self._install_rules()))])
             self._rules_installed = True
-        return self._pipeline.begin(now)
+        self._pipeline.begin(now, report)
 
     def _say_repaired(self, differences: int) -> None:
         self._drift["rules"] += differences
@@ -245,20 +249,26 @@ class Loop:
             log.info("in sync again")
         self._settled = settled
 
-    def _look(self, now: float) -> Report:
-        """Once a second: connections of what drains, sizes of sets, the next slice of the audit."""
+    def _look(self, now: float) -> None:
+        """Once a second: connections of what drains, sizes of sets, the next slice of the audit. A table that cannot
+        be read keeps nobody from looking at the others."""
         pipeline = self._pipeline
         if now >= self._host_due:
             self._host_due = now + LOOK_AT_HOST_EVERY
             self._look_at_host()
         if self.rules:
-            if repaired := self.rules.repair():
-                self._say_repaired(repaired)
-            self._learn([("packet rules", tuple(self.rules.findings()))])
-        pipeline.audit.poll_drains(POLLED_AT_ONCE, now)
-        pipeline.reconciler.shared.check_sizes(now)
-        pipeline.reconciler.shared.check_routes(now)
-        return pipeline.audit.look(audit_count(len(pipeline.desired)), now)
+            self._guard("packet rules", self._repair_rules)
+        count = audit_count(len(pipeline.desired), LOOK_EVERY)
+        self._guard("connections", lambda report: pipeline.audit.poll_drains(POLLED_AT_ONCE, now))
+        self._guard("sets", lambda report: pipeline.reconciler.shared.check_sizes(now))
+        self._guard("routes", lambda report: pipeline.reconciler.shared.check_routes(now))
+        self._guard("audit", lambda report: pipeline.audit.look(count, now, report))
+
+    def _repair_rules(self, report: Report) -> None:
+        assert self.rules
+        if repaired := self.rules.repair():
+            self._say_repaired(repaired)
+        report.findings.append(("packet rules", tuple(self.rules.findings())))
 
     def _look_at_host(self) -> None:
         """What is wrong with the host, and left to its operator."""
@@ -280,24 +290,23 @@ class Loop:
             findings = (Finding(FindingKind.HOST, str(self._node.ledger_path), reason, severity=Severity.ERROR),)
         self._learn([("ledger", findings)])
 
-    def _guard(self, work: Callable[[], Report | None]) -> Report | None:
-        """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on."""
+    def _guard(self, name: str, work: Callable[[Report], object]) -> Report | None:
+        """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on, and what the
+        work had to say before it broke off is not lost."""
+        report = Report()
+        trouble: tuple[Finding, ...] = ()
         try:
-            report = work()
+            work(report)
         except (KernelError, StartError) as error:
-            finding = Finding(FindingKind.HOST, "kernel", str(error), severity=Severity.ERROR)
-            self._learn([("tables", (finding,))])
-            self._failing = True
-            return None
-        self._failing = False
-        self._learn([("tables", ())])
-        if report is None:
-            return None
-        self._learn(report.findings)
+            trouble = (Finding(FindingKind.HOST, "kernel", str(error), severity=Severity.ERROR),)
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)
+        self._learn([*report.findings, (("tables", name), trouble)])
         self._drift.update(drift.kind for drift in report.drift)
         say_drift(report.drift)
         self._udp_changed(report.udp)
-        return report
+        return None if trouble else report
 
     def _learn(self, origins: Origins) -> None:
         learn(self._book, origins)

@@ -7,14 +7,14 @@ Pure, given the backend's tables and `now`. Findings come out of every call, by 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
 from ipvsagent.config import Network, parse_network
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.model import Protocol, VirtualServer, VirtualServerId
+from ipvsagent.model import Protocol, VirtualServer
 from ipvsagent.policy.desired import DesiredState, rank_of
 from ipvsagent.policy.health_checks import HealthCheck, health_check_of
 from ipvsagent.policy.node import NodeFacts, node_facts
@@ -83,29 +83,33 @@ class Pipeline:
         self._fix(now)
         return [("nodes", self._facts_findings)]
 
-    def begin(self, now: float) -> Report:
+    def begin(self, now: float, report: Report | None = None) -> Report:
         """The first `start`: what everything else needs is programmed before the rest is even worked out
         (kubernetes/kubernetes#133773). Not for a dry run, which would say it twice. Raises KernelError, StartError."""
+        report = Report() if report is None else report
         urgent = sorted((key for key in self._dirty if self._urgency(key) is not None), key=self._urgency_first)
-        report = Report(findings=self._wish(urgent))
         if urgent:
-            report.add(self.reconciler.program([i for key in urgent for i in self.desired.ids_of(key)], now))
-        report.add(self.start(now))
+            self._wish(urgent, report)
+            self.reconciler.program([i for key in urgent for i in self.desired.ids_of(key)], now, report)
+        return self.start(now, report)
+
+    def start(self, now: float, report: Report | None = None) -> Report:
+        """Make the kernel as it is wanted, whatever it holds. Raises KernelError, StartError.
+
+        report: says what was found and done as far as it gets, also if this raises.
+        """
+        report = Report() if report is None else report
+        self._wish(sorted(self._dirty), report)
+        self.reconciler.start(now, report)
+        self._rearrange()
         return report
 
-    def start(self, now: float) -> Report:
-        """Make the kernel as it is wanted, whatever it holds. Raises KernelError, StartError."""
-        report = Report(findings=self._wish(sorted(self._dirty)))
-        report.add(self.reconciler.start(now))
-        self._rearrange(report)
-        return report
-
-    def round(self, now: float) -> Report:
-        """What has become due, after `start`."""
-        origins = self._wish(sorted(self._dirty))
-        report = self.reconciler.round(now)
-        self._rearrange(report)
-        report.findings[:0] = origins
+    def round(self, now: float, report: Report | None = None) -> Report:
+        """What has become due, after `start`. Raises KernelError; `report` as there."""
+        report = Report() if report is None else report
+        self._wish(sorted(self._dirty), report)
+        self.reconciler.round(now, report)
+        self._rearrange()
         return report
 
     def next_due(self) -> float | None:
@@ -182,32 +186,39 @@ class Pipeline:
         )
         return ("node", (finding,))
 
-    def _wish(self, dirty: Iterable[ServiceKey]) -> Origins:
-        """Work out anew what these Services want; in order, so that two runs write in the same order."""
-        origins: Origins = []
+    def _wish(self, dirty: Iterable[ServiceKey], report: Report) -> None:
+        """Work out anew what these Services want; in order, so that two runs write in the same order.
+
+        Raises KernelError where the kernel has to be asked for a mark; that Service and those after it stay dirty.
+        """
         rejudged: set[ServiceKey] = set()
         ports_checked = False
-        for key in dirty:
-            service = self.table.services.get(key)
-            ports_checked |= self._check_health(key)
-            if service is None:
-                self._arrange(key, ())
-                changed, others = self.desired.replace(key, (0.0, "", ""), ())
-                origins.append((("policy", key), ()))
-            else:
-                outcome = virtual_servers_for(
-                    service, self.table.slices_of(key), self._facts, self._options, self.table.is_cluster_ip
-                )
-                servers, findings = self._arrange(key, outcome.virtual_servers)
-                changed, others = self.desired.replace(key, rank_of(service), servers)
-                origins.append((("policy", key), (*outcome.findings, *findings)))
-            rejudged |= others | {key}
-            self._dirty.discard(key)
-            self.reconciler.change(changed)
-        if ports_checked:
-            self._fix(0.0)
-        origins.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
-        return origins
+        try:
+            for key in dirty:
+                ports_checked |= self._check_health(key)
+                rejudged |= self._wish_of(key, report) | {key}
+        finally:
+            if ports_checked:
+                self._fix(0.0)
+            report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
+
+    def _wish_of(self, key: ServiceKey, report: Report) -> Set[ServiceKey]:
+        """The other Services whose claims have to be judged anew."""
+        service = self.table.services.get(key)
+        if service is None:
+            self._arrange(key, ())
+            changed, others = self.desired.replace(key, (0.0, "", ""), ())
+            report.findings.append((("policy", key), ()))
+        else:
+            outcome = virtual_servers_for(
+                service, self.table.slices_of(key), self._facts, self._options, self.table.is_cluster_ip
+            )
+            servers, findings = self._arrange(key, outcome.virtual_servers)
+            changed, others = self.desired.replace(key, rank_of(service), servers)
+            report.findings.append((("policy", key), (*outcome.findings, *findings)))
+        self._dirty.discard(key)
+        self.reconciler.change(changed)
+        return others
 
     def _check_health(self, key: ServiceKey) -> bool:
         """True if a port came or went. The table is replaced, never changed: other threads read it."""
@@ -228,15 +239,12 @@ class Pipeline:
             return servers, ()
         return self._node_clients.arrange(key, servers, self.reconciler.may_be_taken)
 
-    def _rearrange(self, report: Report) -> None:
+    def _rearrange(self) -> None:
         """Services that lost their mark to another program, or that a mark has become free for, are worked out anew."""
         if self._node_clients is None:
             return
-        for origin, _ in report.findings:
-            about = origin[-1] if isinstance(origin, tuple) else origin
-            if not isinstance(about, VirtualServerId) or about not in self.reconciler.foreign:
-                continue
-            loser = self._node_clients.lose(about) if about.protocol is Protocol.FWM else None
+        for server_id in self.reconciler.foreign:
+            loser = self._node_clients.lose(server_id) if server_id.protocol is Protocol.FWM else None
             if loser:
                 self._dirty.add(ServiceKey(loser.namespace, loser.service))
         self._dirty.update(ServiceKey(*key) for key in self._node_clients.waiting())

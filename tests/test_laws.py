@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -46,6 +47,7 @@ from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.report import Report
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import marks_held, set_specs
 from ipvsagent.render.node_clients import NodeClients
@@ -65,7 +67,7 @@ FOREIGN_ROWS = (
 )
 
 
-def pipeline_on(kernel: FakeKernel) -> Pipeline:
+def pipeline_on(kernel: Any) -> Pipeline:
     def prepare() -> None:
         kernel.addresses.ensure_interface()
         kernel.sets.ensure(set_specs())
@@ -86,7 +88,7 @@ def pipeline_on(kernel: FakeKernel) -> Pipeline:
 class Agent:
     """A pipeline with the little of the real loop that matters: time, start, rounds."""
 
-    def __init__(self, kernel: FakeKernel, objects: Iterable[Object], now: float, blind: Blind) -> None:
+    def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: Blind) -> None:
         self.kernel = kernel
         kernel.restart()
         list(kernel.addresses.read(None))
@@ -155,7 +157,7 @@ slices = st.builds(
 class Laws(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = FakeKernel()
+        self.kernel = self.make_kernel()
         self.kernel.put(*FOREIGN_ROWS)
         self.foreign_rows = self.kernel.snapshot()
         self.objects: dict[ObjectKey, Object] = {}
@@ -165,6 +167,9 @@ class Laws(RuleBasedStateMachine):
         self.kernel.after_each_op = self.check_never_empty
         self.guarded: set[VirtualServerId] = set()
         self.disturbed = False
+
+    def make_kernel(self) -> Any:
+        return FakeKernel()
 
     # Events
 
@@ -387,7 +392,7 @@ class Laws(RuleBasedStateMachine):
     def with_real_servers(self) -> set[VirtualServerId]:
         """Those that have real servers in the kernel now, and still will."""
         pipeline = self.agent.pipeline
-        pipeline._wish(sorted(pipeline._dirty))  # or this would still be the wish of the last round
+        pipeline._wish(sorted(pipeline._dirty), Report())  # or this would still be the wish of the last round
         desired = pipeline.desired
         return {
             i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers

@@ -11,13 +11,14 @@ import time
 
 from integration.bench.chain import Chain
 from integration.bench.worker import Measured
-from ipvsagent.loop import LOOK_EVERY, audit_count
+from ipvsagent.loop import LOOK_EVERY
+from ipvsagent.reconcile.audit import audit_count
 
 _SLICES, _PAUSE = 40, 0.05
 
 
 def measure(chain: Chain) -> Measured:
-    count = audit_count(len(chain.pipeline.desired))
+    count = audit_count(len(chain.pipeline.desired), LOOK_EVERY)
     taken = []
     for _ in range(_SLICES):
         time.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""Claim (c), from inside: where the time of an unchanged restart goes. The steps are those of `agent.apply_once`."""
+"""Claim (c), from inside: where the time of an unchanged restart goes. The steps are those of `once.apply_once`."""
 
 from __future__ import annotations
 

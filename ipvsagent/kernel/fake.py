@@ -156,6 +156,9 @@ class FakeKernel:
         self.virtual_servers.clear()
         self.real_servers.clear()
 
+    def add_node_address(self, address: Address, interface: str = "eth0") -> None:
+        self.node[address] = interface
+
     def connect(
         self, server: VirtualServerId, address: str, port: int, active: int, inactive: int = 0, persistent: int = 0
     ) -> None:

@@ -35,6 +35,12 @@ class FakeSetTable:
         kernel.rows_read += len(wanted)
         return iter([Observed(row, Owner.OURS) for row in wanted])
 
+    def members(self, names: Iterable[str]) -> list[SetMemberRow]:
+        kernel = self._kernel
+        kernel.count_read()
+        asked = [name for name in names if name in kernel.set_specs]
+        return sorted(row for row in kernel.set_members if row.set in asked)
+
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         self._kernel.calls += 1
         self._sizes = Counter(row.set for row in self._kernel.set_members)

@@ -5,6 +5,7 @@ It reads and compares; the reconciler repairs. The caller says how much is looke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -14,6 +15,15 @@ from ipvsagent.reconcile.reconciler import Reconciler, is_foreign
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import Observed
 
+FAST_PASS = 5.0
+SLOW_PASS = 300.0
+
+
+def audit_count(servers: int, every: float) -> int:
+    """Virtual servers that a look once in `every` seconds reads: a pass takes 5 s when they are few, and at most 5
+    minutes."""
+    return max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)), 1)
+
 
 class Audit:
     def __init__(self, reconciler: Reconciler, backend: Backend) -> None:
@@ -22,7 +32,7 @@ class Audit:
         self._polled = 0
         self._cursor: Iterator[VirtualServerId] = iter(())
 
-    def look(self, count: int, now: float) -> Report:
+    def look(self, count: int, now: float, report: Report | None = None) -> Report:
         """Read the next `count` virtual servers, and those that somebody is known to have changed, and repair what
         differs; a missing one means a full comparison.
 
@@ -30,7 +40,7 @@ class Audit:
         addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
         """
         reconciler = self._reconciler
-        report = Report()
+        report = Report() if report is None else report
         ids, passed = self._next_slice(count)
         ids = list(dict.fromkeys([*ids, *(i for i in self._backend.touched() if reconciler.is_settled(i))]))
         differing: dict[VirtualServerId, Sequence[Observed]] = {}
@@ -41,7 +51,8 @@ class Audit:
                 if not is_foreign(rows):
                     differing[server_id] = rows
             elif not rows and server_id in reconciler.confirmed:
-                return reconciler.start(now)
+                reconciler.suspects.doubt(server_id, now)  # should the comparison break off before it comes to this
+                return reconciler.start(now, report)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows
         if passed:

@@ -83,7 +83,7 @@ class Reconciler:
             self.suspects.doubt(server_id, now)
         self._held.clear()
         if self.shared.held and not blind.holds_virtual_servers:
-            self.shared.doubt_strays(now)
+            self.shared.release_strays()
 
     def fix(self, rows: Sequence[SharedRow], now: float) -> None:
         """Shared rows that are needed whatever the Services are."""
@@ -98,13 +98,14 @@ class Reconciler:
 
     # Rounds
 
-    def start(self, now: float) -> Report:
+    def start(self, now: float, report: Report | None = None) -> Report:
         """Compare everything that is ours in the kernel with everything that is wanted, and write the difference.
 
         Also the repair after a flush. Raises KernelError if a table cannot be read, StartError from `prepare`.
+        report: as far as it gets, this says what was done, also if it raises.
         """
         self._backend.prepare()
-        report = Report()
+        report = Report() if report is None else report
         before = self.started
         present = self._backend.read_shared(None)
         if before:
@@ -127,19 +128,17 @@ class Reconciler:
         self._say_held(report)
         return report
 
-    def program(self, ids: Sequence[VirtualServerId], now: float) -> Report:
-        """Make these as they are wanted, before everything else is looked at; `start` has to follow."""
+    def program(self, ids: Sequence[VirtualServerId], now: float, report: Report) -> None:
+        """Make these as they are wanted, before everything else is looked at; `start` has to follow. Raises as it."""
         self._backend.prepare()
-        report = Report()
         found = {**dict.fromkeys(ids, ()), **dict(self._backend.read(ids))}
         present = self._backend.read_shared(None)
         self._apply(found, now, report, present)
         self.shared.write_fixed(now, report, present)
-        return report
 
-    def round(self, now: float) -> Report:
+    def round(self, now: float, report: Report | None = None) -> Report:
         """Everything that is due: changed wishes, retries, ends of drains."""
-        report = Report()
+        report = Report() if report is None else report
         ids = {*self._dirty, *self.suspects.due(now), *self.drains.due(now)}
         self._dirty.clear()
         queue = iter(sorted(ids) if len(ids) > 1 else ids)
@@ -177,7 +176,7 @@ class Reconciler:
         """When `round` has something to do; None = not before the next change."""
         if self._dirty:
             return 0.0
-        times = (self.suspects.next_due(), self.shared.retry.next_due(), self.drains.next_due())
+        times = (self.suspects.next_due(), self.shared.next_due(), self.drains.next_due())
         return min((t for t in times if t is not None), default=None)
 
     # The one place where kernel and wish meet

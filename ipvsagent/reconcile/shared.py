@@ -15,7 +15,7 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
-from ipvsagent.reconcile.retry import RetryQueue
+from ipvsagent.reconcile.retry import FIRST_DELAY, RetryQueue
 from ipvsagent.rows import Op, RouteRow, SetMemberRow, SharedRow, Verb, order
 
 
@@ -34,6 +34,7 @@ class SharedRows:
         self.sizes: Counter[str] = Counter()
         self.retry: RetryQueue[SharedRow] = RetryQueue()
         self.held = False
+        self._strays_due: float | None = None  # when those are looked for that were held back
         self.blind: Blind = EVERYTHING_KNOWN
 
     def wants(self, row: SharedRow) -> bool:
@@ -126,12 +127,14 @@ class SharedRows:
             report.drifted(ops)
         self.write(ops, now, report, present)
 
-    def doubt_strays(self, now: float) -> None:
-        """What was held back may go."""
-        self.held = False
-        for row in self._backend.read_shared(None):
-            if not self.wants(row):
-                self.retry.doubt(row, now)
+    def release_strays(self) -> None:
+        """What was held back may go, in the next round."""
+        if self.held:
+            self.held = False
+            self._strays_due = 0.0
+
+    def next_due(self) -> float | None:
+        return min((due for due in (self._strays_due, self.retry.next_due()) if due is not None), default=None)
 
     def check_sizes(self, now: float) -> None:
         """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful."""
@@ -154,16 +157,23 @@ class SharedRows:
     def round(self, now: float, report: Report) -> None:
         """Look at the doubtful rows that are due."""
         due = self.retry.due(now)
-        if not due:
+        strays = self._strays_due is not None and self._strays_due <= now
+        if not due and not strays:
             return
         try:
             self._backend.prepare()
+            if strays:
+                due += [row for row in self._backend.read_shared(None) if not self.wants(row) and row not in self.retry]
             present = self._backend.read_shared(due)
         except (KernelError, StartError) as error:
             for row in due:
                 self.retry.fail(row, str(error), now)
+            if strays:
+                self._strays_due = now + FIRST_DELAY
             report.say("interface", Finding(FindingKind.HOST, "addresses", str(error)))
             return
+        if strays:
+            self._strays_due = None
         report.say("interface")
         ops = self._differences(present, due)
         report.drifted(op for op in ops if self._only_doubted(op))
