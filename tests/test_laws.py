@@ -568,6 +568,26 @@ def test_a_full_swap_of_endpoints_never_passes_through_none(protocol: Protocol) 
     assert {r.address for r in reals.values() if r.weight} == {e.address for e in moved}
 
 
+def test_old_endpoints_serve_until_the_new_ones_are_accepted() -> None:
+    """UDP does not drain: the kernel refuses every new real server, and the old ones would be deleted after them."""
+    service, piece = many(1)
+    assert isinstance(service, Service) and isinstance(piece, EndpointSlice)
+    service = replace(service, ports=(ServicePort("http", Protocol.UDP, 80),))
+    old = replace(piece, ports=(EndpointPort("http", Protocol.UDP, 8080),))
+    moved = [replace(e, address=Address(e.address.replace("10.", "11."))) for e in old.endpoints]
+    new = replace(old, endpoints=tuple(moved))
+    kernel = FakeKernel()
+    agent = Agent(kernel, [service, old], 0.0, EVERYTHING_KNOWN)
+    kernel.fail(lambda op: op.verb is Verb.ADD, errno.ENOMEM)
+    agent.pipeline.take(Changes(upserts=(new,)), 1.0)
+    for now in (1.0, 2.0, 40.0):
+        agent.round(now)
+        assert all(kernel.real_servers.values())
+    kernel.heal()
+    agent.round(100.0)
+    assert kernel.snapshot() == fresh_snapshot([service, new])
+
+
 def test_an_address_stays_bound_when_one_port_goes_and_another_comes() -> None:
     kernel = FakeKernel()
     service = many(1)[0]

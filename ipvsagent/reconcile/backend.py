@@ -90,10 +90,10 @@ class Backend:
             batch = list(group)
             if barred and kind is RealServerRow:
                 for op in batch:
-                    cause = barred.get(_server_of(op.row))
+                    cause = barred.get(server_of(op.row))
                     if cause:
                         failures.append(Failure(op, cause.error))
-                batch = [op for op in batch if _server_of(op.row) not in barred]
+                batch = [op for op in batch if server_of(op.row) not in barred]
             if not batch:
                 continue
             self.ops_written += len(batch)
@@ -104,7 +104,7 @@ class Backend:
             for failure in refused:
                 failures.append(failure)
                 if kind is VirtualServerRow or kind is ChainsRow:
-                    barred[_server_of(failure.op.row)] = failure
+                    barred[server_of(failure.op.row)] = failure
         return failures
 
     def read(self, ids: Collection[VirtualServerId] | None) -> Iterator[tuple[VirtualServerId, list[Observed]]]:
@@ -113,21 +113,21 @@ class Backend:
         for seen in self._servers.read(ids):
             self.rows_read += 1
             if type(seen.row) is not RealServerRow and rows:
-                yield _server_of(rows[0].row), rows
+                yield server_of(rows[0].row), rows
                 rows = []
             rows.append(seen)
         if rows:
-            yield _server_of(rows[0].row), rows
+            yield server_of(rows[0].row), rows
 
     def foreign(self) -> set[VirtualServerId]:
         """Ids of every virtual server of other programs."""
-        return {_server_of(seen.row) for seen in self._listing() if seen.owner is Owner.FOREIGN}
+        return {server_of(seen.row) for seen in self._listing() if seen.owner is Owner.FOREIGN}
 
     def ours(self) -> list[VirtualServerId]:
         """Ids of every virtual server of ours."""
         found = [seen for seen in self._listing() if seen.owner is Owner.OURS]
         self.rows_read += len(found)
-        return [_server_of(seen.row) for seen in found]
+        return [server_of(seen.row) for seen in found]
 
     def read_shared(self, rows: Iterable[SharedRow] | None) -> set[SharedRow]:
         """Shared rows of ours that the kernel holds, of those asked for (None = all)."""
@@ -146,6 +146,6 @@ def removes(op: Op) -> bool:
     return op.verb is Verb.DELETE or (op.verb is Verb.SET and type(op.row) is ChainsRow)
 
 
-def _server_of(row: Any) -> VirtualServerId:
+def server_of(row: Any) -> VirtualServerId:
     server: VirtualServerId = row.server if type(row) is RealServerRow else row.id
     return server

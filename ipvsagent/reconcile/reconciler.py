@@ -19,15 +19,14 @@ from itertools import islice
 
 from msgspec.structs import replace
 
-from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
 from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
-from ipvsagent.reconcile.backend import Backend, removes
+from ipvsagent.reconcile.backend import Backend, removes, server_of
 from ipvsagent.reconcile.drain import Drains
-from ipvsagent.reconcile.report import Report
+from ipvsagent.reconcile.report import Report, refusal
 from ipvsagent.reconcile.retry import RetryQueue
 from ipvsagent.reconcile.shared import SharedRows
 from ipvsagent.rows import (
@@ -39,7 +38,6 @@ from ipvsagent.rows import (
     Row,
     SharedRow,
     Verb,
-    VirtualServerRow,
     diff,
     order,
 )
@@ -244,7 +242,12 @@ class Reconciler:
                 wanted = replace(wanted, real_servers=(RealServer(server_id.address, server_id.port),))
             shared_ops += self.shared.move(server_id, wanted)
         self.shared.write(shared_ops, now, report, present)
-        deletions = [op for op in deletions if _server_of(op) not in unmade]
+        unfilled = {server for server, failures in failed.items() if self._fills_none(server, failures)}
+        deletions = [
+            op
+            for op in deletions
+            if server_of(op.row) not in unmade and not (type(op.row) is RealServerRow and server_of(op.row) in unfilled)
+        ]
         for server, failures in self._write(order(deletions), now, report).items():
             failed.setdefault(server, []).extend(failures)
         for server_id in written:
@@ -256,7 +259,7 @@ class Reconciler:
             self.suspects.fail(server_id, f"{failures[0].op}: {failures[0].error}", now, at_once=stale)
             suspect = self.suspects.get(server_id)
             if not stale or (suspect and suspect.attempts > 1):
-                report.say(server_id, self._refusal(server_id, failures[0]))
+                report.say(server_id, refusal(server_id, self._desired.get(server_id), failures[0]))
             return
         if server_id in self.suspects:
             self.suspects.settle(server_id)
@@ -266,6 +269,12 @@ class Reconciler:
             self.confirmed.pop(server_id, None)
         else:
             self.confirmed[server_id] = wanted
+
+    def _fills_none(self, server_id: VirtualServerId, failures: Sequence[Failure]) -> bool:
+        """All real servers that are wanted were refused: those that serve now must go on until a retry succeeds."""
+        wanted = self._desired.get(server_id)
+        refused = {f.op.row.key for f in failures if isinstance(f.op.row, RealServerRow)}
+        return bool(wanted and wanted.real_servers and {(r.address, r.port) for r in wanted.real_servers} <= refused)
 
     def _hold_back(self, server_id: VirtualServerId, wanted: VirtualServer | None, ops: Sequence[Op]) -> Sequence[Op]:
         """Without the deletions that an object we cannot read might forbid."""
@@ -306,12 +315,6 @@ class Reconciler:
         )
         report.say(server_id, finding)
 
-    def _refusal(self, server_id: VirtualServerId, failure: Failure) -> Finding:
-        wanted = self._desired.get(server_id)
-        subject = f"Service {wanted.service}" if wanted else str(server_id)
-        reason = f"the kernel refused `{failure.op}`: {failure.error}; it is tried again"
-        return Finding(FindingKind.KERNEL_REFUSED, subject, reason)
-
     # Writing
 
     def _write(self, ops: Sequence[Op], now: float, report: Report) -> dict[VirtualServerId, list[Failure]]:
@@ -320,7 +323,7 @@ class Reconciler:
             report.written += len(ops)
             for failure in self._backend.write(ops):
                 report.failures.append(failure)
-                failed.setdefault(_server_of(failure.op), []).append(failure)
+                failed.setdefault(server_of(failure.op.row), []).append(failure)
         return failed
 
     # Small questions
@@ -342,11 +345,3 @@ def is_foreign(rows: Sequence[Observed]) -> bool:
 
 def _moved(before: VirtualServer | None, after: VirtualServer) -> bool:
     return before is None or before.real_servers != after.real_servers
-
-
-def _server_of(op: Op) -> VirtualServerId:
-    row = op.row
-    if isinstance(row, RealServerRow):
-        return row.server
-    assert isinstance(row, (VirtualServerRow, ChainsRow))
-    return row.id

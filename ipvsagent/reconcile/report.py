@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from ipvsagent.findings import Finding
-from ipvsagent.model import VirtualServer
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.rows import Failure, Op, Verb
 
 ORIGIN = "kernel"
@@ -49,3 +49,9 @@ class Report(Struct):
         self.drift += later.drift
         self.findings += later.findings
         self.udp += later.udp
+
+
+def refusal(server_id: VirtualServerId, wanted: VirtualServer | None, failure: Failure) -> Finding:
+    subject = f"Service {wanted.service}" if wanted else str(server_id)
+    reason = f"the kernel refused `{failure.op}`: {failure.error}; it is tried again"
+    return Finding(FindingKind.KERNEL_REFUSED, subject, reason)
