@@ -35,6 +35,7 @@ class TestedNode(Node):
         self.sets: Any = Interrupted(kernel.sets, calls)
         self.ledger_path = config.state_dir / "ledger"
         self.unset_limits = ()
+        self.routes: Any = None
 
     def scheduler_works(self, name: str) -> bool:
         return True
@@ -69,7 +70,7 @@ class Looped:
         kernel.addresses.ensure_interface()
         self.inbox = _Waits()
         self.node = TestedNode(kernel, config, calls)
-        vitals = Vitals(config, Server(config, tuple(Family), self.inbox.put), {})
+        vitals = Vitals(config, Server(config, "ipvs", tuple(Family), self.inbox.put), {})
         self.loop = Loop(
             config,
             self.node,
