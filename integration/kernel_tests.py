@@ -28,6 +28,7 @@ SECONDS = {
     "test_local_policy.py": 15,
     "test_agent_configuration.py": 40,
     "test_agent_http.py": 12,
+    "test_agent_api.py": 45,
     "test_agreement.py": 40,
     "test_contract.py": 20,
     "test_traffic_balance.py": 15,

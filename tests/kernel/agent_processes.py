@@ -159,10 +159,11 @@ class Agents:
         new.rename(self.source / name)
 
     def words(self, *words: str) -> list[str]:
-        """The command line; what each command needs is added."""
+        """The command line; what each command needs is added. The source is the folder unless an API is named."""
         given = [*words, "--state-dir", str(self.state_dir)]
         if words[0] in ("run", "plan"):
-            given += ["--source", str(self.source), "--hostname-override", THIS_NODE]
+            given += ["--hostname-override", THIS_NODE]
+            given += [] if "--kubeconfig" in words else ["--source", str(self.source)]
         return given
 
     def start(self, *words: str) -> Process:
