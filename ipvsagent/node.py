@@ -162,7 +162,10 @@ class Node:
 
     def lan(self) -> list[str]:
         """Interfaces by which other machines may ask who has a Service address."""
-        return lan_here(self.addresses.node_addresses(), self.config.cluster_cidrs, self.config.interface)
+        addresses = self.addresses.elsewhere  # up to date: who is told of a change reads them anew
+        if addresses is None:
+            addresses = self.addresses.node_addresses()
+        return lan_here(addresses, self.config.cluster_cidrs, self.config.interface)
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""

@@ -98,6 +98,7 @@ class AddressTable:
     def __init__(self, interface: str = DEFAULT_INTERFACE, timeout: float = 10.0) -> None:
         self.interface = interface
         self.bound: set[Address] = set()
+        self.elsewhere: dict[Address, str] | None = None  # what node_addresses() said last
         self.odd: set[Address] = set()  # bound by another program, with other attributes than ours
         self._odd_prefixes: dict[Address, int] = {}  # somebody else's doing; needed to delete them
         self._socket = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
@@ -170,11 +171,12 @@ class AddressTable:
     def node_addresses(self) -> dict[Address, str]:
         """Addresses on all other interfaces, with the interface's name; no loopback, no IPv6 link-local."""
         names = dict(socket.if_nameindex())
-        return {
+        self.elsewhere = {
             address: names.get(index, str(index))
             for index, _, address, _ in self._dump()
             if names.get(index) != self.interface
         }
+        return self.elsewhere
 
     def mend(self) -> int:
         """Give `odd` addresses the attributes of ours; how many there were. Raises KernelError.

@@ -19,6 +19,7 @@ other (ndisc_recv_ns() in net/ipv6/ndisc.c).
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -121,8 +122,9 @@ class Raised:
         new = [(s.name, value, s.value) for s in settings if s.name not in known and not s.holds(value := _value(s))]
         if new:
             text = "".join(f"{name} {before} {after}\n" for name, before, after in [*lines, *new])
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.write_text(text)
+            with contextlib.suppress(OSError):  # then cleanup leaves them raised, which harms nobody
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._path.write_text(text)
 
     def restore(self) -> None:
         """Puts back what is still as it was set. Raises OSError."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 import sys
 
 from msgspec import Struct
 
+from ipvsagent.errors import KernelError
 from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, attributes
 
 GET_LINK = 18  # RTM_GETLINK
@@ -34,8 +36,12 @@ class Link(Struct, frozen=True):
 
 
 def links() -> list[Link]:
-    """Every interface of this network namespace. Raises OSError, KernelError."""
-    with contextlib.closing(NetlinkSocket(NETLINK_ROUTE)) as rtnetlink:
+    """Every interface of this network namespace. Raises KernelError."""
+    try:
+        opened = NetlinkSocket(NETLINK_ROUTE)
+    except OSError as error:
+        raise KernelError.of(error.errno or errno.EIO, "there is no rtnetlink socket to be had") from error
+    with contextlib.closing(opened) as rtnetlink:
         return [_link(*body) for body in rtnetlink.dump(GET_LINK, IFINFOMSG.pack(0, 0, 0, 0, 0))]
 
 
