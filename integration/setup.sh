@@ -13,7 +13,7 @@ say() { printf '%s\n' "setup: $*" >&2; }
 
 # What must be on PATH, and the Debian package it comes from.
 programs='linux.uml:user-mode-linux modprobe:kmod busybox:busybox-static ip:iproute2
-    ipvsadm:ipvsadm ipset:ipset iptables-legacy:iptables conntrack:conntrack make:make'
+    ipvsadm:ipvsadm ipset:ipset iptables-legacy:iptables conntrack:conntrack nft:nftables make:make'
 
 image_programs='buildah:buildah podman:podman runc:runc mmdebstrap:mmdebstrap'
 vagrant_programs='vagrant:vagrant libvirtd:libvirt-daemon-system virsh:libvirt-clients rsync:rsync sfdisk:fdisk

@@ -132,10 +132,15 @@ class Agent:
         self._source.run(self._inbox, self._stop)
 
     def _keep_rules(self, rules: PacketFilter, said: Sequence[Finding]) -> None:
-        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables."""
+        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables. Those of the
+        iptables backend, if they were here before, go once IPVS serves."""
+        others_left = True
         while not self._stop.wait(LOOK_AT_RULES_EVERY):
             repaired = 0
             try:
+                if others_left and self._loop.started:
+                    rules.take_over()
+                    others_left = False
                 if rules.follow():
                     log.info("packet rules are as the new configuration wants them")
                 repaired = rules.repair()

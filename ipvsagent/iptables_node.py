@@ -12,7 +12,7 @@ from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import find_variant
-from ipvsagent.kernel.ownership import state_key
+from ipvsagent.kernel.ownership import Ledger, state_key
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls
 from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
@@ -21,6 +21,7 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.iptables import IptablesRenderer
 from ipvsagent.render.members import set_specs
+from ipvsagent.retirement import Retirement
 from ipvsagent.rows import Op
 
 
@@ -52,6 +53,7 @@ class IptablesNode:
         self.addresses = AddressTable(config.interface)
         self.sets = SetTable()
         self.unset_limits: tuple[Finding, ...] = ()
+        self._other: Retirement | None = None
         self._sysctls = Sysctls()
         self._clients = ClientSets()
         variant = find_variant()
@@ -103,8 +105,12 @@ class IptablesNode:
         return 0
 
     def prepare(self) -> None:
-        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
+
+        Also looks for what IPVS served here before, which goes as its connections do.
+        """
         self.prepare_host()
+        self._other = Retirement(self.config, self.addresses, Ledger(self.ledger_path))
 
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN."""
@@ -126,6 +132,16 @@ class IptablesNode:
     def set_limits(self) -> None:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+
+    def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+        """What the IPVS backend left here goes, as its connections end. Raises KernelError, StartError."""
+        if self._other is None:
+            return ()
+        if self._other.look(now):
+            rules.take_over()
+            self._other = None
+            return ()
+        return self._other.findings()
 
     def ledger_fault(self) -> OSError | None:
         """There is none."""

@@ -108,6 +108,11 @@ class Loop:
         self.rules: PacketFilter | None = None
         self._learn([("backend", node.findings)])
 
+    @property
+    def started(self) -> bool:
+        """Services are served as they are wanted. May be asked from any thread."""
+        return self._pipeline.reconciler.started
+
     def turn(self) -> bool:
         """Wait for messages or the next deadline, then do what is due. False = stop."""
         going_on = self._turn()
@@ -257,18 +262,20 @@ class Loop:
             self._host_due = now + LOOK_AT_HOST_EVERY
             self._look_at_host()
         if self.rules:
-            self._guard("packet rules", self._repair_rules)
+            self._guard("packet rules", lambda report: self._keep_rules(report, now))
         count = audit_count(len(pipeline.desired), LOOK_EVERY)
         self._guard("connections", lambda report: pipeline.audit.poll_drains(POLLED_AT_ONCE, now))
         self._guard("sets", lambda report: pipeline.reconciler.shared.check_sizes(now))
         self._guard("routes", lambda report: pipeline.reconciler.shared.check_routes(now))
         self._guard("audit", lambda report: pipeline.audit.look(count, now, report))
 
-    def _repair_rules(self, report: Report) -> None:
+    def _keep_rules(self, report: Report, now: float) -> None:
         assert self.rules
+        self.rules.follow()
         if repaired := self.rules.repair():
             self._say_repaired(repaired)
         report.findings.append(("packet rules", tuple(self.rules.findings())))
+        report.findings.append(("other backend", self._node.retire_other(now, self.rules)))
 
     def _look_at_host(self) -> None:
         """What is wrong with the host, and left to its operator."""

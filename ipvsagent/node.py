@@ -129,6 +129,11 @@ class Node:
     def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
         return pipeline_for(self.config, backend, window=window, scheduler_works=self.scheduler_works)
 
+    def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+        """What the iptables backend left here goes, now that IPVS serves. Raises KernelError, StartError."""
+        rules.take_over()
+        return ()
+
     def ledger_fault(self) -> OSError | None:
         """Why the ledger could not be written last."""
         return self.ownership.ledger.fault

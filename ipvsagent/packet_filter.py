@@ -8,6 +8,7 @@ the loop itself calls `repair`.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.iptables import Feature, RuleTable
+from ipvsagent.kernel.iptables_chains import is_servers
 from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, find_variant
 from ipvsagent.packet_rules import RuleSet
 from ipvsagent.render.nat_rules import nat_rule_set
@@ -27,22 +30,31 @@ from ipvsagent.render.rules import Detector, RuleOptions, rule_set
 
 class Kind(Struct, frozen=True):
     """Which rules. needed: features that none of them can do without, with the module that has them. marks: they mark
-    packets by a set, if they can."""
+    packets by a set, if they can. others: chains of the other backend, which serves until this one does."""
 
     rules: Callable[[Family, RuleOptions, Config], RuleSet]
     needed: Mapping[Feature, str]
     marks: bool
+    others: Callable[[str], bool]
 
 
+def _chains_of(rules: RuleSet) -> frozenset[str]:
+    return frozenset(chain.name for chain in rules.chains)
+
+
+_BESIDE = _chains_of(rule_set(Family.IPV4, RuleOptions()))
+_INSTEAD = _chains_of(nat_rule_set(Family.IPV4, RuleOptions()))
 BESIDE_IPVS = Kind(
     lambda family, options, config: rule_set(family, options),
     {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},
     marks=True,
+    others=lambda chain: chain in _INSTEAD or is_servers(chain),
 )
 INSTEAD_OF_IPVS = Kind(
     lambda family, options, config: nat_rule_set(family, options, localhost=serves_localhost(config)),
     {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
     marks=False,
+    others=lambda chain: chain in _BESIDE,
 )
 
 
@@ -73,6 +85,8 @@ class PacketFilter:
         self._kind = kind
         self.variant = tables[0].variant if tables else find_variant()
         self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
+        for table in self._tables:
+            table.leaves = kind.others
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         self._without_self_match: set[Family] = set()
         self._without_marks: set[Family] = set()
@@ -105,8 +119,19 @@ class PacketFilter:
             self._next = None
         return changed
 
-    def remove(self) -> None:
+    def take_over(self) -> None:
+        """Services are served by this backend: what the other left goes. Raises as `install`."""
         for table in self._tables:
+            table.take_over()
+        self.install()
+        if self._kind is BESIDE_IPVS:
+            with contextlib.closing(ClientSets()) as clients:
+                clients.sweep(())
+
+    def remove(self) -> None:
+        """What is ours, of both backends."""
+        for table in self._tables:
+            table.take_over()
             table.remove()
 
     def findings(self) -> list[Finding]:

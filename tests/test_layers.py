@@ -16,7 +16,7 @@ LAYERS = [
     {"agent", "once"},
     {"loop"},
     {"announce", "checks", "reconfiguration"},
-    {"node", "iptables_node", "packet_filter", "choice", "udp_flows"},
+    {"node", "iptables_node", "packet_filter", "choice", "retirement", "udp_flows"},
     {"sources", "status", "kernel"},
     {"pipeline"},
     {"reconcile", "render", "policy"},

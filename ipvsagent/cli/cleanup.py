@@ -13,6 +13,7 @@ from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
+from ipvsagent.kernel.kube_proxy import leftovers, remove
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.rows import Op
@@ -21,9 +22,15 @@ from ipvsagent.rows import Op
 @click.command(name="cleanup")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
+@click.option(
+    "--kube-proxy",
+    is_flag=True,
+    help="Remove the packet rules and sets that kube-proxy left, in any of its modes, and nothing else; while an agent "
+    "serves here, too.",
+)
 @interface
 @state_dir
-def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
+def command(yes: bool, dry_run: bool, kube_proxy: bool, interface: str, state_dir: Path) -> int:
     """Remove everything that ipvsagent made from this node.
 
     That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets, of both
@@ -33,6 +40,8 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
     """
     config = Config(interface=interface, state_dir=state_dir)
     host.require_privilege()
+    if kube_proxy:
+        return _remove_kube_proxy(yes=yes, dry_run=dry_run)
     lock = host.AgentLock(lock_path(config))
     if not lock.try_acquire():
         raise StartError(
@@ -67,4 +76,20 @@ def command(yes: bool, dry_run: bool, interface: str, state_dir: Path) -> int:
     for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)
     click.echo(f"removed {len(planned)} rows and the interface {interface}", err=True)
+    return 0
+
+
+def _remove_kube_proxy(*, yes: bool, dry_run: bool) -> int:
+    if pid := host.kube_proxy_here():
+        raise StartError(f"kube-proxy (pid {pid}) is running here and would put everything back", "Stop it first")
+    found = leftovers()
+    if dry_run:
+        for line in found:
+            click.echo(line)
+        return 0
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("refusing to remove rules without being asked: add --yes")
+        click.confirm(f"Remove {len(found)} rules, chains and sets of kube-proxy from this node?", abort=True)
+    click.echo(f"removed {remove()} rules, chains and sets of kube-proxy", err=True)
     return 0

@@ -14,7 +14,7 @@ For one thread and the network namespace it was made in.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -70,7 +70,8 @@ class RuleTool(Protocol):
 class RuleTable:
     """The rules of one address family. variant: None = the one the node uses; share it between families.
 
-    refused: why a feature is not there. blocking: chains of policy DROP, marking: chains of others that
+    leaves: chains of ours, with the jumps to them, that another backend needs for a while. refused: why a feature is
+    not there. blocking: chains of policy DROP, marking: chains of others that
     set bits of packet marks, as last read.
     lock_seconds: how long a write waits for other programs' writes.
     Raises StartError if there is no iptables.
@@ -91,6 +92,7 @@ class RuleTable:
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
         self.marking: dict[str, int] = {}
+        self.leaves: Callable[[str], bool] = lambda chain: False
         self._tables: list[str] = []
         self._seen: Hashable = None
 
@@ -173,8 +175,13 @@ class RuleTable:
         return self._parsed(self._tool.save())
 
     def _keeps(self, chain: str) -> bool:
-        """Whether a chain of ours is not one of `RuleSet`s."""
-        return False
+        """Whether a chain of ours is none of this table's business."""
+        return self.leaves(chain)
+
+    def take_over(self) -> None:
+        """Nothing is left alone any more; the next `verify` finds what was."""
+        self.leaves = lambda chain: False
+        self._seen = None
 
     def _parsed(self, text: str) -> list[Held]:
         held = parse_all(text, self._keeps)

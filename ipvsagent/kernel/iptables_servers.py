@@ -79,7 +79,7 @@ class ServerRuleTable(RuleTable):
         return found
 
     def changed(self) -> bool:
-        if time.monotonic() < self._read_at + self._read_took * _READ_AGAIN_AFTER:
+        if self._seen is not None and time.monotonic() < self._read_at + self._read_took * _READ_AGAIN_AFTER:
             return False
         return super().changed()
 
@@ -98,7 +98,7 @@ class ServerRuleTable(RuleTable):
         return held
 
     def _keeps(self, chain: str) -> bool:
-        return is_servers(chain)
+        return is_servers(chain) or super()._keeps(chain)
 
     # Virtual servers
 

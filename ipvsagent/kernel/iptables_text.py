@@ -72,7 +72,8 @@ def parse_save(table: str, text: str, keeps: Callable[[str], bool] = lambda chai
             if chain in held.chains:
                 held.chains[chain].append(rule)
             elif chain in _HOOKS:
-                held.hooks.setdefault(chain, []).append(rule)
+                if not kept or _leads_to(rule) not in kept:
+                    held.hooks.setdefault(chain, []).append(rule)
             elif CHAIN_PREFIX in rule and (target := _leads_to(rule)):
                 held.held_by.setdefault(target, []).append(line)
     return held

@@ -1,0 +1,104 @@
+"""What kube-proxy leaves on a node, in any of its modes, and taking it away.
+
+Packet rules, ipsets and nftables tables. Its virtual servers and the addresses on kube-ipvs0 are taken over by whoever
+serves Services after it. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT, KUBE-MARK-DROP)
+stay, as pkg/proxy/iptables/cleanup.go leaves them. What is not there is no error.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+from ipvsagent.address import Family
+from ipvsagent.errors import StartError
+from ipvsagent.kernel.ipset_definitions import Definitions
+from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, working_modes
+
+_CHAIN = re.compile(
+    r"KUBE-(SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"
+    r"|NODE-PORT|LOAD-BALANCER|SOURCE-RANGES-FIREWALL|IPVS-FILTER|IPVS-OUT-FILTER|(SVC|SVL|EXT|FW|SEP|XLB)-\S+)"
+)
+_SET = re.compile(
+    r"KUBE-(6-)?(LOOP-BACK|CLUSTER-IP|EXTERNAL-IP|EXTERNAL-IP-LOCAL|LOAD-BALANCER\S*|NODE-PORT-\S+"
+    r"|HEALTH-CHECK-NODE-PORT|IPVS-IPS)"
+)
+_NFT_TABLES = (("ip", "kube-proxy"), ("ip6", "kube-proxy"))
+
+
+def leftovers() -> list[str]:
+    """Each as the command that would remove it; in order. Raises StartError, KernelError."""
+    found = [line for _, _, lines in _rules() for line in lines]
+    return [*found, *(f"ipset destroy {name}" for name in _sets()), *(" ".join(words) for words in _nft_deletions())]
+
+
+def remove() -> int:
+    """Takes all of it away; how much there was. Raises StartError, KernelError."""
+    count = len(leftovers())
+    for tool, table, lines in _rules():
+        tool.restore("".join(f"{line}\n" for line in (f"*{table}", *lines, "COMMIT")))
+    definitions = Definitions(timeout=10.0)
+    definitions.destroy(list(_sets()))
+    definitions.socket.close()
+    for words in _nft_deletions():
+        subprocess.run(words, capture_output=True, timeout=60, check=False)
+    return count
+
+
+def _rules() -> Iterator[tuple[Tool, str, list[str]]]:
+    """Of both kinds of iptables: what to restore, by family and table."""
+    for mode in working_modes():
+        for family in Family:
+            try:
+                tool = Tool(family, mode)
+                text = tool.save()
+            except (StartError, RulesRefused):
+                continue
+            for table, lines in _tables(text):
+                if removal := list(_removal(lines)):
+                    yield tool, table, removal
+
+
+def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
+    lines: list[str] = []
+    for line in text.splitlines():
+        if line == "COMMIT":
+            yield lines[0][1:], lines[1:]
+        elif line.startswith("*"):
+            lines = [line]
+        else:
+            lines.append(line)
+
+
+def _removal(lines: list[str]) -> Iterator[str]:
+    """Jumps of others to its chains first, then its chains, emptied before any is deleted."""
+    chains = [name for line in lines if line.startswith(":") and _CHAIN.fullmatch(name := line[1:].split()[0])]
+    own = set(chains)
+    for line in lines:
+        words = line.split()
+        leads = next((words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
+        if line.startswith("-A ") and words[1] not in own and leads in own:
+            yield "-D" + line[2:]
+    yield from (f":{name} - [0:0]" for name in chains)
+    yield from (f"-X {name}" for name in chains)
+
+
+def _sets() -> list[str]:
+    definitions = Definitions(timeout=10.0)
+    try:
+        return sorted(header.name for header in definitions.headers() if _SET.fullmatch(header.name))
+    finally:
+        definitions.socket.close()
+
+
+def _nft_deletions() -> Iterator[list[str]]:
+    """By `nft`, if it is installed: who ran kube-proxy in that mode has it."""
+    program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+    if not program:
+        return
+    listed = subprocess.run([program, "list", "tables"], capture_output=True, text=True, timeout=60, check=False).stdout
+    for family, name in _NFT_TABLES:
+        if f"table {family} {name}\n" in f"{listed}\n":
+            yield [program, "delete", "table", family, name]

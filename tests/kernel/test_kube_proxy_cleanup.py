@@ -1,0 +1,75 @@
+"""What kube-proxy left goes, in any mode and with both kinds of iptables; kubelet's and others' stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsagent.kernel.iptables_tool import Mode
+from ipvsagent.kernel.kube_proxy import leftovers, remove
+from tests.kernel.test_iptables import skip_unless_native
+
+OTHERS = """\
+*filter
+:KUBE-FIREWALL - [0:0]
+:KUBE-KUBELET-CANARY - [0:0]
+:MINE - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A KUBE-FIREWALL -j RETURN
+-A MINE -m comment --comment "not -j KUBE-SERVICES" -j RETURN
+COMMIT
+"""
+LEFT = """\
+*mangle
+:KUBE-PROXY-CANARY - [0:0]
+COMMIT
+*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-POSTROUTING - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+:KUBE-NODE-PORT - [0:0]
+:KUBE-SVC-NPX46M4PTMTKRN6Y - [0:0]
+:KUBE-SEP-ABCDEFGHIJKLMNOP - [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -j KUBE-POSTROUTING
+-A KUBE-SERVICES -j KUBE-SVC-NPX46M4PTMTKRN6Y
+-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT
+-A KUBE-SVC-NPX46M4PTMTKRN6Y -j KUBE-SEP-ABCDEFGHIJKLMNOP
+-A KUBE-SEP-ABCDEFGHIJKLMNOP -p tcp -j DNAT --to-destination 10.0.0.1:80
+COMMIT
+*filter
+:KUBE-FORWARD - [0:0]
+:KUBE-IPVS-FILTER - [0:0]
+-A FORWARD -j KUBE-FORWARD
+-A INPUT -j KUBE-IPVS-FILTER
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_rules_and_sets(netns, mode):
+    skip_unless_native(mode)
+    netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port")
+    netns.run("ipset", "create", "KUBE-6-LOAD-BALANCER-SOURCE-CID", "hash:ip,port,net", "family", "inet6")
+    netns.run("ipset", "create", "mine", "hash:ip")
+
+    def rules() -> list[str]:
+        text = netns.run(f"iptables-{mode}-save")
+        return [line.split(" [")[0] for line in text.splitlines() if "KUBE" in line or "MINE" in line]
+
+    netns.run(f"iptables-{mode}-restore", "--noflush", stdin=OTHERS)
+    before = rules()
+    netns.run(f"iptables-{mode}-restore", "--noflush", stdin=LEFT)
+    assert len(leftovers()) == 5 + 2 * 9 + 2
+    assert remove() == 25
+    assert sorted(rules()) == sorted(before)
+    assert netns.run("ipset", "list", "-n").split() == ["mine"]
+    assert remove() == 0
+
+
+def test_nftables(netns):
+    skip_unless_native(Mode.NFT)
+    netns.run("nft", "-f", "-", stdin="add table ip kube-proxy\nadd chain ip kube-proxy services\nadd table ip mine\n")
+    assert [line.rpartition("/")[2] for line in leftovers()] == ["nft delete table ip kube-proxy"]
+    assert remove() == 1
+    assert "kube-proxy" not in netns.run("nft", "list", "tables") and "mine" in netns.run("nft", "list", "tables")
