@@ -23,6 +23,8 @@ SECONDS = {
     "test_iptables.py": 110,
     "test_traffic_drain.py": 40,
     "test_agent_rules.py": 65,
+    "test_changing_sides.py": 60,
+    "test_iptables_servers.py": 40,
     "test_agent_process.py": 70,
     "test_flows_planted.py": 60,
     "test_local_policy.py": 15,

@@ -28,6 +28,9 @@ Where do I change...
     a packet rule                            render/rules.py; what a Service puts into an ipset: render/members.py
     who gets which endpoints of a Local one  policy/virtual_servers.py; as virtual servers: render/node_clients.py
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
+    Services without IPVS                    render/iptables.py, nat_rules.py; chain_rows.py; kernel/iptables_servers.py
+    which backend, and changing it           choice.py; iptables_node.py, node.py, retirement.py
+    what kube-proxy left                     kernel/kube_proxy.py
     a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
     what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
     what must be there to start              kernel/host.py; kernel settings: kernel/sysctls.py, conntrack_sysctls.py
@@ -41,10 +44,10 @@ Where do I change...
     how it is deployed                       Containerfile, manifests/, systemd/
     a command                                cli/, one file per command
 
-Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → node, packet_filter, udp_flows →
-sources, status, kernel → pipeline → reconcile, render, policy → cluster → config → rows, packet_rules → model,
-findings, errors, address, yaml_documents, wrong_types. Everything from pipeline on, except config, is pure: no clock,
-no I/O, no threads.
+Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → choice, node, iptables_node,
+retirement, packet_filter, udp_flows → sources, status, kernel → pipeline → reconcile, render, policy → cluster →
+config → rows, chain_rows, packet_rules → model, findings, errors, address, yaml_documents, wrong_types. Everything from
+pipeline on, except config, is pure: no clock, no I/O, no threads.
 """
 
 __version__ = "0.1.0"

@@ -61,10 +61,9 @@ class Stop(msgspec.Struct, frozen=True):
 class Loop:
     """install_rules: writes the packet rules and sees to it that they stay; called until it returns once.
 
-    It raises KernelError and StartError, and what it finds wrong is returned. rules: those that the loop itself keeps,
-    where virtual servers are rules, too; None = another thread does. tell_rules: tells that one that there is another
-    configuration. udp_changed: told of UDP virtual servers whose real servers are not what they were; must not wait.
-    """
+    It raises KernelError and StartError, and returns what is wrong. rules: those that the loop itself keeps, as virtual
+    servers are rules, too; None = a thread does. tell_rules: tells that one of another configuration. udp_changed: told
+    of UDP virtual servers whose real servers are not what they were; must not wait."""
 
     def __init__(
         self,
@@ -110,7 +109,7 @@ class Loop:
 
     @property
     def started(self) -> bool:
-        """Services are served as they are wanted. May be asked from any thread."""
+        """Services are served. May be asked from any thread."""
         return self._pipeline.reconciler.started
 
     def turn(self) -> bool:
@@ -184,7 +183,8 @@ class Loop:
             self._doubt_addresses()
             self._addresses_due = self._clock()
         elif isinstance(message, RulesRepaired):
-            self._say_repaired(message.differences)
+            self._drift["rules"] += message.differences
+            log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
         elif isinstance(message, ReadingsWanted):
@@ -244,10 +244,6 @@ class Loop:
             self._rules_installed = True
         self._pipeline.begin(now, report)
 
-    def _say_repaired(self, differences: int) -> None:
-        self._drift["rules"] += differences
-        log.warning("drift: packet rules were changed by somebody; %d differences repaired", differences)
-
     def _say_settled(self) -> None:
         settled = in_sync(self._pipeline)
         if settled and not self._settled:
@@ -273,7 +269,7 @@ class Loop:
         assert self.rules
         self.rules.follow()
         if repaired := self.rules.repair():
-            self._say_repaired(repaired)
+            self._take(RulesRepaired(repaired))
         report.findings.append(("packet rules", tuple(self.rules.findings())))
         report.findings.append(("other backend", self._node.retire_other(now, self.rules)))
 
