@@ -73,7 +73,6 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("(g) FROM THE API SERVER", "", _PLAIN),
     ("event to acknowledgement, median", "api.median", _MS),
     ("  99 of 100 under", "api.p99", _MS),
-    ("  row deleted, after the window", "api.median_deleted", _MS),
     ("reference: official Watch, decoded", "api.official_median", _MS),
     ("reference / ours", "official against event", _TIMES),
     ("first lists: CPU", "api.source_cpu_seconds", _S),

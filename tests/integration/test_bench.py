@@ -39,7 +39,7 @@ def test_small_run_counts_right(tmp_path: Path) -> None:
     assert figures["change.changes"] == figures["floor.changes"] == 100
     assert figures["program.failures"] == figures["restart.writes"] == figures["idle.start_writes"] == 0
     assert figures["cold.seconds"] > 0 and figures["idle.agent_rss_mib"] > 0
-    assert 0 < figures["api.median"] <= figures["api.p99"] < figures["api.median_deleted"]
+    assert 0 < figures["api.median"] <= figures["api.p99"]
     assert figures["api.official_median"] > 0 and figures["api.peak_mib"] >= figures["api.rss_mib"] > 0
     assert "FIRST PROGRAMMING" in done.stdout
 
