@@ -277,6 +277,7 @@ class Loop:
         """What is wrong with the host, and left to its operator."""
         if self._node.unset_limits:
             self._node.set_limits()
+        self._pipeline.ask_for_schedulers()
         self._learn([("limits", self._node.unset_limits), *self._reconfiguration.retry(self._clock())])
         families = {server_id.family for server_id in self._pipeline.desired}
         kept, changed = self._node.keep_settings(self._clock())

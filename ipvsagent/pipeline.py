@@ -45,6 +45,7 @@ class Pipeline:
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
         self._dirty: set[ServiceKey] = set()
+        self._missing_schedulers: dict[ServiceKey, str] = {}
         self.health_checks: dict[ServiceKey, HealthCheck] = {}
         self._fix(0.0)
 
@@ -82,6 +83,13 @@ class Pipeline:
         self._dirty |= set(self.table.services)
         self._fix(now)
         return [("nodes", self._facts_findings)]
+
+    def ask_for_schedulers(self) -> None:
+        """Services that asked for a scheduler that the kernel did not have are worked out anew if it has come: their
+        objects do not change when somebody loads a module. Costs as many questions as names are missing."""
+        if self._missing_schedulers:
+            come = {name for name in set(self._missing_schedulers.values()) if self._options.scheduler_works(name)}
+            self._dirty.update(key for key, name in self._missing_schedulers.items() if name in come)
 
     def begin(self, now: float, report: Report | None = None) -> Report:
         """The first `start`: what everything else needs is programmed before the rest is even worked out
@@ -205,6 +213,7 @@ class Pipeline:
     def _wish_of(self, key: ServiceKey, report: Report) -> Set[ServiceKey]:
         """The other Services whose claims have to be judged anew."""
         service = self.table.services.get(key)
+        self._missing_schedulers.pop(key, None)
         if service is None:
             self._arrange(key, ())
             changed, others = self.desired.replace(key, (0.0, "", ""), ())
@@ -213,6 +222,8 @@ class Pipeline:
             outcome = virtual_servers_for(
                 service, self.table.slices_of(key), self._facts, self._options, self.table.is_cluster_ip
             )
+            if outcome.missing_scheduler:
+                self._missing_schedulers[key] = outcome.missing_scheduler
             servers, findings = self._arrange(key, outcome.virtual_servers)
             changed, others = self.desired.replace(key, rank_of(service), servers)
             report.findings.append((("policy", key), (*outcome.findings, *findings)))

@@ -56,7 +56,10 @@ class Weight(Struct, frozen=True, gc=False):
 
 
 class Wishes(Struct, frozen=True):
-    """What the annotations of one Service come to. drain_timeout: seconds, None = the agent's."""
+    """What the annotations of one Service come to. drain_timeout: seconds, None = the agent's.
+
+    missing_scheduler: the one that was asked for, if the kernel does not have it.
+    """
 
     scheduler: str
     scheduler_flags: int
@@ -64,6 +67,7 @@ class Wishes(Struct, frozen=True):
     weights: tuple[Weight, ...] = ()
     drain_timeout: float | None = None
     findings: tuple[Finding, ...] = ()
+    missing_scheduler: str = ""
 
 
 SchedulerWorks = Callable[[str], bool]
@@ -95,6 +99,7 @@ def read_annotations(
         field = f"metadata.annotations[{annotation}]"
         findings.append(Finding(FindingKind.INVALID_ANNOTATION, subject, reason, field))
 
+    missing = ""
     scheduler, source = _first(annotations, SCHEDULER, KUBE_ROUTER_SCHEDULER)
     if not scheduler:
         scheduler = default_scheduler
@@ -102,8 +107,8 @@ def read_annotations(
         complain(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
         scheduler = "wrr"
     elif not scheduler_works(scheduler):
-        complain(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used")
-        scheduler = default_scheduler
+        complain(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used until it has")
+        missing, scheduler = scheduler, default_scheduler
     words, source = _first(annotations, FLAGS, KUBE_ROUTER_FLAGS)
     flags, one_packet = default_flags(scheduler), False
     if words:
@@ -134,7 +139,7 @@ def read_annotations(
             drain_timeout = parse_duration(text)
         except ConfigError as error:
             complain(DRAIN_TIMEOUT, f"{error}; the agent's drain timeout is used")
-    return Wishes(scheduler, flags, one_packet, weights, drain_timeout, tuple(findings))
+    return Wishes(scheduler, flags, one_packet, weights, drain_timeout, tuple(findings), missing)
 
 
 def parse_weights(text: str) -> tuple[Weight, ...]:

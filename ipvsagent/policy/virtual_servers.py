@@ -62,10 +62,11 @@ class PolicyOptions(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """At most one virtual server per id, and what had to be refused."""
+    """At most one virtual server per id, and what had to be refused. missing_scheduler: see Wishes."""
 
     virtual_servers: tuple[VirtualServer, ...] = ()
     findings: tuple[Finding, ...] = ()
+    missing_scheduler: str = ""
 
 
 class _Front(Struct, frozen=True):
@@ -122,7 +123,7 @@ def virtual_servers_for(
         findings[Finding(FindingKind.ENDPOINT_REFUSED, subject, reason)] = None
     for finding in limit_findings(service, one_packet=wishes.one_packet, udp_timeout=options.udp_timeout):
         findings[finding] = None
-    return Outcome(tuple(servers.values()), tuple(findings))
+    return Outcome(tuple(servers.values()), tuple(findings), wishes.missing_scheduler)
 
 
 class _Sets:

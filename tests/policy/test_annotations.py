@@ -52,7 +52,7 @@ def test_one_packet() -> None:
 @pytest.mark.parametrize(
     ("annotations", "said"),
     [
-        ({"scheduler": "fancy"}, "this kernel has no IPVS scheduler 'fancy'; rr is used"),
+        ({"scheduler": "fancy"}, "this kernel has no IPVS scheduler 'fancy'; rr is used until it has"),
         ({"scheduler": "rr", "flags": "sh-port"}, "'sh-port' is no flag of scheduler rr; it is left out"),
         ({"flags": "turbo"}, "'turbo' is no flag of scheduler rr; it is left out"),
         ({"weights": "10.1.0.7"}, "'10.1.0.7' is not of the form"),
