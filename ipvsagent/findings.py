@@ -80,7 +80,9 @@ class FindingBook:
             self._by_origin.pop(origin, None)
         if new == old:
             return (), ()
-        return tuple(f for f in new if f not in old), tuple(f for f in old if f not in new)
+        # A broken source may say thousands of things under one origin.
+        before, now = set(old), set(new)
+        return tuple(f for f in new if f not in before), tuple(f for f in old if f not in now)
 
     def current(self) -> list[Finding]:
         return sorted({f for group in self._by_origin.values() for f in group})
