@@ -3,7 +3,7 @@
 #
 # Nothing is fetched but Debian packages and the agent's wheels: the box is made here and kept in ~/.cache/ipvsagent. The
 # machines run in a network namespace with a libvirtd of its own (lab.sh). Without KVM (IPVSAGENT_LIBVIRT_DRIVER=qemu,
-# the default here) it takes 10 minutes on two idle processors, and 3 GB of memory.
+# the default here) each machine takes 2 GB of memory, and took eight to fifteen minutes on two busy processors.
 set -eu
 
 cd "$(dirname "$0")/../.."
