@@ -197,6 +197,12 @@ class Drains:
             self._ends[server_id] = end
             heappush(self._queue, (end, server_id))
 
+    def wait(self, server_id: VirtualServerId, until: float) -> None:
+        """Its rows cannot be read before, so what is due of it cannot be done before."""
+        if self._ends.get(server_id, until) < until:
+            self._ends[server_id] = until
+            heappush(self._queue, (until, server_id))
+
     def due(self, now: float) -> list[VirtualServerId]:
         first = self.next_due()
         if first is None or first > now:

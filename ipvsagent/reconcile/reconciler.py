@@ -148,7 +148,7 @@ class Reconciler:
                     found = {**dict.fromkeys(uncertain, ()), **dict(self._backend.read(uncertain))}
                 except KernelError as error:
                     for server_id in uncertain:
-                        self.suspects.fail(server_id, str(error), now)
+                        self.drains.wait(server_id, self.suspects.fail(server_id, str(error), now))
                     chunk = [i for i in chunk if i not in self.suspects]
             self._apply(found, now, report, None, ids=chunk)
         self.shared.round(now, report)

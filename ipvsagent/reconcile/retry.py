@@ -27,11 +27,13 @@ class RetryQueue(Generic[K]):
     def __init__(self) -> None:
         self._suspects: dict[K, Suspect] = {}
 
-    def fail(self, key: K, error: str, now: float, *, at_once: bool = False) -> None:
-        """`at_once`: our belief was stale, reading again will tell; only the first such failure skips the wait."""
+    def fail(self, key: K, error: str, now: float, *, at_once: bool = False) -> float:
+        """When it is due. `at_once`: our belief was stale, reading again will tell; only the first such failure skips
+        the wait."""
         attempts = self._suspects[key].attempts + 1 if key in self._suspects else 1
         delay = 0.0 if at_once and attempts == 1 else min(FIRST_DELAY * 2 ** min(attempts - 1, 16), LAST_DELAY)
         self._suspects[key] = Suspect(error, attempts, now + delay)
+        return now + delay
 
     def doubt(self, key: K, now: float) -> None:
         """Read the key again in the next round; nothing failed."""

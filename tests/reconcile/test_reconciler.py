@@ -1,0 +1,48 @@
+"""What the laws do not single out: when the reconciler tries again, and what it lets go of."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from ipvsagent.address import Address
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes
+from ipvsagent.errors import KernelError
+from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.model import Protocol, VirtualServerId
+from ipvsagent.rows import Op, RealServerRow, Verb
+from tests.test_every_call import A_PODS, A, piece
+from tests.test_laws import WINDOW, Agent
+
+SERVER = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 80)
+
+
+def driven(agent: Agent, now: float, seconds: float) -> int:
+    """Rounds when they are due, a window apart at least, as the loop does; how many."""
+    end, rounds = now + seconds, 0
+    while (due := agent.pipeline.next_due()) is not None and (now := max(now + WINDOW, due)) <= end:
+        agent.round(now)
+        rounds += 1
+    return rounds
+
+
+def refuses(verb: Verb, row: type) -> Callable[[Op], bool]:
+    return lambda op: op.verb is verb and type(op.row) is row
+
+
+def test_the_end_of_a_drain_does_not_ask_a_table_that_cannot_be_read_again_and_again() -> None:
+    kernel = FakeKernel()
+    agent = Agent(kernel, (A, A_PODS), 0.0, EVERYTHING_KNOWN)
+    kernel.fail(refuses(Verb.ADD, RealServerRow), errno.ENOMEM)
+    agent.pipeline.take(Changes(upserts=(piece("a", "10.1.0.2", "10.1.0.9"),)), 1.0)
+    agent.round(1.0)
+    assert SERVER in agent.pipeline.reconciler.suspects and SERVER in agent.pipeline.reconciler.drains
+    kernel.read_error = KernelError.of(errno.ENOMEM)
+    assert driven(agent, 1.0, 60.0) < 20, "0.5, 1, 2, 4, ... 30 s"
+
+    kernel.heal()
+    driven(agent, 61.0, 40.0)
+    agent.round(200.0)
+    agent.round(200.2)
+    held = {row.address for row in kernel.real_servers[SERVER].values()}
+    assert held == {"10.1.0.2", "10.1.0.9"} and not len(agent.pipeline.reconciler.drains)
