@@ -15,6 +15,8 @@ up() {
         [ "$other" = "$number" ] || ip route replace "10.244.$other.0/24" via "$NETWORK.1$other"
     done
     [ "$NODE" != front ] || return 0
+    # Pods of one bridge would answer each other past IPVS, with the wrong address: kubeadm asks for this, too.
+    if modprobe br_netfilter; then sysctl -qw net.bridge.bridge-nf-call-iptables=1; fi
     ip link show pods >/dev/null 2>&1 || ip link add pods type bridge
     ip address replace "10.244.$number.1/24" dev pods
     ip link set pods up
