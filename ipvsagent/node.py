@@ -100,6 +100,7 @@ class Node:
             listing=self.ipvs.services,
             set_sizes=lambda: set_sizes(self.sets),
             node_clients=self._node_clients(self.scheduler_works),
+            adopt=self.ownership.adopt,
             routes=self.routes,
         )
 

@@ -81,6 +81,7 @@ def pipeline_on(kernel: Any) -> Pipeline:
         listing=kernel.ipvs.services,
         set_sizes=lambda: Counter(row.set for row in kernel.set_members),
         node_clients=NodeClients(MARK_MASK, marks_held(kernel.set_members)),
+        adopt=kernel.ownership.adopt,
     )
     return Pipeline(NODE, PolicyOptions(scheduler="rr"), backend, Drains(TIMEOUT, WINDOW))
 
@@ -402,6 +403,17 @@ class Laws(RuleBasedStateMachine):
         """Law 7."""
         for server_id in self.guarded & self.kernel.virtual_servers.keys():
             assert self.kernel.real_servers[server_id], f"{op} left {server_id} without a real server"
+
+
+def test_a_stray_that_is_held_stays_ours_without_its_address() -> None:
+    """Found by the machine: held while blind, it lost its address with a Service that went, and was left for ever."""
+    laws = Laws()
+    laws.begin(items=[], udp=False)
+    laws.remove(choice=2)
+    laws.goes_blind(blind=Blind(anything=True))
+    laws.somebody_interferes(choice=0, what="stray server")
+    laws.killed_and_restarted(after=1, seconds=0.0)
+    laws.everything_settles()
 
 
 TestLaws = Laws.TestCase

@@ -58,6 +58,7 @@ class Audit:
         if passed:
             strays = [i for i in self._backend.ours() if i not in reconciler.confirmed and reconciler.is_settled(i)]
             if strays:
+                self._backend.adopt(strays)  # one that is held may lose its address before it may go
                 differing.update(self._backend.read(strays))
         if differing:
             reconciler.repair(differing, now, report)

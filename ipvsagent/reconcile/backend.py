@@ -44,6 +44,7 @@ class Backend:
     set_sizes: members of each of our sets, None if there are no sets; cheap.
     node_clients: makes two virtual servers of one that has two sets of real servers; None = the renderer knows both.
     touched: virtual servers that somebody else changed, where the kernel tells; each is told once.
+    adopt: notes virtual servers that are ours by their addresses alone, so that they stay ours without these.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Backend:
         set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
         node_clients: NodeClients | None = None,
         touched: Callable[[], Collection[VirtualServerId]] = tuple,
+        adopt: Callable[[Iterable[VirtualServerId]], None] = lambda ids: None,
         routes: KernelTable | None = None,
     ) -> None:
         self.renderer = renderer
@@ -66,6 +68,7 @@ class Backend:
         self._listing = listing
         self.set_sizes = set_sizes
         self.touched = touched
+        self.adopt = adopt
         self._tables: dict[type, KernelTable] = {
             VirtualServerRow: servers,
             RealServerRow: servers,
