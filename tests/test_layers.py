@@ -23,7 +23,7 @@ LAYERS = [
     {"cluster"},
     {"config"},
     {"rows", "packet_rules", "chain_rows"},
-    {"model", "findings", "errors", "address", "yaml_documents", "wrong_types"},
+    {"model", "findings", "errors", "address", "yaml_documents", "wrong_types", "printable"},
 ]
 MAY_NOT_KNOW = {
     "kernel": {"policy", "cluster", "sources", "status", "reconcile", "render", "pipeline"},

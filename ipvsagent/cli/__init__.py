@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -73,6 +74,8 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with the documented status. Errors are sentences, never tracebacks."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a file name may be what no terminal can show
     try:
         status: Any = group.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

@@ -16,6 +16,7 @@ from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.printable import printable
 from ipvsagent.sources.inbox import Findings
 from ipvsagent.status.health import Health
 from ipvsagent.status.listeners import Fault, Listeners, Place, Response
@@ -94,5 +95,5 @@ def _configuration(config: Config) -> bytes:
     return msgspec.json.encode({"ipvsagent": config}, enc_hook=_as_text)
 
 
-def _as_text(value: Any) -> str:
-    return str(value)
+def _as_text(value: Any) -> Any:
+    return printable(str(value))

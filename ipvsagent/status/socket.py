@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 from msgspec import Struct
 
+from ipvsagent.printable import to_json
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.status.snapshot import Snapshot
 
@@ -57,7 +58,7 @@ def _answer(listener: socket.socket, inbox: Inbox) -> None:
         query = Query(SimpleQueue())
         inbox.put(query)
         connection.settimeout(ANSWER_WITHIN)
-        connection.sendall(msgspec.json.encode(query.answer.get(timeout=ANSWER_WITHIN)))
+        connection.sendall(to_json(query.answer.get(timeout=ANSWER_WITHIN)))
 
 
 def ask(path: Path) -> Snapshot | None:

@@ -104,3 +104,26 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m ipvsagent {' '.join(EMPTY)} --source {DATA} | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.stdout == "# default/kubernetes:https\n" and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["text", "json", "yaml"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_file_whose_name_is_not_utf_8(output: str, locale: str, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
+    Path(name).write_text("apiVersion: v1\nkind: Service\nmetadata: {name: h}\nspec: {clusterIP: nonsense}\n")
+    done = ipvsagent(*EMPTY, "--source", tmp_path, "-o", output, LC_ALL=locale)
+    assert done.returncode in (0, 2) and "Traceback" not in done.stderr
+    if output == "text":
+        assert "caf" in done.stderr
+    else:
+        (finding,) = [f for f in yaml.safe_load(done.stdout)["findings"] if "caf" in f.get("file", "")]
+        assert finding["file"] == f"{tmp_path}/caf\ufffd.yaml"
+
+
+def test_text_that_no_terminal_can_show(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
+    done = ipvsagent("check-config", name, LC_ALL="C.UTF-8", PYTHONIOENCODING="utf-8:strict")
+    assert "Traceback" not in done.stderr and "caf" in done.stdout + done.stderr
+    Path(name).write_text("apiVersion: nonsense/v1\nkind: Nonsense\n")
+    done = ipvsagent("check-config", name, LC_ALL="C.UTF-8", PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 64 and "caf?.yaml" in done.stdout and "Traceback" not in done.stderr
