@@ -7,7 +7,8 @@ Pure, given the backend's tables and `now`. Findings come out of every call, by 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence, Set
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, ServiceKey
@@ -15,7 +16,7 @@ from ipvsagent.cluster.table import ServiceTable
 from ipvsagent.config import Network, parse_network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, VirtualServer
-from ipvsagent.policy.desired import DesiredState, rank_of
+from ipvsagent.policy.desired import DesiredState, Rank, Replaced, rank_of
 from ipvsagent.policy.health_checks import HealthCheck, health_check_of
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
@@ -26,6 +27,9 @@ from ipvsagent.reconcile.reconciler import Reconciler
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.members import health_check_members, pod_members, routed_members
 from ipvsagent.rows import RouteRow
+
+NOBODY: Rank = (0.0, "", "")
+"""The rank of a Service that is gone."""
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
 
@@ -107,7 +111,7 @@ class Pipeline:
         report: says what was found and done as far as it gets, also if this raises.
         """
         report = Report() if report is None else report
-        self._wish(sorted(self._dirty), report)
+        self._wish(self._in_order(), report)
         self.reconciler.start(now, report)
         self._rearrange()
         return report
@@ -115,7 +119,7 @@ class Pipeline:
     def round(self, now: float, report: Report | None = None) -> Report:
         """What has become due, after `start`. Raises KernelError; `report` as there."""
         report = Report() if report is None else report
-        self._wish(sorted(self._dirty), report)
+        self._wish(self._in_order(), report)
         self.reconciler.round(now, report)
         self._rearrange()
         return report
@@ -195,28 +199,43 @@ class Pipeline:
         return ("node", (finding,))
 
     def _wish(self, dirty: Iterable[ServiceKey], report: Report) -> None:
-        """Work out anew what these Services want; in order, so that two runs write in the same order.
+        """Work out anew what these Services want, and those that win or lose an address by it.
 
         Raises KernelError where the kernel has to be asked for a mark; that Service and those after it stay dirty.
         """
         rejudged: set[ServiceKey] = set()
         ports_checked = False
         try:
-            for key in dirty:
+            queue = deque(dirty)
+            while queue:
+                key = queue.popleft()
                 ports_checked |= self._check_health(key)
-                rejudged |= self._wish_of(key, report) | {key}
+                replaced = self._wish_of(key, report)
+                rejudged |= replaced.rejudged | {key}
+                if self._node_clients is not None:  # a mark is for a Service that has an address
+                    queue.extend(replaced.passed - self._dirty)
+                    self._dirty |= replaced.passed
         finally:
             if ports_checked:
                 self._fix(0.0)
             report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
 
-    def _wish_of(self, key: ServiceKey, report: Report) -> Set[ServiceKey]:
-        """The other Services whose claims have to be judged anew."""
+    def _in_order(self) -> list[ServiceKey]:
+        """Everything dirty: what is gone, then the oldest Services first. Two runs write in the same order, and nobody
+        is taken for the winner of an address that an older Service is still to claim."""
+
+        def seniority(key: ServiceKey) -> tuple[Rank, ServiceKey]:
+            service = self.table.services.get(key)
+            return rank_of(service) if service else NOBODY, key
+
+        return sorted(self._dirty, key=seniority)
+
+    def _wish_of(self, key: ServiceKey, report: Report) -> Replaced:
         service = self.table.services.get(key)
         self._missing_schedulers.pop(key, None)
         if service is None:
-            self._arrange(key, ())
-            changed, others = self.desired.replace(key, (0.0, "", ""), ())
+            self._arrange(key, NOBODY, ())
+            replaced = self.desired.replace(key, NOBODY, ())
             report.findings.append((("policy", key), ()))
         else:
             outcome = virtual_servers_for(
@@ -224,12 +243,12 @@ class Pipeline:
             )
             if outcome.missing_scheduler:
                 self._missing_schedulers[key] = outcome.missing_scheduler
-            servers, findings = self._arrange(key, outcome.virtual_servers)
-            changed, others = self.desired.replace(key, rank_of(service), servers)
+            servers, findings = self._arrange(key, rank_of(service), outcome.virtual_servers)
+            replaced = self.desired.replace(key, rank_of(service), servers)
             report.findings.append((("policy", key), (*outcome.findings, *findings)))
         self._dirty.discard(key)
-        self.reconciler.change(changed)
-        return others
+        self.reconciler.change(replaced.changed)
+        return replaced
 
     def _check_health(self, key: ServiceKey) -> bool:
         """True if a port came or went. The table is replaced, never changed: other threads read it."""
@@ -244,11 +263,13 @@ class Pipeline:
         return (old and old.port) != (new and new.port)
 
     def _arrange(
-        self, key: ServiceKey, servers: Sequence[VirtualServer]
+        self, key: ServiceKey, rank: Rank, servers: Sequence[VirtualServer]
     ) -> tuple[Sequence[VirtualServer], tuple[Finding, ...]]:
         if self._node_clients is None:
             return servers, ()
-        return self._node_clients.arrange(key, servers, self.reconciler.may_be_taken)
+        return self._node_clients.arrange(
+            key, servers, self.reconciler.may_be_taken, lambda server_id: self.desired.would_win(key, rank, server_id)
+        )
 
     def _rearrange(self) -> None:
         """Services that lost their mark to another program, or that a mark has become free for, are worked out anew."""

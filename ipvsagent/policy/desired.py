@@ -8,6 +8,7 @@ that is deleted and made anew under its old name between two rounds has lost its
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -26,6 +27,17 @@ def rank_of(service: Service) -> Rank:
 class Claim(Struct, frozen=True, gc=False):
     rank: Rank
     server: VirtualServer
+
+
+class Replaced(NamedTuple):
+    """changed: ids whose winner is now another value. rejudged: Services whose claims are judged otherwise than before.
+
+    passed: other Services that an id has passed to, or from.
+    """
+
+    changed: set[VirtualServerId]
+    rejudged: set[ServiceKey]
+    passed: set[ServiceKey]
 
 
 class DesiredState:
@@ -47,16 +59,16 @@ class DesiredState:
         """What the Service claims, whether it won or not."""
         return self._ids.get(key, ())
 
-    def replace(
-        self, key: ServiceKey, rank: Rank, servers: Iterable[VirtualServer]
-    ) -> tuple[set[VirtualServerId], set[ServiceKey]]:
-        """All that a Service claims from now on; nothing if it is gone.
+    def would_win(self, key: ServiceKey, rank: Rank, server_id: VirtualServerId) -> bool:
+        """Whether a claim of this Service would stand before those of all others."""
+        return all(rank < claim.rank for claim in self._claims.get(server_id, ()) if _claimant(claim) != key)
 
-        Returns (ids whose winner is now another value, Services whose claims are judged otherwise than before).
-        """
+    def replace(self, key: ServiceKey, rank: Rank, servers: Iterable[VirtualServer]) -> Replaced:
+        """All that a Service claims from now on; nothing if it is gone."""
         new = {server.id: Claim(rank, server) for server in servers}
         changed: set[VirtualServerId] = set()
         rejudged: set[ServiceKey] = set()
+        passed: set[ServiceKey] = set()
         for server_id in dict.fromkeys((*self._ids.get(key, ()), *new)):
             before = self._claims.get(server_id, ())
             claim = new.get(server_id)
@@ -75,11 +87,14 @@ class DesiredState:
                 changed.add(server_id)
             if others:
                 rejudged.update(_claimant(c) for c in after)
+                winners = {_claimant(claims[0]) for claims in (before, after) if claims}
+                if len(winners) == 2:
+                    passed |= winners - {key}
         if new:
             self._ids[key] = tuple(new)
         else:
             self._ids.pop(key, None)
-        return changed, rejudged
+        return Replaced(changed, rejudged, passed)
 
     def shadowed(self, key: ServiceKey) -> list[Finding]:
         """Claims of this Service that an older one has already."""

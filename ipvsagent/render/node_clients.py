@@ -10,8 +10,9 @@ without endpoints here holds those elsewhere, as kube-proxy does; packet rules k
 
 One virtual server by mark for each Service port and family, however many addresses it has; it lives as long as the
 policy, whatever the endpoints are, so that no connection ends with it. Marks are found again in the kernel after a
-restart, by what they stand on. Never persistent: IPVS would send to the Service's port in place of the endpoint's. A
-scheduler that hashes the client's address gives the same affinity.
+restart, by the addresses that they stand for. So a Service has none while older Services claim all its addresses: it
+would be told from theirs by nothing. Never persistent: IPVS would send to the Service's port in place of the
+endpoint's. A scheduler that hashes the client's address gives the same affinity.
 """
 
 from __future__ import annotations
@@ -71,28 +72,35 @@ class NodeClients:
         self._freed = 0
 
     def arrange(
-        self, key: Key, servers: Sequence[VirtualServer], taken: Callable[[VirtualServerId], bool]
+        self,
+        key: Key,
+        servers: Sequence[VirtualServer],
+        taken: Callable[[VirtualServerId], bool],
+        wins: Callable[[VirtualServerId], bool],
     ) -> tuple[Sequence[VirtualServer], tuple[Finding, ...]]:
         """A Service's virtual servers as IPVS can have them, and what had to be left out; none if it is gone.
 
-        taken: whether IPVS has, or may have, a virtual server of that mark.
+        taken: whether IPVS has, or may have, a virtual server of that mark. wins: whether no older Service claims it.
         """
         groups: dict[Name, list[VirtualServer]] = {}
         for server in servers:
             if server.node_real_servers is not None:
                 groups.setdefault((server.id.family, server.service), []).append(server)
-        for name in self._of_service.pop(key, set()) - groups.keys():
+        places = {name: [place_of(server.id) for server in group if wins(server.id)] for name, group in groups.items()}
+        marked = {name for name, own in places.items() if own}
+        for name in self._of_service.pop(key, set()) - marked:
             self._release(name)
         self._without.pop(key, None)
         if not groups:
             return servers, ()
-        self._of_service[key] = set(groups)
+        if marked:
+            self._of_service[key] = marked
         findings: dict[Finding, None] = {}
         outside: dict[VirtualServerId, VirtualServer] = {}
         inside: list[VirtualServer] = []
         for name, group in groups.items():
-            mark = self._mark(name, group, taken)
-            if mark is None and self._mask:
+            mark = self._mark(name, places[name], taken) if name in marked else None
+            if mark is None and name in marked and self._mask:
                 self._without[key] = None
                 findings[self._exhausted(key)] = None
             outside |= {server.id: server for server in _for_outside(group, mark)}
@@ -131,11 +139,9 @@ class NodeClients:
             drain_timeout=server.drain_timeout if server.id.protocol is Protocol.TCP else 0.0,
         )
 
-    def _mark(
-        self, name: Name, group: Iterable[VirtualServer], taken: Callable[[VirtualServerId], bool]
-    ) -> Mark | None:
+    def _mark(self, name: Name, places: Iterable[str], taken: Callable[[VirtualServerId], bool]) -> Mark | None:
         family = name[0]
-        for place in [place_of(server.id) for server in group]:
+        for place in places:
             value = self._held.pop(place, 0)
             if not value:
                 continue

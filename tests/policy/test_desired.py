@@ -41,7 +41,7 @@ def test_the_oldest_wins_whatever_the_order(names: tuple[str, ...]) -> None:
         assert winner
         by_age = sorted((n for n in AGES if desired.ids_of(ServiceKey("ns", n))), key=lambda n: rank(n, AGES[n]))
         assert winner.service.service == by_age[0]
-        changed, _ = desired.replace(ServiceKey("ns", by_age[0]), rank(by_age[0], AGES[by_age[0]]), [])
+        changed, *_ = desired.replace(ServiceKey("ns", by_age[0]), rank(by_age[0], AGES[by_age[0]]), [])
         assert changed == {ID}
     assert desired.get(ID) is None and len(desired) == 0
 
@@ -50,7 +50,7 @@ def test_a_service_made_anew_loses_its_seniority() -> None:
     desired = DesiredState()
     desired.replace(ServiceKey("ns", "a"), rank("a", 1), [server("a")])
     desired.replace(ServiceKey("ns", "b"), rank("b", 2), [server("b")])
-    changed, rejudged = desired.replace(ServiceKey("ns", "a"), rank("a", 3), [server("a")])
+    changed, rejudged, _ = desired.replace(ServiceKey("ns", "a"), rank("a", 3), [server("a")])
     assert changed == {ID} and rejudged == {ServiceKey("ns", "a"), ServiceKey("ns", "b")}
     assert (winner := desired.get(ID)) and winner.service.service == "b"
 
@@ -62,6 +62,19 @@ def test_only_what_differs_is_changed() -> None:
     assert desired.replace(key, rank("a", 1), [server("a", "10.1.0.1")])[0] == set()
     assert desired.replace(key, rank("a", 1), [server("a", "10.1.0.2")])[0] == {ID}
     assert desired.replace(key, rank("a", 1), [])[0] == {ID}
+
+
+def test_whom_an_address_passes_to_and_from() -> None:
+    desired = DesiredState()
+    old, young = ServiceKey("ns", "a"), ServiceKey("ns", "b")
+    assert desired.would_win(young, rank("b", 2), ID)
+    assert desired.replace(young, rank("b", 2), [server("b")]).passed == set()
+    assert desired.would_win(old, rank("a", 1), ID) and not desired.would_win(old, rank("a", 3), ID)
+    assert desired.replace(old, rank("a", 1), [server("a")]).passed == {young}
+    assert desired.replace(old, rank("a", 1), [server("a", "10.1.0.2")]).passed == set()
+    assert not desired.would_win(young, rank("b", 2), ID)
+    assert desired.replace(young, rank("b", 2), [server("b", "10.1.0.2")]).passed == set()
+    assert desired.replace(old, rank("a", 1), []).passed == {young}
 
 
 def test_the_loser_is_told_who_won() -> None:

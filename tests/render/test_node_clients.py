@@ -28,6 +28,7 @@ from ipvsagent.model import (
     VirtualServerId,
     WhenEmpty,
 )
+from ipvsagent.reconcile.report import Report
 from ipvsagent.render.members import marks_held, members
 from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import SCHED1, RealServerRow, SetMemberRow, VirtualServerRow
@@ -39,6 +40,10 @@ HERE, THERE, GONE = (RealServer(Address(f"10.244.{n}.1"), 8080, local=n == 1) fo
 
 def free(server_id: VirtualServerId) -> bool:
     return False
+
+
+def mine(server_id: VirtualServerId) -> bool:
+    return True
 
 
 def server(name: str = "web", address: str = "192.0.2.1", **more: object) -> VirtualServer:
@@ -55,7 +60,7 @@ def server(name: str = "web", address: str = "192.0.2.1", **more: object) -> Vir
 
 
 def arranged(*servers: VirtualServer, clients: NodeClients | None = None) -> list[VirtualServer]:
-    made, findings = (clients or NodeClients(MASK)).arrange(("shop", servers[0].service.service), servers, free)
+    made, findings = (clients or NodeClients(MASK)).arrange(("shop", servers[0].service.service), servers, free, mine)
     assert not findings
     return list(made)
 
@@ -148,12 +153,12 @@ def test_every_number_of_a_mask_is_used_once(mask: int) -> None:
 def test_a_service_without_a_mark_is_told_of_and_gets_the_next_that_is_free() -> None:
     clients = NodeClients(0x1)
     first = arranged(server("one"), clients=clients)
-    made, findings = clients.arrange(("shop", "two"), [server("two", "192.0.2.2")], free)
+    made, findings = clients.arrange(("shop", "two"), [server("two", "192.0.2.2")], free, mine)
     assert [each.node_mark for each in made] == [None] and made[0].real_servers == (HERE,)
     (finding,) = findings
     assert finding.kind is FindingKind.MARKS_EXHAUSTED and finding.subject == "Service shop/two"
     assert clients.waiting() == []
-    clients.arrange(("shop", "one"), [], free)
+    clients.arrange(("shop", "one"), [], free, mine)
     assert clients.waiting() == [("shop", "two")] and clients.waiting() == []
     assert arranged(server("two", "192.0.2.2"), clients=clients)[1].id == first[1].id
 
@@ -163,8 +168,23 @@ def test_when_all_are_taken_nothing_is_looked_for() -> None:
     for n in range(15):
         arranged(server(f"s{n}", f"192.0.2.{n + 1}"), clients=clients)
     asked: list[VirtualServerId] = []
-    clients.arrange(("shop", "more"), [server("more", "192.0.2.99")], lambda i: bool(asked.append(i)))
+    clients.arrange(("shop", "more"), [server("more", "192.0.2.99")], lambda i: bool(asked.append(i)), mine)
     assert not asked
+
+
+def test_who_has_none_of_its_addresses_has_no_mark() -> None:
+    """Nothing in the kernel would say after a restart that it is its mark, and it would take the winner's."""
+    clients = NodeClients(MASK, {"192.0.2.1,tcp:80": 0x00100000})
+    made, findings = clients.arrange(("shop", "young"), [server("young")], free, lambda server_id: False)
+    assert not findings and [(each.id, each.node_mark) for each in made] == [(server().id, None)]
+    outside, _ = arranged(server("old"), clients=clients)
+    assert outside.node_mark == Mark(0x00100000, MASK)
+    two = [server("young"), server("young", "192.0.2.2")]
+    made, _ = clients.arrange(("shop", "young"), two, free, lambda server_id: server_id == two[1].id)
+    assert len(made) == 3 and made[2].id.port != 0x00100000
+    clients.arrange(("shop", "young"), two, free, lambda server_id: False)
+    clients.arrange(("shop", "old"), [], free, mine)
+    assert clients.waiting() == []
 
 
 # With the pipeline and a kernel.
@@ -196,7 +216,7 @@ def test_a_number_that_another_program_takes_in_between_is_changed() -> None:
     agent = Agent(kernel, objects[1:], 0.0, EVERYTHING_KNOWN)
     pipeline = agent.pipeline
     pipeline.take(Changes(upserts=(objects[0],)), 1.0)
-    pipeline._wish(sorted(pipeline._dirty))
+    pipeline._wish(sorted(pipeline._dirty), Report())
     (lost,) = [server_id for server_id in pipeline.desired if server_id.protocol is Protocol.FWM]
     kernel.put(VirtualServerRow(lost, "wlc"))
     for now in (1.0, 2.0, 3.0, 4.0):
