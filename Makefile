@@ -7,6 +7,7 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 	--no-header
 STAMP := $(VENV)/installed
 PYTEST := $(PYTHON) -m pytest -q
+NO_SKIPS = $(if $(filter 0,$(shell id -u)),--no-skips)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant requirements test-native test-kernel bench clean
@@ -41,8 +42,8 @@ lint: venv ## style, formatting and types
 	@$(VENV)/bin/ruff format --quiet --check . || { $(VENV)/bin/ruff format --check . ; exit 1; }
 	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest integration/lab integration/demo integration/bench integration/flows integration/apiserver
 
-test-native: venv ## tests that need no kernel
-	$(PYTEST) -m "not kernel" tests
+test-native: venv ## tests that need no kernel; as root none may be skipped
+	$(PYTEST) -m "not kernel" $(NO_SKIPS) tests
 
 test-kernel: setup venv ## tests on a real kernel, in one guest for each core; none may be skipped
 	$(PYTHON) -m integration.kernel_tests

@@ -38,6 +38,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.fail(NO_KERNEL, pytrace=False)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What needs more than the project installs is deselected: a skip means that the machine is not as it should be."""
+    absent = [item for item in items if not all(mark.args[0] for mark in item.iter_markers("only_where"))]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in absent]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus == pytest.ExitCode.OK and session.config.getoption("--no-skips") and _skipped(session.config):

@@ -134,7 +134,7 @@ class TestLightkube:
         assert made.metadata and again.metadata and made.metadata.resourceVersion == again.metadata.resourceVersion
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on PATH")
+@pytest.mark.only_where(shutil.which("kubectl") is not None)
 class TestKubectl:
     @pytest.fixture
     def kubectl(self, kubeconfig: Path) -> Any:
