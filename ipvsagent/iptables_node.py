@@ -89,6 +89,10 @@ class IptablesNode:
     def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
         return iptables_pipeline(self.config, backend, window=window)
 
+    def dry_pipeline(self, ops: list[Op]) -> Pipeline:
+        """What `run` would write goes into `ops`; the kernel is read only."""
+        return iptables_pipeline(self.config, self.recorder(ops), window=0)
+
     def settings(self) -> list[Setting]:
         """Kernel settings that this configuration asks for."""
         return [FORWARDING, LOCALHOST] if serves_localhost(self.config) else [FORWARDING]

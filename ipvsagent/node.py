@@ -116,7 +116,7 @@ class Node:
             Recorder(self.addresses, ops),
             Recorder(self.sets, ops),
             listing=self.ipvs.services,
-            node_clients=self._node_clients(LINUX_SCHEDULERS.__contains__),
+            node_clients=self._node_clients(self.scheduler_known),
             routes=Recorder(self.routes, ops),
         )
 
@@ -135,6 +135,10 @@ class Node:
         rules.take_over()
         return ()
 
+    def dry_pipeline(self, ops: list[Op]) -> Pipeline:
+        """What `run` would write goes into `ops`; the kernel is read only."""
+        return pipeline_for(self.config, self.recorder(ops), window=0, scheduler_works=self.scheduler_known)
+
     def ledger_fault(self) -> OSError | None:
         """Why the ledger could not be written last."""
         return self.ownership.ledger.fault
@@ -150,6 +154,15 @@ class Node:
             works = host.scheduler_works(name)
             self._schedulers[name] = (works, time.monotonic())
         return works
+
+    def scheduler_known(self, name: str) -> bool:
+        """Without trying it: by the kernel's modules, or by what is in use; else Linux has it."""
+        listed = host.scheduler_listed(name)
+        if listed is None:
+            listed = name in LINUX_SCHEDULERS
+        return listed or any(
+            isinstance(seen.row, VirtualServerRow) and seen.row.scheduler == name for seen in self.ipvs.services()
+        )
 
     def settings(self) -> list[Setting]:
         """Kernel settings that this configuration asks for, those of the LAN's interfaces among them."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from msgspec import Struct
@@ -36,6 +37,12 @@ class Kind(Struct, frozen=True):
     needed: Mapping[Feature, str]
     marks: bool
     others: Callable[[str], bool]
+
+
+_LACKING = [
+    {"random_fully": fully, "self_match": match, "mark_by_set": marks}
+    for fully, match, marks in product((True, False), repeat=3)
+]
 
 
 def _chains_of(rules: RuleSet) -> frozenset[str]:
@@ -101,6 +108,20 @@ class PacketFilter:
     def repair(self) -> int:
         """As `install`, and next to nothing when nobody changed any rule since."""
         return sum(self._install(table) for table in self._tables if table.changed())
+
+    def differences(self) -> list[str]:
+        """What `install` would put right, a sentence each; only reads. Raises KernelError.
+
+        Which features iptables lacks here is not tried: the rules that differ least are taken for those of this node.
+        """
+        found: list[str] = []
+        for table in self._tables:
+            family = table.family
+            differing = table.verify(self._rules[family])
+            if differing:
+                differing = min((table.verify(self._rule_set(family, **lacks)) for lacks in _LACKING), key=len)
+            found += [f"{family} {sentence}" for sentence in differing]
+        return found
 
     def configure(self, config: Config) -> None:
         """The next `follow` takes it up. Any thread may call this."""

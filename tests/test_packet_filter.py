@@ -69,3 +69,22 @@ def test_marks_of_others_are_said_unless_they_are_taken_over(kernel: FakeKernel)
     kept = PacketFilter(Config(node_name="node-1", local_mark_mask=0x7FF40000))
     kept.install()
     assert not kept.findings()
+
+
+@pytest.mark.parametrize("lacks", [set(), {Feature.MARK_BY_SET}, {Feature.BPF, Feature.RANDOM_FULLY}])
+def test_differences_are_found_without_a_write(kernel: FakeKernel, lacks: set[Feature]) -> None:
+    kernel.features -= lacks
+    before = rules(kernel)
+    found = PacketFilter(CONFIG).differences()
+    assert any(s.startswith("IPv4 mangle: chain IPVSAGENT-") for s in found) and any("IPv6 nat" in s for s in found)
+    assert rules(kernel) == before
+
+    PacketFilter(CONFIG).install()
+    held = rules(kernel)
+    assert PacketFilter(CONFIG).differences() == [], "an iptables that lacks something is as it should be"
+    assert rules(kernel) == held
+
+    chain = next(line.split()[1] for line in held.splitlines() if line.startswith("-A IPVSAGENT-"))
+    kernel.rule_tools[Family.IPV4].restore(f"*mangle\n-A {chain} -p sctp -j DROP\nCOMMIT\n")
+    (sentence,) = PacketFilter(CONFIG).differences()
+    assert sentence.startswith(f"IPv4 mangle: chain {chain}: a rule is not ours:")

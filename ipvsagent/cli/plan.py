@@ -11,11 +11,12 @@ import msgspec
 
 from ipvsagent.address import Address
 from ipvsagent.chain_rows import ChainsRow, commands
-from ipvsagent.choice import empty_pipeline, open_node
+from ipvsagent.choice import AnyNode, empty_pipeline, open_node
 from ipvsagent.cli import WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
-from ipvsagent.findings import Finding, FindingBook
+from ipvsagent.errors import KernelError, StartError
+from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
@@ -30,7 +31,10 @@ class PlannedOp(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
+    """packet_rules: how those of the node differ from what `run` would make of them, a sentence each."""
+
     operations: tuple[PlannedOp, ...]
+    packet_rules: tuple[str, ...]
     findings: tuple[Finding, ...]
 
 
@@ -47,7 +51,8 @@ class Plan(msgspec.Struct, frozen=True):
 def command(against: str, output: str, **options: Any) -> int:
     """Print what run would change, and change nothing.
 
-    Each line is the command that would do the same by hand. Exit status 2 when something would change, 0 when the
+    Each line is the command that would do the same by hand; packet rules, which are written all at once, are described
+    in comments. Exit status 2 when something would change, 0 when the
     kernel is as the source wants it.
     """
     settings = given(options)
@@ -56,13 +61,15 @@ def command(against: str, output: str, **options: Any) -> int:
         click.echo(click.style(str(warning), fg="yellow"), err=True)
     changes, findings = source_of(config).load_once()
     ops: list[Op] = []
+    book = FindingBook()
+    rules: list[str] = []
     if against == "empty":
         pipeline = empty_pipeline(config, ops)
     else:
         node = open_node(config)
-        pipeline = node.pipeline(node.recorder(ops), window=0)
+        pipeline = node.dry_pipeline(ops)
         pipeline.node_addresses(node.addresses.node_addresses())
-    book = FindingBook()
+        rules = _rule_differences(node, book)
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
     origins += pipeline.start(0.0).findings
@@ -70,10 +77,21 @@ def command(against: str, output: str, **options: Any) -> int:
         book.replace(origin, found)
     planned = _planned(ops, pipeline, config.interface)
     if output == "text":
-        _print_text(planned, book.current())
+        _print_text(planned, rules, book.current())
     else:
-        print_document(Plan(planned, tuple(book.current())), output)
-    return WOULD_CHANGE if ops else 0
+        print_document(Plan(planned, tuple(rules), tuple(book.current())), output)
+    return WOULD_CHANGE if ops or rules else 0
+
+
+def _rule_differences(node: AnyNode, book: FindingBook) -> list[str]:
+    try:
+        rules = node.packet_filter()
+        found = rules.differences()
+        book.replace("packet rules", rules.findings())
+        return found
+    except (KernelError, StartError) as error:
+        book.replace("packet rules", [Finding(FindingKind.HOST, "packet rules", str(error), severity=Severity.ERROR)])
+        return []
 
 
 def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[PlannedOp, ...]:
@@ -97,19 +115,25 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
     return tuple(sorted(planned, key=lambda p: p.service))
 
 
-def _print_text(planned: tuple[PlannedOp, ...], findings: list[Finding]) -> None:
+def _print_text(planned: tuple[PlannedOp, ...], rules: list[str], findings: list[Finding]) -> None:
     service = None
     for op in planned:
         if op.service != service:
             service = op.service
             click.echo(f"# {service or 'wanted by no Service'}")
         click.echo(op.command)
+    if rules:
+        click.echo("# packet rules")
+    for sentence in rules:
+        click.echo(f"# {sentence}")
     for finding in findings:
         click.echo(click.style(str(finding), fg="yellow"), err=True)
     counts = Counter(op.verb for op in planned)
     if planned:
         words = ", ".join(f"{counts[verb]} to {verb}" for verb in ("add", "set", "delete") if counts[verb])
         click.echo(f"{len(planned)} changes: {words}", err=True)
-    else:
+    if rules:
+        click.echo(f"packet rules: {len(rules)} differences", err=True)
+    if not planned and not rules:
         click.echo("nothing would change", err=True)
     sys.stdout.flush()

@@ -29,6 +29,8 @@ _NET_ADMIN, _SYS_MODULE = 12, 16  # CAP_*
 _CRITICAL_POD = -997  # oom_score_adj of a pod with priority system-node-critical
 _TRIAL_ADDRESS = Address("198.51.100.0")  # TEST-NET-2, with kube-proxy's port: pkg/proxy/ipvs/supported.go
 _TRIAL_PORTS = range(20000, 20008)
+_LOADED = Path("/proc/modules")
+_MODULES = Path("/lib/modules", os.uname().release)
 
 
 class IpvsPresence(StrEnum):
@@ -104,6 +106,21 @@ def scheduler_works(name: str) -> bool:
         return _scheduler_error(name, 0) is None
     except (KernelError, OSError):
         return False
+
+
+def scheduler_listed(name: str, loaded: Path = _LOADED, modules: Path = _MODULES) -> bool | None:
+    """Whether the kernel has it loaded or built in, or would load it when it is asked for; nothing is tried. None if
+    there is no list of this kernel's modules, as in a container."""
+    module = f"ip_vs_{name}"
+    try:
+        if any(line.split(" ", 1)[0] == module for line in loaded.read_text().splitlines()):
+            return True
+        lines = [
+            line for each in ("modules.builtin", "modules.dep") for line in (modules / each).read_text().splitlines()
+        ]
+    except OSError:
+        return None
+    return any(line.partition(":")[0].rpartition("/")[2].startswith(f"{module}.ko") for line in lines)
 
 
 def _scheduler_error(name: str, flags: int) -> KernelError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -265,6 +266,11 @@ def test_once(place, agents, web):
     assert sorted(place.answers(address, 2)) == ["A", "B"]
     planned = agents.end_of("plan")
     assert (planned.wait(), planned.output) == (0, "")
+    chain = "IPVSAGENT-TRACK"
+    place.node.run("iptables", "-t", "mangle", "-F", chain)
+    planned = agents.end_of("plan")
+    assert planned.wait() == WOULD_CHANGE
+    assert re.match(rf"# packet rules\n# IPv4 mangle: chain {chain}: rule 1 is missing: ", planned.output)
     again = agents.end_of("run", "--once")
     assert again.wait() == 0
     assert "(0 writes" in again.log

@@ -158,6 +158,30 @@ def test_scheduler_trial_and_what_stands_in_its_place(netns):
     assert netns.run("ipvsadm", "-Sn") == in_use
 
 
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", ["rr", "wrr", "sh", "mh", "nope"])
+def test_what_the_lists_of_modules_say_is_so(netns, name):
+    assert host.scheduler_listed(name) is not None, "the guest has its modules"
+    assert host.scheduler_listed(name) == host.scheduler_works(name)
+    assert netns.run("ipvsadm", "-Sn") == ""
+
+
+def test_schedulers_in_lists_of_modules(tmp_path):
+    loaded, modules = tmp_path / "modules", tmp_path / "lib"
+    loaded.write_text("ip_vs_wrr 16384 1 - Live 0x0\nip_vs 200704 3 ip_vs_wrr, Live 0x0\n")
+
+    def listed(name):
+        return host.scheduler_listed(name, loaded, modules)
+
+    assert (listed("wrr"), listed("rr"), listed("wr")) == (True, None, None)
+    modules.mkdir()
+    folder = "kernel/net/netfilter/ipvs/"
+    (modules / "modules.builtin").write_text(f"{folder}ip_vs.ko\n{folder}ip_vs_rr.ko\n")
+    (modules / "modules.dep").write_text(f"{folder}ip_vs_mh.ko.xz: {folder}ip_vs.ko.xz\n{folder}ip_vs_sed.ko:\n")
+    assert [listed(name) for name in ("wrr", "rr", "mh", "sed")] == [True] * 4
+    assert [listed(name) for name in ("m", "se", "fo", "../ip_vs_rr")] == [False] * 4
+
+
 READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"', "sh")
 
 
