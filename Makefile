@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml requirements-dev.txt integration/setup.sh
 setup: ## install the Debian packages that demo and tests need
 	@sh integration/setup.sh
 
-demo: setup venv ## show the proxy at work on a kernel
-	@$(PYTHON) -m integration.demo
+demo: setup venv ## show the proxy at work on a kernel; BACKEND=iptables on one without IPVS
+	@$(PYTHON) -m integration.demo $(if $(BACKEND),--backend $(BACKEND))
 
 test: setup venv ## lint, then all tests (the kernel's in a guest)
 	@$(MAKE) lint

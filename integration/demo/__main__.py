@@ -12,6 +12,7 @@ import sys
 import time
 import types
 
+from integration.demo.backends import BACKENDS
 from integration.demo.kernel import why_not_here
 from integration.guest import GuestError, run_in_guest
 
@@ -31,6 +32,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=3.0,
         help="how long the steady load around the agent's crash lasts, without its start (default %(default)s)",
     )
+    parser.add_argument("--backend", choices=list(BACKENDS), default="ipvs", help="which to show (default %(default)s)")
     parser.add_argument("--all", action="store_true", help="show the whole of `ipvsagent status`")
     parser.add_argument("--guest", action="store_true", help="in a guest, even if this kernel would do")
     parser.add_argument("--began", type=float, default=time.time(), help=argparse.SUPPRESS)
@@ -49,10 +51,11 @@ def main(argv: list[str]) -> int:
     options = _parse(argv)
     try:
         if not options.here:
-            reason = "asked to" if options.guest else why_not_here()
+            backend = BACKENDS[options.backend]
+            reason = "asked to" if options.guest else why_not_here(backend)
             if reason:
                 return _in_guest(options, reason)
-            print(f"On this machine's own kernel, Linux {os.uname().release}: ip_vs works here.", flush=True)
+            print(f"On this machine's own kernel, Linux {os.uname().release}: {backend.here}.", flush=True)
         return _here(options)
     except KeyboardInterrupt:
         print("\ndemo: interrupted; everything it made is gone", file=sys.stderr)
@@ -62,7 +65,8 @@ def main(argv: list[str]) -> int:
 def _in_guest(options: argparse.Namespace, reason: str) -> int:
     print(f"Not on this machine's own kernel ({reason}): booting a guest, a few seconds.", flush=True)
     words = [sys.executable, "-m", "integration.demo", "--here"]
-    words += ["--seconds", str(options.seconds), "--began", str(options.began), *(["--all"] if options.all else [])]
+    words += ["--seconds", str(options.seconds), "--began", str(options.began), "--backend", options.backend]
+    words += ["--all"] if options.all else []
     try:
         status = run_in_guest(words, cwd=_checkout(), timeout=GUEST_LIMIT + options.seconds)
     except GuestError as error:
@@ -80,7 +84,7 @@ def _here(options: argparse.Namespace) -> int:
 
     stage = Stage(options.began)
     with working_folder() as folder:
-        demo = Demo(stage, folder, seconds=options.seconds, show_all=options.all)
+        demo = Demo(stage, folder, BACKENDS[options.backend], seconds=options.seconds, show_all=options.all)
         complete = False
         try:
             demo.run()

@@ -39,10 +39,12 @@ class Start:
 class Agent:
     """Starts, ends and asks the agent. What its processes write goes to one log file each."""
 
-    def __init__(self, namespace: Namespace, source: Path, folder: Path) -> None:
+    def __init__(self, namespace: Namespace, source: Path, folder: Path, options: tuple[str, ...] = ()) -> None:
+        """options: more of `ipvsagent run`."""
         self._namespace = namespace
         self._source = source
         self._folder = folder
+        self._options = options
         self._state = folder / "state"
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
@@ -55,7 +57,7 @@ class Agent:
     def start(self) -> None:
         self._starts += 1
         self.began = time.monotonic()
-        words = ["run", "--source", str(self._source), "--hostname-override", THIS_NODE]
+        words = ["run", "--source", str(self._source), "--hostname-override", THIS_NODE, *self._options]
         with self.log.open("wb") as log:
             self._process = self._namespace.start(
                 self._argv(*words, *self._state_dir), output=log.fileno(), env=_environment()

@@ -35,6 +35,7 @@ class ServicePort:
     others: tuple[Target, ...]  # load balancer addresses and node ports on this node
     endpoints: tuple[Server, ...]
     only: bool = True  # the Service has no other port
+    at_home: tuple[Target, ...] = ()  # for the node itself only
 
     @property
     def name(self) -> str:
@@ -47,14 +48,15 @@ class ServicePort:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return (self.cluster_ip, *self.others)
+        return (self.cluster_ip, *self.others, *self.at_home)
 
 
 class Cluster:
-    """The objects, in a folder that the agent watches."""
+    """The objects, in a folder that the agent watches. localhost: node ports are on 127.0.0.1, too."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, localhost: bool = False) -> None:
         self.folder = folder
+        self._localhost = localhost
         self._objects: list[dict[str, Any]] = yaml.load(OBJECTS.read_text(), _LOADER)["items"]
         self._nodes: list[dict[str, Any]] = yaml.load(NODES.read_text(), _LOADER)["items"]
         (folder / NODES.name).write_bytes(NODES.read_bytes())
@@ -128,7 +130,10 @@ class Cluster:
         number, protocol = port["port"], port["protocol"]
         ingress = service.get("status", {}).get("loadBalancer", {}).get("ingress", [])
         others = [Target(entry["ip"], number, protocol) for entry in ingress]
+        at_home: list[Target] = []
         if node_port := port.get("nodePort"):
+            if self._localhost and ":" not in spec["clusterIP"]:
+                at_home.append(Target("127.0.0.1", node_port, protocol))
             # A single-stack Service has node ports on the addresses of its own family only.
             same_family = [a for a in self.node_addresses(THIS_NODE) if (":" in a) == (":" in spec["clusterIP"])]
             others += [Target(address, node_port, protocol) for address in same_family]
@@ -140,6 +145,7 @@ class Cluster:
             tuple(others),
             tuple(self._endpoints(metadata["namespace"], metadata["name"], port)),
             only=len(spec["ports"]) == 1,
+            at_home=tuple(at_home),
         )
 
     def _endpoints(self, namespace: str, service: str, port: dict[str, Any]) -> list[Server]:

@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import JustifyMethod
-from rich.text import Text
-
 from integration.demo.agent import Agent, AgentError
+from integration.demo.backends import Backend, Programmed
 from integration.demo.cluster import CLIENT_POD, THIS_NODE, Cluster, ServicePort
-from integration.demo.spread import PER_ENDPOINT, UNEVEN, Spread, measure
+from integration.demo.spread import COLUMNS, PER_ENDPOINT, Spread, give, measure, per_endpoint, row
 from integration.demo.stage import Stage
 from integration.lab import Lab, Load, Namespace, Report, Server, Servers, Target, send_requests
-from integration.lab.ipvs import VirtualServers, virtual_servers
 from integration.lab.load import Conversation
 
 START_LIMIT = 40.0
@@ -25,14 +22,6 @@ POLL = 0.02
 RATE = 80.0
 DRAINED = "online-boutique/cartservice:grpc"
 INTERFACE = "kube-ipvs0"
-COLUMNS: list[tuple[str, JustifyMethod]] = [
-    ("Service", "left"),
-    ("cluster IP", "left"),
-    ("pod", "right"),
-    ("node", "right"),
-    ("outside", "right"),
-    ("each endpoint", "left"),
-]
 
 T = TypeVar("T")
 
@@ -40,13 +29,14 @@ T = TypeVar("T")
 class Demo:
     """What the steps share. Closing takes away the agent, the servers and the lab, in that order."""
 
-    def __init__(self, stage: Stage, folder: Path, *, seconds: float, show_all: bool) -> None:
+    def __init__(self, stage: Stage, folder: Path, backend: Backend, *, seconds: float, show_all: bool) -> None:
         self._stage = stage
+        self._backend = backend
         self._seconds = seconds
         self._show_all = show_all
         source = folder / "objects"
         source.mkdir()
-        self.cluster = Cluster(source)
+        self.cluster = Cluster(source, localhost=backend.localhost)
         self._folder = folder
         self._requests = 0
         self._lost = 0
@@ -86,6 +76,7 @@ class Demo:
         began = time.monotonic()
         topology = cluster.topology()
         self.lab = Lab(topology)
+        self._backend.prepare(self.lab)
         self.servers = Servers()
         listed = cluster.servers()
         self.servers.add(self.lab, listed)
@@ -106,9 +97,11 @@ class Demo:
     def start(self) -> None:
         """(b)"""
         stage = self._stage
-        stage.headline(f"ipvsagent run --source {self.cluster.folder} --hostname-override {THIS_NODE}")
+        options = "".join(f" {word}" for word in self._backend.options)
+        stage.headline(f"ipvsagent run --source {self.cluster.folder} --hostname-override {THIS_NODE}{options}")
+        self._backend.introduce(stage)
         api = self.cluster.service_port("default/kubernetes:https")
-        self.agent = Agent(self._node, self.cluster.folder, self._folder)
+        self.agent = Agent(self._node, self.cluster.folder, self._folder, self._backend.options)
         # In short: until something is programmed nobody answers, and what is asked then says nothing.
         load = Load(self._pod, api.cluster_ip, rate=RATE, timeout=0.3)
         try:
@@ -136,18 +129,20 @@ class Demo:
         total = Report(())
         with stage.live("requests") as progress:
             for port in ports:
-                spreads.append(measure(port, (self._pod, self._node, self._outside)))
+                clients = (self._pod, self._node, self._outside)
+                spreads.append(measure(port, clients, at_random=self._backend.at_random))
                 total += spreads[-1].total
                 progress(str(total))
         self._count(total)
-        stage.table(COLUMNS, [_row(spread) for spread in spreads])
+        stage.table(COLUMNS, [row(spread) for spread in spreads])
         slow = f"median {total.latency(0.5) * 1000:.0f} ms, 99 of 100 within {total.latency(0.99) * 1000:.0f} ms"
         stage.claim("every request is answered", not total.lost, f"{total}; {slow}")
         wrong = [f"{s.port.name} by {', '.join(s.strangers)}" for s in spreads if s.strangers]
         stage.claim("by an endpoint of its Service", not wrong, "; ".join(wrong))
         uneven = [spread.port.name for spread in spreads if not spread.is_even]
-        share = f"{3 * PER_ENDPOINT} for each endpoint, give or take {UNEVEN:.0%}"
-        stage.claim("in even shares", not uneven, ", ".join(uneven) or share)
+        what = "in even shares, as far as chance goes" if self._backend.at_random else "in even shares"
+        share = f"{3 * per_endpoint(self._backend.at_random)} for each endpoint, {give(self._backend.at_random)}"
+        stage.claim(what, not uneven, ", ".join(uneven) or share)
         others = [target for port in ports for target in port.others]
         outside = send_requests(self._outside, others, 10 * len(others))
         self._count(outside)
@@ -156,20 +151,17 @@ class Demo:
             not outside.lost,
             f"{', '.join(map(str, others))}: {outside}",
         )
+        if at_home := [target for port in ports for target in port.at_home]:
+            inside = send_requests(self._node, at_home, 10 * len(at_home))
+            self._count(inside)
+            stage.claim("node port answers the node at 127.0.0.1", not inside.lost, str(inside))
 
     def inspect(self) -> None:
         """(d)"""
         stage, agent = self._stage, self._agent
         stage.headline("ipvsagent status")
         stage.quote(agent.status().splitlines(), None if self._show_all else 22)
-        theirs = _without_counters(self._node.run("ipvsadm", "-Ln"))
-        ours = _without_counters(agent.status_like_ipvsadm())
-        virtual = [line for line in theirs if not line.lstrip().startswith("->")][2:]
-        stage.claim(
-            "ipvsadm -Ln shows the same",
-            theirs == ours,
-            f"{len(virtual)} virtual servers, {len(theirs) - len(virtual) - 3} real servers",
-        )
+        self._backend.compare_status(stage, self._node, agent)
         programmed = self._programmed
         targets = [(port, target) for port in self.cluster.service_ports() for target in port.targets]
         different = [
@@ -195,10 +187,10 @@ class Demo:
         try:
             began = time.monotonic()
             self.cluster.set_conditions(leaving, ready=False, terminating=True)
-            drained = _until(lambda: self._weight(name, place) == 0, CHANGE_LIMIT)
+            drained = _until(lambda: self._weight(name, place) == self._backend.drained_weight, CHANGE_LIMIT)
             noticed = time.monotonic()
-            figures = f"weight 0 {noticed - began:.2f} s after the file was written" if drained else "not so"
-            stage.claim("not ready and terminating: no new connections", drained, figures)
+            what = f"{self._backend.drained} {noticed - began:.2f} s after the file was written"
+            stage.claim("not ready and terminating: no new connections", drained, what if drained else "not so")
             later = _until(lambda: len(load.so_far().since(noticed).outcomes) >= 3 * PER_ENDPOINT, CHANGE_LIMIT)
             new = load.so_far().since(noticed)
             stage.claim(
@@ -208,13 +200,14 @@ class Demo:
             )
             asked = [conversation.ask() for _ in range(10)]
             going_on = all(outcome.server == leaving.name for outcome in asked)
-            stage.claim("the open connection goes on", going_on, f"10 more requests on it: {Report(tuple(asked))}")
+            stage.claim(self._backend.goes_on, going_on, f"10 more requests on it: {Report(tuple(asked))}")
             conversation.close()
             began = time.monotonic()
             self.cluster.remove(leaving)
-            gone = _until(lambda: place not in self._programmed.get(name, {}), CHANGE_LIMIT)
-            figures = f"after {time.monotonic() - began:.2f} s" if gone else "not so"
-            stage.claim("out of its slice, out of the kernel", bool(gone), figures)
+            if self._backend.drained_weight is not None:  # else it is out already
+                gone = _until(lambda: place not in self._programmed.get(name, {}), CHANGE_LIMIT)
+                figures = f"after {time.monotonic() - began:.2f} s" if gone else "not so"
+                stage.claim("out of its slice, out of the kernel", bool(gone), figures)
             with stage.live("load") as progress:
                 _watch(load, 0.5, progress)
         finally:
@@ -252,9 +245,7 @@ class Demo:
         drift = sum(document.get("drift", {}).values())
         ops = document.get("ops_written")
         stage.claim("and has written nothing since", ops == 0 and not drift, f"{ops} writes, {drift} rows repaired")
-        stage.claim(
-            "the kernel holds what it held", _rows(self._programmed) == _rows(before), f"{len(before)} virtual servers"
-        )
+        stage.claim("the kernel holds what it held", self._programmed == before, f"{len(before)} {self._backend.rows}")
         stage.claim("no request lost", not report.lost, f"{report} ({RATE:.0f} a second)")
 
     def remove(self) -> None:
@@ -268,7 +259,7 @@ class Demo:
         stage.claim("SIGTERM ends it and leaves Services working", status == 0 and not after.lost, str(after))
         stage.quote(agent.cleanup().splitlines())
         left = self._programmed
-        stage.claim("no virtual server is left", not left, ", ".join(sorted(left)[:5]))
+        stage.claim(self._backend.none_left, not left, ", ".join(sorted(left)[:5]))
         links = self._node.run("ip", "-brief", "link", "show")
         stage.claim(f"no interface {INTERFACE}", INTERFACE not in links)
         rules = self._packet_rules_and_sets()
@@ -296,8 +287,7 @@ class Demo:
         raise AgentError(f"of many connections to {port.name} none reached {server.name}")
 
     def _weight(self, name: str, place: str) -> int | None:
-        found = self._programmed.get(name, {}).get(place)
-        return found.weight if found else None
+        return self._programmed.get(name, {}).get(place)
 
     def _count(self, report: Report) -> None:
         self._requests += len(report.outcomes)
@@ -327,8 +317,8 @@ class Demo:
         return self.agent
 
     @property
-    def _programmed(self) -> VirtualServers:
-        return virtual_servers(self._node)
+    def _programmed(self) -> Programmed:
+        return self._backend.programmed(self._node)
 
 
 def _until(look: Callable[[], T], limit: float) -> T:
@@ -345,26 +335,3 @@ def _watch(load: Load, seconds: float, progress: Callable[[str], None]) -> None:
     while time.monotonic() < end:
         progress(str(load.so_far()))
         time.sleep(max(0.0, min(0.1, end - time.monotonic())))
-
-
-def _row(spread: Spread) -> list[str | Text]:
-    answers = " ".join(f"{count:3}" for count in spread.answers)
-    return [
-        spread.port.short_name,
-        spread.port.cluster_ip.place,
-        *(Text(str(len(report.answered)), "bold red" if report.lost else "") for report in spread.reports),
-        Text(answers, "" if spread.is_even else "bold red"),
-    ]
-
-
-def _without_counters(listing: str) -> list[str]:
-    """`ipvsadm -Ln` without connection counters, which change by themselves."""
-    return [
-        " ".join(words[:4] if words[:1] == ["->"] else words)
-        for line in listing.splitlines()
-        if (words := line.split())
-    ]
-
-
-def _rows(programmed: VirtualServers) -> dict[str, dict[str, int]]:
-    return {name: {place: real.weight for place, real in reals.items()} for name, reals in programmed.items()}

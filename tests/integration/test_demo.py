@@ -23,6 +23,20 @@ def test_all_claims_hold():
     assert re.search(r"All \d+ claims held\. [\d,]+ requests, 0 lost;.*restart with 0 writes\.", done.stdout)
 
 
+def test_all_claims_hold_on_iptables():
+    """On the kernel of this machine, which need not have IPVS; if that will not do either, in a guest."""
+    done = subprocess.run(
+        [sys.executable, "-m", "integration.demo", "--seconds", "1", "--backend", "iptables"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Schedulers and ipvsadm have no part in it" in done.stdout
+    assert re.search(r"All \d+ claims held\. [\d,]+ requests, 0 lost;.*restart with 0 writes\.", done.stdout)
+
+
 def test_one_broken_claim_is_the_verdict(capsys):
     stage = Stage(began=0.0)
     stage.claim("the sun is up", True)

@@ -39,3 +39,8 @@ def test_answers_by_others_are_no_answers():
     assert spread.answers == [10, 10]
     assert spread.strangers == ["c"]
     assert spread.share == 10.5
+
+
+@pytest.mark.parametrize(("a", "b", "even"), [(120, 120, True), (100, 140, True), (75, 165, False), (240, 0, False)])
+def test_even_as_far_as_chance_goes(a, b, even):
+    assert Spread(PORT, (report(a=a, b=b),), at_random=True).is_even is even
