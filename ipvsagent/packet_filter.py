@@ -23,10 +23,12 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.iptables import Feature, RuleTable
 from ipvsagent.kernel.iptables_chains import is_servers
-from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, find_variant
+from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, find_variant
 from ipvsagent.packet_rules import RuleSet
 from ipvsagent.render.nat_rules import nat_rule_set
 from ipvsagent.render.rules import Detector, RuleOptions, rule_set
+
+READ_ALL_EVERY = 300  # looks: as long as a pass of the audit takes at most
 
 
 class Kind(Struct, frozen=True):
@@ -95,6 +97,7 @@ class PacketFilter:
         for table in self._tables:
             table.leaves = kind.others
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
+        self._looks = 0
         self._without_self_match: set[Family] = set()
         self._without_marks: set[Family] = set()
 
@@ -106,8 +109,13 @@ class PacketFilter:
         return sum(self._install(table) for table in self._tables)
 
     def repair(self) -> int:
-        """As `install`, and next to nothing when nobody changed any rule since."""
-        return sum(self._install(table) for table in self._tables if table.changed())
+        """As `install`, and next to nothing when nobody changed any rule since. To be called once a second.
+
+        Legacy iptables does not tell of a rule that was replaced by one of the same size, so that now and then all are
+        read."""
+        self._looks += 1
+        read_all = self.variant.mode is Mode.LEGACY and self._looks % READ_ALL_EVERY == 0
+        return sum(self._install(table) for table in self._tables if read_all or table.changed())
 
     def differences(self) -> list[str]:
         """What `install` would put right, a sentence each; only reads. Raises KernelError.

@@ -88,3 +88,21 @@ def test_differences_are_found_without_a_write(kernel: FakeKernel, lacks: set[Fe
     kernel.rule_tools[Family.IPV4].restore(f"*mangle\n-A {chain} -p sctp -j DROP\nCOMMIT\n")
     (sentence,) = PacketFilter(CONFIG).differences()
     assert sentence.startswith(f"IPv4 mangle: chain {chain}: a rule is not ours:")
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_change_that_legacy_iptables_does_not_tell_of(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    monkeypatch.setattr(packet_filter, "find_variant", lambda *_, **__: Variant(mode, "it is a fake"))
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    held = rules(kernel)
+    table = kernel.rule_tools[Family.IPV4].held["mangle"]
+    chain = next(name for name, lines in table.items() if name.startswith("IPVSAGENT-") and len(lines) > 1)
+    table[chain].reverse()
+    before = kernel.calls
+    repaired = [kept.repair() for _ in range(packet_filter.READ_ALL_EVERY)]
+    assert not any(repaired[:-1]) and bool(repaired[-1]) is (mode is Mode.LEGACY)
+    assert (rules(kernel) == held) is (mode is Mode.LEGACY)
+    assert kernel.calls - before < 10, "and the other looks read nothing"

@@ -36,8 +36,8 @@ class Audit:
         """Read the next `count` virtual servers, and those that somebody is known to have changed, and repair what
         differs; a missing one means a full comparison.
 
-        When all have been read once, the ids that the kernel has are compared, too: a virtual server under one of our
-        addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
+        When all have been read once, the ids that the kernel has are compared, too, and what is in our sets: a virtual
+        server under one of our addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
         """
         reconciler = self._reconciler
         report = Report() if report is None else report
@@ -56,6 +56,7 @@ class Audit:
             elif reconciler.differences(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows
         if passed:
+            reconciler.shared.check_contents(now)
             strays = [i for i in self._backend.ours() if i not in reconciler.confirmed and reconciler.is_settled(i)]
             if strays:
                 self._backend.adopt(strays)  # one that is held may lose its address before it may go

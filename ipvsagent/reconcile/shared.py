@@ -139,7 +139,12 @@ class SharedRows:
     def check_sizes(self, now: float) -> None:
         """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful."""
         sizes = self._backend.set_sizes()
-        if sizes is None or self.held or all(sizes.get(name) == self.sizes[name] for name in {*sizes, *self.sizes}):
+        if sizes is not None and any(sizes.get(name) != self.sizes[name] for name in {*sizes, *self.sizes}):
+            self.check_contents(now)
+
+    def check_contents(self, now: float) -> None:
+        """Every row that differs becomes doubtful. Reads all: one member in place of another leaves a set its size."""
+        if self.held:
             return
         present = self._backend.read_shared(None)
         for row in self._counts.keys() ^ present:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes
 from ipvsagent.errors import KernelError
@@ -46,3 +48,27 @@ def test_the_end_of_a_drain_does_not_ask_a_table_that_cannot_be_read_again_and_a
     agent.round(200.2)
     held = {row.address for row in kernel.real_servers[SERVER].values()}
     assert held == {"10.1.0.2", "10.1.0.9"} and not len(agent.pipeline.reconciler.drains)
+
+
+def test_a_member_in_place_of_another_is_seen_in_a_pass_of_the_audit() -> None:
+    kernel = FakeKernel()
+    agent = Agent(kernel, (A, A_PODS), 0.0, EVERYTHING_KNOWN)
+    wanted = kernel.snapshot()
+    victim = min(row for row in kernel.set_members if row.member == "10.96.0.1,tcp:80")
+    kernel.drop(victim)
+    kernel.put(replace(victim, member="10.96.0.7,tcp:80"))
+    shared = agent.pipeline.reconciler.shared
+    shared.check_sizes(1.0)
+    agent.round(1.0)
+    assert kernel.snapshot() != wanted, "its size is what it was"
+    for second in (2.0, 3.0):
+        agent.pipeline.audit.look(100, second)
+        agent.round(second)
+    assert kernel.snapshot() == wanted and not shared.retry
+
+    spent = []
+    for second in range(4, 4 + 3 * len(agent.pipeline.desired)):
+        calls = kernel.calls
+        agent.pipeline.audit.look(1, float(second))
+        spent.append(kernel.calls - calls)
+    assert sum(calls > 1 for calls in spent) <= 4, "only the end of a pass reads the sets"
