@@ -436,6 +436,15 @@ class Laws(RuleBasedStateMachine):
             assert self.kernel.real_servers[server_id], f"{op} left {server_id} without a real server"
 
 
+def test_a_removed_slice_takes_its_real_servers_along() -> None:
+    laws = Laws()
+    laws.begin(items=[], udp=True)
+    laws.remove(choice=0)
+    laws.everything_settles()
+    server_id = VirtualServerId(Protocol.UDP, Address(IPS[0]), 53)
+    assert laws.kernel.real_servers[server_id] == {}
+
+
 def test_a_stray_that_is_held_stays_ours_without_its_address() -> None:
     """Found by the machine: held while blind, it lost its address with a Service that went, and was left for ever."""
     laws = Laws()
