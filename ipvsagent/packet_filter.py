@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Family
 from ipvsagent.config import Config
-from ipvsagent.errors import StartError
+from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.iptables import Feature, RuleTable
@@ -106,7 +106,7 @@ class PacketFilter:
 
         Raises KernelError, and StartError if a match that no rule set can do without is missing.
         """
-        return sum(self._install(table) for table in self._tables)
+        return self._install_all(self._tables)
 
     def repair(self) -> int:
         """As `install`, and next to nothing when nobody changed any rule since. To be called once a second.
@@ -115,7 +115,7 @@ class PacketFilter:
         read."""
         self._looks += 1
         read_all = self.variant.mode is Mode.LEGACY and self._looks % READ_ALL_EVERY == 0
-        return sum(self._install(table) for table in self._tables if read_all or table.changed())
+        return self._install_all([table for table in self._tables if read_all or table.changed()])
 
     def differences(self) -> list[str]:
         """What `install` would put right, a sentence each; only reads. Raises KernelError.
@@ -207,6 +207,19 @@ class PacketFilter:
         for table in self._tables:
             table.close()
 
+    def _install_all(self, tables: Sequence[RuleTable]) -> int:
+        """A family that fails keeps no other one from its rules; the first error is raised at the end."""
+        count = 0
+        errors: list[KernelError | StartError] = []
+        for table in tables:
+            try:
+                count += self._install(table)
+            except (KernelError, StartError) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return count
+
     def _install(self, table: RuleTable) -> int:
         found = table.verify(self._rules[table.family])
         if not found:
@@ -229,17 +242,17 @@ class PacketFilter:
                     f"{self.variant.mode} iptables cannot use the match {feature} ({table.family}): {why}",
                     f"Load it on the host with `modprobe {module}`",
                 )
-        if not table.supports(Feature.BPF):
-            self._without_self_match.add(table.family)
+        self_match = table.supports(Feature.BPF)
         marks = self._kind.marks and table.supports(Feature.MARK_BY_SET)
-        if self._kind.marks and not marks:
-            self._without_marks.add(table.family)
         self._rules[table.family] = self._rule_set(
             table.family,
             random_fully=table.supports(Feature.RANDOM_FULLY),
-            self_match=table.supports(Feature.BPF),
+            self_match=self_match,
             mark_by_set=marks,
         )
+        lacking = ((self._without_self_match, not self_match), (self._without_marks, self._kind.marks and not marks))
+        for families_without, lacks in lacking:
+            (families_without.add if lacks else families_without.discard)(table.family)
 
     def _rule_set(
         self, family: Family, *, random_fully: bool = True, self_match: bool = True, mark_by_set: bool = True

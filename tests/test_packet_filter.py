@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
+
 import pytest
 
 from ipvsagent import packet_filter
 from ipvsagent.address import Family
 from ipvsagent.config import Config, parse_network
+from ipvsagent.kernel import iptables_servers
 from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import FakeRules
-from ipvsagent.kernel.iptables import Feature
-from ipvsagent.kernel.iptables_tool import Mode, Variant
-from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool, server_rules
+from ipvsagent.kernel.iptables import Feature, RuleTable
+from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, Variant
+from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter
 from ipvsagent.render.members import set_specs
 
 
@@ -106,3 +110,79 @@ def test_a_change_that_legacy_iptables_does_not_tell_of(
     assert not any(repaired[:-1]) and bool(repaired[-1]) is (mode is Mode.LEGACY)
     assert (rules(kernel) == held) is (mode is Mode.LEGACY)
     assert kernel.calls - before < 10, "and the other looks read nothing"
+
+
+def beside_ipvs(kernel: FakeKernel) -> PacketFilter:
+    return PacketFilter(CONFIG)
+
+
+def instead_of_ipvs(kernel: FakeKernel) -> PacketFilter:
+    return PacketFilter(CONFIG, INSTEAD_OF_IPVS, server_rules(kernel).tables)
+
+
+def trouble(monkeypatch: pytest.MonkeyPatch, tool: FakeRuleTool, error: Exception) -> None:
+    def fails(text: str) -> None:
+        raise error
+
+    monkeypatch.setattr(tool, "restore", fails)
+
+
+def flush(kernel: FakeKernel) -> None:
+    """As `iptables -F` and `iptables -X` in all tables."""
+    for tool in kernel.rule_tools.values():
+        for chains in tool.held.values():
+            for chain in [name for name in chains if name.startswith("IPVSAGENT-")]:
+                del chains[chain]
+            chains.update({chain: [] for chain in chains})
+        tool.restore("*nat\nCOMMIT\n")
+
+
+@pytest.mark.parametrize("opened", [beside_ipvs, instead_of_ipvs])
+def test_a_repair_that_failed_is_tried_until_it_succeeds(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], PacketFilter]
+) -> None:
+    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    kept = opened(kernel)
+    kept.install()
+    held = rules(kernel)
+    flush(kernel)
+    with monkeypatch.context() as patch:
+        trouble(patch, kernel.rule_tools[Family.IPV4], RulesLocked("another program holds the lock", code=errno.EAGAIN))
+        for _ in range(3):
+            with pytest.raises(RulesLocked):
+                kept.repair()
+        assert "IPVSAGENT" in kernel.rule_tools[Family.IPV6].save(), "the other family has its rules"
+    assert kept.repair() and rules(kernel) == held and not kept.repair()
+
+
+def test_rules_come_back_after_the_sets_that_they_ask(kernel: FakeKernel) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    held = rules(kernel)
+    flush(kernel)
+    sets = dict(kernel.set_specs)
+    kernel.set_specs.clear()
+    for _ in range(2):
+        with pytest.raises(RulesRefused, match="doesn't exist"):
+            kept.repair()
+    kernel.set_specs.update(sets)
+    assert kept.repair() and rules(kernel) == held and not kept.repair()
+
+
+def test_a_busy_node_does_not_decide_what_iptables_can_do(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = kernel.rule_tools[Family.IPV4]
+    table = RuleTable(Family.IPV4, Variant(Mode.NFT, "it is a fake"), tool=tool)
+    with monkeypatch.context() as patch:
+        trouble(patch, tool, RulesRefused("it did not end in 60 s", code=errno.ETIMEDOUT))
+        with pytest.raises(RulesRefused, match="60 s"):
+            table.supports(Feature.CONNMARK)
+    assert table.supports(Feature.CONNMARK)
+
+
+def test_a_module_that_is_loaded_later_is_used(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = kernel.rule_tools[Family.IPV4]
+    table = RuleTable(Family.IPV4, Variant(Mode.NFT, "it is a fake"), tool=tool)
+    with monkeypatch.context() as patch:
+        trouble(patch, tool, RulesRefused("Couldn't load match `connmark'"))
+        assert not table.supports(Feature.CONNMARK)
+    assert table.supports(Feature.CONNMARK) and table.supports(Feature.CONNMARK)

@@ -14,6 +14,7 @@ For one thread and the network namespace it was made in.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Hashable, Sequence
 from enum import StrEnum
 from typing import Protocol
@@ -22,12 +23,16 @@ from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, update_text
-from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, Tool, Variant, find_variant
+from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, Variant, find_variant
 from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
 from ipvsagent.rows import SetSpec
 
 _TRIES = 3
 _SCRATCH = f"{CHAIN_PREFIX}TRY"
+_PASSING = frozenset(
+    [errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT]
+)
+"""They say how busy the node is, and nothing of what it can do."""
 
 
 class Feature(StrEnum):
@@ -88,7 +93,7 @@ class RuleTable:
         self.family = family
         self.variant = variant or find_variant()
         self.refused: dict[Feature, str] = {}
-        self._supported: dict[Feature, bool] = {}
+        self._supported: set[Feature] = set()
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
         self.marking: dict[str, int] = {}
@@ -110,15 +115,18 @@ class RuleTable:
         raise RulesRefused(f"the packet rules do not stay as they are written: {'; '.join(found)}")
 
     def verify(self, wanted: RuleSet) -> list[str]:
-        """What the kernel has otherwise, a sentence each. What is changed from now on is told by `changed`."""
+        """What the kernel has otherwise, a sentence each. If nothing, `changed` tells of changes from now on."""
+        self._seen = None  # whatever fails from here on: what differs is looked for again
         self._tables = wanted.tables()
         seen = self._tool.generation(self._tables)
         found = differences(wanted, self._read())
-        self._seen = seen
+        if not found:
+            self._seen = seen
         return found
 
     def changed(self) -> bool:
-        """Whether anybody changed the rules since the last `apply` or `verify`; also if that cannot be told."""
+        """Whether anybody changed the rules since `apply` or `verify` found them as wanted; also if none did, or that
+        cannot be told."""
         if self._seen is None:
             return True
         try:
@@ -137,25 +145,29 @@ class RuleTable:
         return [line for one in held for chain, lines in one.held_by.items() if chain in one.chains for line in lines]
 
     def supports(self, feature: Feature) -> bool:
-        """Tried once, with a rule in a chain that no packet meets."""
-        known = self._supported.get(feature)
-        if known is None:
-            known = self._supported[feature] = self._tries(feature)
-        return known
+        """Tried with a rule in a chain that no packet meets, until it works: a module may be loaded later.
+
+        Raises RulesRefused, KernelError if it cannot be told now.
+        """
+        if feature not in self._supported and self._tries(feature):
+            self._supported.add(feature)
+        return feature in self._supported
 
     def _tries(self, feature: Feature) -> bool:
         table, rule = _TRIALS[feature]
         try:
             with_set = _TrialSet(self.family) if feature in (Feature.SET, Feature.MARK_BY_SET) else None
         except (StartError, KernelError) as error:
+            if isinstance(error, KernelError) and error.code in _PASSING:
+                raise
             self.refused[feature] = str(error)
             return False
         try:
             self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-A {_SCRATCH} {rule}\nCOMMIT\n")
             self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-X {_SCRATCH}\nCOMMIT\n")
-        except RulesLocked:
-            raise
         except RulesRefused as error:
+            if error.code in _PASSING:
+                raise
             self.refused[feature] = error.line
             return False
         finally:

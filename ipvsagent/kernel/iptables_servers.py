@@ -76,6 +76,8 @@ class ServerRuleTable(RuleTable):
         found += [f"nat: chain {name} is missing" for name in held.missing_buckets()]
         found += [f"nat: chain {bucket}: a rule is not ours: {rule}" for bucket, rule in held.stray_rules]
         found += [f"nat: chain {name} is of no use any more" for name, full in held.stray_chains.items() if full]
+        if found:
+            self._seen = None
         return found
 
     def changed(self) -> bool:
