@@ -256,7 +256,7 @@ class Loop:
         pipeline = self._pipeline
         if now >= self._host_due:
             self._host_due = now + LOOK_AT_HOST_EVERY
-            self._look_at_host()
+            self._guard("host", self._look_at_host)
         if self.rules:
             self._guard("packet rules", lambda report: self._keep_rules(report, now))
         count = audit_count(len(pipeline.desired), LOOK_EVERY)
@@ -273,18 +273,13 @@ class Loop:
         report.findings.append(("packet rules", tuple(self.rules.findings())))
         report.findings.append(("other backend", self._node.retire_other(now, self.rules)))
 
-    def _look_at_host(self) -> None:
-        """What is wrong with the host, and left to its operator."""
+    def _look_at_host(self, report: Report) -> None:
+        """What is wrong with the host; settings last, as reading its interfaces may fail."""
         if self._node.unset_limits:
             self._node.set_limits()
         self._pipeline.ask_for_schedulers()
         self._learn([("limits", self._node.unset_limits), *self._reconfiguration.retry(self._clock())])
         families = {server_id.family for server_id in self._pipeline.desired}
-        kept, changed = self._node.keep_settings(self._clock())
-        self._learn([("host", (*host.host_findings(families), *kept))])
-        if changed:
-            self._drift["sysctl"] += len(changed)
-            log.warning("drift (sysctl): put back %s", ", ".join(changed))
         fault = self._node.ledger_fault()
         findings: tuple[Finding, ...] = ()
         if fault:
@@ -292,7 +287,12 @@ class Loop:
                 f"cannot be written ({fault.strerror}); after a restart, virtual servers on node addresses look foreign"
             )
             findings = (Finding(FindingKind.HOST, str(self._node.ledger_path), reason, severity=Severity.ERROR),)
-        self._learn([("ledger", findings)])
+        self._learn([("ledger", findings), ("host", tuple(host.host_findings(families)))])
+        kept, changed = self._node.keep_settings(self._clock())
+        report.findings.append(("settings", tuple(kept)))
+        if changed:
+            self._drift["sysctl"] += len(changed)
+            log.warning("drift (sysctl): put back %s", ", ".join(changed))
 
     def _guard(self, name: str, work: Callable[[Report], object]) -> Report | None:
         """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on, and what the

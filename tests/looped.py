@@ -8,7 +8,8 @@ from typing import Any
 
 from ipvsagent.address import Family
 from ipvsagent.config import Config
-from ipvsagent.findings import Finding
+from ipvsagent.kernel.arp import Raised
+from ipvsagent.kernel.sysctls import Setting, Sysctls
 from ipvsagent.loop import Loop
 from ipvsagent.node import Node
 from ipvsagent.sources.inbox import Inbox
@@ -37,12 +38,18 @@ class TestedNode(Node):
         self.unset_limits = ()
         self.routes: Any = None
         self.missing_schedulers: set[str] = set()
+        self.settings_error: Exception | None = None
+        self.raised = Raised(config.state_dir / "raised")
+        self._sysctls = Sysctls()
 
     def scheduler_works(self, name: str) -> bool:
         return name not in self.missing_schedulers
 
-    def keep_settings(self, now: float) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-        return (), ()
+    def settings(self) -> list[Setting]:
+        """None: those of the machine that runs the tests stay as they are."""
+        if self.settings_error:
+            raise self.settings_error
+        return []
 
 
 class _Waits(Inbox):
