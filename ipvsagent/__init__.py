@@ -18,7 +18,7 @@ Where do I change...
     which addresses a Service is served on   policy/virtual_servers.py
     who wins when two Services claim one     policy/desired.py
     what an object must look like            cluster/decode.py
-    how the API is listed and watched        sources/watch.py, its table; its edge: follow.py, kubernetes.py
+    how the API is listed and watched        sources/watch.py, states.py; their edge: follow.py, kubernetes.py
     how the API is reached, and as whom      sources/credentials.py, transport.py
     what a broken or vanished object does    cluster/mirror.py for the API, cluster/manifest_set.py for files
     how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)

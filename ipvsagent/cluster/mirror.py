@@ -5,7 +5,8 @@
 3. Endpoints move from slice to slice: while a slice of a Service is broken and was never accepted, slices of the same
    Service that vanish are held.
 4. A list that is empty is taken for a mistake, because every cluster has the Service `default/kubernetes` and its
-   slice: nothing of that kind is removed until something is there again.
+   slice, and one that had nodes has them: what is known of that kind stays until a list holds something again. An
+   event is no list: what it brings does not say that the rest is gone. (The reflector lists again in the meantime.)
 
 The counterpart of `ManifestSet`; it knows nothing of connections.
 """
@@ -22,6 +23,8 @@ from ipvsagent.cluster.objects import Blind, Changes, EndpointSlice, Object, Obj
 from ipvsagent.findings import Finding, FindingKind
 
 NEVER_EMPTY = ("Service", "EndpointSlice")
+NOT_LOST_AT_ONCE = ("Node",)
+"""Of these a first list may be empty, and all may be deleted one by one."""
 
 
 class Mirror:
@@ -41,6 +44,7 @@ class Mirror:
 
     def replace(self, kind: str, listed: Iterable[Decoded]) -> None:
         """The server holds exactly these objects of a kind."""
+        doubted = kind in NEVER_EMPTY or kind in self._empty or self._knows_of(kind)
         seen: set[ObjectKey] = set()
         nameless = None
         for decoded in listed:
@@ -56,7 +60,7 @@ class Mirror:
         else:
             self._nameless.pop(kind, None)
         self._say(f"nameless {kind}", (nameless.finding,) if nameless else ())
-        if seen or nameless or self._allow_empty or kind not in NEVER_EMPTY:
+        if seen or nameless or self._allow_empty or not doubted:
             self._empty.discard(kind)
         else:
             self._empty.add(kind)
@@ -64,7 +68,6 @@ class Mirror:
     def put(self, decoded: Decoded) -> bool:
         """True if a proxy will see a difference."""
         key = decoded.key
-        self._empty.discard(key.kind)
         if isinstance(decoded, Rejected):
             self._vanished.pop(key, None)
             self._rejected[key] = decoded
@@ -113,6 +116,9 @@ class Mirror:
         self._stale.clear()
         return Update(Changes(upserts=upserts, removals=tuple(removals), blind=told), findings)
 
+    def _knows_of(self, kind: str) -> bool:
+        return any(key.kind == kind and key not in self._vanished for key in self._objects)
+
     def _say(self, origin: str, findings: tuple[Finding, ...]) -> None:
         if self._findings.get(origin, ()) == findings:
             return
@@ -123,24 +129,26 @@ class Mirror:
         self._stale[origin] = None
 
     def _say_held(self, held: list[ObjectKey]) -> None:
-        for kind in NEVER_EMPTY:
+        for kind in NEVER_EMPTY + NOT_LOST_AT_ONCE:
             findings: tuple[Finding, ...] = ()
             if kind in self._empty:
                 reason = (
-                    f"it lists no {kind}, which no cluster does: nothing is removed until there is one (or with "
-                    "--allow-empty)"
+                    f"it lists no {kind}, which no cluster does: what was known before stays in use until a list holds "
+                    "one; if there are to be none, start with --allow-empty"
                 )
                 findings = (Finding(FindingKind.EMPTY_SOURCE, "the API server", reason),)
             self._say(f"empty {kind}", findings)
         findings = ()
-        if held and not self._empty:
+        held = [key for key in held if key.kind not in self._empty]
+        if held:
             more = f" and {len(held) - 1} more" if len(held) > 1 else ""
             reason = "gone, but kept until the broken objects that may have taken its place can be understood"
             findings = (Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", reason),)
         self._say("held", findings)
 
     def _blindness(self) -> Blind:
-        anything, services = bool(self._empty or self._nameless), False
+        # An unknown Service or slice may be what programmed state is for; a Node is not programmed.
+        anything, services = bool(self._empty.intersection(NEVER_EMPTY) or self._nameless), False
         endpoints: set[ServiceKey] = set()
         for key, rejected in self._rejected.items():
             if key in self._objects:

@@ -13,7 +13,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_ran
 
 from ipvsagent.cluster.watch_events import Status, decode_status
 from ipvsagent.sources.resources import Request
-from ipvsagent.sources.watch import Output, Reflector, State, Stopped, Trouble
+from ipvsagent.sources.states import State
+from ipvsagent.sources.watch import Output, Reflector, Stopped, Trouble
 
 FIRST_PAUSE = 0.8
 SHORTEST_PAUSE = 0.2

@@ -4,36 +4,13 @@ The edge asks `request` what to ask the server, and tells what came: `accepted` 
 `receive` for its body, `ended` for its end. What `receive` returns is for a `Mirror`; what the others return says
 whether to ask again at once (None) or after a pause (`Trouble`).
 
-    state          turn         next           what it means
-    STREAMED_LIST  complete     WATCH          the bookmark after the initial events came; the answer goes on as a watch
-                   unsupported  PAGED_LIST     400, 404, 405, 406, 415, 422: never asked for again
-                   expired      PAGED_LIST
-                   broken       PAGED_LIST     cut before the bookmark; what came is thrown away
-                   refused      STREAMED_LIST  401, 403, 429, 5xx, no connection
-    PAGED_LIST     more          PAGED_LIST    ask for the next page
-                   complete      WATCH         that was the last page
-                   expired       PAGED_LIST    410: from its beginning, and as one page
-                   unsupported,
-                   broken        PAGED_LIST    from its beginning
-                   refused       PAGED_LIST    the same page
-    WATCH          ended         WATCH         the server's time was over: resume from the last version
-                   broken,
-                   refused       WATCH         the same, after a pause
-                   expired,
-                   unsupported,
-                   spoilt        STREAMED_LIST (or PAGED_LIST) 410, a version or a line that makes no sense
-
-A turn is followed by a pause unless it is progress: `complete`, `more`, `unsupported` of a streamed list, `ended`
-after SHORT, and `expired` when the last list is older than FRESH. A server that answers nonsense is asked as seldom as
-one that does not answer.
+The states and what leads from one to the next are a table of their own (states.py).
 
 A list that is streamed or comes in pages replaces what was known as a whole; versions of initial events are not
 taken, for they come in no order.
 """
 
 from __future__ import annotations
-
-from enum import Enum
 
 from msgspec import Struct
 
@@ -50,6 +27,7 @@ from ipvsagent.cluster.watch_events import (
     decode_page,
 )
 from ipvsagent.sources.resources import RESOURCES, Request
+from ipvsagent.sources.states import TABLE, State, Turn
 
 PAGE = 500
 WATCH_FOR = (300, 600)
@@ -60,55 +38,11 @@ LIST_LIMIT = 300.0
 SHORT = 1.0
 """A watch that the server ends sooner was no watch."""
 FRESH = 10.0
+EMPTY_AGAIN = 30.0
+"""Seconds after which a list that was empty is asked for again: a `Mirror` doubts it until one is not."""
 LINE_LIMIT = 64 * 1024 * 1024
 
 _UNSUPPORTED = (400, 404, 405, 406, 415, 422)
-
-
-class State(Enum):
-    STREAMED_LIST = "streamed list"
-    PAGED_LIST = "paged list"
-    WATCH = "watch"
-
-
-class Turn(Enum):
-    COMPLETE = "complete"
-    MORE = "more"
-    ENDED = "ended"
-    EXPIRED = "expired"
-    UNSUPPORTED = "unsupported"
-    SPOILT = "spoilt"
-    BROKEN = "broken"
-    REFUSED = "refused"
-
-
-TABLE: dict[State, dict[Turn, State]] = {
-    State.STREAMED_LIST: {
-        Turn.COMPLETE: State.WATCH,
-        Turn.UNSUPPORTED: State.PAGED_LIST,
-        Turn.EXPIRED: State.PAGED_LIST,
-        Turn.SPOILT: State.PAGED_LIST,
-        Turn.BROKEN: State.PAGED_LIST,
-        Turn.REFUSED: State.STREAMED_LIST,
-    },
-    State.PAGED_LIST: {
-        Turn.MORE: State.PAGED_LIST,
-        Turn.COMPLETE: State.WATCH,
-        Turn.EXPIRED: State.PAGED_LIST,
-        Turn.UNSUPPORTED: State.PAGED_LIST,
-        Turn.SPOILT: State.PAGED_LIST,
-        Turn.BROKEN: State.PAGED_LIST,
-        Turn.REFUSED: State.PAGED_LIST,
-    },
-    State.WATCH: {
-        Turn.ENDED: State.WATCH,
-        Turn.BROKEN: State.WATCH,
-        Turn.REFUSED: State.WATCH,
-        Turn.EXPIRED: State.STREAMED_LIST,
-        Turn.UNSUPPORTED: State.STREAMED_LIST,
-        Turn.SPOILT: State.STREAMED_LIST,
-    },
-}
 
 
 class Trouble(Struct, frozen=True):
@@ -148,6 +82,7 @@ class Reflector:
         self._asked_at = 0.0
         self._listed_at = float("-inf")
         self._watch_for = 0
+        self._empty = False
         self._fresh: dict[ObjectKey, Decoded] = {}
         self._pages: list[Decoded] = []
         self._rest: list[bytes] = []
@@ -193,7 +128,8 @@ class Reflector:
     def deadline(self) -> float:
         """When the present answer must have ended, or a list must have been heard of again."""
         if self.state is State.WATCH:
-            return self._asked_at + self._watch_for + MARGIN
+            end = self._asked_at + self._watch_for + MARGIN
+            return min(end, self._listed_at + EMPTY_AGAIN) if self._empty else end
         heard = max(self._asked_at, self.heard_at or self._asked_at)
         return min(heard + LIST_SILENCE, self._asked_at + LIST_LIMIT)
 
@@ -240,6 +176,8 @@ class Reflector:
     def ended(self, now: float, reason: str = "") -> tuple[list[Output], Trouble | None]:
         """The body is over. reason: why, "" if that is how it should end."""
         self.connected = False
+        if self.state is State.WATCH and self._is_doubtful(now):
+            return [], self._list_anew(now, reason)
         if reason:
             return [], self._turn(Turn.BROKEN, now, reason)
         if self.state is State.STREAMED_LIST:
@@ -261,7 +199,7 @@ class Reflector:
             self._more = page.more
             return [], self._turn(Turn.MORE, now)
         listed, self._pages = Listed(tuple(self._pages)), []
-        return [listed], self._complete(page.version, now)
+        return [listed], self._complete(listed, page.version, now)
 
     def _line(self, line: bytes, now: float, outputs: list[Output]) -> None:
         event = decode_event(self.kind, line)
@@ -275,21 +213,31 @@ class Reflector:
             elif isinstance(event, Bookmark) and event.complete:
                 if not event.version:
                     raise Garbage("the list has no resourceVersion")
-                outputs.append(Listed(tuple(self._fresh.values())))
-                self._fresh = {}
-                self._complete(event.version, now)
+                listed, self._fresh = Listed(tuple(self._fresh.values())), {}
+                outputs.append(listed)
+                self._complete(listed, event.version, now)
         elif event is not None:
             if not isinstance(event, Bookmark):
                 outputs.append(event)
             self.version = event.version or self.version
 
-    def _complete(self, version: str, now: float) -> Trouble | None:
+    def _complete(self, listed: Listed, version: str, now: float) -> Trouble | None:
+        self._empty = not listed.objects
         self.version = version
         self._listed_at = now
         self.lists += 1
         return self._turn(Turn.COMPLETE, now)
 
+    def _is_doubtful(self, now: float) -> bool:
+        """What is known by now, so that the end of a watch is a reason to list again."""
+        return self._empty and now - self._listed_at >= EMPTY_AGAIN
+
     # Turns
+
+    def _list_anew(self, now: float, reason: str) -> Trouble | None:
+        """Not from a cache, nor as new as a version that may never have been."""
+        self.version = ""
+        return self._turn(Turn.EXPIRED, now, reason)
 
     def _refusal(self, status: Status, now: float) -> Trouble | None:
         code = status.code

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from ipvsagent.cluster.decode import decode_json
+from ipvsagent.cluster.manifest_set import Update
 from ipvsagent.cluster.mirror import Mirror
-from ipvsagent.cluster.objects import Blind, ObjectKey, ServiceKey
+from ipvsagent.cluster.objects import Blind, Changes, ObjectKey, ServiceKey
 from tests.sources.cluster_objects import endpoint_slice, node, service
 
 
@@ -58,7 +61,8 @@ def test_kinds_are_lists_of_their_own():
     mirror.replace("EndpointSlice", slices("a-1"))
     assert said(mirror.take()) == (["a", "n", "a-1"], [])
     mirror.replace("Node", [])
-    assert said(mirror.take()) == ([], ["n"]), "nodes may all be gone"
+    mirror.replace("Service", services("b"))
+    assert said(mirror.take()) == (["b"], ["a"]), "what is wrong with one kind does not hold another"
 
 
 def test_a_heartbeat_is_no_change():
@@ -153,6 +157,53 @@ def test_an_empty_list_is_a_mistake():
     mirror.replace("Service", services("b"))
     update = mirror.take()
     assert said(update) == ([], ["a"]) and update.changes.blind == Blind() and not texts(update)
+
+
+@pytest.mark.parametrize("event", ["accepted", "rejected"])
+def test_an_event_does_not_say_that_an_empty_list_was_right(event):
+    mirror = Mirror()
+    mirror.replace("Service", services("a", "b"))
+    mirror.take()
+    mirror.replace("Service", [])
+    mirror.take()
+    mirror.put(services("c")[0] if event == "accepted" else broken("Service", service("c"), "spec"))
+    update = mirror.take()
+    assert said(update) == (["c"] if event == "accepted" else [], [])
+    assert not texts(update) or "lists no Service" not in texts(update)[0], "that was said, and is still true"
+    mirror.replace("Service", [])
+    assert said(mirror.take()) == ([], []), "a list that stays empty stays in doubt"
+    mirror.replace("Service", services("a", "c"))
+    update = mirror.take()
+    assert said(update)[1] == ["b"] and update.findings["empty Service"] == ()
+
+
+def test_nodes_that_were_known_are_not_lost_to_an_empty_list():
+    mirror = Mirror()
+    mirror.replace("Node", [])
+    assert mirror.take() == Update(Changes(blind=Blind()), {}), "a first list may be empty"
+    mirror.put(decoded("Node", node("n")))
+    mirror.put(decoded("Node", node("m")))
+    mirror.take()
+    for _ in range(2):
+        mirror.replace("Node", [])
+        update = mirror.take()
+        assert said(update) == ([], []) and update.changes.blind is None
+    mirror.replace("Node", [])
+    assert mirror.take().is_empty
+    mirror.replace("Node", [decoded("Node", node("m"))])
+    assert said(mirror.take()) == ([], ["n"])
+    mirror.delete(ObjectKey("Node", "", "m"))
+    mirror.replace("Node", [])
+    assert said(mirror.take()) == ([], ["m"]), "each was deleted by name"
+
+
+def test_what_is_to_be_done_about_an_empty_list_is_said():
+    mirror = Mirror()
+    mirror.replace("Node", [decoded("Node", node("n"))])
+    mirror.take()
+    mirror.replace("Node", [])
+    (text,) = texts(mirror.take())
+    assert "it lists no Node, which no cluster does" in text and "--allow-empty" in text
 
 
 def test_an_empty_list_is_believed_if_told_to():

@@ -8,7 +8,9 @@ import pytest
 
 from ipvsagent.cluster.decode import Accepted, Rejected
 from ipvsagent.cluster.watch_events import Gone, Put, Status
-from ipvsagent.sources.watch import FRESH, TABLE, Listed, Reflector, State, Stopped, Trouble, Turn
+from ipvsagent.sources import states
+from ipvsagent.sources.states import TABLE, State, Turn
+from ipvsagent.sources.watch import EMPTY_AGAIN, FRESH, Listed, Reflector, Stopped, Trouble
 from tests.sources.cluster_objects import bookmark, endpoint_slice, line, node, page, service, status
 
 REFUSED = Status(503, "ServiceUnavailable", "etcd is away")
@@ -136,6 +138,44 @@ def test_410_in_the_stream():
         driven.reflector.receive(line("MODIFIED", service("a", 11)) + line("ERROR", status(410, "Expired")), driven.now)
     assert [type(each) for each in stopped.value.outputs] == [Put] and stopped.value.trouble is None
     assert driven.state is State.STREAMED_LIST
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_an_empty_list_is_asked_for_again_until_it_is_not_empty(streams):
+    driven = Driven("Node")
+    driven.ask()
+    if streams:
+        driven.accepts(bookmark(9, end=True))
+    else:
+        driven.refuses(FORBIDDEN_STREAM)
+        driven.ask()
+        driven.accepts(page(version=9))
+        driven.ends()
+        driven.ask()
+    listed_at = driven.now
+    for _ in range(3):
+        assert driven.state is State.WATCH and driven.reflector.deadline() == driven.now + EMPTY_AGAIN
+        driven.accepts(line("ADDED", node("n", 12)))
+        assert driven.reflector.deadline() == listed_at + EMPTY_AGAIN, "an event is no list"
+        driven.now = listed_at = listed_at + EMPTY_AGAIN
+        assert driven.ends("the server has gone silent") == ([], None)
+        asked = driven.ask()
+        assert "resourceVersion" not in asked, "not from a cache"
+        if streams:
+            assert asked["sendInitialEvents"] == "true"
+            driven.accepts(bookmark(9, end=True))
+        else:
+            driven.accepts(page(version=9))
+            driven.ends()
+            driven.ask()
+    driven.now += EMPTY_AGAIN
+    driven.ends("the server has gone silent")
+    driven.ask()
+    driven.accepts(*[line("ADDED", node()), bookmark(9, end=True)] if streams else [page(node())])
+    if not streams:
+        driven.ends()
+        driven.ask()
+    assert driven.reflector.deadline() > driven.now + 300
 
 
 def test_410_between_pages_starts_again_with_one_page():
@@ -310,11 +350,9 @@ def test_lines_are_cut_from_any_pieces(size):
 
 
 def test_the_table_in_the_docstring_is_the_table():
-    from ipvsagent.sources import watch
-
     told: dict[tuple[State, Turn], State] = {}
     state, pending = None, []
-    lines = watch.__doc__.split("\n\n")[2].splitlines()[1:]
+    lines = states.__doc__.split("\n\n")[1].splitlines()[1:]
     for text in lines:
         words = text.replace(",", " ").split()
         if words[0] in State.__members__:
