@@ -30,7 +30,7 @@ Where do I change...
     how rules are written and kept           kernel/iptables*.py, packet_filter.py
     Services without IPVS                    render/iptables.py, nat_rules.py; chain_rows.py; kernel/iptables_servers.py
     which backend, and changing it           choice.py; iptables_node.py, node.py, retirement.py
-    what kube-proxy left                     kernel/kube_proxy.py
+    what kube-proxy left                     kernel/kube_proxy.py, kernel/kube_proxy_sets.py
     a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
     what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
     what must be there to start              kernel/host.py; kernel settings: kernel/sysctls.py, conntrack_sysctls.py
@@ -46,7 +46,7 @@ Where do I change...
 
 Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → choice, node, iptables_node,
 retirement, packet_filter, udp_flows → sources, status, kernel → pipeline → reconcile, render, policy → cluster →
-config → rows, chain_rows, packet_rules → model, findings, errors, address, yaml_documents, wrong_types, printable.
+config → rows, chain_rows, packet_rules → model, findings, errors, address, source_ranges, yaml_documents, wrong_types, printable.
 Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
 """
 

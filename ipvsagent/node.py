@@ -12,7 +12,7 @@ from pathlib import Path
 from ipvsagent.address import parse_address
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
-from ipvsagent.kernel import host
+from ipvsagent.kernel import host, kube_proxy_sets
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.arp import Raised, lan_here, silence
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
@@ -88,6 +88,12 @@ class Node:
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
         list(self.routes.read(None))
+        self.prove()
+
+    def prove(self) -> None:
+        """Take as ours, until they are adopted, the virtual servers that kube-proxy's sets show to be its."""
+        rows = self.sets.others(kube_proxy_sets.KINDS)
+        self.ownership.proved = kube_proxy_sets.proved(rows, self.addresses.node_addresses()) if rows else ()
 
     def backend(self) -> Backend:
         """Writes, and makes the interface and the sets when they are missing."""
@@ -198,18 +204,21 @@ class Node:
         return self.addresses.mend()
 
     def prepare(self) -> None:
-        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
-
-        Also brings the ledger up to date: what is ours by its address only, as after a take-over from kube-proxy, must
-        stay ours when its address goes first.
-        """
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
         self.prepare_host()
         self._set_timeouts()
         self._make_ready()
         self.mend_addresses()
+        self.adopt_ours()
+
+    def adopt_ours(self) -> None:
+        """Bring the ledger up to date: what is ours by its address only, or proved to be kube-proxy's, must stay ours
+        when its address or that proof goes first."""
+        self.prove()
         owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
         self.ownership.ledger.compact(owners.keys())
         self.ownership.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
+        self.ownership.proved = ()  # a set that stays proves nothing about what others add later
 
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.

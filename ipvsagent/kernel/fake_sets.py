@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ipvsagent.errors import KernelError
@@ -40,6 +40,11 @@ class FakeSetTable:
         kernel.count_read()
         asked = [name for name in names if name in kernel.set_specs]
         return sorted(row for row in kernel.set_members if row.set in asked)
+
+    def others(self, kinds: Mapping[str, str]) -> list[SetMemberRow]:
+        specs = self._kernel.set_specs
+        names = [name for name, kind in kinds.items() if name in specs and specs[name].kind == kind]
+        return sorted(row for row in self._kernel.set_members if row.set in names)
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         self._kernel.calls += 1

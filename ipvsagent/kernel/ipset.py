@@ -11,7 +11,7 @@ Knows ipset's protocol, nothing of Services. A set is ours if its name begins wi
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.client_sets import is_client_set
@@ -80,6 +80,16 @@ class SetTable:
         """All members of these sets; none of one that is not there."""
         held = self.state()
         return [row for name in names if name in held for row in self._members(name)]
+
+    def others(self, kinds: Mapping[str, str]) -> list[SetMemberRow]:
+        """Members of sets of other programs, by name and the kind that each has to have; only read."""
+        rows = []
+        for header in self._definitions.headers():
+            if kinds.get(header.name) == header.kind:
+                bodies = self._socket.dump(LIST, self._definitions.codec.named(header.name))
+                texts = [text for body in bodies for text in unpack_members(members_of(body))]
+                rows += [SetMemberRow(header.name, text) for text in texts]
+        return rows
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         first = self._socket.reserve(len(ops))

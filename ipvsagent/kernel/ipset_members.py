@@ -136,6 +136,8 @@ _LITTLE = struct.pack("=H", 1)[0] == 1
 
 
 def _member_text(found: dict[int, bytes]) -> str:
+    if IP not in found:  # bitmap:port
+        return str(int.from_bytes(found.get(PORT, b""), "big"))
     text = _place_text(found, IP, CIDR)
     if PORT in found:
         number = found[PROTO][0]

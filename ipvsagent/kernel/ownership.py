@@ -2,7 +2,8 @@
 
 IPVS has no place for an owner, and other programs (keepalived, an operator's ipvsadm) may use it too. A
 virtual server is ours if its address is on our interface, or if the ledger says that we added it: that covers
-node ports and load balancer addresses that stand on other interfaces, and firewall marks.
+node ports and load balancer addresses that stand on other interfaces, and firewall marks. At a take-over, kube-proxy's
+own sets prove which of those are its, and so ours from then on.
 
 A claim is written before the kernel operation that it is for: after a crash between the two, the ledger names
 a virtual server that does not exist, which harms nobody, instead of missing one that does.
@@ -186,6 +187,8 @@ class Ownership:
     bound: the addresses on our interface, a live set that the address table keeps up to date. routed: the ranges that
     are local by our routes, as live, kept by the route table.
     excluded: CIDRs whose virtual servers are never ours, unless we added them ourselves.
+    proved: those that kube-proxy's sets show to be its (kube_proxy_sets.py), until they are adopted; stronger than an
+    older word that they are strangers.
     """
 
     def __init__(
@@ -198,6 +201,7 @@ class Ownership:
         self.ledger = ledger
         self.bound = bound
         self.routed = routed
+        self.proved: Collection[VirtualServerId] = ()
         self.exclude(excluded)
 
     def exclude(self, networks: Iterable[str | Network]) -> None:
@@ -207,16 +211,20 @@ class Ownership:
     def owner_of(self, server: VirtualServerId) -> Owner:
         if server in self.ledger:
             return Owner.OURS
+        if server in self.proved:
+            return Owner.FOREIGN if self._is_excluded(server) else Owner.OURS
         if self.ledger.is_stranger(server):
             return Owner.FOREIGN
         if server.address not in self.bound and not self._is_routed(server):
             self.ledger.meet_stranger(server)
             return Owner.FOREIGN
-        if self._excluded:
-            address = ipaddress.ip_address(server.address)
-            if any(address in network for network in self._excluded):
-                return Owner.FOREIGN
-        return Owner.OURS
+        return Owner.FOREIGN if self._is_excluded(server) else Owner.OURS
+
+    def _is_excluded(self, server: VirtualServerId) -> bool:
+        if not self._excluded:
+            return False
+        address = ipaddress.ip_address(server.address)
+        return any(address in network for network in self._excluded)
 
     def _is_routed(self, server: VirtualServerId) -> bool:
         if not self.routed or server.protocol is Protocol.FWM:
