@@ -46,8 +46,8 @@ Where do I change...
 
 Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → choice, node, iptables_node,
 retirement, packet_filter, udp_flows → sources, status, kernel → pipeline → reconcile, render, policy → cluster →
-config → rows, chain_rows, packet_rules → model, findings, errors, address, source_ranges, yaml_documents, wrong_types, printable.
-Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
+config → rows, chain_rows, packet_rules → model, findings, errors, address, source_ranges, yaml_documents, wrong_types,
+printable. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
 """
 
 __version__ = "0.1.0"

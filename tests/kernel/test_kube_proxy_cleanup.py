@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_tool import Mode
 from ipvsagent.kernel.kube_proxy import leftovers, remove
+from ipvsagent.kernel.kube_proxy_sets import KINDS, proved
 from tests.kernel.test_iptables import skip_unless_native
 
 OTHERS = """\
@@ -73,3 +75,15 @@ def test_nftables(netns):
     assert [line.rpartition("/")[2] for line in leftovers()] == ["nft delete table ip kube-proxy"]
     assert remove() == 1
     assert "kube-proxy" not in netns.run("nft", "list", "tables") and "mine" in netns.run("nft", "list", "tables")
+
+
+def test_its_sets_say_which_virtual_servers_are_its(netns):
+    netns.run("ipset", "create", "KUBE-NODE-PORT-TCP", "bitmap:port", "range", "0-65535")
+    netns.run("ipset", "add", "KUBE-NODE-PORT-TCP", "30080")
+    netns.run("ipset", "create", "KUBE-6-NODE-PORT-SCTP-HASH", "hash:ip,port", "family", "inet6")
+    netns.run("ipset", "add", "KUBE-6-NODE-PORT-SCTP-HASH", "fd00::1,sctp:30090")
+    netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip")  # not as kube-proxy has it
+    netns.run("ipset", "add", "KUBE-CLUSTER-IP", "10.96.0.1")
+    rows = SetTable().others(KINDS)
+    found = proved(rows, ["172.16.0.1", "fd00::1"])
+    assert {str(server) for server in found} == {"TCP 172.16.0.1:30080", "SCTP [fd00::1]:30090"}

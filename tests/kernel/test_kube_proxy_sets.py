@@ -15,7 +15,7 @@ from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, RealServerRow, SetMemberRow, SetSpec, VirtualServerRow
 from tests.interrupted import Calls
 from tests.looped import Looped
-from tests.test_every_call import B, B_PODS, HERE, piece, put
+from tests.test_every_call import B_PODS, HERE, B, piece, put
 
 NODE = Address("172.16.0.1")
 NODE_PORT = VirtualServerId(Protocol.TCP, NODE, 30080)
