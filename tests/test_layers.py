@@ -23,7 +23,7 @@ LAYERS = [
     {"cluster"},
     {"config"},
     {"rows", "packet_rules", "chain_rows"},
-    {"model", "findings", "errors", "address", "yaml_documents", "wrong_types", "printable"},
+    {"model", "findings", "errors", "address", "source_ranges", "yaml_documents", "wrong_types", "printable"},
 ]
 MAY_NOT_KNOW = {
     "kernel": {"policy", "cluster", "sources", "status", "reconcile", "render", "pipeline"},
@@ -32,7 +32,7 @@ MAY_NOT_KNOW = {
     "policy": {"reconcile", "render"},
 }
 PURE = {"model", "rows", "packet_rules", "chain_rows", "findings", "errors", "cluster", "policy", "render", "pipeline"}
-PURE |= {"reconcile"}
+PURE |= {"reconcile", "source_ranges"}
 IMPURE = {"socket", "subprocess", "threading", "time", "logging", "random", "asyncio", "pathlib", "io"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

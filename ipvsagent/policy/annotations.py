@@ -28,7 +28,8 @@ KUBE_ROUTER_FLAGS = "kube-router.io/service.schedflags"
 LINUX_SCHEDULERS = frozenset(
     ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos")
 )
-"""Those of Linux up to 6.12 (net/netfilter/ipvs/Kconfig), for when there is no kernel to ask."""
+"""Those of Linux up to 6.12 (net/netfilter/ipvs/Kconfig): what annotations may name, beside the agent's own, and what
+is assumed to be there when there is no kernel to ask."""
 RANDOM_SCHEDULERS = frozenset(("rr", "wrr"))
 """Those that choosing at random stands for: each endpoint gets its share."""
 MAX_WEIGHT = 65535
@@ -106,6 +107,10 @@ def read_annotations(
     elif at_random and scheduler not in RANDOM_SCHEDULERS:
         complain(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
         scheduler = "wrr"
+    elif scheduler not in LINUX_SCHEDULERS and scheduler != default_scheduler:
+        # Asking loads a module by that name, and anybody who may edit a Service can write anything here.
+        complain(source, f"{scheduler[:40]!r} is no IPVS scheduler of Linux; {default_scheduler} is used")
+        scheduler = default_scheduler
     elif not scheduler_works(scheduler):
         complain(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used until it has")
         missing, scheduler = scheduler, default_scheduler

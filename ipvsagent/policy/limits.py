@@ -11,6 +11,8 @@ TIME_WAIT = 120
 """Seconds that IPVS keeps a closed TCP connection; no setting (net/netfilter/ipvs/ip_vs_proto_tcp.c)."""
 UDP_TIMEOUT = 300
 """Seconds that IPVS keeps an idle UDP flow, unless it is told otherwise."""
+MAX_RANGE_MEMBERS = 1 << 16
+"""Of one Service and family in the set of source ranges, which holds 1 << 20 of all Services."""
 _REARMED = 60
 
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 from ipvsagent.address import Address, Family, family_of
 from ipvsagent.cluster.objects import EndpointSlice, Service, ServicePort
 from ipvsagent.config import Network
-from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.model import (
     Frontend,
     Protocol,
@@ -31,8 +31,9 @@ from ipvsagent.model import (
 )
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS, Wishes, read_annotations, weight_of
 from ipvsagent.policy.endpoints import Candidate, Choice, choose, join
-from ipvsagent.policy.limits import UDP_TIMEOUT, limit_findings
+from ipvsagent.policy.limits import MAX_RANGE_MEMBERS, UDP_TIMEOUT, limit_findings
 from ipvsagent.policy.node import NodeFacts
+from ipvsagent.source_ranges import NOBODY, Networks, networks_of
 
 
 class PolicyOptions(Struct, frozen=True):
@@ -121,6 +122,8 @@ def virtual_servers_for(
     for address in sorted(refused):
         reason = f"endpoint {address} is itself the cluster IP of a Service and is not used"
         findings[Finding(FindingKind.ENDPOINT_REFUSED, subject, reason)] = None
+    for finding in _too_many_ranges(service):
+        findings[finding] = None
     for finding in limit_findings(service, one_packet=wishes.one_packet, udp_timeout=options.udp_timeout):
         findings[finding] = None
     return Outcome(tuple(servers.values()), tuple(findings), wishes.missing_scheduler)
@@ -229,10 +232,31 @@ def _source_ranges(service: Service, front: _Front, node: NodeFacts) -> tuple[st
     that very address as its source (pkg/proxy/ipvs/proxier.go, KUBE-LOAD-BALANCER-SOURCE-IP)."""
     if front.frontend is not Frontend.LOAD_BALANCER or not service.source_ranges:
         return ()
-    networks = tuple(ipaddress.ip_network(text, strict=False) for text in service.source_ranges)
-    if any(_allowed(address, networks) for address in node.node_addresses):
+    family = family_of(front.address)
+    if len(networks_of(service.source_ranges, family)) > _most_ranges(service):
+        return NOBODY[family]
+    if any(
+        _allowed(address, networks_of(service.source_ranges, family_of(address))) for address in node.node_addresses
+    ):
         return (*service.source_ranges, front.address)
     return service.source_ranges
+
+
+def _most_ranges(service: Service) -> int:
+    """How many ranges of one family leave other Services their part of the set that holds them all."""
+    addresses = sum(not ingress.proxied for ingress in service.ingress)
+    return MAX_RANGE_MEMBERS // max(1, addresses * len(service.ports))
+
+
+def _too_many_ranges(service: Service) -> Iterable[Finding]:
+    most = _most_ranges(service)
+    if service.source_ranges and any(len(networks_of(service.source_ranges, family)) > most for family in Family):
+        reason = (
+            f"has more than {most} source ranges, the most for {len(service.ports)} ports: its load balancer addresses "
+            "are closed to everybody; take fewer and wider ranges"
+        )
+        field = "spec.loadBalancerSourceRanges"
+        yield Finding(FindingKind.INVALID_OBJECT, str(service.key), reason, field, severity=Severity.ERROR)
 
 
 def _why_refused(service: Service, front: _Front, node: NodeFacts, options: PolicyOptions) -> Finding | None:
@@ -256,6 +280,6 @@ def _no_node_port_address(subject: str, port: ServicePort) -> Finding:
 
 
 @lru_cache(maxsize=4096)
-def _allowed(address: Address, networks: tuple[Network, ...]) -> bool:
+def _allowed(address: Address, networks: tuple[Network, ...] | Networks) -> bool:
     ip = ipaddress.ip_address(address)
     return any(ip in network for network in networks)

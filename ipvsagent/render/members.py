@@ -28,6 +28,7 @@ from ipvsagent.address import Address, Family, family_of
 from ipvsagent.config import Network
 from ipvsagent.model import Frontend, Protocol, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.rows import SetMemberRow, SetSpec
+from ipvsagent.source_ranges import networks_of
 
 _PREFIX = {Family.IPV4: "IPVSAGENT-", Family.IPV6: "IPVSAGENT-6-"}
 _KINDS = {
@@ -135,14 +136,22 @@ def marks_held(rows: Iterable[SetMemberRow]) -> dict[str, int]:
 def _range_members(server: VirtualServer, place: str, family: Family) -> Iterable[SetMemberRow]:
     """None at all if a range lets everybody in. Ranges of the other family alone let nobody in, where kube-proxy
     would leave this family open (pkg/proxy/serviceport.go)."""
-    networks = [ipaddress.ip_network(text, strict=False) for text in server.source_ranges]
-    own = [n for n in networks if (n.version == 6) is (family is Family.IPV6)]
-    if any(n.prefixlen == 0 for n in own):
+    texts = _range_texts(server.source_ranges, family)
+    if texts is None:
         return
     yield SetMemberRow(set_name("LIMITED", family), place)
-    for network in own:
-        for text in net_texts(str(network)):
-            yield SetMemberRow(set_name("RANGE", family), f"{place},{text}")
+    name = set_name("RANGE", family)
+    for text in texts:
+        yield SetMemberRow(name, f"{place},{text}")
+
+
+@lru_cache(maxsize=128)
+def _range_texts(ranges: tuple[str, ...], family: Family) -> tuple[str, ...] | None:
+    """As ipset prints them; None if one of them lets everybody in."""
+    networks = networks_of(ranges, family)
+    if any(network.prefixlen == 0 for network in networks):
+        return None
+    return tuple([str(n.network_address if n.prefixlen == n.max_prefixlen else n) for n in networks])
 
 
 def net_texts(cidr: str) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ def test_one_packet() -> None:
 @pytest.mark.parametrize(
     ("annotations", "said"),
     [
-        ({"scheduler": "fancy"}, "this kernel has no IPVS scheduler 'fancy'; rr is used until it has"),
+        ({"scheduler": "nq"}, "this kernel has no IPVS scheduler 'nq'; rr is used until it has"),
+        ({"scheduler": "fancy"}, "'fancy' is no IPVS scheduler of Linux; rr is used"),
         ({"scheduler": "rr", "flags": "sh-port"}, "'sh-port' is no flag of scheduler rr; it is left out"),
         ({"flags": "turbo"}, "'turbo' is no flag of scheduler rr; it is left out"),
         ({"weights": "10.1.0.7"}, "'10.1.0.7' is not of the form"),
@@ -102,3 +103,17 @@ def test_without_a_fitting_clause_the_node_decides_and_then_it_is_1() -> None:
     weights = parse_weights("node:a=10")
     assert weight_of(weights, 7, Address("10.1.0.1"), "b", "") == 7
     assert weight_of(weights, None, Address("10.1.0.1"), "b", "") == 1
+
+
+def test_the_kernel_is_asked_for_schedulers_of_linux_and_the_agents_own_alone() -> None:
+    asked: list[str] = []
+
+    def works(name: str) -> bool:
+        asked.append(name)
+        return True
+
+    for name in ("ftp", "x" * 9999, "own", "wlc"):
+        wishes = read_annotations("Service a/b", {"ipvsagent.io/scheduler": name}, "own", works)
+        assert wishes.scheduler == ("wlc" if name == "wlc" else "own")
+        assert not wishes.missing_scheduler and all(len(f.reason) < 200 for f in wishes.findings)
+    assert asked == ["own", "wlc"]

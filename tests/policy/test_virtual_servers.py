@@ -19,8 +19,11 @@ from ipvsagent.cluster.objects import (
 from ipvsagent.config import Network
 from ipvsagent.findings import FindingKind
 from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenEmpty
+from ipvsagent.policy.limits import MAX_RANGE_MEMBERS
 from ipvsagent.policy.node import NodeFacts
 from ipvsagent.policy.virtual_servers import Outcome, PolicyOptions, virtual_servers_for
+from ipvsagent.render.members import members
+from ipvsagent.source_ranges import networks_of
 
 NODE = NodeFacts(name="here", zone="a")
 CART = Service(
@@ -262,3 +265,26 @@ def test_one_packet_scheduling_is_for_udp_ports_only() -> None:
     assert [f.partition(",")[0] for f in findings] == ["'ops' balances every datagram by itself"]
     _, findings = fronts(replace(mixed, ports=ports[:1]))
     assert findings == ["'ops' works for UDP only, and the Service has no UDP port"]
+
+
+def test_more_source_ranges_than_one_service_may_take_close_its_load_balancer_addresses() -> None:
+    ranges = tuple(f"10.{i >> 7}.{(i & 127) << 1}.0/24" for i in range(MAX_RANGE_MEMBERS // 8))
+    many = tuple(ServicePort(f"p{i}", Protocol.TCP, 1000 + i) for i in range(8))
+    servers, findings = fronts(replace(OUTSIDE, source_ranges=ranges, ports=many, external_ips=()))
+    assert findings == [] and servers["TCP 192.0.2.10:1000"].source_ranges == ranges
+    ninth = (*many, ServicePort("p8", Protocol.TCP, 1008))
+    servers, findings = fronts(replace(OUTSIDE, source_ranges=ranges, ports=ninth, external_ips=()))
+    assert ["closed to everybody" in text for text in findings] == [True]
+    held = [row for server in servers.values() for row in members(server)]
+    assert sum(row.set == "IPVSAGENT-LIMITED" for row in held) == 9
+    assert not any(row.set.endswith("RANGE") for row in held)
+
+
+def test_source_ranges_are_parsed_once_and_without_what_others_contain() -> None:
+    networks_of.cache_clear()
+    ranges = ("10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "192.0.2.10/32", "2001:db8::/32")
+    ports = tuple(ServicePort(f"p{i}", Protocol.TCP, 1000 + i) for i in range(5))
+    servers, _ = fronts(replace(OUTSIDE, source_ranges=ranges, ports=ports))
+    held = {row.member for server in servers.values() for row in members(server) if row.set.endswith("RANGE")}
+    assert held == {f"192.0.2.10,tcp:{port.port},{text}" for port in ports for text in ("10.0.0.0/8", "192.0.2.10")}
+    assert networks_of.cache_info().misses <= 3  # by family, and as the members have them
