@@ -57,6 +57,10 @@ def main(argv: list[str]) -> int:
         own = [case for case in cases if case.stand == row.name]
         if not own:
             continue
+        if options.backend == "iptables" and "--route-mode" in row.agent:
+            print(f"\n{row.name}: {len(own)} cases not asked: the iptables backend has no route mode")
+            cases = [case for case in cases if case.stand != row.name]
+            continue
         print(f"\n{row.name}: {len(own)} cases; ipvsagent run {' '.join(row.agent)}", flush=True)
         try:
             done = run.stand(row, own)
