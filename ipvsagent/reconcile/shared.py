@@ -137,10 +137,23 @@ class SharedRows:
         return min((due for due in (self._strays_due, self.retry.next_due()) if due is not None), default=None)
 
     def check_sizes(self, now: float) -> None:
-        """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful."""
+        """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful.
+
+        Rows that are doubtful already may be there or not: a member that the kernel refuses makes no set differ.
+        """
         sizes = self._backend.set_sizes()
-        if sizes is not None and any(sizes.get(name) != self.sizes[name] for name in {*sizes, *self.sizes}):
-            self.check_contents(now)
+        if sizes is None:
+            return
+        lacking: Counter[str] = Counter()
+        surplus: Counter[str] = Counter()
+        for row in self.retry:
+            if isinstance(row, SetMemberRow):
+                (lacking if self.wants(row) else surplus)[row.set] += 1
+        for name in {*sizes, *self.sizes}:
+            wanted = self.sizes[name]
+            if not wanted - lacking[name] <= sizes.get(name, 0) <= wanted + surplus[name]:
+                self.check_contents(now)
+                return
 
     def check_contents(self, now: float) -> None:
         """Every row that differs becomes doubtful. Reads all: one member in place of another leaves a set its size."""

@@ -12,8 +12,8 @@ from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
-from ipvsagent.rows import Op, RealServerRow, Verb
-from tests.test_every_call import A_PODS, A, piece
+from ipvsagent.rows import Op, RealServerRow, SetMemberRow, Verb
+from tests.test_every_call import A_PODS, A, B, piece
 from tests.test_laws import WINDOW, Agent
 
 SERVER = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 80)
@@ -72,3 +72,32 @@ def test_a_member_in_place_of_another_is_seen_in_a_pass_of_the_audit() -> None:
         agent.pipeline.audit.look(1, float(second))
         spent.append(kernel.calls - calls)
     assert sum(calls > 1 for calls in spent) <= 4, "only the end of a pass reads the sets"
+
+
+def test_a_member_that_is_refused_does_not_have_everything_read_once_a_second() -> None:
+    kernel = FakeKernel()
+    agent = Agent(kernel, (A, A_PODS), 0.0, EVERYTHING_KNOWN)
+    kernel.fail(refuses(Verb.ADD, SetMemberRow), errno.ERANGE)
+    agent.pipeline.take(Changes(upserts=(B,)), 1.0)
+    agent.round(1.0)
+    shared = agent.pipeline.reconciler.shared
+    refused = set(shared.retry)
+    assert refused and all(isinstance(row, SetMemberRow) for row in refused)
+    calls = kernel.calls
+    for second in range(2, 12):
+        shared.check_sizes(float(second))
+    assert kernel.calls - calls <= 10, "only the sizes"
+
+    victim = min(row for row in kernel.set_members if row.member == "10.96.0.1,tcp:80")
+    kernel.drop(victim)
+    shared.check_sizes(12.0)
+    assert set(shared.retry) == refused | {victim}, "a difference beside it is seen"
+
+    kernel.heal()
+    driven(agent, 12.0, 40.0)
+    assert victim in kernel.set_members and not shared.retry
+
+    extra = replace(victim, member="10.96.0.7,tcp:80")
+    kernel.put(extra)
+    shared.check_sizes(60.0)
+    assert set(shared.retry) == {extra}
