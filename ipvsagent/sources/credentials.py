@@ -11,8 +11,16 @@ as system:anonymous.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +29,7 @@ from msgspec import Struct
 from ipvsagent.errors import ConfigError, SourceError, StartError
 
 REREAD = 60.0
+PLUGIN_TIMEOUT = 30.0
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST, PORT, CLUSTER_IP = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "KUBERNETES_PORT_443_TCP_ADDR"
 REMEDY = (
@@ -82,24 +91,42 @@ class Access(Struct, frozen=True):
 
 
 def load(place: Place, environment: Mapping[str, str]) -> Access:
-    """Reads everything. Raises SourceError."""
+    """Reads everything. Raises SourceError, whatever went wrong: a provider of identities that is down, a plugin, a
+    file that went away meanwhile."""
+    try:
+        return _load(place, environment)
+    except Exception as error:
+        said = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+        raise SourceError(f"{named(place)}: {said}") from None
+
+
+def named(place: Place) -> str:
+    return f"kubeconfig {place.kubeconfig}" if place.kubeconfig else "the pod's credentials"
+
+
+def without_userinfo(url: str) -> str:
+    """A name and a password in it are nobody's business: the address is shown in findings and in `status`."""
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)?[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
+
+
+def _load(place: Place, environment: Mapping[str, str]) -> Access:
     from kubernetes.client import Configuration
-    from kubernetes.config import ConfigException
+    from kubernetes.client.rest import is_socks_proxy_url
 
     configuration = Configuration()
     configuration.retries = False
     configuration.keep_alive = True
     expires: Callable[[], bool] = _always
-    try:
-        if place.kubeconfig:
-            expires = _load_kubeconfig(place.kubeconfig, configuration)
-        else:
-            _load_pod(place, configuration, environment)
-    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        where = f"kubeconfig {place.kubeconfig}" if place.kubeconfig else "the pod's credentials"
-        raise SourceError(f"{where}: {error}") from None
-    if place.master:
-        configuration.host = place.master.rstrip("/")
+    if place.kubeconfig:
+        expires = _load_kubeconfig(place.kubeconfig, configuration)
+    else:
+        _load_pod(place, configuration, environment)
+    configuration.host = without_userinfo(place.master.rstrip("/") or configuration.host)
+    if configuration.proxy and "://" not in configuration.proxy:
+        configuration.proxy = f"http://{configuration.proxy}"  # as Go reads HTTPS_PROXY
+    if is_socks_proxy_url(configuration.proxy) and find_spec("socks") is None:
+        proxy = without_userinfo(configuration.proxy)
+        raise ValueError(f"proxy {proxy}: SOCKS needs the Python package PySocks, or give an HTTP proxy")
     token = configuration.api_key.get("BearerToken")
     if token:
         configuration.api_key["BearerToken"] = " ".join(token.split())
@@ -142,7 +169,7 @@ def _load_kubeconfig(files: str, configuration: Any) -> Callable[[], bool]:
             if "exec" not in self._user:
                 return False
             base = self._get_base_path(self._cluster.path)
-            status = ExecProvider(self._user["exec"], base, self._cluster).run()
+            status = _ask_plugin(ExecProvider(self._user["exec"], base, self._cluster))
             if status.get("token"):
                 self.token = f"Bearer {status['token']}"
             if status.get("clientCertificateData") and status.get("clientKeyData"):
@@ -151,7 +178,7 @@ def _load_kubeconfig(files: str, configuration: Any) -> Callable[[], bool]:
                     setattr(self, name, data.as_file())
             elif not status.get("token"):
                 raise ConfigException("the plugin gave neither a token nor a certificate with its key")
-            self.expiry = status.get("expirationTimestamp")
+            self.expiry = _time_of(status.get("expirationTimestamp"))
             return True
 
     try:
@@ -165,6 +192,64 @@ def _load_kubeconfig(files: str, configuration: Any) -> Callable[[], bool]:
         configuration.no_proxy = None  # that proxy is for this cluster, whatever is exempt from the others
     plugin = loader._user is not None and "exec" in loader._user
     return (lambda: bool(loader.expiry) and _is_expired(loader.expiry)) if plugin else _always
+
+
+def _ask_plugin(provider: Any) -> dict[str, Any]:
+    """What its `run` does, with a time limit, and never asking a person: a plugin that hangs must not hold the agent.
+    provider: the client's ExecProvider. Returns the status of the ExecCredential. Raises ConfigException, OSError."""
+    from kubernetes.config import ConfigException
+
+    spec: dict[str, Any] = {"interactive": False}
+    if provider.cluster:
+        spec["cluster"] = dict(provider.cluster.value)
+        for extension in spec["cluster"].get("extensions") or ():
+            if extension["name"] == "client.authentication.k8s.io/exec":
+                spec["cluster"]["config"] = extension["extension"]
+                break
+    asked = {"apiVersion": provider.api_version, "kind": "ExecCredential", "spec": spec}
+    with subprocess.Popen(
+        provider.args,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=provider.cwd,
+        env={**provider.env, "KUBERNETES_EXEC_INFO": json.dumps(asked)},
+        text=True,
+        errors="replace",
+        process_group=0,
+    ) as process:
+        try:
+            output, complaint = process.communicate(timeout=PLUGIN_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise ConfigException(f"exec: {provider.args[0]} did not end within {PLUGIN_TIMEOUT:.0f} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        lines = complaint.strip().splitlines()
+        # Only its last line: plugins print what they were given, too.
+        last = "".join(each for each in lines[-1] if each.isprintable())[:200] if lines else ""
+        raise ConfigException(f"exec: process returned {process.returncode}" + (f". {last}" if last else ""))
+    try:
+        said = json.loads(output)
+    except ValueError as error:
+        raise ConfigException(f"exec: the plugin's output is not JSON: {error}") from None
+    if not isinstance(said, dict) or not isinstance(said.get("status"), dict):
+        raise ConfigException("exec: the plugin's output is no ExecCredential with a status")
+    if said.get("apiVersion") != provider.api_version:
+        raise ConfigException(f"exec: plugin api version {said.get('apiVersion')} is not {provider.api_version}")
+    status: dict[str, Any] = said["status"]
+    return status
+
+
+def _time_of(text: Any) -> datetime | None:
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"the plugin's expirationTimestamp {text!r} is no time as 2030-01-31T12:00:00Z") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _always() -> bool:

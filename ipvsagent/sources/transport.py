@@ -9,6 +9,7 @@ connection that has gone silent, and reconnect without a pause. Its retries are 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from threading import Lock
@@ -16,7 +17,7 @@ from typing import Any
 
 from ipvsagent import __version__
 from ipvsagent.errors import SourceError
-from ipvsagent.sources.credentials import REREAD, Access, Place, load
+from ipvsagent.sources.credentials import REREAD, Access, Place, load, named, without_userinfo
 from ipvsagent.sources.follow import Response, TransportError
 from ipvsagent.sources.resources import Request
 
@@ -32,7 +33,9 @@ class ApiTransport:
         self._place = place
         self._environment = environment
         self._clock = clock
-        self._lock = Lock()
+        self._loading = Lock()
+        self._reads = 0
+        self._failure = ""
         self._access: Access | None = None
         self._client: Any = None
         self._read_at = float("-inf")
@@ -40,21 +43,21 @@ class ApiTransport:
     @property
     def server(self) -> str:
         """Its address, "" while no credentials could be read."""
-        return self._access.configuration.host if self._access else self._place.master
+        return self._access.configuration.host if self._access else without_userinfo(self._place.master)
 
     def get(self, request: Request) -> Response:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
         client = self._ready()
-        call = client.param_serialize(
-            "GET",
-            request.path,
-            query_params=list(request.query),
-            header_params={"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-        )
         try:
+            call = client.param_serialize(
+                "GET",
+                request.path,
+                query_params=list(request.query),
+                header_params={"Accept": "application/json"},
+                auth_settings=["BearerToken"],
+            )
             answer = client.call_api(*call, _request_timeout=(CONNECT_TIMEOUT, min(HEAD_TIMEOUT, request.timeout)))
         except (HTTPError, ApiException, OSError, ValueError) as error:
             raise TransportError(_in_words(error)) from None
@@ -62,40 +65,64 @@ class ApiTransport:
 
     def renew(self) -> bool:
         """Read the credentials again, whatever their age; False if they are what they were."""
-        with self._lock:
-            before = self._access
-            if before is None or self._clock() - self._read_at < 1.0:
-                return False
-            token = before.configuration.api_key.get("BearerToken")
-            self._read()
-            after = self._access
+        before, reads = self._access, self._reads
+        if before is None or self._clock() - self._read_at < 1.0:
+            return False
+        token = before.configuration.api_key.get("BearerToken")
+        with self._loading:
+            if self._reads == reads:
+                self._read()
+        after = self._access
         assert after
         return (after.fingerprint, after.configuration.api_key.get("BearerToken")) != (before.fingerprint, token)
 
     def _ready(self) -> Any:
-        """The client, with credentials that are new enough. Raises TransportError."""
-        with self._lock:
-            if self._access is None or (self._clock() - self._read_at >= REREAD and self._access.expires()):
-                self._read()
-            return self._client
+        """The client, with credentials that are new enough. Raises TransportError.
+
+        One thread reads, which may take as long as a plugin does; the others go on with what there is."""
+        if self._access is None:
+            reads = self._reads
+            with self._loading:
+                if self._access is None and self._reads == reads:
+                    self._read()
+            if self._access is None:
+                raise TransportError(self._failure)
+        elif self._old() and self._loading.acquire(blocking=False):
+            try:
+                if self._old():
+                    self._read()
+            finally:
+                self._loading.release()
+        return self._client
+
+    def _old(self) -> bool:
+        return self._clock() - self._read_at >= REREAD and self._access is not None and self._access.expires()
 
     def _read(self) -> None:
-        """Keeps the last credentials if there are none to be read. Raises TransportError if there never were."""
+        """Keeps the last credentials if there are none to be read, or none that a connection can be made with."""
         self._read_at = self._clock()
         try:
             access = load(self._place, self._environment)
+            if self._access is None or access.fingerprint != self._access.fingerprint:
+                self._client = _client(access, named(self._place))
+            else:
+                self._client.configuration.api_key = access.configuration.api_key
+            self._access = access
         except SourceError as error:
-            if self._access is None:
-                raise TransportError(str(error)) from None
-            return
-        if self._access is None or access.fingerprint != self._access.fingerprint:
-            from kubernetes.client import ApiClient
+            self._failure = str(error)
+        finally:
+            self._reads += 1
 
-            self._client = ApiClient(access.configuration)
-            self._client.user_agent = f"ipvsagent/{__version__}"
-        else:
-            self._client.configuration.api_key = access.configuration.api_key
-        self._access = access
+
+def _client(access: Access, where: str) -> Any:
+    from kubernetes.client import ApiClient
+
+    try:
+        client = ApiClient(access.configuration)
+    except Exception as error:
+        raise SourceError(f"{where}: {_in_words(error)}") from None
+    client.user_agent = f"ipvsagent/{__version__}"
+    return client
 
 
 class _Response:
@@ -134,7 +161,12 @@ def _seconds(text: str | None) -> float | None:
 
 def _in_words(error: Exception) -> str:
     """The reason at the bottom of what urllib3 wraps around it."""
-    text = str(getattr(error, "reason", None) or error)
+    reason = getattr(error, "reason", None)
+    error = reason if isinstance(reason, Exception) else error
+    # Not the connection or the pool in front of it: an object's address would make each attempt another trouble.
+    args: tuple[object, ...] = error.args
+    text = str(args[-1]) if len(args) > 1 and not isinstance(error, OSError) else str(error)
+    text = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>:? *", "", text)
     for mark in ("Failed to establish a new connection: ", "Connection broken: "):
         text = text.partition(mark)[2] or text
     return " ".join(text.split()) or type(error).__name__

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError
 
 from integration.apiserver import Access, ApiServer, Certificates
 from ipvsagent.errors import ConfigError, SourceError, StartError
+from ipvsagent.sources import credentials
 from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip
 from ipvsagent.sources.follow import TransportError
 from ipvsagent.sources.resources import Request
-from ipvsagent.sources.transport import ApiTransport
+from ipvsagent.sources.transport import ApiTransport, _in_words
 
 NODES = Request("/api/v1/nodes", (), 5.0)
 
@@ -327,3 +331,105 @@ def test_a_kubeconfig_that_makes_no_sense_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(SourceError, match=f"kubeconfig {path}: "):
         load(Place(str(path)), {})
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"auth-provider": {"name": "oidc", "config": {"id-token": "a.eyJleHAiOjF9.c", "refresh-token": "r",
+         "client-id": "c", "client-secret": "SECRET", "idp-issuer-url": "http://127.0.0.1:1/"}}},
+        {"exec": "soon"},
+    ],
+    ids=["the provider of identities is down", "the plugin's expiry is no time"],
+)  # fmt: skip
+def test_whatever_fails_when_credentials_are_read_again_the_last_stay(kubeconfig, tmp_path, user):
+    (tmp_path / "token").write_text("one")
+    client = Client(kubeconfig({"token": "one"}))
+    assert client.ask() == 200
+    place = kubeconfig(plugin(tmp_path, "soon") if "exec" in user else user)
+    assert client.ask(later=REREAD) == 200
+    with pytest.raises(TransportError, match=r"^kubeconfig ") as said:
+        Client(place).ask()
+    assert "SECRET" not in str(said.value)
+
+
+def test_a_file_that_goes_away_while_it_is_read(kubeconfig, tmp_path, monkeypatch):
+    place = kubeconfig({"token": "one"})
+    client = Client(place)
+    assert client.ask() == 200
+    real = credentials._fingerprint
+
+    def late(configuration):
+        (tmp_path / "ca.crt").unlink()
+        return real(configuration)
+
+    monkeypatch.setattr(credentials, "_fingerprint", late)
+    authority = (tmp_path / "ca.crt").read_bytes()
+    with pytest.raises(SourceError, match=r"No such file .*ca\.crt"):
+        load(place, {})
+    (tmp_path / "ca.crt").write_bytes(authority)
+    assert client.ask(later=REREAD) == 200
+
+
+def test_a_proxy_without_a_scheme_is_http(kubeconfig, monkeypatch):
+    proxy = Proxy()
+    for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url.removeprefix("http://"))
+    assert Client(kubeconfig({"token": "one"})).ask() == 200
+    assert len(proxy.targets) == 1
+
+
+def test_a_proxy_that_cannot_be_used_is_named(kubeconfig):
+    client = Client(kubeconfig({"token": "one"}))
+    assert client.ask() == 200
+    for proxy, words in (("socks5://u:PASSWORD@127.0.0.1:1", "SOCKS"), ("gopher://127.0.0.1:1", "gopher")):
+        place = kubeconfig({"token": "one"}, **{"proxy-url": proxy})
+        assert client.ask(later=REREAD) == 200
+        with pytest.raises(TransportError, match=words) as said:
+            Client(place).ask()
+        assert "PASSWORD" not in str(said.value)
+
+
+def test_a_plugin_that_hangs_holds_nobody_who_has_credentials(kubeconfig, tmp_path, monkeypatch):
+    monkeypatch.setattr(credentials, "PLUGIN_TIMEOUT", 1.5)
+    (tmp_path / "token").write_text("one")
+    client = Client(kubeconfig(plugin(tmp_path, "2020-01-01T00:00:00Z")))
+    assert client.ask() == 200
+    script = tmp_path / "plugin"
+    script.write_text(f"#!/bin/sh\nsleep 1000 & echo $! > {tmp_path}/child\nwait\n")
+    client.clock.now += REREAD
+    first = threading.Thread(target=client.ask, daemon=True)
+    first.start()
+    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text().strip():
+        time.sleep(0.01)
+    assert client.ask() == 200 and first.is_alive(), "it asked with the old token while the plugin hung"
+    first.join(10)
+    assert not first.is_alive()
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z", "its children end with it"
+    with pytest.raises(SourceError, match=r"plugin did not end within 2 s"):
+        load(Place(str(tmp_path / "kubeconfig")), {})
+
+
+def test_what_a_plugin_complains_of_is_one_short_line(kubeconfig, tmp_path):
+    place = kubeconfig(plugin(tmp_path))
+    (tmp_path / "plugin").write_text("#!/bin/sh\n{ echo key=SECRET; printf '\\033[31m'; seq -s x 999; } >&2\nexit 1\n")
+    with pytest.raises(SourceError) as said:
+        load(place, {})
+    assert "SECRET" not in str(said.value) and "\033" not in str(said.value) and len(str(said.value)) < 400
+
+
+def test_a_password_in_the_address_is_not_shown(kubeconfig, server):
+    url = server.url.replace("https://", "https://u:PASS@W0RD@")
+    client = Client(kubeconfig({"token": "one"}, server=url))
+    assert client.ask() == 200
+    assert client.transport.server == server.url
+    assert ApiTransport(Place(master=url), {}, Clock()).server == server.url
+
+
+def test_the_same_trouble_has_the_same_words():
+    def words() -> str:
+        return _in_words(ConnectTimeoutError(HTTPSConnection("192.0.2.1", 6443), "Connection to 192.0.2.1 timed out."))
+
+    assert words() == "Connection to 192.0.2.1 timed out."
