@@ -111,11 +111,14 @@ def test_an_address_comes_back_at_once(place, agents, web):
     document, pieces, address = web
     agents.wants(document, pieces)
     agent = agents.in_sync()
-    for _ in range(3):
+    took = []
+    for _ in range(7):
         place.node.run("ip", "address", "del", f"{address}/32", "dev", "kube-ipvs0")
         began = time.monotonic()
         eventually(lambda: bound(place) == {address})
-        assert time.monotonic() - began < 0.7, "an audit would have taken a second, and does not look at addresses"
+        took.append(time.monotonic() - began)
+    # A look once a second would be that quick one time in sixteen. Two may meet a machine that does something else.
+    assert sorted(took)[4] < 0.5, took
     stray = place.free_address()
     place.node.run("ip", "address", "add", f"{stray}/32", "dev", "kube-ipvs0")
     eventually(lambda: bound(place) == {address})
