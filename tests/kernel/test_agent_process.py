@@ -117,8 +117,8 @@ def test_an_address_comes_back_at_once(place, agents, web):
         began = time.monotonic()
         eventually(lambda: bound(place) == {address})
         took.append(time.monotonic() - began)
-    # A look once a second would be that quick one time in sixteen. Two may meet a machine that does something else.
-    assert sorted(took)[4] < 0.5, took
+    # A look once a second would be that quick one time in ten. Two may meet a machine that does something else.
+    assert sorted(took)[4] < 0.4, took
     stray = place.free_address()
     place.node.run("ip", "address", "add", f"{stray}/32", "dev", "kube-ipvs0")
     eventually(lambda: bound(place) == {address})
