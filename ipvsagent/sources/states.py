@@ -4,12 +4,14 @@
     STREAMED_LIST  complete     WATCH          the bookmark after the initial events came; the answer goes on as a watch
                    unsupported  PAGED_LIST     400, 404, 405, 406, 415, 422: never asked for again
                    expired      PAGED_LIST
-                   broken       PAGED_LIST     cut before the bookmark; what came is thrown away
+                   spoilt,
+                   broken       PAGED_LIST     no sense, an ERROR but 429, or the end; what came is thrown away
                    refused      STREAMED_LIST  401, 403, 429, 5xx, no connection
     PAGED_LIST     more          PAGED_LIST    ask for the next page
                    complete      WATCH         that was the last page
                    expired       PAGED_LIST    410: from its beginning, and as one page
                    unsupported,
+                   spoilt,
                    broken        PAGED_LIST    from its beginning
                    refused       PAGED_LIST    the same page
     WATCH          ended         WATCH         the server's time was over: resume from the last version
@@ -17,9 +19,11 @@
                    refused       WATCH         the same, after a pause
                    expired,
                    unsupported,
-                   spoilt        STREAMED_LIST (or PAGED_LIST) 410, a version or a line that makes no sense
+                   spoilt        STREAMED_LIST (or PAGED_LIST) 410; a line that makes no sense, an ERROR but 429
 
-A watch also counts as expired when what it goes on from is in doubt: its list was empty (EMPTY_AGAIN ago).
+A watch also counts as expired when what it goes on from is in doubt: its list was empty (EMPTY_AGAIN ago), a version
+is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
+follows is then not from a cache.
 
 A turn is followed by a pause unless it is progress: `complete`, `more`, `unsupported` of a streamed list, `ended`
 after SHORT, and `expired` when the last list is older than FRESH. A server that answers nonsense is asked as seldom as

@@ -40,8 +40,12 @@ SHORT = 1.0
 FRESH = 10.0
 EMPTY_AGAIN = 30.0
 """Seconds after which a list that was empty is asked for again: a `Mirror` doubts it until one is not."""
+QUIET = 120.0
+"""A watch that brings nothing for so long, not even a bookmark, which come each minute, waits for a version that
+was lost with a restore of etcd."""
 LINE_LIMIT = 64 * 1024 * 1024
 
+TOO_MANY = 429
 _UNSUPPORTED = (400, 404, 405, 406, 415, 422)
 
 
@@ -83,6 +87,8 @@ class Reflector:
         self._listed_at = float("-inf")
         self._watch_for = 0
         self._empty = False
+        self._bookmarks = False
+        self._quiet = True
         self._fresh: dict[ObjectKey, Decoded] = {}
         self._pages: list[Decoded] = []
         self._rest: list[bytes] = []
@@ -94,6 +100,7 @@ class Reflector:
         """chance: 0 to 1, another each time."""
         self.requests += 1
         self._asked_at = now
+        self._quiet = True
         self._rest.clear()
         self._size = 0
         resource = self._resource
@@ -149,6 +156,7 @@ class Reflector:
     def receive(self, data: bytes, now: float) -> list[Output]:
         """A piece of the body. Raises Stopped when the answer is of no further use: close it and look there."""
         self.heard_at = now
+        self._quiet = False
         if self.state is State.PAGED_LIST:
             self._rest.append(data)
             return []
@@ -169,8 +177,10 @@ class Reflector:
                     self._line(line, now, outputs)
         except Garbage as error:
             raise Stopped(outputs, self._turn(Turn.SPOILT, now, str(error))) from None
+        except _WentBack as error:
+            raise Stopped(outputs, self._list_anew(now, str(error))) from None
         except _Refused as refused:
-            raise Stopped(outputs, self._refusal(refused.status, now)) from None
+            raise Stopped(outputs, self._refusal(refused.status, now, Turn.SPOILT)) from None
         return outputs
 
     def ended(self, now: float, reason: str = "") -> tuple[list[Output], Trouble | None]:
@@ -205,6 +215,7 @@ class Reflector:
         event = decode_event(self.kind, line)
         if isinstance(event, Status):
             raise _Refused(event)
+        self._bookmarks = self._bookmarks or isinstance(event, Bookmark)
         if self.state is State.STREAMED_LIST:
             if isinstance(event, Put):
                 self._fresh[event.decoded.key] = event.decoded
@@ -217,6 +228,8 @@ class Reflector:
                 outputs.append(listed)
                 self._complete(listed, event.version, now)
         elif event is not None:
+            if _is_older(event.version, self.version):
+                raise _WentBack(f"the server's versions went back from {self.version} to {event.version}")
             if not isinstance(event, Bookmark):
                 outputs.append(event)
             self.version = event.version or self.version
@@ -230,6 +243,8 @@ class Reflector:
 
     def _is_doubtful(self, now: float) -> bool:
         """What is known by now, so that the end of a watch is a reason to list again."""
+        if self._quiet and self._bookmarks and now - self._asked_at >= QUIET:
+            return True
         return self._empty and now - self._listed_at >= EMPTY_AGAIN
 
     # Turns
@@ -239,7 +254,8 @@ class Reflector:
         self.version = ""
         return self._turn(Turn.EXPIRED, now, reason)
 
-    def _refusal(self, status: Status, now: float) -> Trouble | None:
+    def _refusal(self, status: Status, now: float, turn: Turn = Turn.REFUSED) -> Trouble | None:
+        """turn: what it is if nothing better is known."""
         code = status.code
         said = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
         if "Too large resource version" in status.message:
@@ -252,7 +268,7 @@ class Reflector:
             return None
         if code in _UNSUPPORTED:
             return self._turn(Turn.UNSUPPORTED, now, said, status)
-        return self._turn(Turn.REFUSED, now, said, status)
+        return self._turn(Turn.REFUSED if code == TOO_MANY else turn, now, said, status)
 
     def _turn(self, turn: Turn, now: float, reason: str = "", status: Status = Status()) -> Trouble | None:  # noqa: B008
         before = self.state
@@ -284,7 +300,16 @@ class Stopped(Exception):
         self.trouble = trouble
 
 
+class _WentBack(Exception):
+    pass
+
+
 class _Refused(Exception):
     def __init__(self, status: Status) -> None:
         super().__init__()
         self.status = status
+
+
+def _is_older(version: str, known: str) -> bool:
+    """False if that cannot be said: only decimal versions have an order. (`int` refuses long ones.)"""
+    return version.isdecimal() and known.isdecimal() and (len(version), version) < (len(known), known)

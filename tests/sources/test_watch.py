@@ -10,7 +10,7 @@ from ipvsagent.cluster.decode import Accepted, Rejected
 from ipvsagent.cluster.watch_events import Gone, Put, Status
 from ipvsagent.sources import states
 from ipvsagent.sources.states import TABLE, State, Turn
-from ipvsagent.sources.watch import EMPTY_AGAIN, FRESH, Listed, Reflector, Stopped, Trouble
+from ipvsagent.sources.watch import EMPTY_AGAIN, FRESH, QUIET, Listed, Reflector, Stopped, Trouble
 from tests.sources.cluster_objects import bookmark, endpoint_slice, line, node, page, service, status
 
 REFUSED = Status(503, "ServiceUnavailable", "etcd is away")
@@ -204,6 +204,89 @@ def test_a_version_of_the_future_is_forgotten():
     assert "resourceVersion" not in driven.ask()
 
 
+@pytest.mark.parametrize(
+    "event", [bookmark(700), line("MODIFIED", service("a", 700)), line("DELETED", service("a", 9))]
+)
+def test_versions_that_go_back_make_a_new_list(event):
+    """etcd was restored, and the watch went on over it."""
+    driven = Driven().watching(1000)
+    driven.ask()
+    driven.reflector.accepted(driven.now)
+    with pytest.raises(Stopped) as stopped:
+        driven.reflector.receive(line("ADDED", service("b", 1000)) + event, driven.now)
+    assert [type(each) for each in stopped.value.outputs] == [Put], "a version that comes twice has not gone back"
+    assert stopped.value.trouble is None and driven.state is State.STREAMED_LIST
+    driven.ask()
+    driven.refuses(FORBIDDEN_STREAM)
+    assert "resourceVersion" not in driven.ask()
+
+
+def test_versions_that_are_no_numbers_have_no_order():
+    driven = Driven().watching("zzz")
+    driven.ask()
+    driven.accepts(bookmark("aaa"), bookmark(5), bookmark("zz"))
+    assert driven.reflector.version == "zz" and driven.state is State.WATCH
+
+
+@pytest.mark.parametrize("reason", ["", "the server has gone silent"])
+def test_a_watch_in_which_nothing_comes_makes_a_new_list(reason):
+    """Its version is one that the server has yet to reach, and what happens until then is not told."""
+    driven = Driven().watching(1000)
+    driven.ask()
+    driven.accepts()
+    driven.now += QUIET - 1
+    driven.ends(reason)
+    assert driven.state is State.WATCH, "the last bookmark may not be old"
+    driven.ask()
+    driven.accepts(bookmark(1001))
+    driven.now += 600
+    driven.ends(reason)
+    assert driven.state is State.WATCH and driven.ask()["resourceVersion"] == "1001"
+    driven.accepts()
+    driven.now += QUIET
+    assert driven.ends(reason) == ([], None)
+    assert driven.state is State.STREAMED_LIST
+    driven.ask()
+    driven.refuses(FORBIDDEN_STREAM)
+    assert "resourceVersion" not in driven.ask()
+
+
+def test_a_server_without_bookmarks_may_be_quiet():
+    driven = Driven()
+    driven.ask()
+    driven.refuses(FORBIDDEN_STREAM)
+    driven.ask()
+    driven.accepts(page(service(), version=4))
+    driven.ends()
+    for _ in range(3):
+        assert driven.ask()["resourceVersion"] == "4"
+        driven.accepts()
+        driven.now += 600
+        assert driven.ends() == ([], None)
+
+
+@pytest.mark.parametrize("code", [0, 401, 403, 500, 503])
+@pytest.mark.parametrize("state", [State.WATCH, State.STREAMED_LIST])
+def test_an_error_in_the_stream_makes_a_new_list_after_a_pause(state, code):
+    """As of an object that the server cannot decode: from the same version it would come again for ever."""
+    driven = Driven().watching() if state is State.WATCH else Driven()
+    driven.ask()
+    driven.reflector.accepted(driven.now)
+    with pytest.raises(Stopped) as stopped:
+        driven.reflector.receive(line("ERROR", status(code, "InternalError", "unable to decode")), driven.now)
+    assert stopped.value.trouble and "unable to decode" in stopped.value.trouble.reason
+    assert driven.state is (State.STREAMED_LIST if state is State.WATCH else State.PAGED_LIST)
+
+
+def test_429_in_the_stream_resumes_after_a_pause():
+    driven = Driven().watching()
+    driven.ask()
+    driven.reflector.accepted(driven.now)
+    with pytest.raises(Stopped) as stopped:
+        driven.reflector.receive(line("ERROR", status(429, "TooManyRequests")), driven.now)
+    assert stopped.value.trouble and driven.ask()["resourceVersion"] == "10"
+
+
 @pytest.mark.parametrize("refusal", [Status(401), Status(403), Status(429, retry_after=7.0), Status(500), REFUSED])
 @pytest.mark.parametrize("state", list(State))
 def test_a_refusal_changes_nothing_and_is_waited_for(state, refusal):
@@ -361,7 +444,4 @@ def test_the_table_in_the_docstring_is_the_table():
         if len(words) > 1:
             told.update({(state, turn): State[words[1]] for turn in pending})
             pending = []
-    # A line that cannot be read spoils a list as a cut does.
-    for each in (State.STREAMED_LIST, State.PAGED_LIST):
-        told.setdefault((each, Turn.SPOILT), told[each, Turn.BROKEN])
     assert told == {(state, turn): after for state, turns in TABLE.items() for turn, after in turns.items()}
