@@ -3,11 +3,15 @@
 An address that cannot be listened on is tried again every five seconds, because what holds it may go away: the agent
 that a rolling update replaces does (pkg/proxy/healthcheck/proxy_health.go does the same). Answers must come from
 facts that are at hand: whoever serves a request must not wait for the main loop.
+
+Clients that are slow on purpose get no hold on a listener: a connection lives for REQUEST_WITHIN at most, and where
+REQUESTS_AT_ONCE are open, the oldest makes room for a new one. kubelet would kill an agent that cannot be asked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import selectors
 import socket
@@ -16,6 +20,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
 
 from msgspec import Struct
 
@@ -165,7 +170,8 @@ class _Server(ThreadingMixIn, TCPServer):
         self._only_family = place.only_family
         self.key = key
         self.answer = answer
-        self._places = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
+        self._requests: dict[socket.socket, None] = {}  # those open, the oldest first
+        self._requests_lock = threading.Lock()
         super().__init__((place.host, place.port), _Request)
 
     def server_bind(self) -> None:
@@ -173,25 +179,59 @@ class _Server(ThreadingMixIn, TCPServer):
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._only_family)
         super().server_bind()
 
-    def process_request(self, request: object, client_address: object) -> None:
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)  # type: ignore[arg-type]
-            return
-        super().process_request(request, client_address)  # type: ignore[arg-type]
-
-    def process_request_thread(self, request: object, client_address: object) -> None:
+    def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
+        with self._requests_lock:
+            if len(self._requests) >= REQUESTS_AT_ONCE:
+                oldest = next(iter(self._requests))
+                del self._requests[oldest]
+                with contextlib.suppress(OSError):  # it ends just now
+                    oldest.shutdown(socket.SHUT_RDWR)  # its thread wakes up and closes it
+            self._requests[request] = None
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started; the caller closes the connection
+            self._forget(request)
+            raise
+
+    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
+        try:
+            super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._forget(request)
+
+    def _forget(self, request: socket.socket) -> None:
+        with self._requests_lock:
+            self._requests.pop(request, None)
 
     def handle_error(self, request: object, client_address: object) -> None:
         log.debug("http: a request of %s failed", client_address, exc_info=True)
 
 
+class _Within(io.RawIOBase):
+    """Reads from a connection up to a deadline for all of it; a timeout of the socket's is for each read."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._deadline = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request took too long")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)  # type: ignore[arg-type]
+
+
 class _Request(BaseHTTPRequestHandler):
     server: _Server
-    timeout = REQUEST_WITHIN
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(REQUEST_WITHIN)  # of an answer as a whole, too: see socket.sendall
+        self.rfile = io.BufferedReader(_Within(self.connection, REQUEST_WITHIN))
 
     def do_GET(self) -> None:
         response = self.server.answer(self.server.key, self.path.partition("?")[0], self.headers.get("Accept", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from queue import SimpleQueue
@@ -193,6 +194,63 @@ def test_one_client_that_says_nothing_holds_up_nobody(served: Listeners) -> None
     assert time.monotonic() - began < 5
     for client in idle:
         client.close()
+
+
+def test_slow_clients_make_room_for_new_ones(served: Listeners) -> None:
+    port = free_port()
+    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    eventually(port)
+    slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(listeners_module.REQUESTS_AT_ONCE)]
+    for client in slow:
+        client.sendall(b"GET / HTTP/1.0\r\nX: ")
+    for _ in range(3):
+        assert get(port)[0] == 200
+    slow[0].settimeout(5)
+    assert slow[0].recv(1) == b"", "the oldest went"
+    slow[-1].settimeout(5)
+    slow[-1].sendall(b"y\r\n\r\n")
+    assert slow[-1].recv(100).startswith(b"HTTP/1.0 200")
+    for client in slow:
+        client.close()
+
+
+def test_a_client_that_drips_is_cut_off(served: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners_module, "REQUEST_WITHIN", 0.5)
+    port = free_port()
+    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    eventually(port)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.0\r\nX: ")
+        client.settimeout(0.1)
+        deadline = time.monotonic() + 5
+        while True:
+            assert time.monotonic() < deadline, "each byte won more time"
+            try:
+                client.sendall(b"y")
+                if not client.recv(1):
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+
+
+def test_threads_that_cannot_be_started_take_no_places(served: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    eventually(port)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(listeners_module.REQUESTS_AT_ONCE):
+            with pytest.raises((ConnectionError, http.client.HTTPException)):
+                get(port)
+    (server,) = (server for _, server in served._open.values())
+    assert not server._requests
+    assert get(port)[0] == 200
 
 
 def test_what_systemd_is_told(tmp_path: object) -> None:
