@@ -111,7 +111,7 @@ class Agent:
         return said
 
     def _tell_rules(self, config: Config) -> None:
-        self._config = config
+        self._server.configure(config)
         if self._rules:
             self._rules.configure(config)
 

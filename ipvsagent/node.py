@@ -85,6 +85,7 @@ class Node:
         self._sysctls = Sysctls()
         self.sets = SetTable()
         self.unset_limits: tuple[Finding, ...] = ()
+        self._timeouts_set = (0, 0, 0)
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
         list(self.routes.read(None))
@@ -233,17 +234,19 @@ class Node:
         return policy_options(config, self.scheduler_works)
 
     def reconfigure(self, config: Config) -> None:
-        """Take up what may change while the agent runs. Raises KernelError."""
-        before, self.config = self.config, config
+        """Take up what may change while the agent runs. Raises KernelError if the kernel refuses some of it; the rest
+        is in force then, and the same configuration can be given again."""
+        self.config = config
         self.ownership.exclude(map(str, config.excluded))
-        if _timeouts(before) != _timeouts(config):
-            self._set_timeouts()
         self.set_limits()
+        if _timeouts(config) != self._timeouts_set:
+            self._set_timeouts()
 
     def _set_timeouts(self) -> None:
         timeouts = _timeouts(self.config)
         if any(timeouts):
             self.ipvs.set_timeouts(*timeouts)
+        self._timeouts_set = timeouts
 
     def set_limits(self) -> None:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""

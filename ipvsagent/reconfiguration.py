@@ -31,6 +31,7 @@ class Reconfiguration:
         self._tell_rules = tell_rules
         self._wanted: NewConfig | None = None
         self._incomplete = False
+        self._refused = False  # the node did not get all of the configuration in force
 
     def take(self, new: NewConfig, now: float) -> Origins:
         """What it changes in the kernel is written by the next round."""
@@ -63,12 +64,15 @@ class Reconfiguration:
             self._tell_rules(config)
             log.setLevel(config.log_level.upper())
             self._config = config
+            self._refused = True
+        if self._refused:
             try:
                 self._node.reconfigure(config)
+                self._refused = False
             except KernelError as error:
-                findings.append(
-                    Finding(FindingKind.CONFIGURATION, "IPVS timeouts", f"the kernel refuses them: {error}")
-                )
+                reason = f"the kernel refuses them: {error}; tried again every 10 s"
+                findings.append(Finding(FindingKind.CONFIGURATION, "IPVS timeouts", reason, severity=Severity.ERROR))
+                self._incomplete = True
         return [(ORIGIN, tuple(findings)), *origins]
 
 

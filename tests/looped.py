@@ -36,6 +36,7 @@ class TestedNode(Node):
         self.sets: Any = Interrupted(kernel.sets, calls)
         self.ledger_path = config.state_dir / "ledger"
         self.unset_limits = ()
+        self._timeouts_set = (0, 0, 0)
         self.routes: Any = None
         self.missing_schedulers: set[str] = set()
         self.settings_error: Exception | None = None

@@ -6,20 +6,26 @@ from functools import cache
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
+from ipvsagent.errors import KernelError
+from ipvsagent.findings import Severity
 from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.node import pipeline_for, policy_options
+from ipvsagent.node import Node, pipeline_for, policy_options
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
+from ipvsagent.reconfiguration import ORIGIN, Reconfiguration
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
 from ipvsagent.render.node_clients import NodeClients
+from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
+from ipvsagent.status.server import Server
 
 CLUSTER = (Path(__file__).parent / "golden" / "every-address" / "cluster.yaml").read_bytes()
 CONFIGS = {
@@ -85,3 +91,46 @@ def test_the_same_again_costs_nothing() -> None:
     running = Running(Config())
     assert running.pipeline.reconfigure(policy_options(Config()), 60.0, 1.0) == []
     assert running.pipeline.next_due() is None or running.pipeline.round(2.0).written == 0
+
+
+class RefusesTimeouts(Node):
+    """A node whose kernel takes no timeouts as long as `refuses`. `did`: what was taken up, in order."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.ownership = FakeKernel().ownership
+        self.ipvs: Any = self
+        self.refuses = True
+        self.did: list[object] = []
+        self._timeouts_set = (0, 0, 0)
+
+    def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
+        if self.refuses:
+            raise KernelError.of(1, "set timeouts")
+        self.did.append((tcp, tcp_fin, udp))
+
+    def set_limits(self) -> None:
+        self.did.append(("oom", self.config.oom_score_adj))
+
+    def scheduler_works(self, name: str) -> bool:
+        return True
+
+
+def test_what_the_kernel_refuses_holds_up_nothing_else_and_is_tried_again() -> None:
+    before, after = Config(), Config(udp_timeout=7.0, oom_score_adj=-5)
+    node = RefusesTimeouts(before)
+    reconfiguration = Reconfiguration(before, node, Running(before).pipeline, lambda config: None)
+    (finding,) = dict(reconfiguration.take(NewConfig(after, (), {}), 1.0))[ORIGIN]
+    assert finding.subject == "IPVS timeouts" and finding.severity is Severity.ERROR
+    assert node.did == [("oom", -5)]
+    assert dict(reconfiguration.retry(2.0))[ORIGIN] == (finding,)
+    node.refuses = False
+    assert dict(reconfiguration.retry(3.0))[ORIGIN] == ()
+    assert node.did[-1] == (0, 0, 7)
+    assert reconfiguration.retry(4.0) == []
+
+
+def test_configz_shows_what_is_in_force() -> None:
+    server = Server(Config(), "ipvs", (), lambda message: None)
+    server.configure(Config(udp_timeout=7.0))
+    assert b'"udp_timeout":7.0' in server._answer("metrics", "/configz", "").body

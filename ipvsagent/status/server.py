@@ -41,6 +41,10 @@ class Server:
         self.metrics = Metrics(families, tell)
         self.services = ServiceHealth(self._listeners, self.health)
 
+    def configure(self, config: Config) -> None:
+        """What /configz shows from now on; addresses stay those of the start. Any thread may call this."""
+        self._config = config
+
     def start(self) -> None:
         places: dict[Hashable, Place] = {}
         for key, text in (("health", self._config.healthz_address), ("metrics", self._config.metrics_address)):
