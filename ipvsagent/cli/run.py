@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -17,12 +19,13 @@ from ipvsagent.cli.options import PATH, SettingsCommand, followed, given, settin
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
 from ipvsagent.errors import StartError
-from ipvsagent.kernel import host
+from ipvsagent.kernel import host, sysctls
 from ipvsagent.node import lock_path
 from ipvsagent.once import apply_once
 from ipvsagent.sources.source import source_of
 
 log = logging.getLogger("ipvsagent")
+TERMINATED = 128 + signal.SIGTERM
 _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 
 
@@ -66,6 +69,7 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
         with click.open_file(str(write_to), "w", atomic=str(write_to) != "-") as file:
             file.write(written(settings.written))
         return 0
+    _end_on_sigterm(TERMINATED if once or init_only else 0)
     host.require_privilege()
     if init_only:
         node = open_node(config, load_modules=True)
@@ -76,12 +80,7 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     source = source_of(config)
     lock = _lock(config)
     node = open_node(config, load_modules=True)
-    pid = host.kube_proxy_here()
-    if pid:
-        raise StartError(
-            f"kube-proxy (pid {pid}) is running on this node, and two proxies would undo each other's work",
-            "Stop it first: remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)",
-        )
+    _require_alone()
     node.prepare()
     try:
         if once:
@@ -92,17 +91,47 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
         lock.release()
 
 
+def _end_on_sigterm(status: int) -> None:
+    """At once, until the agent has a way of its own: as process 1 of a container, nothing else ends this one."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(status)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def _lock(config: Config) -> host.AgentLock:
     """One agent per network namespace. A second one waits for the first: a rolling update overlaps. Whatever is read
-    of the node is read after that, or it would be what the node was before the first one's last changes."""
+    of the node is read after that, or it would be what the node was before the first one's last changes.
+
+    Raises StartError before it waits if it could not start afterwards. While it waits, the first one answers the probes
+    of both in the host's network, so that to fail is the only way to say that this version must not replace that one.
+    """
     lock = host.AgentLock(lock_path(config))
-    said = False
+    if lock.try_acquire():
+        return lock
+    _require_start(config)
+    log.info("another agent (pid %s) holds this node; waiting for it to end", lock.holder() or "unknown")
     while not lock.try_acquire():
-        if not said:
-            log.info("another agent (pid %s) holds this node; waiting for it to end", lock.holder() or "unknown")
-            said = True
         time.sleep(0.2)
     return lock
+
+
+def _require_start(config: Config) -> None:
+    """What can be told of a start by reading alone; raises StartError."""
+    node = open_node(config, load_modules=True)
+    _require_alone()
+    sysctls.require(node.settings())
+    node.packet_filter().close()
+
+
+def _require_alone() -> None:
+    pid = host.kube_proxy_here()
+    if pid:
+        raise StartError(
+            f"kube-proxy (pid {pid}) is running on this node, and two proxies would undo each other's work",
+            "Stop it first: remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)",
+        )
 
 
 class _Formatter(logging.Formatter):

@@ -127,6 +127,17 @@ def is_writable(name: str) -> bool:
     return os.access(_path(name), os.W_OK)
 
 
+def require(settings: Iterable[Setting]) -> None:
+    """Raises StartError naming all vital ones that are wrong and that `Sysctls.set` could not put right; only reads."""
+    wrong = {
+        f"{each.name}={each.value}": f"{each.name} is {value} and cannot be set"
+        for each in settings
+        if each.vital and not each.holds(value := read_sysctl(each.name)) and not is_writable(each.name)
+    }
+    if wrong:
+        raise StartError("; ".join(wrong.values()), f"Run on the host `sysctl -w {' '.join(wrong)}`")
+
+
 class Sysctls:
     """Sets, and keeps, settings. For one thread."""
 

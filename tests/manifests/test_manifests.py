@@ -112,6 +112,19 @@ def test_what_stays_has_few_privileges(variant: str) -> None:
 
 
 @PER_VARIANT
+def test_what_stays_can_write_temporary_files_in_memory(variant: str) -> None:
+    _, main = containers(variant)
+    (name,) = (mount["name"] for mount in main["volumeMounts"] if mount["mountPath"] == "/tmp")
+    (volume,) = (volume for volume in pod_of(variant)["volumes"] if volume["name"] == name)
+    assert volume["emptyDir"]["medium"] == "Memory"
+
+
+@PER_VARIANT
+def test_a_pod_that_fails_at_its_start_is_never_available(variant: str) -> None:
+    assert only(variant, "DaemonSet")["spec"]["minReadySeconds"] >= 10
+
+
+@PER_VARIANT
 def test_probes_ask_where_the_agent_listens(variant: str) -> None:
     _, main = containers(variant)
     config = config_of(variant, main)
