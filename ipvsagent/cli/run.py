@@ -130,7 +130,7 @@ def _require_alone() -> None:
     if pid:
         raise StartError(
             f"kube-proxy (pid {pid}) is running on this node, and two proxies would undo each other's work",
-            "Stop it first: remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)",
+            host.STOP_KUBE_PROXY,
         )
 
 

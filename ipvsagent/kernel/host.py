@@ -29,6 +29,7 @@ _NET_ADMIN, _SYS_MODULE = 12, 16  # CAP_*
 _CRITICAL_POD = -997  # oom_score_adj of a pod with priority system-node-critical
 _TRIAL_ADDRESS = Address("198.51.100.0")  # TEST-NET-2, with kube-proxy's port: pkg/proxy/ipvs/supported.go
 _TRIAL_PORTS = range(20000, 20008)
+STOP_KUBE_PROXY = "Remove its DaemonSet from this node (kubectl -n kube-system delete daemonset kube-proxy)"
 _LOADED = Path("/proc/modules")
 _MODULES = Path("/lib/modules", os.uname().release)
 

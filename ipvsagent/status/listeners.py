@@ -11,6 +11,7 @@ REQUESTS_AT_ONCE are open, the oldest makes room for a new one. kubelet would ki
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import selectors
@@ -58,12 +59,13 @@ class Place(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True):
-    """Where it cannot be listened just now."""
+    """Where it cannot be listened just now. in_use: because another socket does."""
 
     group: str
     key: Hashable
     place: Place
     why: str
+    in_use: bool = False
 
 
 class Listeners:
@@ -142,7 +144,7 @@ class Listeners:
                 try:
                     server = _Server(place, key[1], self._answers[key[0]])
                 except (OSError, OverflowError) as error:
-                    self._faults[key] = Fault(*key, place, _why(error))
+                    self._faults[key] = Fault(*key, place, _why(error), _in_use(error))
                     continue
                 self._faults.pop(key, None)
                 self._open[key] = (place, server)
@@ -154,6 +156,10 @@ class Listeners:
 
 def _why(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
+def _in_use(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE
 
 
 class _Server(ThreadingMixIn, TCPServer):

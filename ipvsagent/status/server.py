@@ -15,7 +15,8 @@ import msgspec
 from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
-from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.kernel.host import STOP_KUBE_PROXY
 from ipvsagent.printable import printable
 from ipvsagent.sources.inbox import Findings
 from ipvsagent.status.health import Health
@@ -25,6 +26,7 @@ from ipvsagent.status.service_health import GROUP as SERVICES
 from ipvsagent.status.service_health import ServiceHealth
 
 _GROUP = "agent"
+KUBE_PROXY_PORTS = (10249, 10256)  # its metrics and its health; another agent has ended before this one listens
 
 
 class Server:
@@ -86,7 +88,11 @@ def _finding(fault: Fault) -> Finding:
     if fault.group == SERVICES and isinstance(fault.key, tuple):
         reason = f"load balancers cannot check its health on {fault.place}: {fault.why}; tried again every 5 s"
         return Finding(FindingKind.HOST, f"Service {fault.key[0]}", reason, "spec.healthCheckNodePort")
-    return Finding(FindingKind.HOST, str(fault.place), f"cannot listen there: {fault.why}; tried again every 5 s")
+    reason = f"cannot listen there: {fault.why}; tried again every 5 s"
+    if fault.in_use and fault.place.port in KUBE_PROXY_PORTS:
+        reason += f". Most likely kube-proxy runs on this node and undoes the work of this agent. {STOP_KUBE_PROXY}"
+        return Finding(FindingKind.HOST, str(fault.place), reason, severity=Severity.ERROR)
+    return Finding(FindingKind.HOST, str(fault.place), reason)
 
 
 def place_of(address: str) -> Place:

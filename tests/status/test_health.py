@@ -14,10 +14,14 @@ import pytest
 
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Node, ServiceKey
+from ipvsagent.config import Config
+from ipvsagent.findings import Severity
 from ipvsagent.policy.health_checks import HealthCheck
+from ipvsagent.sources.inbox import Findings
 from ipvsagent.status import listeners as listeners_module
 from ipvsagent.status.health import Health
 from ipvsagent.status.listeners import Fault, Listeners, Place, Response
+from ipvsagent.status.server import Server
 from ipvsagent.status.service_health import ServiceHealth
 from ipvsagent.status.supervisor import Supervisor
 
@@ -178,10 +182,25 @@ def test_an_address_in_use_is_tried_again_until_it_is_free(
         port = int(holder.getsockname()[1])
         served.want("g", {"one": Place("127.0.0.1", port)}, echo)
         (fault,) = faults.get(timeout=5)
-        assert fault == Fault("g", "one", Place("127.0.0.1", port), "Address already in use")
+        assert fault == Fault("g", "one", Place("127.0.0.1", port), "Address already in use", in_use=True)
     assert eventually(port)[0] == 200
     assert faults.get(timeout=5) == []
     assert faults.empty()
+
+
+@pytest.mark.parametrize(
+    ("port", "in_use", "severity"),
+    [(10256, True, Severity.ERROR), (10256, False, Severity.WARNING), (8080, True, Severity.WARNING)],
+)
+def test_a_port_of_kube_proxy_in_use_names_it(port: int, in_use: bool, severity: Severity) -> None:
+    said: list[object] = []
+    server = Server(Config(), "ipvs", (), said.append)
+    server._say_faults([Fault("agent", "health", Place("0.0.0.0", port), "it says so", in_use)])
+    (message,) = said
+    assert isinstance(message, Findings)
+    (finding,) = message.findings
+    assert finding.severity is severity and finding.subject == f"0.0.0.0:{port}"
+    assert ("delete daemonset kube-proxy" in finding.reason) is (severity is Severity.ERROR)
 
 
 def test_one_client_that_says_nothing_holds_up_nobody(served: Listeners) -> None:
