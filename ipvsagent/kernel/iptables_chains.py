@@ -18,7 +18,7 @@ from ipvsagent.chain_rows import (
     bucket_names,
     chains_removed,
 )
-from ipvsagent.kernel.iptables_text import mark_of
+from ipvsagent.kernel.iptables_text import mark_of, save_lines
 from ipvsagent.model import Protocol, VirtualServerId
 
 _PREFIXES = (BUCKET, *OWN_PREFIXES)
@@ -60,7 +60,7 @@ def parse_servers(text: str) -> HeldServers:
     chains: dict[str, list[str]] = {}
     buckets: dict[str, list[str]] = {}
     in_nat = False
-    for line in text.splitlines():
+    for line in save_lines(text):
         if line.startswith("*"):
             in_nat = line == "*nat"
         elif not in_nat:

@@ -26,6 +26,7 @@ from ipvsagent.kernel.iptables_text import Held
 from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, Variant
 from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_rules import RuleSet
+from ipvsagent.printable import printable
 from ipvsagent.rows import Failure, Keys, Observed, Op, Verb
 
 _READ_AGAIN_AFTER = 10.0
@@ -74,7 +75,7 @@ class ServerRuleTable(RuleTable):
         found = super().verify(wanted)
         held = self._held()
         found += [f"nat: chain {name} is missing" for name in held.missing_buckets()]
-        found += [f"nat: chain {bucket}: a rule is not ours: {rule}" for bucket, rule in held.stray_rules]
+        found += [f"nat: chain {bucket}: a rule is not ours: {printable(rule)}" for bucket, rule in held.stray_rules]
         found += [f"nat: chain {name} is of no use any more" for name, full in held.stray_chains.items() if full]
         if found:
             self._seen = None

@@ -11,9 +11,11 @@ from itertools import pairwise
 from msgspec import Struct, field
 
 from ipvsagent.packet_rules import CHAIN_PREFIX, COMMENT_PREFIX, TABLES, Jump, RuleSet, chain_lines, insert_lines
+from ipvsagent.printable import printable
 
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _MARK = re.compile(rf'--comment "?{COMMENT_PREFIX}([0-9a-f]+)"?(?: |$)')
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
 _SETS_MARK = re.compile(r"-A (\S+) .*-j MARK --set-x?mark (0x[0-9a-f]+)")
 
 
@@ -34,6 +36,23 @@ class Held(Struct):
         return [rule for rule in self.hooks.get(hook, ()) if _leads_to(rule)]
 
 
+def save_lines(text: str) -> Iterator[str]:
+    """Lines of what `iptables-save` prints; a quoted comment with newlines in it ends none.
+
+    It escapes quotes with a backslash (xtables_save_string of libxtables), and prints all other bytes as they are.
+    """
+    pending: list[str] = []
+    is_open = False
+    for line in text.removesuffix("\n").split("\n"):
+        if '"' in line and _ESCAPED.sub("", line).count('"') % 2:
+            is_open = not is_open
+        pending.append(line)
+        if not is_open:
+            yield "\n".join(pending)
+            pending.clear()
+    yield from pending  # no quote ends them: lines as they look
+
+
 def parse_all(text: str, keeps: Callable[[str], bool] = lambda chain: False) -> list[Held]:
     """The output of `iptables-save`, which makes no table that is not there; the tables that rules of ours are in.
 
@@ -41,11 +60,11 @@ def parse_all(text: str, keeps: Callable[[str], bool] = lambda chain: False) -> 
     """
     found: dict[str, Held] = {table: Held(table) for table in TABLES}
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in save_lines(text):
         if line.startswith("*"):
             lines = []
         lines.append(line)
-        if line == "COMMIT" and (table := lines[0][1:]) in found:
+        if line == "COMMIT" and lines[0].startswith("*") and (table := lines[0][1:]) in found:
             found[table] = parse_save(table, "\n".join(lines), keeps)
     return list(found.values())
 
@@ -54,7 +73,7 @@ def parse_save(table: str, text: str, keeps: Callable[[str], bool] = lambda chai
     """The part of it that is about one table."""
     held = Held(table)
     kept: set[str] = set()
-    for line in text.splitlines():
+    for line in save_lines(text):
         if line.startswith(f":{CHAIN_PREFIX}"):
             name = line[1:].split(" ", 1)[0]
             if keeps(name):
@@ -62,9 +81,9 @@ def parse_save(table: str, text: str, keeps: Callable[[str], bool] = lambda chai
             else:
                 held.chains[name] = []
         elif line.startswith(":"):
-            chain, policy = line[1:].split(" ")[:2]
+            chain, _, policy = line[1:].partition(" ")
             if chain in _HOOKS:
-                held.policies[chain] = policy
+                held.policies[chain] = policy.split(" ", 1)[0]
         elif line.startswith("-A "):
             chain, _, rule = line[3:].partition(" ")
             if chain in kept:
@@ -84,7 +103,7 @@ def marks_of_others(text: str) -> dict[str, int]:
     they set. Those of table nat are for what is masqueraded, and left out."""
     found: dict[str, int] = {}
     table = ""
-    for line in text.splitlines():
+    for line in save_lines(text):
         if line.startswith("*"):
             table = line[1:]
         elif (
@@ -92,7 +111,7 @@ def marks_of_others(text: str) -> dict[str, int]:
             and not line.startswith(f"-A {CHAIN_PREFIX}")
             and (mark := _SETS_MARK.match(line))
         ):
-            chain = f"{table} {mark[1]}"
+            chain = printable(f"{table} {mark[1]}")
             found[chain] = found.get(chain, 0) | int(mark[2], 16)
     return {chain: bits for chain, bits in found.items() if bits and not chain.endswith("POSTROUTING")}
 
@@ -139,7 +158,7 @@ def _rule_differences(wanted: Iterable[tuple[str, str]], held: list[str]) -> Ite
             yield f"rule {position} is missing: {text}"
     for mark, rule in zip(marks, held, strict=True):
         if mark not in expected:
-            yield f"a rule is not ours: {rule}"
+            yield f"a rule is not ours: {printable(rule)}"
     if there == expected.keys():
         yield "rules are repeated or out of order"
 

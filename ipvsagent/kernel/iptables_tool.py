@@ -21,6 +21,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.iptables_generation import Generation, LegacyGeneration, NftGeneration
+from ipvsagent.printable import printable
 
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 _HINT = re.compile(r"^:(KUBE-IPTABLES-HINT|KUBE-KUBELET-CANARY) ", re.MULTILINE)
@@ -113,16 +114,21 @@ class Tool:
 
     def _run(self, argv: list[str], text: str) -> str:
         try:
+            # Bytes: comments of other programs need be no UTF-8, and text mode makes a newline of their \r.
             done = subprocess.run(
-                argv, input=text, capture_output=True, text=True, timeout=_TIMEOUT, env={"PATH": _PATH, "LC_ALL": "C"}
+                argv,
+                input=text.encode(errors="surrogateescape"),
+                capture_output=True,
+                timeout=_TIMEOUT,
+                env={"PATH": _PATH, "LC_ALL": "C"},
             )
         except subprocess.TimeoutExpired as error:
             raise RulesRefused(f"{argv[0]} did not end in {_TIMEOUT:.0f} s", code=errno.ETIMEDOUT) from error
         except OSError as error:
             raise RulesRefused(f"{argv[0]} cannot be run: {error}", code=error.errno or errno.EIO) from error
         if done.returncode == 0:
-            return done.stdout
-        raise _refusal(os.path.basename(argv[0]), done.returncode, done.stderr, text)
+            return done.stdout.decode(errors="surrogateescape")
+        raise _refusal(os.path.basename(argv[0]), done.returncode, done.stderr.decode(errors="replace"), text)
 
 
 def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
@@ -133,11 +139,11 @@ def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
     if status == _LOCKED and "holding the xtables lock" in stderr:
         return RulesLocked(line, code=errno.EAGAIN)
     number = _ERROR_LINE.search(stderr)
-    lines = text.splitlines()
+    lines = text.split("\n")
     rule = lines[int(number[1]) - 1] if number and 0 < int(number[1]) <= len(lines) else ""
     if not number or rule in ("", "COMMIT"):
         return RulesRefused(line)
-    return RulesRefused(line, rule, number=int(number[1]))
+    return RulesRefused(line, printable(rule), number=int(number[1]))
 
 
 def program(family: Family, mode: Mode, suffix: str) -> str:

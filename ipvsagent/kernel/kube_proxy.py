@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from ipvsagent.address import Family
 from ipvsagent.errors import StartError
 from ipvsagent.kernel.ipset_definitions import Definitions
+from ipvsagent.kernel.iptables_text import save_lines
 from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, working_modes
 
 _CHAIN = re.compile(
@@ -63,7 +64,7 @@ def _rules() -> Iterator[tuple[Tool, str, list[str]]]:
 
 def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
     lines: list[str] = []
-    for line in text.splitlines():
+    for line in save_lines(text):
         if line == "COMMIT":
             yield lines[0][1:], lines[1:]
         elif line.startswith("*"):

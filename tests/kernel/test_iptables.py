@@ -215,6 +215,34 @@ def test_a_refused_rule_changes_nothing_in_its_table(rules, rule, said):
 # With iptables itself
 
 
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"caf\xe9",
+        b"two\nlines",
+        b"\nCOMMIT\n:IPVSAGENT-HOST\n*raw",
+        b'a "quote\\" \n-A INPUT -j IPVSAGENT-HOST',
+        "\u2028\x0b\r\x85 end".encode(),
+    ],
+)
+def test_whatever_others_write_into_a_comment(node, comment):
+    text = os.fsdecode(comment)
+    node.iptables("-A", "INPUT", "-m", "comment", "--comment", text, "-j", "ACCEPT")
+    node.iptables("-t", "mangle", "-A", "INPUT", "-m", "comment", "--comment", text, "-j", "ACCEPT")
+    wanted = rule_set(node.family)
+    node.table.apply(wanted)
+    assert node.table.verify(wanted) == [] and not node.table.changed()
+    assert node.table.blocking == ()
+    node.iptables("-A", "IPVSAGENT-HOST", "-m", "comment", "--comment", text, "-j", "ACCEPT")
+    (sentence,) = node.table.verify(wanted)
+    assert sentence.encode(), "it is said in text that any program can read"
+    node.table.apply(wanted)
+    assert node.table.remove() == []
+    there = ("INPUT", "-m", "comment", "--comment", text, "-j", "ACCEPT")
+    node.iptables("-D", *there)
+    node.iptables("-t", "mangle", "-D", *there)
+
+
 def test_other_programs_rules_and_counters_stay(node):
     node.restore(FOREIGN)
     before = node.saved()

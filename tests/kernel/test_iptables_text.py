@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Family
-from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_save, update_text
+from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, parse_save, update_text
 from ipvsagent.packet_rules import Chain, Jump, RuleSet
 
 RULES = RuleSet(
@@ -186,3 +186,20 @@ COMMIT
 COMMIT
 """
     assert marks_of_others(text) == {"raw cali-PREROUTING": 0x40000, "mangle PREROUTING": 0x81}
+
+
+def test_lines_within_a_comment_are_no_lines() -> None:
+    text = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:BARE\n:IPVSAGENT-HOST - [0:0]\n"
+        '-A INPUT -m comment --comment "it is \\"open\n:INPUT DROP\n:\nCOMMIT\n*nat" -j ACCEPT\n'
+        "-A INPUT -j IPVSAGENT-HOST\nCOMMIT\n"
+    )
+    (held,) = [one for one in parse_all(text) if one.table == "filter"]
+    assert held.policies == {"INPUT": "ACCEPT"} and len(held.hooks["INPUT"]) == 2
+    assert held.jumps("INPUT") == ["-j IPVSAGENT-HOST"] and held.chains == {"IPVSAGENT-HOST": []}
+
+
+def test_a_quote_that_is_never_closed_hides_no_line() -> None:
+    text = '*filter\n:INPUT ACCEPT [0:0]\n-A INPUT --odd "\n-A INPUT -j IPVSAGENT-HOST\nCOMMIT\n'
+    (held,) = [one for one in parse_all(text) if one.table == "filter"]
+    assert held.jumps("INPUT") == ["-j IPVSAGENT-HOST"]
