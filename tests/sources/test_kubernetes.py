@@ -9,7 +9,7 @@ import pytest
 
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.errors import SourceError, StartError
-from ipvsagent.sources import follow, kubernetes
+from ipvsagent.sources import follow, kubernetes, watch
 from ipvsagent.sources.credentials import Place
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.kubernetes import ApiSource
@@ -195,6 +195,29 @@ def test_comes_back_after(server, following, fault):
         watch.send(line("DELETED", service(version=102)), line("ADDED", service("more", 103, "10.96.0.11")))
     seen.until(lambda: seen.names == ["more", "node-1", "web-x"])
     assert len(server.of("services")) <= 4
+
+
+def test_an_empty_list_is_asked_for_again_and_takes_nothing_away(server, following, monkeypatch):
+    monkeypatch.setattr(watch, "EMPTY_AGAIN", 0.5)
+    other = service("other", 101, address="10.96.0.11")
+
+    def good(asked):
+        asked.begin()
+        asked.send(line("ADDED", service()), bookmark(100, end=True), line("ERROR", status(410, "Expired")))
+
+    def empty(asked):
+        asked.begin()
+        asked.send(bookmark(100, end=True), line("ADDED", other))
+        asked.hang()
+
+    server.script["services"] = [good, empty, empty]
+    seen = following()
+    seen.until(lambda: seen.synced and "lists no Service" in seen.says)
+    server.objects["services"] = [other]
+    seen.until(lambda: len(server.of("services")) == 3)
+    assert "web" in seen.names and "other" in seen.names and "--allow-empty" in seen.says
+    seen.until(lambda: "web" not in seen.names and "other" in seen.names)
+    assert "lists no Service" not in seen.says and len(server.of("services")) == 4
 
 
 def test_what_a_lost_server_means_is_said_and_taken_back(server, following):
