@@ -14,8 +14,9 @@ from msgspec import Struct
 
 from ipvsagent import __version__
 from ipvsagent.address import Family
-from ipvsagent.config import Config
+from ipvsagent.config import Backend, Config
 from ipvsagent.errors import KernelError, StartError
+from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel import arp, host
 from ipvsagent.kernel.arp import Answers
 from ipvsagent.kernel.iptables_tool import find_variant
@@ -64,8 +65,13 @@ def check_node(config: Config) -> NodeChecks:
     answers: tuple[Answers, ...] = ()
     if _passed(checks, "privileges", host.require_privilege, "CAP_NET_ADMIN"):
         checks += _others(config)
-        checks.append(_iptables())
-        if _passed(checks, "ip_vs", lambda: host.require_ip_vs(load=False), "the kernel has IPVS"):
+        rules = _iptables()
+        ip_vs = _ip_vs(config.backend)
+        checks += [rules, ip_vs]
+        if config.backend is Backend.IPTABLES or ip_vs.state is State.WARNING:
+            if rules.state is State.OK:
+                checks += [_setting(setting) for setting in IptablesNode(config).settings()]
+        elif ip_vs.state is State.OK:
             node = Node(config)
             _passed(checks, f"scheduler {config.scheduler}", lambda: host.require_scheduler(config.scheduler), "works")
             checks += _tables(node)
@@ -122,6 +128,23 @@ def _iptables() -> Check:
         what = error.what if isinstance(error, StartError) else str(error)
         return Check("iptables", State.FAILED, what, remedy)
     return Check("iptables", State.OK, f"{variant.mode} ({variant.reason})")
+
+
+def _ip_vs(backend: Backend) -> Check:
+    """WARNING: auto takes iptables."""
+    if backend is Backend.IPTABLES:
+        return Check("ip_vs", State.OK, "not needed: Services are to be on iptables")
+    try:
+        host.require_ip_vs(load=False)
+    except host.IpvsAbsent as absent:
+        if backend is Backend.IPVS:
+            return Check("ip_vs", State.FAILED, absent.what, absent.remedy)
+        found = f"{absent.what} now: unless `run` can load the module, it serves by iptables"
+        remedy = f"{absent.remedy} for IPVS, or choose iptables with --backend iptables"
+        return Check("ip_vs", State.WARNING, found, remedy)
+    except StartError as error:
+        return Check("ip_vs", State.FAILED, error.what, error.remedy)
+    return Check("ip_vs", State.OK, "the kernel has IPVS")
 
 
 def _tables(node: Node) -> Iterator[Check]:

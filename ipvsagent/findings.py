@@ -64,6 +64,11 @@ class Finding(Struct, frozen=True, gc=False, order=True, omit_defaults=True):
         return f"{where}{self.subject}{field}: {self.reason}"
 
 
+def input_failed(findings: Iterable[Finding]) -> bool:
+    """Whether an input could not be read, or holds nothing that can be believed: what is wanted is not known whole."""
+    return any(f.kind in (FindingKind.UNREADABLE_INPUT, FindingKind.EMPTY_SOURCE) for f in findings)
+
+
 class FindingBook:
     """What is wrong now. `origin` is who said it: the same origin replaces what it said before."""
 

@@ -9,14 +9,14 @@ from ipvsagent import udp_flows
 from ipvsagent.announce import learn, totals_text
 from ipvsagent.choice import AnyNode
 from ipvsagent.config import Config
-from ipvsagent.findings import FindingBook
+from ipvsagent.findings import FindingBook, input_failed
 from ipvsagent.sources.source import Source
 
 log = logging.getLogger("ipvsagent")
 
 
 def apply_once(config: Config, node: AnyNode, source: Source) -> bool:
-    """Make the kernel as the source wants it now; False if the kernel refused something.
+    """Make the kernel as the source wants it now; False if the kernel refused something, or an input could not be read.
 
     Raises SourceError, KernelError and StartError.
     """
@@ -34,11 +34,12 @@ def apply_once(config: Config, node: AnyNode, source: Source) -> bool:
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
     report = pipeline.begin(began)
     learn(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])
+    failed = bool(report.failures) or input_failed(findings)
     log.info(
         "%s: %s (%d writes, %.2f s)",
-        "applied, with failures" if report.failures else "applied",
+        "applied, with failures" if failed else "applied",
         totals_text(pipeline),
         report.written,
         time.monotonic() - began,
     )
-    return not report.failures
+    return not failed

@@ -17,9 +17,10 @@ from ipvsagent.config.schema import SECTIONS, Setting
 from ipvsagent.errors import ConfigError
 from ipvsagent.sources.configuration import ConfigurationFiles
 
+_TYPED = "ipvsagent.typed"
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)  # whoever reads it says what is wrong
 
 state_dir = click.option(
     "--state-dir",
@@ -69,6 +70,10 @@ class TextOption(click.Option):
 
 class SettingsCommand(click.Command):
     """Its help shows options by section, and its own ones first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_TYPED] = [word.partition("=")[0] for word in args]
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], **{name: [] for name in SECTIONS}}
@@ -124,10 +129,12 @@ def _parameter(names: tuple[str, ...]) -> str:
 def given(options: dict[str, Any]) -> Given:
     """Takes settings out of what a command was called with. Raises ConfigError with every problem."""
     texts = {}
+    typed = click.get_current_context().meta.get(_TYPED, ())
     for entry in ENTRIES:
         text = options.pop(_parameter(entry.options), None) if entry.options else None
         if text not in (None, ()):
-            texts[entry.options[0]] = text
+            # The last one decides, as click has it.
+            texts[next((word for word in reversed(typed) if word in entry.options), entry.options[0])] = text
     files = read_files(options.pop("files"))
     resolved = resolve(texts, files)
     config = resolved.required()

@@ -12,11 +12,11 @@ import msgspec
 from ipvsagent.address import Address
 from ipvsagent.chain_rows import ChainsRow, commands
 from ipvsagent.choice import AnyNode, empty_pipeline, open_node
-from ipvsagent.cli import WOULD_CHANGE
+from ipvsagent.cli import FAILED, WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.errors import KernelError, StartError
-from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
+from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity, input_failed
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
@@ -53,7 +53,7 @@ def command(against: str, output: str, **options: Any) -> int:
 
     Each line is the command that would do the same by hand; packet rules, which are written all at once, are described
     in comments. Exit status 2 when something would change, 0 when the
-    kernel is as the source wants it.
+    kernel is as the source wants it, 1 when an input could not be read, whatever else would change.
     """
     settings = given(options)
     config = settings.config
@@ -76,11 +76,12 @@ def command(against: str, output: str, **options: Any) -> int:
     for origin, found in origins:
         book.replace(origin, found)
     planned = _planned(ops, pipeline, config.interface)
+    status = FAILED if input_failed(findings) else WOULD_CHANGE if ops or rules else 0
     if output == "text":
         _print_text(planned, rules, book.current())
     else:
         print_document(Plan(planned, tuple(rules), tuple(book.current())), output)
-    return WOULD_CHANGE if ops or rules else 0
+    return status
 
 
 def _rule_differences(node: AnyNode, book: FindingBook) -> list[str]:
@@ -134,6 +135,8 @@ def _print_text(planned: tuple[PlannedOp, ...], rules: list[str], findings: list
         click.echo(f"{len(planned)} changes: {words}", err=True)
     if rules:
         click.echo(f"packet rules: {len(rules)} differences", err=True)
-    if not planned and not rules:
+    if input_failed(findings):
+        click.echo("an input could not be read: this plan lacks what it asks for", err=True)
+    elif not planned and not rules:
         click.echo("nothing would change", err=True)
     sys.stdout.flush()

@@ -31,7 +31,7 @@ from ipvsagent.errors import ConfigError
 from ipvsagent.wrong_types import in_words
 
 Options = Mapping[str, str | tuple[str, ...]]
-"""Texts of the options that were given, by the first name of each option."""
+"""Texts of the options that were given, each by the name that was typed."""
 
 Entry = Setting | Translated | WithoutEffect
 ENTRIES: tuple[Entry, ...] = (*SETTINGS, *TRANSLATED, *WITHOUT_EFFECT)
@@ -119,10 +119,11 @@ class _Reading:
     def read_options(self, options: Options, kube_proxy: Written | None) -> None:
         """kube_proxy: the document that decides the settings of its kind, if there is one."""
         for entry in ENTRIES:
-            if not entry.options or entry.options[0] not in options:
+            name = next((name for name in entry.options if name in options), "")
+            if not name:
                 continue
-            at = Remark("", entry.options[0])
-            text = options[entry.options[0]]
+            at = Remark("", name)
+            text = options[name]
             if kube_proxy and self._is_decided_by_file(entry):
                 where = f" ({entry.path})" if entry.path else ""
                 self.warnings.append(

@@ -68,6 +68,7 @@ SERVICE_SETTINGS: tuple[Setting, ...] = (
         "--backend",
         help="ipvs fails where the kernel has no ip_vs; auto takes iptables there.",
         section=SERVED,
+        planned=True,
     ),
     of_kube_proxy(
         "scheduler",

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ipvsagent.cli.options import PATH
+
 DATA = Path(__file__).parent.parent / "data" / "online-boutique.yaml"
 EMPTY = ["plan", "--against", "empty", "--hostname-override", "node-1"]
 
@@ -127,3 +129,41 @@ def test_text_that_no_terminal_can_show(tmp_path: Path) -> None:
     Path(name).write_text("apiVersion: nonsense/v1\nkind: Nonsense\n")
     done = ipvsagent("check-config", name, LC_ALL="C.UTF-8", PYTHONIOENCODING="utf-8:strict")
     assert done.returncode == 64 and "caf?.yaml" in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["plan", "check", "run"])
+def test_the_backend_is_in_the_help_and_errors_name_what_was_typed(command: str) -> None:
+    assert "--backend" in ipvsagent(command, "--help").stdout
+    for typed, words in (("--backend", ["--backend", "foo"]), ("--proxy-mode", ["--proxy-mode=foo"])):
+        done = ipvsagent(command, *words)
+        assert done.returncode == 64
+        assert f"ipvsagent: {typed}: 'foo' is not one of" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "output"),
+    [(b"", "text"), (b"only words\n", "text"), (b"\x00\x01\xff\xfe", "json"), (b"a: [1\n", "yaml"), (None, "json")],
+)
+def test_an_input_that_cannot_be_read_is_a_failure(content: bytes | None, output: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "broken.yaml").write_bytes(content)
+    done = ipvsagent(*EMPTY, "--source", tmp_path, "-o", output)
+    assert done.returncode == 1
+    assert "nothing would change" not in done.stderr
+    if output != "text":
+        kinds = {finding["kind"] for finding in yaml.safe_load(done.stdout)["findings"]}
+        assert kinds & {"unreadable-input", "empty-source"}
+
+
+def test_one_broken_file_beside_good_ones_is_a_failure_with_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_bytes(DATA.read_bytes())
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    done = ipvsagent(*EMPTY, "--source", tmp_path)
+    assert done.returncode == 1 and "ipvsadm -A" in done.stdout
+    assert "an input could not be read" in done.stderr
+
+
+def test_a_state_dir_that_may_not_be_read_is_no_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody gave it: what is said is that the privilege lacks."""
+    monkeypatch.setattr(os, "access", lambda *ignored: False)
+    assert PATH.convert(str(tmp_path), None, None) == tmp_path
