@@ -7,6 +7,8 @@ own. Pauses are tenacity's, around a session of as many requests as make progres
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from threading import get_ident
 from typing import Any, Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
@@ -21,7 +23,12 @@ SHORTEST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0
 LONGEST_RETRY_AFTER = 120.0
 STEADY = 10.0
-"""A connection that lived so long does not count as a failure: the next pause is a first one."""
+"""A watch that stood so long is no failure to connect: the next pause is a first one. Not so a list, which is not
+there before its end."""
+ANSWER_LIMIT = 40.0
+"""For connecting and the head of an answer, which may come byte by byte."""
+QUIET_LIMIT = 60.0
+"""Asking for so long is trouble, wherever it hangs: the server, a plugin that gives credentials."""
 SETTLED = 2.0
 """A connection that stands for so long is news that the trouble is over, though nothing came yet."""
 UNAUTHORIZED = 401
@@ -52,6 +59,9 @@ class Transport(Protocol):
 
     def renew(self) -> bool:
         """The server did not accept who we are: look for newer credentials. False if there are none."""
+
+    def interrupt(self, thread: int) -> None:
+        """From any thread: the connection on which that one waits in `get`, if it has one, ends."""
 
 
 class _Pause(Exception):
@@ -97,20 +107,36 @@ class Follower:
         self._response: Response | None = None
         self._accepted_at = 0.0
         self._given_up = ""
+        self._thread = 0
+        self._asking_since: float | None = None
+        self._hung_since: float | None = None
+        self._watched = False
 
     def run(self) -> None:
         """Until stopped."""
+        self._thread = get_ident()
         while not self._stopped():
             Retrying(
                 sleep=self._sleep,
                 wait=pause_after,
                 retry=retry_if_exception_type(_Pause),
-                before_sleep=self._note,
+                before_sleep=self._note_pause,
             )(self._session)
 
     def check(self) -> None:
-        """Called about once a second by another thread: ends an answer that has gone silent."""
+        """Called about once a second by another thread: ends an answer that has gone silent, or does not begin."""
         response, now = self._response, self._clock()
+        asking = self._asking_since
+        if asking is not None:
+            if now - asking > ANSWER_LIMIT:
+                self._given_up = f"no answer within {ANSWER_LIMIT:.0f} s"
+                self._transport.interrupt(self._thread)
+            if now - asking > QUIET_LIMIT and self._hung_since != asking:
+                self._hung_since = asking
+                since = datetime.now(UTC) - timedelta(seconds=now - asking)
+                self.failures = max(2, self.failures + 1)
+                self.trouble = Trouble(f"no answer since {since:%Y-%m-%dT%H:%M:%SZ}")
+            return
         if response is None:
             return
         if now > self.reflector.deadline():
@@ -124,12 +150,17 @@ class Follower:
         response = self._response
         if response:
             response.shutdown()
+        elif self._asking_since is not None:
+            self._transport.interrupt(self._thread)
 
-    def _note(self, state: RetryCallState) -> None:
+    def _note_pause(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         assert isinstance(error, _Pause)
+        self._note(error.trouble)
+
+    def _note(self, trouble: Trouble) -> None:
         self.failures += 1
-        self.trouble = error.trouble
+        self.trouble = trouble
 
     def _clear(self) -> None:
         self.failures = 0
@@ -139,11 +170,13 @@ class Follower:
         """Requests, as long as each is progress. Raises _Pause."""
         while not self._stopped():
             self._accepted_at = float("inf")
+            self._watched = False
             trouble = self._ask()
             if self._stopped():
                 return
-            if self._clock() - self._accepted_at >= STEADY:
+            if self._watched and self._clock() - self._accepted_at >= STEADY:
                 if trouble:
+                    self._note(trouble)
                     self._sleep(SHORTEST_PAUSE + self._chance() * (FIRST_PAUSE - SHORTEST_PAUSE))
                 return
             if trouble:
@@ -152,14 +185,21 @@ class Follower:
     def _ask(self) -> Trouble | None:
         reflector = self.reflector
         request = reflector.request(self._clock(), self._chance())
+        self._given_up = ""
+        self._asking_since = self._clock()
         try:
             response = self._transport.get(request)
             if response.status == UNAUTHORIZED and self._transport.renew():
                 response.close()
+                self._asking_since = self._clock()
                 response = self._transport.get(request)
         except TransportError as error:
-            return reflector.refused(Status(message=str(error)), self._clock())
-        self._given_up = ""
+            return reflector.refused(Status(message=self._given_up or str(error)), self._clock())
+        finally:
+            self._asking_since = None
+        if self._given_up:  # a head that was cut looks like one that ended
+            response.close()
+            return reflector.refused(Status(message=self._given_up), self._clock())
         self._response = response
         try:
             if self._stopped():
@@ -168,6 +208,8 @@ class Follower:
                 return reflector.refused(_status_of(response), self._clock())
             self._accepted_at = self._clock()
             reflector.accepted(self._accepted_at)
+            # It may rightly say nothing until the next bookmark, and be cut by a load balancer before.
+            self._watched = reflector.state is State.WATCH
             return self._read(response)
         finally:
             self._response = None
@@ -179,6 +221,7 @@ class Follower:
         try:
             for piece in response.pieces():
                 outputs = reflector.receive(piece, self._clock())
+                self._watched = reflector.state is State.WATCH
                 if outputs:
                     self._deliver(outputs)
                     self._clear()

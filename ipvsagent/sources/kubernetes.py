@@ -34,6 +34,8 @@ from ipvsagent.sources.watch import Listed, Output, Reflector, Trouble
 
 PATIENCE = 15.0
 """Seconds that `plan` and `run --once` wait for a server that refuses or does not answer."""
+LOAD_LIMIT = 300.0
+"""Seconds that they wait in all, for a server that answers and does not come to an end."""
 LOOK_EVERY = 1.0
 
 
@@ -108,6 +110,7 @@ class ApiSource:
         findings: dict[str, tuple[Finding, ...]] = {}
         changes = Changes()
         patience: float | None = None
+        limit = time.monotonic() + LOAD_LIMIT
         try:
             while not changes.synced:
                 for message in inbox.take(0.2):
@@ -121,6 +124,10 @@ class ApiSource:
                             upserts[item.key] = item
                         for key in message.removals:
                             upserts.pop(key, None)
+                if time.monotonic() > limit:
+                    missing = ", ".join(RESOURCES[kind].plural for kind in RESOURCES if kind in self._unlisted)
+                    server = f"API server {self._server()}".rstrip()
+                    raise SourceError(f"{server}: no complete list of {missing} within {LOAD_LIMIT:.0f} s")
                 if not self._troubles:
                     patience = None
                 elif patience is None:

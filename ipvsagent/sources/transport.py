@@ -12,7 +12,7 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 from ipvsagent import __version__
@@ -36,6 +36,7 @@ class ApiTransport:
         self._loading = Lock()
         self._reads = 0
         self._failure = ""
+        self._connections: dict[int, Any] = {}
         self._access: Access | None = None
         self._client: Any = None
         self._read_at = float("-inf")
@@ -59,9 +60,17 @@ class ApiTransport:
                 auth_settings=["BearerToken"],
             )
             answer = client.call_api(*call, _request_timeout=(CONNECT_TIMEOUT, min(HEAD_TIMEOUT, request.timeout)))
+            line = self._connections.get(get_ident())
         except (HTTPError, ApiException, OSError, ValueError) as error:
             raise TransportError(_in_words(error)) from None
-        return _Response(answer.response, request.timeout)
+        finally:
+            self._connections.pop(get_ident(), None)
+        return _Response(answer.response, getattr(line, "line", None), request.timeout)
+
+    def interrupt(self, thread: int) -> None:
+        connection = self._connections.get(thread)
+        if connection is not None:
+            _cut(connection.line)
 
     def renew(self) -> bool:
         """Read the credentials again, whatever their age; False if they are what they were."""
@@ -104,7 +113,7 @@ class ApiTransport:
         try:
             access = load(self._place, self._environment)
             if self._access is None or access.fingerprint != self._access.fingerprint:
-                self._client = _client(access, named(self._place))
+                self._client = _client(access, named(self._place), self._connections)
             else:
                 self._client.configuration.api_key = access.configuration.api_key
             self._access = access
@@ -114,7 +123,7 @@ class ApiTransport:
             self._reads += 1
 
 
-def _client(access: Access, where: str) -> Any:
+def _client(access: Access, where: str, connections: dict[int, Any]) -> Any:
     from kubernetes.client import ApiClient
 
     try:
@@ -122,18 +131,68 @@ def _client(access: Access, where: str) -> Any:
     except Exception as error:
         raise SourceError(f"{where}: {_in_words(error)}") from None
     client.user_agent = f"ipvsagent/{__version__}"
+    client.rest_client.pool_manager.pool_classes_by_scheme = _pools(connections)
     return client
 
 
+def _pools(connections: dict[int, Any]) -> dict[str, type]:
+    """Pools of urllib3 whose connections are noted, by the thread that asks on them.
+
+    A response tells its socket only after its head came, and not at all if the connection closes with it."""
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Noted(HTTPConnection):
+        line: socket.socket | None = None
+
+        def _new_conn(self) -> socket.socket:
+            made: socket.socket = super()._new_conn()
+            # TLS takes the socket over and gives its own back after the handshake only: until then a second name.
+            self.line = made.dup()
+            return made
+
+        def connect(self) -> None:
+            connections[get_ident()] = self
+            try:
+                super().connect()
+            finally:
+                if self.line is not None:
+                    self.line.close()
+                self.line = self.sock
+
+        def request(self, *arguments: Any, **options: Any) -> None:
+            connections[get_ident()] = self
+            super().request(*arguments, **options)
+
+    class NotedTls(Noted, HTTPSConnection):
+        pass
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Noted
+
+    class TlsPool(HTTPSConnectionPool):
+        ConnectionCls = NotedTls
+
+    return {"http": Pool, "https": TlsPool}
+
+
+def _cut(line: socket.socket | None) -> None:
+    if line is not None:
+        with contextlib.suppress(OSError):  # it may be closed already
+            # Not by TLS's own method, which pulls the carpet from under the thread that reads.
+            socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+
 class _Response:
-    def __init__(self, answer: Any, timeout: float) -> None:
+    def __init__(self, answer: Any, line: socket.socket | None, timeout: float) -> None:
         self.status: int = answer.status
         self.retry_after = _seconds(answer.headers.get("Retry-After"))
         self._answer = answer
         # The time-out for the head, which a healthy server sends at once, is not that for the body of a watch.
-        self._socket: socket.socket | None = getattr(answer.connection, "sock", None)
-        if self._socket is not None:
-            self._socket.settimeout(timeout)
+        self._line = line
+        if line is not None:
+            with contextlib.suppress(OSError):  # all of it came, and the connection is closed
+                line.settimeout(timeout)
 
     def pieces(self) -> Iterator[bytes]:
         from urllib3.exceptions import HTTPError
@@ -145,11 +204,7 @@ class _Response:
             raise TransportError(_in_words(error)) from None
 
     def shutdown(self) -> None:
-        if self._socket is None:
-            return
-        with contextlib.suppress(OSError):  # it may be closed already
-            # Not by TLS's own method, which pulls the carpet from under the thread that reads.
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        _cut(self._line)
 
     def close(self) -> None:
         self._answer.close()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import socket
 import threading
 import time
 
@@ -261,3 +264,90 @@ def test_the_cluster_ip_is_no_way_to_the_api(server, following):
     seen.source._server = lambda: "https://10.96.0.1:443"
     seen.until(lambda: seen.error)
     assert isinstance(seen.error, StartError) and "--master" in str(seen.error)
+
+
+def test_lists_that_never_come_are_told_and_asked_for_ever_more_seldom(server, following, monkeypatch):
+    """However long each took: a server that says 200 and then nothing."""
+    attempts = []
+    monkeypatch.setattr(follow, "_backoff", lambda state: attempts.append(state.attempt_number) or 0.01)
+    monkeypatch.setattr(follow, "STEADY", 0.1)
+
+    def silent(asked):
+        asked.begin()
+        time.sleep(0.2)
+        asked.reset()
+
+    server.script["nodes"] = [silent for _ in range(4)]
+    seen = following()
+    seen.until(lambda: "nodes cannot be read since 2" in seen.says)
+    seen.until(lambda: len(attempts) >= 3)
+    assert attempts[:3] == [1, 2, 3]
+
+
+def test_load_once_has_an_end(server, kubeconfig, monkeypatch):
+    monkeypatch.setattr(kubernetes, "LOAD_LIMIT", 0.5)
+    server.script["nodes"] = [lambda asked: (asked.begin(), asked.hang())]
+    with pytest.raises(SourceError, match=r"API server http.*: no complete list of nodes within 0 s"):
+        source_at(kubeconfig).load_once()
+
+
+def dripping(asked):
+    with contextlib.suppress(OSError):
+        asked._handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not asked.server.closing.wait(0.02):
+            asked._handler.wfile.write(b"x")
+    asked._handler.close_connection = True
+
+
+def test_a_head_that_comes_byte_by_byte_is_given_up(server, following, monkeypatch):
+    monkeypatch.setattr(follow, "ANSWER_LIMIT", 0.3)
+    server.script["nodes"] = [dripping, dripping]
+    seen = following()
+    seen.until(lambda: "no answer within 0 s" in seen.says)
+    seen.until(lambda: seen.synced)
+
+
+def test_a_handshake_that_does_not_end_is_given_up(tmp_path, kubeconfig, following, monkeypatch):
+    monkeypatch.setattr(follow, "ANSWER_LIMIT", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        kubeconfig.write_text(
+            re.sub(r"http://[\d.:]+", f"https://127.0.0.1:{silent.getsockname()[1]}", kubeconfig.read_text())
+        )
+        seen = following()
+        seen.until(lambda: "no answer within 0 s" in seen.says, 5.0)
+
+
+def test_stopping_does_not_wait_for_a_head(server, following):
+    server.script["nodes"] = [dripping]
+    seen = following()
+    seen.until(lambda: server.of("nodes"))
+    time.sleep(0.1)
+    threads = [each for each in threading.enumerate() if each.name == "follow Node"]
+    seen.close()
+    for each in threads:
+        each.join(2)
+    assert not any(each.is_alive() for each in threads)
+
+
+def test_an_answer_whose_connection_closes_with_it_has_limits_too(server, following, monkeypatch):
+    monkeypatch.setattr(watch, "LIST_SILENCE", 0.4)
+
+    def closing(asked):
+        asked._handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        asked.hang()
+
+    server.script["nodes"] = [closing, closing]
+    seen = following()
+    seen.until(lambda: "silent" in seen.says or "timed out" in seen.says)
+    seen.until(lambda: seen.synced)
+
+
+def test_an_ask_that_hangs_is_told(server, following, monkeypatch):
+    monkeypatch.setattr(follow, "QUIET_LIMIT", 0.3)
+    release = threading.Event()
+    real = ApiTransport._ready
+    monkeypatch.setattr(ApiTransport, "_ready", lambda self: release.wait(20) and real(self))
+    seen = following()
+    seen.until(lambda: "cannot be read since" in seen.says and "no answer since 2" in seen.says)
+    release.set()
+    seen.until(lambda: seen.synced and not seen.says)

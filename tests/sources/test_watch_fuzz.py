@@ -81,6 +81,9 @@ class Transport:
     def renew(self) -> bool:
         return False
 
+    def interrupt(self, thread: int) -> None:
+        pass
+
     def write(self) -> None:
         if self.writes:
             name, port, compact = self.writes.pop(0)
