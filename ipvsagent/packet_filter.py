@@ -158,6 +158,12 @@ class PacketFilter:
             with contextlib.closing(ClientSets()) as clients:
                 clients.sweep(())
 
+    def removals(self) -> list[str]:
+        """What `remove` would do, as commands."""
+        for table in self._tables:
+            table.take_over()
+        return [line for table in self._tables for line in table.removals()]
+
     def remove(self) -> None:
         """What is ours, of both backends."""
         for table in self._tables:

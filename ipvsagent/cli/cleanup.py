@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import click
 
+from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.config import Config
@@ -16,7 +18,16 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.kube_proxy import leftovers, remove
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
-from ipvsagent.rows import Op
+from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, VirtualServerRow
+
+_WORDS = {
+    VirtualServerRow: "virtual server",
+    ChainsRow: "virtual server",
+    RealServerRow: "real server",
+    RouteRow: "route",
+    AddressRow: "address",
+    SetMemberRow: "set member",
+}
 
 
 @click.command(name="cleanup")
@@ -54,29 +65,62 @@ def command(yes: bool, dry_run: bool, kube_proxy: bool, interface: str, state_di
     if node:
         pipeline_for(config, node.recorder(planned), window=0).start(0.0)
     iptables_pipeline(config, chains.chain_recorder(planned), window=0).start(0.0)
+    rules = PacketFilter(config)
+    packet_rules = rules.removals()
+    sets = sorted(chains.sets.state())
+    bound = chains.addresses.has_interface()
+    counts = Counter(_WORDS[type(op.row)] for op in planned)
+    counts.update({"chain or jump": len(packet_rules), "set": len(sets)})
+    what = _told(counts, f"the interface {interface}" if bound else "")
     if dry_run:
         for op in planned:
-            click.echo(str(op))
+            if not isinstance(op.row, ChainsRow):  # their chains are among the packet rules
+                click.echo(str(op) + (f" dev {interface}" if isinstance(op.row, AddressRow) else ""))
+        for line in (*packet_rules, *(f"ipset destroy {name}" for name in sets)):
+            click.echo(line)
+        if bound:
+            click.echo(f"ip link delete {interface}")
+        click.echo(f"would remove {what}" if what else "nothing to remove", err=True)
         return 0
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("refusing to remove Services without being asked: add --yes")
-        click.confirm(f"Remove {len(planned)} rows and {interface} from this node?", abort=True)
+    if what and not _confirmed(f"Remove {what} from this node?", yes):
+        return FAILED
     if node:
         report = pipeline_for(config, node.remover(), window=0).start(0.0)
         for failure in report.failures:
             click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
         if report.failures:
             return FAILED
-    PacketFilter(config).remove()
+    rules.remove()
     chains.sets.remove()
     chains.addresses.remove_interface()
     if node:
         node.raised.restore()
     for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)
-    click.echo(f"removed {len(planned)} rows and the interface {interface}", err=True)
+    click.echo(f"removed {what}" if what else "nothing to remove", err=True)
     return 0
+
+
+def _told(counts: Counter[str], last: str) -> str:
+    """`3 virtual servers, 2 sets and the interface kube-ipvs0`; "" for nothing."""
+    plurals = {"address": "addresses", "chain or jump": "chains and jumps"}
+    words = [
+        f"{count} {word if count == 1 else plurals.get(word, f'{word}s')}" for word, count in counts.items() if count
+    ]
+    if last:
+        words.append(last)
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def _confirmed(question: str, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: to remove it all without being asked, add --yes")
+    if click.confirm(question):
+        return True
+    click.echo("nothing removed", err=True)
+    return False
 
 
 def _remove_kube_proxy(*, yes: bool, dry_run: bool) -> int:
@@ -86,10 +130,10 @@ def _remove_kube_proxy(*, yes: bool, dry_run: bool) -> int:
     if dry_run:
         for line in found:
             click.echo(line)
+        if not found:
+            click.echo("nothing to remove", err=True)
         return 0
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("refusing to remove rules without being asked: add --yes")
-        click.confirm(f"Remove {len(found)} rules, chains and sets of kube-proxy from this node?", abort=True)
+    if found and not _confirmed(f"Remove {len(found)} rules, chains and sets of kube-proxy from this node?", yes):
+        return FAILED
     click.echo(f"removed {remove()} rules, chains and sets of kube-proxy", err=True)
     return 0

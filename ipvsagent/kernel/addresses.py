@@ -158,6 +158,9 @@ class AddressTable:
         if error is not None:
             raise _cannot_create(self.interface, error.code) from error
 
+    def has_interface(self) -> bool:
+        return self._index() is not None
+
     def remove_interface(self) -> None:
         """Removes the interface with its addresses, if it is there. Raises StartError where it is no dummy."""
         index = self._index()

@@ -145,6 +145,19 @@ class RuleTable:
         self._seen = None
         return [line for one in held for chain, lines in one.held_by.items() if chain in one.chains for line in lines]
 
+    def removals(self) -> list[str]:
+        """What `remove` would do, as commands: jumps first, then a line for each chain."""
+        tool = "ip6tables" if self.family is Family.IPV6 else "iptables"
+        held = self._read()
+        jumps = [f"-t {one.table} -D {hook} {rule}" for one in held for hook in one.hooks for rule in one.jumps(hook)]
+        chains = [
+            f"-t {one.table} -X {chain}"
+            for one in held
+            for chain, rules in one.chains.items()
+            if rules or chain not in one.held_by
+        ]
+        return [f"{tool} {line}" for line in (*jumps, *chains)]
+
     def supports(self, feature: Feature) -> bool:
         """Tried with a rule in a chain that no packet meets, until it works: a module may be loaded later.
 

@@ -1,0 +1,35 @@
+"""How `cleanup` asks and tells."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import click
+import pytest
+
+from ipvsagent.cli.cleanup import _confirmed, _told
+
+
+def test_what_is_told_has_names_and_numbers() -> None:
+    counts = Counter({"virtual server": 1, "address": 2, "set": 0, "chain or jump": 3})
+    assert (
+        _told(counts, "the interface svc0")
+        == "1 virtual server, 2 addresses, 3 chains and jumps and the interface svc0"
+    )
+    assert _told(Counter({"set": 1}), "") == "1 set"
+    assert _told(Counter({"set": 0}), "") == ""
+
+
+def test_no_is_an_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(click, "confirm", lambda question: False)
+    assert not _confirmed("Remove it?", yes=False)
+    assert capsys.readouterr().err == "nothing removed\n"
+    assert _confirmed("Remove it?", yes=True)
+
+
+def test_without_a_terminal_the_option_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    with pytest.raises(click.UsageError, match="--yes"):
+        _confirmed("Remove it?", yes=False)
