@@ -22,7 +22,7 @@ from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.host import STOP_KUBE_PROXY
-from ipvsagent.kernel.iptables import Feature, RuleTable
+from ipvsagent.kernel.iptables import Feature, RuleTable, remove_left
 from ipvsagent.kernel.iptables_chains import is_servers
 from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, find_variant
 from ipvsagent.packet_rules import RuleSet
@@ -150,10 +150,14 @@ class PacketFilter:
         return changed
 
     def take_over(self) -> None:
-        """Services are served by this backend: what the other left goes. Raises as `install`."""
+        """Services are served by this backend and in this variant: what the other ones left goes. Raises as `install`.
+
+        A node changes its variant when it gets another kubelet or CNI plugin. Packets meet the rules of both, so that
+        old ones would go on choosing endpoints that are gone."""
         for table in self._tables:
             table.take_over()
         self.install()
+        self._remove_other_variant()
         if self._kind is BESIDE_IPVS:
             with contextlib.closing(ClientSets()) as clients:
                 clients.sweep(())
@@ -165,10 +169,16 @@ class PacketFilter:
         return [line for table in self._tables for line in table.removals()]
 
     def remove(self) -> None:
-        """What is ours, of both backends."""
+        """What is ours, of both backends and in both variants."""
         for table in self._tables:
             table.take_over()
             table.remove()
+        self._remove_other_variant()
+
+    def _remove_other_variant(self) -> None:
+        for mode, table in product(Mode, self._tables):
+            if mode is not self.variant.mode:
+                remove_left(table.family, mode)
 
     def findings(self) -> list[Finding]:
         """What cannot be done here, and what stands in the way."""

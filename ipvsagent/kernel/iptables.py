@@ -23,7 +23,7 @@ from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, update_text
-from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, Variant, find_variant
+from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Tool, Variant, find_variant
 from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
 from ipvsagent.rows import SetSpec
 
@@ -217,6 +217,20 @@ class RuleTable:
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
         )
         return held
+
+
+def remove_left(family: Family, mode: Mode) -> None:
+    """What is ours in the kind of rules that this node does not use any more; none of it if that does not work here.
+
+    Raises RulesRefused, RulesLocked.
+    """
+    try:
+        tool = Tool(family, mode)
+        text = tool.save()
+    except (StartError, RulesRefused):
+        return
+    if removal := update_text(RuleSet(family), parse_all(text)):
+        tool.restore(removal)
 
 
 class _TrialSet:

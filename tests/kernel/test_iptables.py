@@ -17,14 +17,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ipvsagent.address import Family
+from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel import iptables_tool
 from ipvsagent.kernel.fake import FakeKernel, Killed
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables import Feature, RuleTable
 from ipvsagent.kernel.iptables_generation import NftGeneration
+from ipvsagent.kernel.iptables_servers import ServerRuleTable
 from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, Variant, find_variant, program
+from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter
 from ipvsagent.packet_rules import Chain, Jump, RuleSet
+from ipvsagent.render.members import set_specs
 from ipvsagent.rows import SetSpec
 
 FAMILIES = [Family.IPV4, Family.IPV6]
@@ -492,6 +496,58 @@ def test_then_the_number_of_rules(both_kinds):
 @pytest.mark.kernel
 def test_a_kernel_without_nf_tables(netns):
     assert find_variant() == Variant(Mode.LEGACY, "this kernel has no nf_tables for iptables-nft to write")
+
+
+def leaves_of(both_kinds, mode):
+    return [
+        line
+        for command in ("iptables", "ip6tables")
+        for line in both_kinds.run(f"{command}-{mode}-save").splitlines()
+        if "IPVSAGENT" in line
+    ]
+
+
+def filter_here():
+    variant = find_variant()
+    return PacketFilter(Config(node_name="here"), INSTEAD_OF_IPVS, [ServerRuleTable(f, variant) for f in FAMILIES])
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_variant_that_the_node_used_before_is_left_clean(both_kinds, mode):
+    other = Mode.LEGACY if mode is Mode.NFT else Mode.NFT
+    both_kinds.run(f"iptables-{other}", "-A", "INPUT", "-j", "ACCEPT")
+    both_kinds.run(f"iptables-{other}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    sets = SetTable()
+    sets.ensure(set_specs())
+    before = filter_here()
+    before.install()
+    assert before.variant.mode is other and leaves_of(both_kinds, other)
+    before.close()
+
+    both_kinds.run(f"iptables-{other}", "-t", "mangle", "-X", "KUBE-KUBELET-CANARY")
+    both_kinds.run(f"iptables-{mode}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    after = filter_here()
+    after.install()
+    assert after.variant.mode is mode and leaves_of(both_kinds, other), "they serve until the new ones do"
+    after.take_over()
+    assert leaves_of(both_kinds, mode) and not leaves_of(both_kinds, other)
+    assert not after.differences()
+    after.close()
+    assert "-A INPUT -j ACCEPT" in both_kinds.run(f"iptables-{other}-save")
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_cleanup_finds_the_rules_of_both_variants(both_kinds, mode):
+    other = Mode.LEGACY if mode is Mode.NFT else Mode.NFT
+    both_kinds.run(f"iptables-{other}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    sets = SetTable()
+    sets.ensure(set_specs())
+    filter_here().install()
+    both_kinds.run(f"iptables-{other}", "-t", "mangle", "-X", "KUBE-KUBELET-CANARY")
+    both_kinds.run(f"iptables-{mode}", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY")
+    filter_here().remove()
+    assert not leaves_of(both_kinds, mode) and not leaves_of(both_kinds, other)
+    sets.remove()
 
 
 def test_finding_out_makes_no_tables(both_kinds):
