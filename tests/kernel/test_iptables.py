@@ -307,8 +307,9 @@ def test_changes_of_others_are_noticed_and_repaired(node, words):
     assert node.table.changed()
     touches_ours = "FOREIGN" not in words and words != ["-A", "INPUT", "-j", "ACCEPT"]
     assert bool(node.table.verify(wanted)) is touches_ours
-    assert not node.table.changed()
+    assert node.table.changed() is touches_ours, "what is found and not yet repaired is not forgotten"
     node.table.apply(wanted)
+    assert not node.table.changed()
     assert node.table.verify(wanted) == []
     assert node.saved().count("-j IPVSAGENT-") == ours + 1  # and the one between our chains
 
