@@ -60,8 +60,8 @@ class Transport(Protocol):
     def renew(self) -> bool:
         """The server did not accept who we are: look for newer credentials. False if there are none."""
 
-    def interrupt(self, thread: int) -> None:
-        """From any thread: the connection on which that one waits in `get`, if it has one, ends."""
+    def interrupt(self, thread: int) -> bool:
+        """From any thread: the connection on which that one waits in `get` ends. False if it has none yet."""
 
 
 class _Pause(Exception):
@@ -128,9 +128,8 @@ class Follower:
         response, now = self._response, self._clock()
         asking = self._asking_since
         if asking is not None:
-            if now - asking > ANSWER_LIMIT:
+            if now - asking > ANSWER_LIMIT and self._transport.interrupt(self._thread):
                 self._given_up = f"no answer within {ANSWER_LIMIT:.0f} s"
-                self._transport.interrupt(self._thread)
             if now - asking > QUIET_LIMIT and self._hung_since != asking:
                 self._hung_since = asking
                 since = datetime.now(UTC) - timedelta(seconds=now - asking)

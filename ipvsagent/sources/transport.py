@@ -67,10 +67,12 @@ class ApiTransport:
             self._connections.pop(get_ident(), None)
         return _Response(answer.response, getattr(line, "line", None), request.timeout)
 
-    def interrupt(self, thread: int) -> None:
+    def interrupt(self, thread: int) -> bool:
         connection = self._connections.get(thread)
-        if connection is not None:
-            _cut(connection.line)
+        if connection is None or connection.line is None:
+            return False
+        _cut(connection.line)
+        return True
 
     def renew(self) -> bool:
         """Read the credentials again, whatever their age; False if they are what they were."""

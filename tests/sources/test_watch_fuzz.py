@@ -81,8 +81,8 @@ class Transport:
     def renew(self) -> bool:
         return False
 
-    def interrupt(self, thread: int) -> None:
-        pass
+    def interrupt(self, thread: int) -> bool:
+        return False
 
     def write(self) -> None:
         if self.writes:
