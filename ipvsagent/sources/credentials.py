@@ -4,9 +4,9 @@ Everything is read again when it may have changed: every REREAD seconds, when th
 for what a plugin gave, when it expires. So tokens and certificates may be renewed on disk at any time, and a file that
 is missing for a moment leaves the last ones in use.
 
-The official client reads kubeconfigs and calls plugins. Three of its habits are corrected here, each seen in 37.0.2:
-it reads `tokenFile` once and never again, keeps the line end of a token, and only logs that a plugin failed, to go on
-as system:anonymous.
+The official client reads kubeconfigs. Some of its habits are corrected here, each seen in 37.0.2:
+it reads `tokenFile` once and never again, keeps the line end of a token, waits for a plugin without end, and only logs
+that one failed, to go on as system:anonymous.
 """
 
 from __future__ import annotations
