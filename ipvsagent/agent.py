@@ -1,8 +1,8 @@
 """The running agent: its loop, the threads around it, and the signals that end it. The only module that starts threads.
 
 One thread, the loop's, owns all state and every kernel handle it writes with. A source thread, the address monitor, the
-keeper of the packet rules, the ender of UDP flows and the status server only put messages into the inbox. A signal is a
-message too. Nothing is undone at exit: traffic must outlive the agent.
+keeper of the packet rules, the watch for those of kube-proxy, the ender of UDP flows and the status server only put
+messages into the inbox. A signal is a message too. Nothing is undone at exit: traffic must outlive the agent.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ipvsagent.choice import AnyNode
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.kernel import kube_proxy_rules
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.loop import Loop, RulesRepaired, Stop
 from ipvsagent.packet_filter import PacketFilter, families
@@ -79,6 +80,7 @@ class Agent:
             files = self._files
             self._start_thread("configuration", lambda: files.run(self._inbox, self._stop))
         self._start_thread("addresses", lambda: self._monitor(monitor))
+        self._start_thread("rules of kube-proxy", lambda: kube_proxy_rules.watch(self._tell_leftovers, self._stop))
         self._start_thread("udp flows", lambda: self._udp_flows.run(self._inbox.put))
         status_socket.serve(self._node.socket_path, self._inbox, self._stop)
         self._server.start()
@@ -152,6 +154,9 @@ class Agent:
             if findings != said:
                 said = findings
                 self._inbox.put(Findings("packet rules", tuple(said)))
+
+    def _tell_leftovers(self, found: tuple[Finding, ...]) -> None:
+        self._inbox.put(Findings("rules of kube-proxy", found))
 
     def _monitor(self, monitor: AddressMonitor) -> None:
         while not self._stop.is_set():

@@ -17,7 +17,7 @@ from ipvsagent.address import Family
 from ipvsagent.config import Backend, Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.iptables_node import IptablesNode
-from ipvsagent.kernel import arp, host
+from ipvsagent.kernel import arp, host, kube_proxy_rules
 from ipvsagent.kernel.arp import Answers
 from ipvsagent.kernel.iptables_tool import find_variant
 from ipvsagent.kernel.links import links
@@ -110,6 +110,12 @@ def _others(config: Config) -> Iterator[Check]:
         )
     else:
         yield Check("kube-proxy", State.OK, "none is visible from here")
+    places = kube_proxy_rules.translating()
+    for finding in kube_proxy_rules.findings(places):
+        remedy = f"Once kube-proxy is stopped for good, run `{kube_proxy_rules.REMEDY}`"
+        yield Check(
+            finding.subject, State.WARNING, f"translate packets to its last endpoints ({', '.join(places)})", remedy
+        )
     lock = host.AgentLock(lock_path(config))
     if not lock.try_acquire():
         yield Check(

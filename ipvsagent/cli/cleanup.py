@@ -15,7 +15,7 @@ from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
-from ipvsagent.kernel.kube_proxy import leftovers, remove
+from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, VirtualServerRow
@@ -127,6 +127,8 @@ def _remove_kube_proxy(*, yes: bool, dry_run: bool) -> int:
     if pid := host.kube_proxy_here():
         raise StartError(f"kube-proxy (pid {pid}) is running here and would put everything back", "Stop it first")
     found = leftovers()
+    for chain in kept():
+        click.echo(f"ipvsagent: rules of other programs lead to {chain}: left alone", err=True)
     if dry_run:
         for line in found:
             click.echo(line)

@@ -2,7 +2,8 @@
 
 Packet rules, ipsets and nftables tables. Its virtual servers and the addresses on kube-ipvs0 are taken over by whoever
 serves Services after it. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT, KUBE-MARK-DROP)
-stay, as pkg/proxy/iptables/cleanup.go leaves them. What is not there is no error.
+stay, as pkg/proxy/iptables/cleanup.go leaves them, and so do KUBE-MARK-MASQ and KUBE-POSTROUTING where rules of other
+programs lead there. What is not there is no error.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _SET = re.compile(
     r"KUBE-(6-)?(LOOP-BACK|CLUSTER-IP|EXTERNAL-IP|EXTERNAL-IP-LOCAL|LOAD-BALANCER\S*|NODE-PORT-\S+"
     r"|HEALTH-CHECK-NODE-PORT|IPVS-IPS)"
 )
+_MATCHED = re.compile(r" --match-set (\S+) ")
+MARKING, MASQUERADING = "KUBE-MARK-MASQ", "KUBE-POSTROUTING"
 _NFT_TABLES = (("ip", "kube-proxy"), ("ip6", "kube-proxy"))
 
 
@@ -50,6 +53,13 @@ def remove() -> int:
 
 def _rules() -> Iterator[tuple[Tool, str, list[str]]]:
     """Of both kinds of iptables: what to restore, by family and table."""
+    for tool, table, lines in _texts():
+        if removal := list(_removal(lines)):
+            yield tool, table, removal
+
+
+def _texts() -> Iterator[tuple[Tool, str, list[str]]]:
+    """Of both kinds of iptables, by family and table: its chains and rules."""
     for mode in working_modes():
         for family in Family:
             try:
@@ -58,8 +68,7 @@ def _rules() -> Iterator[tuple[Tool, str, list[str]]]:
             except (StartError, RulesRefused):
                 continue
             for table, lines in _tables(text):
-                if removal := list(_removal(lines)):
-                    yield tool, table, removal
+                yield tool, table, lines
 
 
 def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -76,14 +85,41 @@ def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
 def _removal(lines: list[str]) -> Iterator[str]:
     """Jumps of others to its chains first, then its chains, emptied before any is deleted."""
     chains = [name for line in lines if line.startswith(":") and _CHAIN.fullmatch(name := line[1:].split()[0])]
+    lent = _lent(chains, lines)
+    chains = [name for name in chains if name not in lent]
     own = set(chains)
     for line in lines:
-        words = line.split()
-        leads = next((words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
-        if line.startswith("-A ") and words[1] not in own and leads in own:
+        source, leads = _leads_to(line)
+        asks_set = source in lent and (found := _MATCHED.search(line)) and _SET.fullmatch(found[1])
+        if (leads in own and source not in own) or asks_set:
             yield "-D" + line[2:]
-    yield from (f":{name} - [0:0]" for name in chains)
+    yield from (f":{name} - [0:0]" for name in chains)  # empties them
     yield from (f"-X {name}" for name in chains)
+
+
+def _leads_to(line: str) -> tuple[str, str]:
+    """The chain of a rule, and the one that it jumps to; "" if it does not."""
+    words = line.split()
+    if len(words) < 2 or words[0] != "-A":
+        return "", ""
+    return words[1], next((words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
+
+
+def _lent(chains: list[str], lines: list[str]) -> list[str]:
+    """Of these chains, those that others use to have their packets masqueraded, as the CNI plugin portmap does: the one
+    that marks and the one that heeds the mark are of use together only."""
+    users = {source for source, target in map(_leads_to, lines) if target == MARKING and not source.startswith("KUBE-")}
+    return [name for name in chains if users and name in (MARKING, MASQUERADING)]
+
+
+def kept() -> list[str]:
+    """Chains that stay because other programs' rules lead there, in words. Raises StartError, KernelError."""
+    found = []
+    for tool, table, lines in _texts():
+        chains = [line[1:].split()[0] for line in lines if line.startswith(":")]
+        if lent := _lent(chains, lines):
+            found.append(f"{' and '.join(sorted(lent))} ({tool.family}, {tool.mode}, {table})")
+    return found
 
 
 def _sets() -> list[str]:

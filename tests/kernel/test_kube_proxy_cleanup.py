@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
 
+from ipvsagent.errors import StartError
+from ipvsagent.findings import Severity
+from ipvsagent.kernel import kube_proxy_rules
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_tool import Mode
-from ipvsagent.kernel.kube_proxy import leftovers, remove
+from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
+from ipvsagent.kernel.kube_proxy_rules import findings, translating, watch
 from ipvsagent.kernel.kube_proxy_sets import KINDS, proved
 from tests.kernel.test_iptables import skip_unless_native
 
@@ -87,3 +93,73 @@ def test_its_sets_say_which_virtual_servers_are_its(netns):
     rows = SetTable().others(KINDS)
     found = proved(rows, ["172.16.0.1", "fd00::1"])
     assert {str(server) for server in found} == {"TCP 172.16.0.1:30080", "SCTP [fd00::1]:30090"}
+
+
+PORTMAP = """\
+*nat
+:CNI-HOSTPORT-SETMARK - [0:0]
+-A CNI-HOSTPORT-SETMARK -j KUBE-MARK-MASQ
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m set --match-set KUBE-LOOP-BACK dst,dst,src -j MASQUERADE
+-A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_the_masquerade_that_others_use_stays(netns, mode):
+    skip_unless_native(mode)
+    netns.run("ipset", "create", "KUBE-LOOP-BACK", "hash:ip,port,ip")
+    netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port")
+    netns.run(f"iptables-{mode}-restore", "--noflush", stdin=LEFT)
+    netns.run(f"iptables-{mode}-restore", "--noflush", stdin=PORTMAP)
+    assert len(kept()) == 1 and "KUBE-MARK-MASQ and KUBE-POSTROUTING" in kept()[0]
+    assert remove()
+    left = [line for line in netns.run(f"iptables-{mode}-save", "-t", "nat").splitlines() if line.startswith("-A")]
+    assert left == [
+        "-A POSTROUTING -j KUBE-POSTROUTING",
+        "-A CNI-HOSTPORT-SETMARK -j KUBE-MARK-MASQ",
+        "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
+        "-A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE",
+    ]
+    assert not netns.run("ipset", "list", "-n").split()
+    assert remove() == 0
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_rules_that_still_translate_are_seen_until_they_are_gone(netns, mode):
+    skip_unless_native(mode)
+    assert translating() == []
+    netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port")
+    netns.run(f"iptables-{mode}-restore", "--noflush", stdin=LEFT)
+    assert translating() == [f"chain KUBE-SERVICES of {mode} iptables"]
+    (finding,) = findings(translating())
+    assert finding.severity is Severity.ERROR and "`ipvsagent cleanup --kube-proxy`" in finding.reason
+    remove()
+    assert translating() == [] and findings([]) == ()
+
+
+def test_a_table_of_nftables_is_seen_without_nft(netns):
+    skip_unless_native(Mode.NFT)
+    netns.run("nft", "-f", "-", stdin="add table ip mine\n")
+    assert translating() == []
+    netns.run("nft", "-f", "-", stdin="add table ip6 kube-proxy\n")
+    assert translating() == ["table kube-proxy of nftables"]
+
+
+def test_the_watch_tells_what_changed_and_that_it_healed(monkeypatch):
+    monkeypatch.setattr(kube_proxy_rules, "LOOK_WHILE_FOUND_EVERY", 0.0)
+    monkeypatch.setattr(kube_proxy_rules, "LOOK_EVERY", 0.0)
+    stop, told = Event(), []
+    looks = iter([["there"], ["there"], StartError("for now", ""), []])
+
+    def look() -> list[str]:
+        found = next(looks)
+        if isinstance(found, StartError):
+            raise found
+        if not found:
+            stop.set()
+        return found
+
+    watch(told.append, stop, look)
+    assert [len(each) for each in told] == [1, 0]
