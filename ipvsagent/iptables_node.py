@@ -7,13 +7,14 @@ from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import find_variant
 from ipvsagent.kernel.ownership import Ledger, state_key
-from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls
+from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
 from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
@@ -55,6 +56,8 @@ class IptablesNode:
         self.unset_limits: tuple[Finding, ...] = ()
         self._other: Retirement | None = None
         self._sysctls = Sysctls()
+        self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self._guarded = False
         self._clients = ClientSets()
         variant = find_variant()
         self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
@@ -94,8 +97,8 @@ class IptablesNode:
         return iptables_pipeline(self.config, self.recorder(ops), window=0)
 
     def settings(self) -> list[Setting]:
-        """Kernel settings that this configuration asks for."""
-        return [FORWARDING, LOCALHOST] if serves_localhost(self.config) else [FORWARDING]
+        """Kernel settings that this configuration asks for; LOCALHOST once the rule stands that guards 127.0.0.0/8."""
+        return [FORWARDING, LOCALHOST] if self._guarded else [FORWARDING]
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""
@@ -113,13 +116,29 @@ class IptablesNode:
 
         Also looks for what IPVS served here before, which goes as its connections do.
         """
-        self.prepare_host()
+        self._sysctls.set(self.settings())
+        self.set_limits()
         self._other = Retirement(self.config, self.addresses, Ledger(self.ledger_path))
 
     def prepare_host(self) -> None:
-        """The part of it that may need more than CAP_NET_ADMIN."""
+        """The part of it that may need more than CAP_NET_ADMIN, for an agent that comes later. The packet rules are
+        written, too, where a setting would open 127.0.0.0/8 to other hosts without them."""
         self._sysctls.set(self.settings())
+        if serves_localhost(self.config) and not LOCALHOST.holds(read_sysctl(LOCALHOST.name)):
+            self.sets.ensure(set_specs())
+            rules = self.packet_filter()
+            rules.install()
+            self.rules_stand()
         self.set_limits()
+
+    def rules_stand(self) -> tuple[Finding, ...]:
+        """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
+        if self._guarded or not serves_localhost(self.config):
+            return ()
+        self.localhost.note([LOCALHOST])
+        unset = self._sysctls.set([LOCALHOST])
+        self._guarded = not unset
+        return tuple(unset)
 
     def scheduler_works(self, name: str) -> bool:
         """None is asked for: endpoints are chosen at random."""
@@ -135,17 +154,25 @@ class IptablesNode:
 
     def set_limits(self) -> None:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
-        self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+        limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+        if not serves_localhost(self.config):
+            self._guarded = False
+            limits += self.localhost.restored()
+        self.unset_limits = limits
 
     def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """What the IPVS backend left here goes, as its connections end. Raises KernelError, StartError."""
+        """What the IPVS backend left here goes, as its connections end. Raises KernelError, StartError.
+
+        Called when the packet rules are as they should be.
+        """
+        unset = self.rules_stand()
         if self._other is None:
-            return ()
+            return unset
         if self._other.look(now):
             rules.take_over()
             self._other = None
-            return ()
-        return self._other.findings()
+            return unset
+        return unset + self._other.findings()
 
     def ledger_fault(self) -> OSError | None:
         """There is none."""

@@ -82,6 +82,7 @@ class Node:
         )
         self.ipvs = IpvsTable(self.ownership)
         self.raised = Raised(config.state_dir / f"{key}.raised")
+        self.localhost = Raised(config.state_dir / f"{key}.localhost")
         self._sysctls = Sysctls()
         self.sets = SetTable()
         self.unset_limits: tuple[Finding, ...] = ()
@@ -136,6 +137,10 @@ class Node:
 
     def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
         return pipeline_for(self.config, backend, window=window, scheduler_works=self.scheduler_works)
+
+    def rules_stand(self) -> tuple[Finding, ...]:
+        """The packet rules are written; nothing waits for them."""
+        return ()
 
     def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
         """What the iptables backend left here goes, now that IPVS serves. Raises KernelError, StartError."""
@@ -250,7 +255,12 @@ class Node:
 
     def set_limits(self) -> None:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
-        self.unset_limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+        limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+        # Before the guard goes that the iptables backend needs with it, and which stays until IPVS serves.
+        put_back = self.localhost.restored()
+        if self.config.answer_arp or self.config.strict_arp:
+            put_back += self.raised.restored()
+        self.unset_limits = limits + put_back
 
 
 def set_sizes(sets: SetTable) -> dict[str, int]:

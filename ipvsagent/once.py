@@ -26,7 +26,7 @@ def apply_once(config: Config, node: AnyNode, source: Source) -> bool:
     backend.prepare()
     rules = node.packet_filter()
     rules.install()
-    rules_said = tuple(rules.findings())
+    rules_said = (*rules.findings(), *node.rules_stand())
     learn(book, [("backend", node.findings), ("limits", node.unset_limits), ("packet rules", rules_said)])
     pipeline = node.pipeline(backend, window=0)
     pipeline.node_addresses(node.addresses.node_addresses())

@@ -41,6 +41,7 @@ class TestedNode(Node):
         self.missing_schedulers: set[str] = set()
         self.settings_error: Exception | None = None
         self.raised = Raised(config.state_dir / "raised")
+        self.localhost = Raised(config.state_dir / "localhost")
         self._sysctls = Sysctls()
 
     def scheduler_works(self, name: str) -> bool:

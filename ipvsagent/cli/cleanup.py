@@ -16,6 +16,7 @@ from ipvsagent.errors import StartError
 from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
 from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
+from ipvsagent.kernel.sysctls import LOCALHOST
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, VirtualServerRow
@@ -46,8 +47,8 @@ def command(yes: bool, dry_run: bool, kube_proxy: bool, interface: str, state_di
 
     That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets, of both
     backends; what other programs made stays.
-    Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces that
-    were raised.
+    Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces and
+    route_localnet, where they were raised.
     """
     config = Config(interface=interface, state_dir=state_dir)
     host.require_privilege()
@@ -90,6 +91,7 @@ def command(yes: bool, dry_run: bool, kube_proxy: bool, interface: str, state_di
             click.echo(f"ipvsagent: `{failure.op}`: {failure.error}", err=True)
         if report.failures:
             return FAILED
+    _close_localhost(chains)
     rules.remove()
     chains.sets.remove()
     chains.addresses.remove_interface()
@@ -121,6 +123,18 @@ def _confirmed(question: str, yes: bool) -> bool:
         return True
     click.echo("nothing removed", err=True)
     return False
+
+
+def _close_localhost(chains: IptablesNode) -> None:
+    """While the rule is there that keeps other hosts from 127.0.0.0/8. Raises StartError."""
+    try:
+        chains.localhost.restore()
+    except OSError as error:
+        raise StartError(
+            f"{LOCALHOST.name} cannot be put back ({error.strerror}), and without our rules it opens this node's "
+            "127.0.0.0/8 to other hosts",
+            f"Run on the host `sysctl -w {LOCALHOST.name}=0`, then this again",
+        ) from error
 
 
 def _remove_kube_proxy(*, yes: bool, dry_run: bool) -> int:

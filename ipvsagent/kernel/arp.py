@@ -28,6 +28,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Address
 from ipvsagent.config import Network
+from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.links import Link, links
 from ipvsagent.kernel.sysctls import Setting, read_sysctl, write_sysctl
 
@@ -125,6 +126,16 @@ class Raised:
             with contextlib.suppress(OSError):  # then cleanup leaves them raised, which harms nobody
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._path.write_text(text)
+
+    def restored(self) -> tuple[Finding, ...]:
+        """As `restore`; what could not be put back is a finding."""
+        try:
+            self.restore()
+        except OSError as error:
+            names = ", ".join(name for name, _, _ in self._lines())
+            reason = f"{names} cannot be put back to what it was before this agent ({error.strerror}); tried again"
+            return (Finding(FindingKind.HOST, "sysctls", reason),)
+        return ()
 
     def restore(self) -> None:
         """Puts back what is still as it was set. Raises OSError."""

@@ -40,8 +40,13 @@ FORWARDING = Setting(
     "net.ipv4.ip_forward", 1, "packets of pods and of other hosts could not reach real servers elsewhere"
 )
 LOCALHOST = Setting(
-    "net.ipv4.conf.all.route_localnet", 1, "node ports on 127.0.0.1 lead to pods, and packets from there must be routed"
+    "net.ipv4.conf.all.route_localnet",
+    1,
+    "node ports on 127.0.0.1 lead to pods, and packets from there must be routed",
+    at_least=True,
+    vital=False,
 )
+"""Only ever set where a rule keeps other hosts from 127.0.0.0/8 (render/nat_rules.py)."""
 ALWAYS = (
     Setting(
         "net.ipv4.vs.conntrack", 1, "masquerading (hairpin, node ports) matches only IPVS packets that are tracked"

@@ -1,0 +1,97 @@
+"""Settings that are raised for a while: what opens 127.0.0.0/8 never without its guard, and all put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from msgspec.structs import replace
+
+from ipvsagent import iptables_node, node
+from ipvsagent.cli import cleanup
+from ipvsagent.config import Config
+from ipvsagent.iptables_node import IptablesNode
+from ipvsagent.kernel.arp import Raised, silence
+from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
+from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.render.members import set_specs
+from tests.interrupted import Calls
+from tests.looped import TestedNode
+
+GUARD = "-A IPVSAGENT-NAT-IN ! -s 127.0.0.0/8 -d 127.0.0.0/8"
+
+
+@pytest.fixture
+def config(netns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    for module in (node, iptables_node):
+        monkeypatch.setattr(module, "set_conntrack", lambda config: ())
+    monkeypatch.setattr(node.host, "set_oom_score", lambda score: ())
+    netns.run("ip", "link", "set", "lo", "up")
+    return Config(node_name="here", state_dir=tmp_path)
+
+
+def is_open() -> bool:
+    return read_sysctl(LOCALHOST.name) == 1
+
+
+def is_guarded(netns) -> bool:
+    return any(GUARD in netns.run(f"iptables-{mode}-save") for mode in ("nft", "legacy"))
+
+
+def serving(config: Config) -> IptablesNode:
+    made = IptablesNode(config)
+    made.prepare()
+    assert not is_open()
+    made.sets.ensure(set_specs())
+    rules = made.packet_filter()
+    rules.install()
+    assert not is_open()
+    assert made.retire_other(0.0, rules) == () and is_open()
+    return made
+
+
+def test_localhost_is_open_once_the_guard_stands_and_closed_before_it_goes(netns, config, monkeypatch):
+    made = serving(config)
+    assert is_guarded(netns) and LOCALHOST in made.settings()
+    removed = PacketFilter.remove
+
+    def remove(rules: PacketFilter) -> None:
+        assert not is_open() and is_guarded(netns)
+        removed(rules)
+
+    monkeypatch.setattr(PacketFilter, "remove", remove)
+    done = CliRunner().invoke(cleanup.command, ["--yes", "--state-dir", str(config.state_dir)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert not is_guarded(netns) and not is_open()
+
+
+def test_for_an_agent_that_comes_later_the_guard_is_written_first(netns, config):
+    IptablesNode(config).prepare_host()
+    assert is_open() and is_guarded(netns)
+
+
+def test_localhost_is_closed_when_ipvs_takes_over_and_when_it_is_no_longer_asked_for(config):
+    made = serving(config)
+    other = TestedNode(FakeKernel(), config, Calls())
+    other.localhost = made.localhost
+    other.set_limits()
+    assert not is_open()
+    made = serving(config)
+    made.reconfigure(replace(config, localhost_node_ports=False))
+    assert not is_open() and LOCALHOST not in made.settings()
+
+
+def test_answering_arp_again_puts_the_interfaces_back(config):
+    raised = Raised(config.state_dir / "raised")
+    settings = silence(["lo"])
+    raised.note(settings)
+    Sysctls().set(settings)
+    assert read_sysctl("net.ipv4.conf.lo.arp_ignore") == 3
+    for wish in (config, replace(config, answer_arp=True)):
+        made = TestedNode(FakeKernel(), wish, Calls())
+        made.raised = raised
+        made.set_limits()
+        assert read_sysctl("net.ipv4.conf.lo.arp_ignore") == (0 if wish.answer_arp else 3)
+    assert read_sysctl("net.ipv4.conf.lo.arp_announce") == 0 and not made.unset_limits
