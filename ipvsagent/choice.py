@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ipvsagent.config import Backend, Config
-from ipvsagent.errors import KernelError, StartError
+from ipvsagent.errors import IpvsAgentError, KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.iptables_node import IptablesNode, empty_iptables_recorder, iptables_pipeline
 from ipvsagent.kernel import host
@@ -48,6 +48,14 @@ def open_as_found(config: Config) -> AnyNode:
         return other if any(other.servers.read(None)) else node
     except (StartError, KernelError):
         return node
+
+
+def open_ipvs(config: Config) -> Node:
+    """The node with its IPVS table, whoever serves. Raises StartError, and IpvsAgentError if there is none because
+    Services are on iptables."""
+    if host.ip_vs_presence() is host.IpvsPresence.ABSENT and any(IptablesNode(config).servers.read(None)):
+        raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
+    return Node(config)
 
 
 def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from ipvsagent.choice import open_ipvs
 from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.config import Config
-from ipvsagent.node import Node
 from ipvsagent.status.ipvsadm_order import grouped
 from ipvsagent.status.ipvsadm_rules import saved
 
@@ -23,6 +23,6 @@ from ipvsagent.status.ipvsadm_rules import saved
 @state_dir
 def command(thresholds: bool, interface: str, state_dir: Path) -> int:
     """Print the IPVS table exactly as `ipvsadm -Sn` does, for `ipvsadm -R` to restore."""
-    node = Node(Config(interface=interface, state_dir=state_dir))
+    node = open_ipvs(Config(interface=interface, state_dir=state_dir))
     click.echo(saved(grouped(node.ipvs.read(None)), complete=thresholds), nl=False)
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ipvsagent.choice import open_as_found
+from ipvsagent.choice import open_as_found, open_ipvs
 from ipvsagent.cli.options import interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.config import Config
@@ -20,7 +20,7 @@ from ipvsagent.kernel.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
 from ipvsagent.node import Node
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
-from ipvsagent.status.chains import as_entries
+from ipvsagent.status.chains import as_entries, names_of
 from ipvsagent.status.document import document
 from ipvsagent.status.ipvsadm import Columns
 from ipvsagent.status.ipvsadm_options import ListOptions
@@ -71,17 +71,17 @@ def command(output: str, interface: str, state_dir: Path, **listing: Any) -> int
     Works without an agent, too.
     """
     options = _list_options(output, listing)
-    node = open_as_found(Config(interface=interface, state_dir=state_dir))
+    config = Config(interface=interface, state_dir=state_dir)
+    if output == "ipvsadm":
+        _print_listing(open_ipvs(config), options)
+        return 0
+    if options.timeout:
+        _print_timeouts(open_ipvs(config), output)
+        return 0
+    node = open_as_found(config)
     if isinstance(node, IptablesNode):
-        if output == "ipvsadm" or options.timeout:
-            raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
-        shown = document(None, 0, as_entries(node.servers.read(None)), ask(node.socket_path))
-    elif output == "ipvsadm":
-        _print_listing(node, options)
-        return 0
-    elif options.timeout:
-        _print_timeouts(node, output)
-        return 0
+        rows = list(node.servers.read(None))
+        shown = document(None, 0, as_entries(rows), ask(node.socket_path), names_of(rows))
     else:
         info = node.ipvs.info()
         entries = grouped(node.ipvs.read(None, counters=output != "native"))

@@ -8,11 +8,23 @@ from collections.abc import Iterable, Iterator
 from ipvsagent.address import Address
 from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.kernel.iptables_chains import real_servers_of
+from ipvsagent.model import VirtualServerId
+from ipvsagent.packet_rules import COMMENT_PREFIX
 from ipvsagent.rows import PERSISTENT, Observed, RealServerRow, VirtualServerRow
 
 RANDOM = "random"
 """In place of a scheduler: endpoints are chosen at random, by weight."""
+_NAMES = re.compile(rf'--comment "{COMMENT_PREFIX}[0-9a-f]+ (\S+) ([^"]+)"')
 _TIMEOUT = re.compile(r"--exist --timeout (\d+)")
+
+
+def names_of(observed: Iterable[Observed]) -> dict[VirtualServerId, tuple[str, str]]:
+    """Service and frontend of each virtual server, as the comment of the rule that leads to it says."""
+    found = {}
+    for seen in observed:
+        if isinstance(seen.row, ChainsRow) and (match := _NAMES.search(seen.row.dispatch.text)):
+            found[seen.row.id] = match[1], match[2]
+    return found
 
 
 def as_entries(observed: Iterable[Observed]) -> Iterator[tuple[Observed, list[Observed]]]:

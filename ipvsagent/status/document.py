@@ -6,7 +6,7 @@ are missing and all else is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -26,12 +26,14 @@ from ipvsagent.status.snapshot import DrainView, ServerView, Snapshot
 
 
 class RealServerStatus(Struct, frozen=True, omit_defaults=True):
+    """active, inactive: connections; None with the iptables backend, where nothing counts them."""
+
     address: str
     port: int
     weight: int
     forwarding: str
-    active: int
-    inactive: int
+    active: int | None
+    inactive: int | None
     draining: DrainView | None = None
 
 
@@ -60,8 +62,10 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
 
 class StatusDocument(Struct, frozen=True):
     """agent: None if none runs here; its list of virtual servers is left out, being part of ours. ipvs_version: "" with
-    the iptables backend."""
+    the iptables backend. backend: who serves here, ipvs or iptables; "" if there is neither IPVS nor a Service on
+    iptables, nor an agent."""
 
+    backend: str
     ipvs_version: str
     connection_table_size: int
     agent: Snapshot | None
@@ -73,24 +77,40 @@ def document(
     size: int,
     entries: Iterable[tuple[Observed, list[Observed]]],
     snapshot: Snapshot | None,
+    names: Mapping[VirtualServerId, tuple[str, str]] = {},
 ) -> StatusDocument:
+    """version: None with the iptables backend. names: Service and frontend as the kernel has them, for when no agent
+    tells."""
     views = {view.id: view for view in snapshot.virtual_servers} if snapshot else {}
     found = []
     for server, real_servers in entries:
         assert isinstance(server.row, VirtualServerRow)
         view = views.pop(server.row.id, None)
-        found.append(_virtual_server(server, server.row, real_servers, view, known=snapshot is not None))
+        name = names.get(server.row.id, ("", "")) if snapshot is None else ("", "")
+        found.append(
+            _virtual_server(
+                server, server.row, real_servers, view, name, known=snapshot is not None, counted=version is not None
+            )
+        )
     found.extend(_missing(server_id, view) for server_id, view in views.items())
     agent = None
     if snapshot:
         agent = Snapshot(
             **{name: getattr(snapshot, name) for name in snapshot.__struct_fields__} | {"virtual_servers": ()}
         )
-    return StatusDocument(".".join(map(str, version or ())), size, agent, tuple(found))
+    backend = "ipvs" if version else "iptables" if found or snapshot else ""
+    return StatusDocument(backend, ".".join(map(str, version or ())), size, agent, tuple(found))
 
 
 def _virtual_server(
-    server: Observed, row: VirtualServerRow, real_servers: list[Observed], view: ServerView | None, *, known: bool
+    server: Observed,
+    row: VirtualServerRow,
+    real_servers: list[Observed],
+    view: ServerView | None,
+    name: tuple[str, str],
+    *,
+    known: bool,
+    counted: bool,
 ) -> VirtualServerStatus:
     draining = {(d.address, d.port): d for d in view.draining} if view else {}
     if server.owner is Owner.FOREIGN:
@@ -103,8 +123,8 @@ def _virtual_server(
         protocol=row.id.protocol.value,
         address=row.id.address,
         port=row.id.port,
-        service=view.service if view else "",
-        frontend=view.frontend if view else "",
+        service=view.service if view else name[0],
+        frontend=view.frontend if view else name[1],
         condition=condition,
         error=view.error if view else "",
         owner=server.owner.value,
@@ -120,8 +140,8 @@ def _virtual_server(
                 r.port,
                 r.weight,
                 r.forwarding.name.lower(),
-                seen.active,
-                seen.inactive,
+                seen.active if counted else None,
+                seen.inactive if counted else None,
                 draining.get((r.address, r.port)),
             )
             for seen in sorted(real_servers, key=_place)

@@ -57,20 +57,27 @@ def lines(document: StatusDocument) -> Iterator[Line]:
             yield f"  {finding}", "yellow"
 
 
+_ALONE = {
+    "ipvs": ": names and conditions are not known. ",
+    "iptables": ": conditions are not known. Services are on ",
+    "": ", and it left no Services: the kernel has no IPVS, and no rules of Services are on ",
+}
+
+
 def _head(document: StatusDocument) -> Iterator[Line]:
     agent = document.agent
     ipvs = "iptables"
     if document.ipvs_version:
         ipvs = f"IPVS {document.ipvs_version}, connection table of {document.connection_table_size}"
     if agent is None:
-        yield f"No agent is running here: names and conditions are not known. {ipvs}", "yellow"
+        yield f"No agent is running here{_ALONE.get(document.backend, _ALONE['ipvs'])}{ipvs}", "yellow"
         return
     totals = agent.totals
     text = (
         f"{totals.services} Services, {totals.virtual_servers} virtual servers, {totals.real_servers} real servers"
         + (f", {totals.draining} draining" if totals.draining else "")
     )
-    yield f"{agent.node}: {_state(agent)}; {text}", "green" if agent.in_sync else "red"
+    yield f"{agent.node}: {_state(agent)}; {text}", "green" if agent.in_sync and not _lost(agent.source) else "red"
     drift = sum(agent.drift.values())
     yield (
         (
@@ -85,15 +92,27 @@ def _head(document: StatusDocument) -> Iterator[Line]:
 
 def _api(source: SourceView) -> Line:
     """The API server, and how old what is known of each kind may be."""
-    lost = [kind for kind in source.kinds if not kind.connected]
-    if not lost:
+    if not _lost(source):
         oldest = max((kind.heard or 0.0) for kind in source.kinds)
         return f"API server {source.subject}: connected, last heard of every kind {span(oldest)} ago", "dim"
     words = [f"{kind.kind} {'never' if kind.heard is None else f'{span(kind.heard)} ago'}" for kind in source.kinds]
     return f"API server {source.subject or 'unknown'}: NOT connected; last heard of {', '.join(words)}", "red"
 
 
+def _lost(source: SourceView) -> bool:
+    return any(not kind.connected for kind in source.kinds)
+
+
 def _state(agent: Snapshot) -> str:
+    """The source first: what the kernel is in sync with may be old, or nothing yet."""
+    if not _lost(agent.source):
+        return _kernel(agent) if agent.source.synced else "the source is NOT read yet, nothing is changed"
+    if not agent.source.synced:
+        return "API server NOT reached yet, nothing is changed"
+    return f"API server NOT connected; with what it said last, {_kernel(agent)}"
+
+
+def _kernel(agent: Snapshot) -> str:
     if agent.in_sync:
         return "in sync"
     waiting = agent.totals.virtual_servers - agent.totals.confirmed - agent.totals.shadowed
@@ -136,7 +155,7 @@ def _server(server: VirtualServerStatus, width: int) -> Iterator[Line]:
 def _real_server(real: RealServerStatus, width: int) -> Line:
     text = (
         f"    {endpoint_text(Address(real.address), real.port):<{width}}  weight {real.weight:<3} "
-        f"active {real.active:<5} inactive {real.inactive}"
+        f"active {_count(real.active):<5} inactive {_count(real.inactive)}"
     )
     if real.forwarding != "masquerade":
         text += f"  {real.forwarding}"
@@ -145,6 +164,10 @@ def _real_server(real: RealServerStatus, width: int) -> Line:
         return text, "" if real.weight else "dim"
     end = "until its slice changes or it is idle" if drain.remaining is None else f"{span(drain.remaining)} left"
     return f"{text}  draining ({drain.phase}), {end}", "cyan"
+
+
+def _count(connections: int | None) -> str:
+    return "-" if connections is None else str(connections)
 
 
 def span(seconds: float) -> str:

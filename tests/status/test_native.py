@@ -15,7 +15,7 @@ from ipvsagent.status.snapshot import Programming, Snapshot, server_views, total
 from tests.test_laws import Agent, many
 
 
-def shown(kernel: FakeKernel, agent: Agent) -> tuple[str, StatusDocument]:
+def shown(kernel: FakeKernel, agent: Agent, **said_of_it: object) -> tuple[str, StatusDocument]:
     views = server_views(agent.pipeline, 0.0)
 
     kinds = {int: 0, float: 0.0, str: "", bool: True, dict[str, int]: {}}
@@ -27,6 +27,7 @@ def shown(kernel: FakeKernel, agent: Agent) -> tuple[str, StatusDocument]:
         "programming": Programming(),
         "seconds_since_change": None,
         "conn_reuse": None,
+        **said_of_it,
     }
     said = Snapshot(
         **{name: known[name] if name in known else kinds[kind] for name, kind in get_type_hints(Snapshot).items()}
