@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipvsagent.address import Family
 from ipvsagent.config import Config
-from ipvsagent.findings import Finding
+from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.arp import Raised
@@ -44,7 +44,7 @@ class IptablesNode:
     """They are in every chain of a virtual server."""
 
     def __init__(self, config: Config, findings: tuple[Finding, ...] = ()) -> None:
-        self.findings = findings
+        self.findings = (*findings, *unused_scheduler(config))
         host.require_privilege()
         self.config = config
         key = state_key()
@@ -177,6 +177,14 @@ class IptablesNode:
     def ledger_fault(self) -> OSError | None:
         """There is none."""
         return None
+
+
+def unused_scheduler(config: Config) -> tuple[Finding, ...]:
+    """One finding if a scheduler is asked for, for all Services."""
+    if config.scheduler == Config().scheduler:
+        return ()
+    reason = f"{config.scheduler} has no effect: on iptables endpoints are chosen at random"
+    return (Finding(FindingKind.CONFIGURATION, "--scheduler", reason),)
 
 
 def renderer(config: Config) -> IptablesRenderer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from typing import Any
@@ -15,8 +16,10 @@ from ipvsagent.choice import AnyNode, empty_pipeline, open_node
 from ipvsagent.cli import FAILED, WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
+from ipvsagent.config import Backend
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity, input_failed
+from ipvsagent.iptables_node import unused_scheduler
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
@@ -65,11 +68,14 @@ def command(against: str, output: str, **options: Any) -> int:
     rules: list[str] = []
     if against == "empty":
         pipeline = empty_pipeline(config, ops)
+        if config.backend is Backend.IPTABLES:
+            book.replace("backend", unused_scheduler(config))
     else:
         node = open_node(config)
         pipeline = node.dry_pipeline(ops)
         pipeline.node_addresses(node.addresses.node_addresses())
         rules = _rule_differences(node, book)
+        book.replace("backend", node.findings)
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
     origins += pipeline.start(0.0).findings
@@ -77,10 +83,14 @@ def command(against: str, output: str, **options: Any) -> int:
         book.replace(origin, found)
     planned = _planned(ops, pipeline, config.interface)
     status = FAILED if input_failed(findings) else WOULD_CHANGE if ops or rules else 0
-    if output == "text":
-        _print_text(planned, rules, book.current())
-    else:
-        print_document(Plan(planned, tuple(rules), tuple(book.current())), output)
+    try:
+        if output == "text":
+            _print_text(planned, rules, book.current())
+        else:
+            print_document(Plan(planned, tuple(rules), tuple(book.current())), output)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough; the answer is the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
@@ -132,11 +142,12 @@ def _print_text(planned: tuple[PlannedOp, ...], rules: list[str], findings: list
     counts = Counter(op.verb for op in planned)
     if planned:
         words = ", ".join(f"{counts[verb]} to {verb}" for verb in ("add", "set", "delete") if counts[verb])
-        click.echo(f"{len(planned)} changes: {words}", err=True)
+        lines = sum(op.command.count("\n") + 1 for op in planned)
+        commands = f" in {lines} commands" if lines != len(planned) else ""
+        click.echo(f"{len(planned)} changes{commands}: {words}", err=True)
     if rules:
         click.echo(f"packet rules: {len(rules)} differences", err=True)
     if input_failed(findings):
         click.echo("an input could not be read: this plan lacks what it asks for", err=True)
     elif not planned and not rules:
         click.echo("nothing would change", err=True)
-    sys.stdout.flush()

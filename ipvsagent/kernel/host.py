@@ -152,7 +152,10 @@ def set_oom_score(value: int) -> list[Finding]:
     except OSError as error:
         if value <= before <= _CRITICAL_POD:
             return []
-        reason = f"cannot be set to {value} ({error.strerror}); give the container CAP_SYS_RESOURCE, or leave it to it"
+        reason = (
+            f"cannot be set to {value} ({error.strerror}); give the container CAP_SYS_RESOURCE, or turn it off with "
+            "--oom-score-adj 0"
+        )
         return [Finding(FindingKind.HOST, "oom_score_adj", reason)]
     return []
 

@@ -102,10 +102,29 @@ def test_version_and_help() -> None:
         assert word in text
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
-    command = f"{sys.executable} -m ipvsagent {' '.join(EMPTY)} --source {DATA} | head -n 1"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "# default/kubernetes:https\n" and "Traceback" not in done.stderr
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_a_closed_pipe_is_no_traceback_and_changes_no_answer(output: str) -> None:
+    """Closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "ipvsagent", *EMPTY, "--source", DATA, "-o", output],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 2 and done.stderr.count("Traceback") == done.stderr.count("BrokenPipe") == 0
+
+
+def test_on_iptables_commands_are_counted_and_a_scheduler_is_a_finding() -> None:
+    done = ipvsagent(*EMPTY, "--source", DATA, "--backend", "iptables", "--scheduler", "wlc")
+    commands = [line for line in done.stdout.splitlines() if not line.startswith("#")]
+    assert f"changes in {len(commands)} commands: " in done.stderr
+    assert done.stderr.count("wlc has no effect") == 1
 
 
 @pytest.mark.parametrize("output", ["text", "json", "yaml"])
