@@ -74,7 +74,7 @@ class Node:
         key = state_key()
         self.socket_path = config.state_dir / f"{key}.sock"
         self.ledger_path = config.state_dir / f"{key}.ledger"
-        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        host.make_state_dir(config.state_dir)
         self.addresses = AddressTable(config.interface)
         self.routes = RouteTable(self.addresses)
         self.ownership = Ownership(

@@ -18,7 +18,7 @@ from ipvsagent.choice import open_node
 from ipvsagent.cli.options import PATH, SettingsCommand, followed, given, setting_options
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
-from ipvsagent.errors import StartError
+from ipvsagent.errors import IpvsAgentError, StartError
 from ipvsagent.kernel import host, sysctls
 from ipvsagent.node import lock_path
 from ipvsagent.once import apply_once
@@ -66,8 +66,11 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     for warning in settings.warnings:
         log.warning("%s", warning)
     if write_to:
-        with click.open_file(str(write_to), "w", atomic=str(write_to) != "-") as file:
-            file.write(written(settings.written))
+        try:
+            with click.open_file(str(write_to), "w", atomic=str(write_to) != "-") as file:
+                file.write(written(settings.written))
+        except OSError as error:
+            raise IpvsAgentError(f"--write-config-to {write_to}: cannot be written: {error.strerror}") from None
         return 0
     _end_on_sigterm(TERMINATED if once or init_only else 0)
     host.require_privilege()

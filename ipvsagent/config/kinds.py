@@ -35,6 +35,7 @@ class Kind(Struct, frozen=True):
     many: the option may be given more than once, each time with more elements.
     unset: a document's value that means the default, for settings that cannot tell both apart.
     off: "" as an option's text is a value, too, and not the default.
+    doubts: what of a document's value that has a meaning is most likely meant otherwise, a sentence each.
     """
 
     wire: Any
@@ -46,6 +47,7 @@ class Kind(Struct, frozen=True):
     many: bool = False
     unset: Callable[[Any], bool] = _is_empty
     off: bool = False
+    doubts: Callable[[Any], list[str]] = lambda value: []
 
 
 def _same(value: Any) -> Any:
@@ -87,6 +89,17 @@ def _cluster_cidrs(text: str) -> tuple[Network, ...]:
     if len(networks) > 2 or (len(networks) == 2 and networks[0].version == networks[1].version):
         raise ConfigError([f"{text!r} must be one CIDR, or one of each family"])
     return networks
+
+
+def _doubtful_networks(text: str) -> list[str]:
+    """Taken as they are, because kube-proxy does."""
+    said = []
+    for word, network in zip(_words(text), _networks(_words(text)), strict=True):
+        if "/" not in word:
+            said.append(f"{word} has no length: it is taken for the one address {network}")
+        elif parse_address(word.partition("/")[0]) != str(network.network_address):
+            said.append(f"{word} has bits beyond its length: it is taken for {network}")
+    return said
 
 
 def _strings(values: Iterable[Any]) -> list[str]:
@@ -215,7 +228,9 @@ NODE_NAME = Kind(str, _node_name, _same, _same, "NAME")
 FLAG = Kind(bool, _same, _bool, _same, "true|false", flag=True)
 FRACTION = Kind(float, _same, _fraction, _same, "NUMBER")
 NETWORKS = Kind(list[str], _networks, _words, _strings, "CIDR,...", many=True)
-CLUSTER_CIDRS = Kind(str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...")
+CLUSTER_CIDRS = Kind(
+    str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...", doubts=_doubtful_networks
+)
 NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True)
 ANYTHING = Kind(Any, _same, _same, _same, flag=True)
 MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -112,7 +113,7 @@ class _Reading:
         if isinstance(entry, Setting):
             distinct = entry.optional or entry.document is Document.AGENT
             if distinct or not kind.unset(value):
-                self._take(entry.field, lambda: kind.meaning(value), at, entry)
+                self._take(entry.field, lambda: kind.meaning(value), at, entry, lambda: kind.doubts(value))
         else:
             self._take_other(entry, value, at)
 
@@ -138,7 +139,8 @@ class _Reading:
                 self.problems += [_because(at, problem) for problem in error.problems]
                 continue
             if isinstance(entry, Setting):
-                self._take(entry.field, lambda kind=entry.kind, v=value: kind.meaning(v), at, entry)  # type: ignore[misc]
+                kind = entry.kind
+                self._take(entry.field, partial(kind.meaning, value), at, entry, partial(kind.doubts, value))
             else:
                 self._take_other(entry, value, at)
 
@@ -147,13 +149,16 @@ class _Reading:
             return entry.document is Document.KUBE_PROXY and entry.field not in _WINS_OVER_FILE
         return isinstance(entry, Translated) and not entry.logging
 
-    def _take(self, field: str, value: Callable[[], Any], at: Remark, setting: Setting) -> None:
+    def _take(
+        self, field: str, value: Callable[[], Any], at: Remark, setting: Setting, doubts: Callable[[], list[str]]
+    ) -> None:
         try:
             self.values[field] = value()
         except ConfigError as error:
             self.problems += [_because(at, problem) for problem in error.problems]
             return
         self.origins[field] = at
+        self.warnings += [_because(at, doubt) for doubt in doubts()]
         if setting.pending and self.values[field] != setting.default:
             self.warnings.append(_because(at, "has no effect yet"))
 

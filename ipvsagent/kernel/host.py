@@ -52,6 +52,15 @@ def require_privilege() -> None:
         )
 
 
+def make_state_dir(path: Path) -> None:
+    """If it is not there. Raises StartError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        raise StartError(f"--state-dir {path} cannot be used: {why}", "Name a folder that can be written") from None
+
+
 def ip_vs_presence() -> IpvsPresence:
     """Whether this process can use IPVS in this network namespace. Changes nothing."""
     try:
@@ -199,10 +208,10 @@ class AgentLock:
         self._file: int | None = None
 
     def try_acquire(self) -> bool:
-        """Does not wait. Raises OSError if the file cannot be made."""
+        """Does not wait. Raises StartError, or OSError if the file cannot be made."""
         if self._file is not None:
             return True
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_dir(self._path.parent)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ipvsagent.cli.options import PATH
+from ipvsagent.errors import StartError
+from ipvsagent.kernel.host import make_state_dir
 
 DATA = Path(__file__).parent.parent / "data" / "online-boutique.yaml"
 EMPTY = ["plan", "--against", "empty", "--hostname-override", "node-1"]
@@ -186,3 +188,14 @@ def test_a_state_dir_that_may_not_be_read_is_no_wrong_usage(tmp_path: Path, monk
     """Nobody gave it: what is said is that the privilege lacks."""
     monkeypatch.setattr(os, "access", lambda *ignored: False)
     assert PATH.convert(str(tmp_path), None, None) == tmp_path
+
+
+def test_a_file_that_cannot_be_written_is_named_with_its_option() -> None:
+    done = ipvsagent("run", "--source", ".", "--write-config-to", "/nonexistent/x")
+    assert done.returncode == 1
+    assert done.stderr == "ipvsagent: --write-config-to /nonexistent/x: cannot be written: No such file or directory\n"
+
+
+def test_a_state_dir_that_is_no_folder() -> None:
+    with pytest.raises(StartError, match="--state-dir /dev/null cannot be used: it is no folder"):
+        make_state_dir(Path("/dev/null"))
