@@ -40,6 +40,7 @@ class ApiTransport:
         self._access: Access | None = None
         self._client: Any = None
         self._read_at = float("-inf")
+        self._used: dict[int, tuple[object, object]] = {}
 
     @property
     def server(self) -> str:
@@ -51,6 +52,7 @@ class ApiTransport:
         from urllib3.exceptions import HTTPError
 
         client = self._ready()
+        self._used[get_ident()] = self._identity()
         try:
             call = client.param_serialize(
                 "GET",
@@ -75,17 +77,21 @@ class ApiTransport:
         return True
 
     def renew(self) -> bool:
-        """Read the credentials again, whatever their age; False if they are what they were."""
-        before, reads = self._access, self._reads
-        if before is None or self._clock() - self._read_at < 1.0:
-            return False
-        token = before.configuration.api_key.get("BearerToken")
-        with self._loading:
-            if self._reads == reads:
-                self._read()
-        after = self._access
-        assert after
-        return (after.fingerprint, after.configuration.api_key.get("BearerToken")) != (before.fingerprint, token)
+        """Read the credentials again, whatever their age; False if they are what this thread asked with.
+
+        Another thread, refused as well, may have read them a moment ago."""
+        used, reads = self._used.get(get_ident()), self._reads
+        if self._identity() == used:
+            if self._access is None or self._clock() - self._read_at < 1.0:
+                return False
+            with self._loading:
+                if self._reads == reads:
+                    self._read()
+        return self._identity() != used
+
+    def _identity(self) -> tuple[object, object]:
+        access = self._access
+        return (access.fingerprint, access.configuration.api_key.get("BearerToken")) if access else (None, None)
 
     def _ready(self) -> Any:
         """The client, with credentials that are new enough. Raises TransportError.

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,23 @@ def test_and_at_once_when_it_is_not_accepted(kubeconfig, access, tmp_path):
     client.clock.now += 5
     assert client.transport.renew() is True
     assert client.ask() == 200
+
+
+def test_who_is_refused_after_another_thread_has_renewed_has_newer_credentials(kubeconfig, access, tmp_path):
+    """Three threads ask with one token; the second may not take what the first has just read for what it asked with."""
+    token = tmp_path / "token"
+    token.write_text("one")
+    client = Client(kubeconfig({"tokenFile": str(token)}))
+    assert client.ask() == 200
+    access.tokens = {"two": "system:node:a"}
+    token.write_text("two")
+    client.clock.now += 5
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(client.ask).result() == 401
+        assert other.submit(client.transport.renew).result() is True
+    assert client.transport.renew() is True
+    assert client.ask() == 200
+    assert client.transport.renew() is False
 
 
 def test_a_token_file_that_is_away_for_a_moment_leaves_the_last_token(kubeconfig, access, tmp_path):
