@@ -15,7 +15,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MOST_GUESTS = 4
-LIMIT = 1800
+LIMIT = 2700
 SECONDS = {
     "test_flows.py": 260,
     "test_kill.py": 150,
