@@ -9,8 +9,6 @@ programs lead there. What is not there is no error.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 
 from ipvsagent.address import Family
@@ -18,6 +16,7 @@ from ipvsagent.errors import StartError
 from ipvsagent.kernel.ipset_definitions import Definitions
 from ipvsagent.kernel.iptables_text import save_lines
 from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, working_modes
+from ipvsagent.kernel.nftables import Table, delete, tables
 
 _CHAIN = re.compile(
     r"KUBE-(SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"
@@ -29,13 +28,14 @@ _SET = re.compile(
 )
 _MATCHED = re.compile(r" --match-set (\S+) ")
 MARKING, MASQUERADING = "KUBE-MARK-MASQ", "KUBE-POSTROUTING"
-_NFT_TABLES = (("ip", "kube-proxy"), ("ip6", "kube-proxy"))
+_NFT_TABLES = (Table("ip", "kube-proxy"), Table("ip6", "kube-proxy"))
 
 
 def leftovers() -> list[str]:
     """Each as the command that would remove it; in order. Raises StartError, KernelError."""
     found = [line for _, _, lines in _rules() for line in lines]
-    return [*found, *(f"ipset destroy {name}" for name in _sets()), *(" ".join(words) for words in _nft_deletions())]
+    sets = [f"ipset destroy {name}" for name in _sets()]
+    return [*found, *sets, *(f"nft delete table {table.family} {table.name}" for table in _nft_tables())]
 
 
 def remove() -> int:
@@ -46,8 +46,8 @@ def remove() -> int:
     definitions = Definitions(timeout=10.0)
     definitions.destroy(list(_sets()))
     definitions.socket.close()
-    for words in _nft_deletions():
-        subprocess.run(words, capture_output=True, timeout=60, check=False)
+    for table_of_nft in _nft_tables():
+        delete(table_of_nft)
     return count
 
 
@@ -130,12 +130,5 @@ def _sets() -> list[str]:
         definitions.socket.close()
 
 
-def _nft_deletions() -> Iterator[list[str]]:
-    """By `nft`, if it is installed: who ran kube-proxy in that mode has it."""
-    program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
-    if not program:
-        return
-    listed = subprocess.run([program, "list", "tables"], capture_output=True, text=True, timeout=60, check=False).stdout
-    for family, name in _NFT_TABLES:
-        if f"table {family} {name}\n" in f"{listed}\n":
-            yield [program, "delete", "table", family, name]
+def _nft_tables() -> list[Table]:
+    return sorted(table for table in tables() if table in _NFT_TABLES)

@@ -7,24 +7,19 @@ there goes on sending clients to the endpoints of its last day, whatever the age
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Iterator
 from threading import Event
 
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.iptables_tool import working_modes
-from ipvsagent.kernel.netlink import NetlinkSocket, attributes
+from ipvsagent.kernel.nftables import tables
 
 REMEDY = "ipvsagent cleanup --kube-proxy"
 LOOK_EVERY, LOOK_WHILE_FOUND_EVERY = 60.0, 10.0  # seconds; a look runs iptables-save
 
 _BASE = re.compile(r"^-A (?:PREROUTING|OUTPUT) .*-[jg] KUBE-SERVICES\b", re.MULTILINE)
 _DNAT = re.compile(r"^-A KUBE-(?:SEP|SVC|SVL|EXT|XLB)-\S+ .*-j DNAT\b", re.MULTILINE)
-_NETFILTER = 12
-_GET_TABLE = 10 << 8 | 1  # NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE
-_NFGENMSG = struct.pack("=BBH", 0, 0, 0)  # of all families
-_TABLE_NAME = 1  # NFTA_TABLE_NAME
 
 
 def translating() -> list[str]:
@@ -41,18 +36,7 @@ def in_iptables(texts: dict[str, str]) -> Iterator[str]:
 
 def _in_nftables() -> list[str]:
     """Asked of the kernel: `nft` need not be installed."""
-    try:
-        netlink = NetlinkSocket(_NETFILTER)
-    except OSError:
-        return []
-    try:
-        tables = netlink.dump(_GET_TABLE, _NFGENMSG)
-    except KernelError:  # a kernel without nf_tables
-        return []
-    finally:
-        netlink.close()
-    names = {attributes(b.data, b.start + 4, b.end).get(_TABLE_NAME, b"").rstrip(b"\0") for b in tables}
-    return ["table kube-proxy of nftables"] if b"kube-proxy" in names else []
+    return ["table kube-proxy of nftables"] if any(table.name == "kube-proxy" for table in tables()) else []
 
 
 def findings(places: list[str]) -> tuple[Finding, ...]:

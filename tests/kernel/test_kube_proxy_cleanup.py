@@ -75,12 +75,27 @@ def test_rules_and_sets(netns, mode):
     assert remove() == 0
 
 
+NFTABLES = """\
+add table {family} kube-proxy {{ comment "rules for kube-proxy"; }}
+add map {family} kube-proxy service-ips {{ type {kind}_addr : verdict; }}
+add chain {family} kube-proxy nat-prerouting {{ type nat hook prerouting priority -100; }}
+add chain {family} kube-proxy services
+add chain {family} kube-proxy service-x
+add rule {family} kube-proxy nat-prerouting jump services
+add rule {family} kube-proxy services {family} daddr vmap @service-ips
+add element {family} kube-proxy service-ips {{ {address} : goto service-x }}
+"""
+
+
 def test_nftables(netns):
     skip_unless_native(Mode.NFT)
-    netns.run("nft", "-f", "-", stdin="add table ip kube-proxy\nadd chain ip kube-proxy services\nadd table ip mine\n")
-    assert [line.rpartition("/")[2] for line in leftovers()] == ["nft delete table ip kube-proxy"]
-    assert remove() == 1
-    assert "kube-proxy" not in netns.run("nft", "list", "tables") and "mine" in netns.run("nft", "list", "tables")
+    mine = "add table ip mine\nadd table inet kube-proxy\n"
+    theirs = NFTABLES.format(family="ip", kind="ipv4", address="10.0.0.1")
+    theirs += NFTABLES.format(family="ip6", kind="ipv6", address="fd00::1")
+    netns.run("nft", "-f", "-", stdin=mine + theirs)
+    assert leftovers() == ["nft delete table ip kube-proxy", "nft delete table ip6 kube-proxy"]
+    assert remove() == 2 and remove() == 0
+    assert netns.run("nft", "list", "tables").splitlines() == ["table ip mine", "table inet kube-proxy"]
 
 
 def test_its_sets_say_which_virtual_servers_are_its(netns):
