@@ -174,9 +174,9 @@ class IptablesNode:
             return unset
         return unset + self._other.findings()
 
-    def ledger_fault(self) -> OSError | None:
-        """There is none."""
-        return None
+    def ledger_findings(self) -> tuple[Finding, ...]:
+        """There is no ledger."""
+        return ()
 
 
 def unused_scheduler(config: Config) -> tuple[Finding, ...]:

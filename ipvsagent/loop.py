@@ -25,7 +25,7 @@ from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
 from ipvsagent.model import VirtualServer
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Origins
-from ipvsagent.reconcile.audit import audit_count
+from ipvsagent.reconcile.audit import Pace
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconfiguration import Reconfiguration
 from ipvsagent.rows import AddressRow, RouteRow
@@ -97,6 +97,7 @@ class Loop:
         self._start_delay = RETRY_START_AFTER[0]
         self._addresses_due = float("-inf")
         self._look_due = 0.0
+        self._pace = Pace()
         self._host_due = 0.0
         self._start_writes = 0
         self._start_seconds = 0.0
@@ -259,11 +260,13 @@ class Loop:
             self._guard("host", self._look_at_host)
         if self.rules:
             self._guard("packet rules", lambda report: self._keep_rules(report, now))
-        count = audit_count(len(pipeline.desired), LOOK_EVERY)
         self._guard("connections", lambda report: pipeline.audit.poll_drains(POLLED_AT_ONCE, now))
         self._guard("sets", lambda report: pipeline.reconciler.shared.check_sizes(now))
         self._guard("routes", lambda report: pipeline.reconciler.shared.check_routes(now))
+        count = self._pace.count(len(pipeline.desired), LOOK_EVERY)
+        began = self._clock()
         self._guard("audit", lambda report: pipeline.audit.look(count, now, report))
+        self._pace.took(count, self._clock() - began)
 
     def _keep_rules(self, report: Report, now: float) -> None:
         assert self.rules
@@ -280,14 +283,7 @@ class Loop:
         self._pipeline.ask_for_schedulers()
         self._learn([("limits", self._node.unset_limits), *self._reconfiguration.retry(self._clock())])
         families = {server_id.family for server_id in self._pipeline.desired}
-        fault = self._node.ledger_fault()
-        findings: tuple[Finding, ...] = ()
-        if fault:
-            reason = (
-                f"cannot be written ({fault.strerror}); after a restart, virtual servers on node addresses look foreign"
-            )
-            findings = (Finding(FindingKind.HOST, str(self._node.ledger_path), reason, severity=Severity.ERROR),)
-        self._learn([("ledger", findings), ("host", tuple(host.host_findings(families)))])
+        self._learn([("ledger", self._node.ledger_findings()), ("host", tuple(host.host_findings(families)))])
         kept, changed = self._node.keep_settings(self._clock())
         report.findings.append(("settings", tuple(kept)))
         if changed:

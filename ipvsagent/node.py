@@ -151,9 +151,8 @@ class Node:
         """What `run` would write goes into `ops`; the kernel is read only."""
         return pipeline_for(self.config, self.recorder(ops), window=0, scheduler_works=self.scheduler_known)
 
-    def ledger_fault(self) -> OSError | None:
-        """Why the ledger could not be written last."""
-        return self.ownership.ledger.fault
+    def ledger_findings(self) -> tuple[Finding, ...]:
+        return self.ownership.ledger.findings()
 
     def _make_ready(self) -> None:
         self.addresses.ensure_interface()

@@ -216,6 +216,8 @@ class Pipeline:
                     queue.extend(replaced.passed - self._dirty)
                     self._dirty |= replaced.passed
         finally:
+            if not self._dirty:
+                self._dirty = set()  # looking through one that once held every Service takes as long as if it did
             if ports_checked:
                 self._fix(0.0)
             report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)

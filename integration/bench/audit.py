@@ -12,24 +12,26 @@ import time
 from integration.bench.chain import Chain
 from integration.bench.worker import Measured
 from ipvsagent.loop import LOOK_EVERY
-from ipvsagent.reconcile.audit import audit_count
+from ipvsagent.reconcile.audit import Pace
 
 _SLICES, _PAUSE = 40, 0.05
 
 
 def measure(chain: Chain) -> Measured:
-    count = audit_count(len(chain.pipeline.desired), LOOK_EVERY)
-    taken = []
+    pace = Pace()
+    taken, counts = [], []
     for _ in range(_SLICES):
         time.sleep(_PAUSE)
+        counts.append(pace.count(len(chain.pipeline.desired), LOOK_EVERY))
         began = time.perf_counter()
-        report = chain.pipeline.audit.look(count, began)
+        report = chain.pipeline.audit.look(counts[-1], began)
         taken.append(time.perf_counter() - began)
+        pace.took(counts[-1], taken[-1])
         assert not report.drift, report.drift
     began = time.perf_counter()
     chain.backend.ours()
     return {
-        "servers": count,
+        "servers": statistics.median(counts),
         "slice_seconds": statistics.median(taken),
         "share": statistics.median(taken) / LOOK_EVERY,
         "listing_seconds": time.perf_counter() - began,

@@ -149,10 +149,10 @@ class _CountingSocket:
             offset += int.from_bytes(data[offset : offset + 4], "little") + 3 & ~3
         self.inner.sendall(data)
 
-    def recv(self, size: int) -> bytes:
+    def recv_into(self, buffer: memoryview) -> int:
         self.calls += 1
-        received: bytes = self.inner.recv(size)
-        return received
+        size: int = self.inner.recv_into(buffer)
+        return size
 
 
 def _own(chain: Chain, cluster: Cluster, count: int) -> float:

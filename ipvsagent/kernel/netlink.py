@@ -101,6 +101,8 @@ class NetlinkSocket:
             socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         )
         self._socket.bind((0, groups))
+        # One for all answers: a new one of this size each time would be mapped and unmapped by the C library.
+        self._buffer = memoryview(bytearray(_READ))
         self._sequence = 1
 
     def fileno(self) -> int:
@@ -240,11 +242,12 @@ class NetlinkSocket:
         """
         while True:
             try:
-                data = self._socket.recv(_READ, socket.MSG_DONTWAIT)
+                size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as error:
                 raise _lost(error) from error
+            data = bytes(self._buffer[:size])
             for kind, _, _, start, end in _split(data):
                 yield kind, data[start:end]
 
@@ -256,9 +259,10 @@ class NetlinkSocket:
 
     def _receive(self) -> bytes:
         try:
-            return self._socket.recv(_READ)
+            size = self._socket.recv_into(self._buffer)
         except OSError as error:
             raise _lost(error) from error
+        return bytes(self._buffer[:size])
 
 
 def _lost(error: OSError) -> OutcomeUnknown:

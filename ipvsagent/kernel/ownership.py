@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ipvsagent.address import Address, parse_address
 from ipvsagent.errors import KernelError
+from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, Owner, Verb, VirtualServerRow
@@ -85,6 +86,14 @@ class Ledger:
         self._held.intersection_update(existing)
         self._strangers.intersection_update(existing)
         self._rewrite()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What a fault means, if there is one."""
+        if self.fault is None:
+            return ()
+        why = self.fault.strerror
+        reason = f"cannot be written ({why}); after a restart, virtual servers on node addresses look foreign"
+        return (Finding(FindingKind.HOST, str(self._path), reason, severity=Severity.ERROR),)
 
     def close(self) -> None:
         if self._file is not None:

@@ -6,6 +6,7 @@ It reads and compares; the reconciler repairs. The caller says how much is looke
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -17,12 +18,31 @@ from ipvsagent.rows import Observed
 
 FAST_PASS = 5.0
 SLOW_PASS = 300.0
+LAST_PASS = 900.0
+SHARE = 0.003
 
 
-def audit_count(servers: int, every: float) -> int:
-    """Virtual servers that a look once in `every` seconds reads: a pass takes 5 s when they are few, and at most 5
-    minutes."""
-    return max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)), 1)
+class Pace:
+    """How much of the kernel each look reads: what looks took before decides it. Seconds."""
+
+    def __init__(self) -> None:
+        self._costs: deque[float] = deque(maxlen=5)
+
+    def count(self, servers: int, every: float) -> int:
+        """Virtual servers that a look once in `every` seconds reads.
+
+        A pass over all takes 5 s when they are few, and 5 minutes when they are many. Where reading is slow, as on a
+        small machine, it takes longer, so that looking uses no more than SHARE of a core, but at most 15 minutes.
+        """
+        wanted = max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)))
+        cost = min(self._costs, default=0.0)
+        if cost * wanted > SHARE * every:
+            wanted = int(SHARE * every / cost)
+        return max(wanted, math.ceil(servers * every / LAST_PASS), 1)
+
+    def took(self, count: int, seconds: float) -> None:
+        """The last look. The least of some counts: one that found something to repair says nothing of the others."""
+        self._costs.append(seconds / count)
 
 
 class Audit:

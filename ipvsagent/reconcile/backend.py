@@ -29,11 +29,16 @@ from ipvsagent.rows import (
 
 
 class Renderer(Protocol):
-    """rows: those of the virtual server alone. shared: those that other virtual servers may need as well."""
+    """rows: those of the virtual server alone. shared: those that other virtual servers may need as well.
+
+    shares_alike: `shared` would give the same for both; False may also mean that only rendering can tell.
+    """
 
     def rows(self, server: VirtualServer) -> Sequence[Row]: ...
 
     def shared(self, server: VirtualServer) -> Sequence[SharedRow]: ...
+
+    def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool: ...
 
 
 class Backend:

@@ -51,6 +51,9 @@ class SharedRows:
         old = self._counted.get(server_id)
         if old is server:
             return []
+        if old and server and self._backend.renderer.shares_alike(old, server):
+            self._counted[server_id] = server
+            return []
         gained = self._backend.renderer.shared(server) if server else ()
         lost = self._backend.renderer.shared(old) if old else ()
         if server:

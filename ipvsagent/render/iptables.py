@@ -66,6 +66,9 @@ class IptablesRenderer:
         vip = set_name("VIP", server.id.family)
         return [row for row in members(server) if row.set != vip]
 
+    def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool:
+        return False
+
     def _chains(self, server: VirtualServer, entry: str) -> tuple[tuple[ServerChain, ...], tuple[str, ...]]:
         slots = _slots(server) if server.persistence_timeout else {}
         outside = _weighted(server, server.real_servers)

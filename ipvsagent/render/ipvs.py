@@ -5,6 +5,8 @@ A shared row stays while any virtual server needs it.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ipvsagent.address import Family
 from ipvsagent.model import VirtualServer
 from ipvsagent.render.members import members
@@ -52,3 +54,14 @@ class IpvsRenderer:
         if server.bind:
             rows.append(AddressRow(server.id.address))
         return rows
+
+    def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool:
+        """They differ in their endpoints alone, and both have some, or none."""
+        if bool(one.real_servers) is not bool(other.real_servers):
+            return False
+        return other == replace(
+            one,
+            real_servers=other.real_servers,
+            node_real_servers=other.node_real_servers,
+            unused=other.unused,
+        )

@@ -26,7 +26,7 @@ from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
 
 POLL_INTERVAL = 0.2
-SCAN_SHARE = 0.005
+SCAN_SHARE = 0.002
 """Scanning takes no more than this share of a core."""
 PATIENCE = 5.0
 """After so many seconds of waiting for a file to be complete, or to come back, that is a finding, or it is gone."""

@@ -25,11 +25,12 @@ class Script:
     def sendall(self, data: bytes) -> None:
         self.sent.append(bytes(data))
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
+    def recv_into(self, buffer: memoryview, size: int = 0, flags: int = 0) -> int:
         answer = self.answers.pop(0) if self.answers else BlockingIOError(errno.EAGAIN, "")
         if isinstance(answer, OSError):
             raise answer
-        return answer
+        buffer[: len(answer)] = answer
+        return len(answer)
 
 
 @pytest.fixture
