@@ -40,14 +40,15 @@ Where do I change...
     what `check` looks at                    checks.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     what makes the agent unhealthy           status/health.py; a metric: status/metrics.py; told by status/vitals.py
+    which finding is an Event, and when      events/event.py, plan.py; how it is written: sources/events.py
     an HTTP path                             status/server.py; Services' health checks: policy/health_checks.py
     how it is deployed                       Containerfile, manifests/, systemd/
     a command                                cli/, one file per command
 
 Layers, held by tests/test_layers.py: cli → agent, once → loop → announce, checks → choice, node, iptables_node,
-retirement, packet_filter, udp_flows → sources, status, kernel → pipeline → reconcile, render, policy → cluster →
-config → rows, chain_rows, packet_rules → model, findings, errors, address, source_ranges, yaml_documents, wrong_types,
-printable. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
+retirement, packet_filter, udp_flows → sources, status, kernel → pipeline → reconcile, render, policy → cluster,
+events → config → rows, chain_rows, packet_rules → model, findings, errors, address, source_ranges, yaml_documents,
+wrong_types, printable. Everything from pipeline on, except config, is pure: no clock, no I/O, no threads.
 """
 
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from ipvsagent import __version__
 from ipvsagent.choice import AnyNode
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
@@ -25,6 +26,7 @@ from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.loop import Loop, RulesRepaired, Stop
 from ipvsagent.packet_filter import PacketFilter, families
 from ipvsagent.sources.configuration import ConfigurationFiles
+from ipvsagent.sources.events import EventWriter
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.source import Source
 from ipvsagent.status import socket as status_socket
@@ -52,8 +54,9 @@ class Agent:
         self._node = node
         self._inbox = Inbox()
         self._server = Server(config, node.backend_name, families(), self._inbox.put)
-        self._vitals = Vitals(config, self._server, os.environ)
         self._source = source
+        self._events = self._event_writer()
+        self._vitals = Vitals(config, self._server, os.environ, self._events)
         self._udp_flows = UdpFlows()
         self._files = files
         self._rules: PacketFilter | None = None
@@ -76,6 +79,10 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._start_thread("source", self._watch)
+        if self._events:
+            events = self._events
+            events.starts(f"ipvsagent {__version__} serves Services by {self._node.backend_name}")
+            self._start_thread("events", lambda: events.run(self._stop))
         if self._files:
             files = self._files
             self._start_thread("configuration", lambda: files.run(self._inbox, self._stop))
@@ -116,6 +123,10 @@ class Agent:
         self._server.configure(config)
         if self._rules:
             self._rules.configure(config)
+
+    def _event_writer(self) -> EventWriter | None:
+        transport = self._source.event_transport if self._config.events else None
+        return EventWriter(transport, self._config.node_name, self._server.metrics.events) if transport else None
 
     # Threads; each talks to the inbox alone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ipvsagent.findings import FindingBook, Severity
+from ipvsagent.findings import Finding, FindingBook, Severity
 from ipvsagent.pipeline import Origins, Pipeline
 from ipvsagent.reconcile.report import Drift
 from ipvsagent.status.snapshot import totals_of
@@ -15,14 +15,19 @@ log = logging.getLogger("ipvsagent")
 LOGGED_DRIFT = 10
 
 
-def learn(book: FindingBook, origins: Origins) -> None:
-    """Note what was found, and log what is new and what is over."""
+def learn(book: FindingBook, origins: Origins) -> tuple[list[Finding], list[Finding]]:
+    """Note what was found, and log what is new and what is over: (appeared, cleared)."""
+    all_appeared: list[Finding] = []
+    all_cleared: list[Finding] = []
     for origin, findings in origins:
         appeared, cleared = book.replace(origin, findings)
         for finding in appeared:
             log.log(logging.ERROR if finding.severity is Severity.ERROR else logging.WARNING, "%s", finding)
         for finding in cleared:
             log.info("no longer so: %s", finding)
+        all_appeared += appeared
+        all_cleared += cleared
+    return all_appeared, all_cleared
 
 
 def say_drift(drifts: Sequence[Drift]) -> None:

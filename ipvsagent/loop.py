@@ -309,7 +309,7 @@ class Loop:
         return None if trouble else report
 
     def _learn(self, origins: Origins) -> None:
-        learn(self._book, origins)
+        self._vitals.found(*learn(self._book, origins))
 
     def _readings(self) -> Readings:
         return Readings(

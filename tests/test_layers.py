@@ -20,7 +20,7 @@ LAYERS = [
     {"sources", "status", "kernel"},
     {"pipeline"},
     {"reconcile", "render", "policy"},
-    {"cluster"},
+    {"cluster", "events"},
     {"config"},
     {"rows", "packet_rules", "chain_rows"},
     {"model", "findings", "errors", "address", "source_ranges", "yaml_documents", "wrong_types", "printable"},
@@ -32,7 +32,7 @@ MAY_NOT_KNOW = {
     "policy": {"reconcile", "render"},
 }
 PURE = {"model", "rows", "packet_rules", "chain_rows", "findings", "errors", "cluster", "policy", "render", "pipeline"}
-PURE |= {"reconcile", "source_ranges"}
+PURE |= {"reconcile", "source_ranges", "events"}
 IMPURE = {"socket", "subprocess", "threading", "time", "logging", "random", "asyncio", "pathlib", "io"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from integration.apiserver.errors import ApiError, already_exists, bad_request, conflict, not_found
+from integration.apiserver.events import check_event
 from integration.apiserver.reads import get
 from integration.apiserver.records import Record, Thing, key_of
-from integration.apiserver.resources import ENDPOINT_SLICES, NAMESPACES, SERVICES, Resource
+from integration.apiserver.resources import ENDPOINT_SLICES, NAMESPACES, NEW_EVENTS, SERVICES, Resource
 from integration.apiserver.services import complete_service
 from integration.apiserver.store import Store
 
@@ -47,6 +48,8 @@ def create(store: Store, resource: Resource, namespace: str, thing: Thing) -> Re
         elif resource is SERVICES:
             thing["status"] = {"loadBalancer": {}}
             thing = complete_service(store, thing)
+        elif resource is NEW_EVENTS:
+            check_event(thing)
         return store.put(resource, thing)
 
 
@@ -93,6 +96,8 @@ def change(
                 thing["status"] = old["status"]
         if resource is SERVICES and not status:
             thing = complete_service(store, thing, old)
+        if resource is NEW_EVENTS:
+            check_event(thing, old)
         if resource is ENDPOINT_SLICES and _differs(old, thing):
             metadata["generation"] = old["metadata"].get("generation", 0) + 1
         if metadata.get("deletionTimestamp") and not metadata.get("finalizers"):

@@ -163,6 +163,14 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         help="End when a server cannot listen, instead of trying again.",
         section=SERVERS,
     ),
+    of_agent(
+        "events",
+        "events",
+        kinds.FLAG,
+        "--events",
+        help="Write Events about what is wrong with a Service, and with this node, to the Kubernetes API.",
+        section=SERVERS,
+    ),
     of_kube_proxy(
         "sync_period",
         "ipvs.syncPeriod",

@@ -71,7 +71,7 @@ TRANSLATED = (
 
 _EVENTS = "changes come as events, and every look of the audit repairs what differs"
 _NOT_HERE = "kube-proxy uses it on Windows only"
-_CLIENT = "the Kubernetes API is asked for lists and watches only, which need no limit"
+_CLIENT = "the Kubernetes API is asked for lists and watches, which need no limit, and Events have limits of their own"
 _LOG = "the log is text on standard error; --log-level says how much"
 _OLD = "kube-proxy has no such setting any more"
 _PERIOD, _COUNT, _WORD, _YES = kinds.duration(), kinds.integer(0, 2**31), kinds.TEXT, kinds.FLAG

@@ -57,7 +57,8 @@ class Config(Struct, frozen=True, kw_only=True):
 
     Servers
       healthz_address, metrics_address: `ADDRESS:PORT`, "" = no server. bind_hard_fail: a server that cannot listen
-      ends the agent. sync_period: a change that waits for twice as long makes the node unhealthy.
+      ends the agent. events: findings are written to the API as Events. sync_period: a change that waits for twice as
+      long makes the node unhealthy.
 
     state_dir holds the lock, the ledger and the status socket of each network namespace; gone at boot.
     """
@@ -104,6 +105,7 @@ class Config(Struct, frozen=True, kw_only=True):
     healthz_address: str = "0.0.0.0:10256"
     metrics_address: str = "127.0.0.1:10249"
     bind_hard_fail: bool = False
+    events: bool = True
     sync_period: float = 30.0
     log_level: str = "info"
     state_dir: Path = Path("/run/ipvsagent")

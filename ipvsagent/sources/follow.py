@@ -204,7 +204,7 @@ class Follower:
             if self._stopped():
                 return None
             if response.status != 200:
-                return reflector.refused(_status_of(response), self._clock())
+                return reflector.refused(status_of(response), self._clock())
             self._accepted_at = self._clock()
             reflector.accepted(self._accepted_at)
             # It may rightly say nothing until the next bookmark, and be cut by a load balancer before.
@@ -237,7 +237,7 @@ class Follower:
         return trouble
 
 
-def _status_of(response: Response) -> Status:
+def status_of(response: Response) -> Status:
     """What a refusal says: the head's status and Retry-After count, a body of the API tells the rest."""
     body = b""
     try:

@@ -25,6 +25,7 @@ from ipvsagent.config import Config
 from ipvsagent.errors import SourceError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.sources.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip
+from ipvsagent.sources.events import EventTransport
 from ipvsagent.sources.follow import Follower, Transport
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.resources import RESOURCES
@@ -48,6 +49,7 @@ def api_source(config: Config) -> ApiSource:
     return ApiSource(
         transport,
         lambda: transport.server,
+        event_transport=transport,
         allow_empty=config.allow_empty,
         allow_cluster_ip=config.allow_api_by_cluster_ip,
     )
@@ -61,9 +63,11 @@ class ApiSource:
         transport: Transport,
         server: Callable[[], str],
         *,
+        event_transport: EventTransport | None = None,
         allow_empty: bool = False,
         allow_cluster_ip: bool = False,
     ) -> None:
+        self.event_transport = event_transport
         self._transport = transport
         self._server = server
         self._allow_cluster_ip = allow_cluster_ip

@@ -87,6 +87,8 @@ class ManifestSource:
         changes = next(m for m in messages if isinstance(m, Changes))
         return changes, [f for m in messages if isinstance(m, Findings) for f in m.findings]
 
+    event_transport = None
+
     def view(self) -> SourceView:
         return SourceView(", ".join(map(str, self._roots)), self._synced)
 

@@ -26,7 +26,7 @@ RESOURCES = {
 
 
 class Request(Struct, frozen=True):
-    """A GET. timeout: seconds of silence after which the connection is taken for dead."""
+    """What is asked. timeout: seconds of silence after which the connection is taken for dead."""
 
     path: str
     query: tuple[tuple[str, str], ...]

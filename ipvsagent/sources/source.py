@@ -8,6 +8,7 @@ from typing import Protocol
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
+from ipvsagent.sources.events import EventTransport
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.sources.view import SourceView
 
@@ -21,6 +22,10 @@ class Source(Protocol):
         """Everything as it is now. Raises SourceError, StartError."""
 
     def view(self) -> SourceView: ...
+
+    @property
+    def event_transport(self) -> EventTransport | None:
+        """By which Events are written; None if what is wrong with the objects is not for their cluster to know."""
 
 
 def source_of(config: Config) -> Source:

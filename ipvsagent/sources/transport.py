@@ -48,6 +48,16 @@ class ApiTransport:
         return self._access.configuration.host if self._access else without_userinfo(self._place.master)
 
     def get(self, request: Request) -> Response:
+        return self._ask("GET", request, None, {})
+
+    def send(
+        self, method: str, request: Request, document: dict[str, Any], content_type: str = "application/json"
+    ) -> Response:
+        return self._ask(method, request, document, {"Content-Type": content_type})
+
+    def _ask(
+        self, method: str, request: Request, document: dict[str, Any] | None, headers: Mapping[str, str]
+    ) -> Response:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -55,10 +65,11 @@ class ApiTransport:
         self._used[get_ident()] = self._identity()
         try:
             call = client.param_serialize(
-                "GET",
+                method,
                 request.path,
                 query_params=list(request.query),
-                header_params={"Accept": "application/json"},
+                header_params={"Accept": "application/json", **headers},
+                body=document,
                 auth_settings=["BearerToken"],
             )
             answer = client.call_api(*call, _request_timeout=(CONNECT_TIMEOUT, min(HEAD_TIMEOUT, request.timeout)))

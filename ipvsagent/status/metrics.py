@@ -100,6 +100,9 @@ class Metrics:
         )
         self._healthz = self._counter("proxy_healthz", "Answers of /healthz.", ["code"])
         self._livez = self._counter("proxy_livez", "Answers of /livez.", ["code"])
+        self._events = Counter(
+            "ipvsagent_events", "Events by what became of them.", ["outcome"], registry=self._registry
+        )
         for name in self._families:
             self._programming.labels(name)
             for metric in (self._duration, self._last, self._queued, self._service_changes, self._endpoint_changes):
@@ -148,7 +151,10 @@ class Metrics:
                 self._programming.labels(family).observe(seconds)
         self._triggered.clear()
 
-    # Said by the HTTP server's threads
+    # Said by other threads
+
+    def events(self, outcome: str, count: int) -> None:
+        self._events.labels(outcome).inc(count)
 
     def answered(self, path: str, status: int) -> None:
         (self._livez if path == "/livez" else self._healthz).labels(str(status)).inc()

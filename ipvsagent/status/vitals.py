@@ -1,11 +1,13 @@
-"""What the loop says of itself as it goes, to all who want to know: health, metrics, and systemd."""
+"""What the loop says of itself as it goes, to all who want to know: health, metrics, Events, and systemd."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
+from ipvsagent.findings import Finding
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.status.server import Server
 from ipvsagent.status.supervisor import Supervisor
@@ -14,10 +16,21 @@ BEAT_EVERY = 5.0
 """Seconds after which the loop comes round at the latest, so that one that hangs can be told from one that rests."""
 
 
-class Vitals:
-    """environment: the process's, for what systemd says in it."""
+class Events(Protocol):
+    """Who writes them; does not wait."""
 
-    def __init__(self, config: Config, server: Server, environment: Mapping[str, str]) -> None:
+    def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None: ...
+
+    def cluster_has(self, nodes: int) -> None: ...
+
+
+class Vitals:
+    """environment: the process's, for what systemd says in it. events: None = there are none."""
+
+    def __init__(
+        self, config: Config, server: Server, environment: Mapping[str, str], events: Events | None = None
+    ) -> None:
+        self._events = events
         self._restricted = bool(config.node_port_addresses)
         self._checks: tuple[object, ...] = ()
         self.health = server.health
@@ -30,6 +43,11 @@ class Vitals:
         self.health.turned()
         self.supervisor.turned()
 
+    def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None:
+        """Findings that hold from now on, and no longer."""
+        if self._events:
+            self._events.found(appeared, cleared)
+
     def changed(self, changes: Changes) -> None:
         self.metrics.changed(changes)
 
@@ -39,6 +57,8 @@ class Vitals:
 
     def stands(self, pipeline: Pipeline, *, failing: bool) -> None:
         """After a turn. failing: the kernel's tables could not be read or made the last time."""
+        if self._events and pipeline.table.synced:
+            self._events.cluster_has(len(pipeline.table.nodes))
         self.health.node_is(pipeline.table.nodes.get(pipeline.node_name))
         checks = (pipeline.health_checks, pipeline.node_port_addresses if self._restricted else ())
         if checks != self._checks:

@@ -43,6 +43,7 @@ FIELDS: dict[str, tuple[Document | None, str, object, str, str, object]] = {
     "master": (None, "", None, "--master", "https://a", "https://a"),
     "node_name": (KUBE_PROXY, "hostnameOverride", " n ", "--hostname-override", " n ", "n"),
     "allow_api_by_cluster_ip": (AGENT, "allowAPIByClusterIP", True, "--allow-api-by-cluster-ip", "true", True),
+    "events": (AGENT, "events", False, "--events", "false", False),
     "allow_empty": (AGENT, "allowEmpty", True, "--allow-empty", "true", True),
     "backend": (KUBE_PROXY, "mode", "iptables", "--proxy-mode", "iptables", Backend.IPTABLES),
     "scheduler": (KUBE_PROXY, "ipvs.scheduler", "lc", "--scheduler", "lc", "lc"),

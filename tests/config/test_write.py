@@ -73,6 +73,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "healthz_address": LISTENERS,
     "metrics_address": LISTENERS,
     "bind_hard_fail": st.booleans(),
+    "events": st.booleans(),
     "sync_period": SECONDS.filter(bool),
     "log_level": st.sampled_from(["debug", "info", "warning", "error"]),
     "state_dir": PATHS.map(Path),

@@ -448,6 +448,31 @@ class TestWrites:
         assert {key: patched.thing[key] for key in more} == more
 
 
+def test_events_are_validated_and_never_say_something_else(place: Place) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{place.namespace}/events"
+    event = {
+        "metadata": {"name": "b.1"},
+        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": place.namespace, "name": "b"},
+        "type": "Warning",
+        "reason": "Test",
+        "note": "text",
+        "action": "Test",
+        "eventTime": "2026-01-31T12:00:00.000000Z",
+        "reportingController": "ipvsagent.io/test",
+        "reportingInstance": "node-1",
+    }
+    for field in ("eventTime", "action", "reportingController", "reportingInstance", "reason", "type"):
+        lacking = {key: value for key, value in event.items() if key != field}
+        assert place.api.call("POST", path, lacking).code == 422, field
+    bad = ({"note": "x" * 1025}, {"regarding": {"kind": "Node", "name": "a"}}, {"reportingController": "a/b/c"})
+    for wrong in bad:
+        assert place.api.call("POST", path, {**event, **wrong}).code == 422, wrong
+    assert place.api.call("POST", path, event).code == 201
+    assert place.api.call("POST", path, event).code == 409
+    for change in ({"note": "another"}, {"reason": "Other"}, {"series": {"count": 1}}):
+        assert place.api.patch(f"{path}/b.1", change).code == 422, change
+
+
 def test_continue_tokens_are_opaque_but_whole(place: Place) -> None:
     """A client hands them back in a query: they must survive that."""
     for name in ("a", "b"):

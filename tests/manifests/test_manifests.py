@@ -96,6 +96,7 @@ def test_rights_are_those_that_the_code_asks_for(variant: str) -> None:
         match = re.fullmatch(r"/(?:api|apis/([^/]+))/v1/(\w+)", resource.path)
         assert match
         asked |= {(match[1] or "", match[2], verb) for verb in ("list", "watch")}
+    asked |= {("events.k8s.io", "events", verb) for verb in ("create", "patch")}
     assert granted == asked
 
 
