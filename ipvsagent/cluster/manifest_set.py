@@ -208,7 +208,7 @@ class ManifestSet:
         finding = rejected.finding
         if rejected.key.name and rejected.key in self._published:
             return replace(finding, file=name, reason=f"{finding.reason}; its last accepted version stays in use")
-        return replace(finding, file=name)
+        return replace(finding if rejected.key.name else consequence(rejected), file=name)
 
     def _findings_of_all(self, held: list[ObjectKey]) -> Iterator[Finding]:
         if self._is_empty and not self._troubled:
@@ -249,6 +249,15 @@ def _understood(name: str, content: Content, old: _Input | None) -> _Input:
         new.rejected.append((each, bool(keep)))
     new.findings = tuple(findings)
     return new
+
+
+def consequence(nameless: Rejected) -> Finding:
+    """What is wrong with an object that may be any of its kind, and what it holds up."""
+    finding = nameless.finding
+    reason = (
+        f"{finding.reason}; until that is put right, no {nameless.key.kind} that vanishes is removed: it may be this"
+    )
+    return replace(finding, reason=reason)
 
 
 def _unreadable(name: str, content: Unreadable, old: _Input | None) -> _Input:

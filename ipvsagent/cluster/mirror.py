@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from ipvsagent.cluster.decode import Accepted, Decoded, Rejected
-from ipvsagent.cluster.manifest_set import Update
+from ipvsagent.cluster.manifest_set import Update, consequence
 from ipvsagent.cluster.objects import Blind, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
 from ipvsagent.findings import Finding, FindingKind
 
@@ -59,7 +59,7 @@ class Mirror:
             self._nameless[kind] = nameless
         else:
             self._nameless.pop(kind, None)
-        self._say(f"nameless {kind}", (nameless.finding,) if nameless else ())
+        self._say(f"nameless {kind}", (consequence(nameless),) if nameless else ())
         if seen or nameless or self._allow_empty or not doubted:
             self._empty.discard(kind)
         else:

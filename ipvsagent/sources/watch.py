@@ -148,9 +148,8 @@ class Reflector:
         self.heard_at = now
 
     def refused(self, status: Status, now: float) -> Trouble | None:
-        """Any other status."""
+        """Any other status, or no answer. Neither says anything of objects: what is known is as old as before."""
         self.connected = False
-        self.heard_at = now
         return self._refusal(status, now)
 
     def receive(self, data: bytes, now: float) -> list[Output]:

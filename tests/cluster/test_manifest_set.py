@@ -119,7 +119,7 @@ def test_an_object_whose_name_was_spoilt_stays():
     assert cluster.has == {"a": 80, "b": 80}
     assert cluster.says == [
         "f: Service without a usable name metadata.name: 'A!' is not a name: lower-case letters, digits, "
-        "'-' and '.' make one"
+        "'-' and '.' make one; until that is put right, no Service that vanishes is removed: it may be this"
     ]
     assert cluster.blind == Blind()
 

@@ -54,6 +54,19 @@ class Driven:
         return self
 
 
+def test_a_refusal_is_no_news_of_objects():
+    driven = Driven().watching()
+    driven.ask()
+    driven.accepts(bookmark(11))
+    heard = driven.reflector.heard_at
+    driven.now += 60
+    driven.ends("the connection broke")
+    driven.refuses(REFUSED)
+    driven.now += 60
+    driven.refuses(Status(message="no route to host"))
+    assert driven.reflector.heard_at == heard and not driven.reflector.connected
+
+
 def test_a_streamed_list_becomes_a_watch_on_the_same_answer():
     driven = Driven()
     asked = driven.ask()
