@@ -19,7 +19,7 @@ Where do I change...
     who wins when two Services claim one     policy/desired.py
     what an object must look like            cluster/decode.py
     how the API is listed and watched        sources/watch.py, states.py; their edge: follow.py, kubernetes.py
-    how the API is reached, and as whom      sources/credentials.py, transport.py
+    how the API is reached, and as whom      sources/credentials.py, kubeconfig.py, transport.py
     what a broken or vanished object does    cluster/mirror.py for the API, cluster/manifest_set.py for files
     how files are read and followed          cluster/manifests.py (rules), sources/manifests.py (I/O)
     how long a real server drains            reconcile/drain.py, its table

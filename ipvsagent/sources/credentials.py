@@ -3,23 +3,13 @@
 Everything is read again when it may have changed: every REREAD seconds, when the server does not accept it (401), and,
 for what a plugin gave, when it expires. So tokens and certificates may be renewed on disk at any time, and a file that
 is missing for a moment leaves the last ones in use.
-
-The official client reads kubeconfigs. Some of its habits are corrected here, each seen in 37.0.2:
-it reads `tokenFile` once and never again, keeps the line end of a token, waits for a plugin without end, and only logs
-that one failed, to go on as system:anonymous.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
 import re
-import signal
-import subprocess
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,9 +17,9 @@ from typing import Any
 from msgspec import Struct
 
 from ipvsagent.errors import ConfigError, SourceError, StartError
+from ipvsagent.sources.kubeconfig import load_kubeconfig
 
 REREAD = 60.0
-PLUGIN_TIMEOUT = 30.0
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST, PORT, CLUSTER_IP = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "KUBERNETES_PORT_443_TCP_ADDR"
 REMEDY = (
@@ -61,6 +51,13 @@ def place_of(kubeconfig: str, master: str, environment: Mapping[str, str], *, se
     own = Path(environment.get("HOME", "/root")) / ".kube" / "config"
     if own.exists():
         return Place(str(own), master, service_account)
+    if master:
+        raise ConfigError(
+            [
+                f"--master {without_userinfo(master)} says where the Kubernetes API is, but nothing says as whom to "
+                f"ask it: give --kubeconfig FILE as well (this is no pod, and {own} does not exist)"
+            ]
+        )
     raise ConfigError(
         [
             "no source: --kubeconfig FILE says how to reach the Kubernetes API, --source PATH where files of Services, "
@@ -96,8 +93,22 @@ def load(place: Place, environment: Mapping[str, str]) -> Access:
     try:
         return _load(place, environment)
     except Exception as error:
-        said = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
-        raise SourceError(f"{named(place)}: {said}") from None
+        raise SourceError(f"{named(place)}: {_in_words(error)}") from None
+
+
+def require_usable(place: Place, environment: Mapping[str, str]) -> None:
+    """What will not do, however long one waits: no server, a file that is not there. Asks no plugin and no provider.
+    Raises SourceError."""
+    try:
+        _load(place, environment, ask=False)
+    except Exception as error:
+        raise SourceError(f"{named(place)} cannot be used: {_in_words(error)}") from None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
 
 
 def named(place: Place) -> str:
@@ -109,7 +120,7 @@ def without_userinfo(url: str) -> str:
     return re.sub(r"^([a-z][a-z0-9+.-]*://)?[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
 
 
-def _load(place: Place, environment: Mapping[str, str]) -> Access:
+def _load(place: Place, environment: Mapping[str, str], *, ask: bool = True) -> Access:
     from kubernetes.client import Configuration
     from kubernetes.client.rest import is_socks_proxy_url
 
@@ -118,10 +129,14 @@ def _load(place: Place, environment: Mapping[str, str]) -> Access:
     configuration.keep_alive = True
     expires: Callable[[], bool] = _always
     if place.kubeconfig:
-        expires = _load_kubeconfig(place.kubeconfig, configuration)
+        expires = load_kubeconfig(place.kubeconfig, configuration, server_known=bool(place.master), ask=ask) or _always
     else:
         _load_pod(place, configuration, environment)
-    configuration.host = without_userinfo(place.master.rstrip("/") or configuration.host)
+    master = without_userinfo(place.master.rstrip("/"))
+    if master and "://" not in master:
+        tls = configuration.ssl_ca_cert or configuration.cert_file or not configuration.verify_ssl
+        master = f"{'https' if tls else 'http'}://{master}"
+    configuration.host = master or without_userinfo(configuration.host)
     if configuration.proxy and "://" not in configuration.proxy:
         configuration.proxy = f"http://{configuration.proxy}"  # as Go reads HTTPS_PROXY
     if is_socks_proxy_url(configuration.proxy) and find_spec("socks") is None:
@@ -143,113 +158,6 @@ def _load_pod(place: Place, configuration: Any, environment: Mapping[str, str]) 
         try_refresh_token=False,
         environ={**environment, **told},
     ).load_and_set(configuration)
-
-
-def _load_kubeconfig(files: str, configuration: Any) -> Callable[[], bool]:
-    import yaml
-    from kubernetes.config import ConfigException
-    from kubernetes.config.exec_provider import ExecProvider
-    from kubernetes.config.kube_config import FileOrData, KubeConfigLoader, KubeConfigMerger, _is_expired
-
-    class Loader(KubeConfigLoader):  # type: ignore[misc]
-        expiry: Any = None
-
-        def _load_user_token(self) -> bool:
-            """The file wins over the token beside it, as for kubectl."""
-            user = self._user
-            path = user.safe_get("tokenFile")
-            token = Path(self._get_base_path(user.path), path).read_text() if path else user.safe_get("token")
-            if path and not token.strip():
-                raise ConfigException(f"{path} is empty")
-            if token:
-                self.token = f"Bearer {token.strip()}"
-            return bool(token)
-
-        def _load_from_exec_plugin(self) -> bool:
-            if "exec" not in self._user:
-                return False
-            base = self._get_base_path(self._cluster.path)
-            status = _ask_plugin(ExecProvider(self._user["exec"], base, self._cluster))
-            if status.get("token"):
-                self.token = f"Bearer {status['token']}"
-            if status.get("clientCertificateData") and status.get("clientKeyData"):
-                for name, key in (("cert_file", "clientCertificateData"), ("key_file", "clientKeyData")):
-                    data = FileOrData(status, None, data_key_name=key, base64_file_content=False)
-                    setattr(self, name, data.as_file())
-            elif not status.get("token"):
-                raise ConfigException("the plugin gave neither a token nor a certificate with its key")
-            self.expiry = _time_of(status.get("expirationTimestamp"))
-            return True
-
-    try:
-        merged = KubeConfigMerger(files).config
-    except yaml.YAMLError as error:
-        raise ConfigException(f"it is not YAML: {' '.join(str(error).split())}") from None
-    loader = Loader(config_dict=merged, config_base_path=None)
-    loader.load_and_set(configuration)
-    configuration.refresh_api_key_hook = None
-    if "proxy-url" in loader._cluster:
-        configuration.no_proxy = None  # that proxy is for this cluster, whatever is exempt from the others
-    plugin = loader._user is not None and "exec" in loader._user
-    return (lambda: bool(loader.expiry) and _is_expired(loader.expiry)) if plugin else _always
-
-
-def _ask_plugin(provider: Any) -> dict[str, Any]:
-    """What its `run` does, with a time limit, and never asking a person: a plugin that hangs must not hold the agent.
-    provider: the client's ExecProvider. Returns the status of the ExecCredential. Raises ConfigException, OSError."""
-    from kubernetes.config import ConfigException
-
-    spec: dict[str, Any] = {"interactive": False}
-    if provider.cluster:
-        spec["cluster"] = dict(provider.cluster.value)
-        for extension in spec["cluster"].get("extensions") or ():
-            if extension["name"] == "client.authentication.k8s.io/exec":
-                spec["cluster"]["config"] = extension["extension"]
-                break
-    asked = {"apiVersion": provider.api_version, "kind": "ExecCredential", "spec": spec}
-    with subprocess.Popen(
-        provider.args,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=provider.cwd,
-        env={**provider.env, "KUBERNETES_EXEC_INFO": json.dumps(asked)},
-        text=True,
-        errors="replace",
-        process_group=0,
-    ) as process:
-        try:
-            output, complaint = process.communicate(timeout=PLUGIN_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            raise ConfigException(f"exec: {provider.args[0]} did not end within {PLUGIN_TIMEOUT:.0f} s") from None
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode:
-        lines = complaint.strip().splitlines()
-        # Only its last line: plugins print what they were given, too.
-        last = "".join(each for each in lines[-1] if each.isprintable())[:200] if lines else ""
-        raise ConfigException(f"exec: process returned {process.returncode}" + (f". {last}" if last else ""))
-    try:
-        said = json.loads(output)
-    except ValueError as error:
-        raise ConfigException(f"exec: the plugin's output is not JSON: {error}") from None
-    if not isinstance(said, dict) or not isinstance(said.get("status"), dict):
-        raise ConfigException("exec: the plugin's output is no ExecCredential with a status")
-    if said.get("apiVersion") != provider.api_version:
-        raise ConfigException(f"exec: plugin api version {said.get('apiVersion')} is not {provider.api_version}")
-    status: dict[str, Any] = said["status"]
-    return status
-
-
-def _time_of(text: Any) -> datetime | None:
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        raise ValueError(f"the plugin's expirationTimestamp {text!r} is no time as 2030-01-31T12:00:00Z") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _always() -> bool:

@@ -24,7 +24,7 @@ from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.config import Config
 from ipvsagent.errors import SourceError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
-from ipvsagent.sources.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip
+from ipvsagent.sources.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip, require_usable
 from ipvsagent.sources.events import EventTransport
 from ipvsagent.sources.follow import Follower, Transport
 from ipvsagent.sources.inbox import Findings, Inbox
@@ -45,6 +45,7 @@ def api_source(config: Config) -> ApiSource:
     place = place_of(config.kubeconfig, config.master, os.environ, service_account=SERVICE_ACCOUNT)
     if not config.allow_api_by_cluster_ip:
         refuse_cluster_ip(place, os.environ)
+    require_usable(place, os.environ)
     transport = ApiTransport(place, os.environ, time.monotonic)
     return ApiSource(
         transport,

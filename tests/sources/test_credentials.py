@@ -17,7 +17,8 @@ from urllib3.exceptions import ConnectTimeoutError
 from integration.apiserver import Access, ApiServer, Certificates
 from ipvsagent.errors import ConfigError, SourceError, StartError
 from ipvsagent.sources import credentials
-from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip
+from ipvsagent.sources import kubeconfig as kubeconfig_module
+from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip, require_usable
 from ipvsagent.sources.follow import TransportError
 from ipvsagent.sources.resources import Request
 from ipvsagent.sources.transport import ApiTransport, _in_words
@@ -321,6 +322,11 @@ def test_what_is_asked_where(tmp_path):
         place_of("/nowhere", "", home, service_account=account)
 
 
+def test_an_address_alone_says_not_as_whom_to_ask(tmp_path):
+    with pytest.raises(ConfigError, match=r"--master https://a says where .* as whom .*: give --kubeconfig FILE"):
+        place_of("", "https://u:p@a", {"HOME": str(tmp_path)}, service_account=tmp_path)
+
+
 def test_a_cluster_ip_in_the_environment_is_refused():
     """As the kubelet sets it: both names have the Service's address. Who sets the first leaves the second."""
     told = {HOST: "10.96.0.1", PORT: "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.96.0.1"}
@@ -383,7 +389,7 @@ def test_a_file_that_goes_away_while_it_is_read(kubeconfig, tmp_path, monkeypatc
 
     monkeypatch.setattr(credentials, "_fingerprint", late)
     authority = (tmp_path / "ca.crt").read_bytes()
-    with pytest.raises(SourceError, match=r"No such file .*ca\.crt"):
+    with pytest.raises(SourceError, match=r"ca\.crt: No such file"):
         load(place, {})
     (tmp_path / "ca.crt").write_bytes(authority)
     assert client.ask(later=REREAD) == 200
@@ -410,7 +416,7 @@ def test_a_proxy_that_cannot_be_used_is_named(kubeconfig):
 
 
 def test_a_plugin_that_hangs_holds_nobody_who_has_credentials(kubeconfig, tmp_path, monkeypatch):
-    monkeypatch.setattr(credentials, "PLUGIN_TIMEOUT", 1.5)
+    monkeypatch.setattr(kubeconfig_module, "PLUGIN_TIMEOUT", 1.5)
     (tmp_path / "token").write_text("one")
     client = Client(kubeconfig(plugin(tmp_path, "2020-01-01T00:00:00Z")))
     assert client.ask() == 200
@@ -428,6 +434,47 @@ def test_a_plugin_that_hangs_holds_nobody_who_has_credentials(kubeconfig, tmp_pa
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z", "its children end with it"
     with pytest.raises(SourceError, match=r"plugin did not end within 2 s"):
         load(Place(str(tmp_path / "kubeconfig")), {})
+
+
+@pytest.fixture
+def silent():
+    """A server that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield f"http://127.0.0.1:{made.getsockname()[1]}"
+
+
+def expired(issuer: str) -> dict:
+    settings = {"id-token": "a.eyJleHAiOjF9.c", "refresh-token": "r", "client-id": "c", "client-secret": "s"}
+    return {"auth-provider": {"name": "oidc", "config": {**settings, "idp-issuer-url": issuer}}}
+
+
+def test_a_provider_of_identities_that_says_nothing_is_not_waited_for(kubeconfig, silent, monkeypatch):
+    monkeypatch.setattr(kubeconfig_module, "PLUGIN_TIMEOUT", 0.5)
+    with pytest.raises(SourceError, match=r"the provider of identities did not answer within"):
+        load(kubeconfig(expired(silent)), {})
+
+
+@pytest.mark.parametrize(
+    ("user", "cluster", "words"),
+    [
+        ({"token": "one"}, {"server": ""}, "the cluster of its context .* has no server"),
+        ({"tokenFile": "/nowhere/token"}, {}, "/nowhere/token: No such file or directory"),
+        ({"token": "one"}, {"certificate-authority": "/nowhere/ca.crt"}, "/nowhere/ca.crt"),
+        ({"client-certificate": "/nowhere/a.crt", "client-key": "/nowhere/a.key"}, {}, "/nowhere/a.crt"),
+    ],
+)
+def test_what_never_works_is_said_at_the_start(kubeconfig, user, cluster, words):
+    with pytest.raises(SourceError, match=rf"kubeconfig .* cannot be used: .*{words}"):
+        require_usable(kubeconfig(user, **cluster), {})
+
+
+def test_at_the_start_nobody_is_asked(kubeconfig, silent, tmp_path):
+    require_usable(kubeconfig(expired(silent)), {})
+    require_usable(kubeconfig({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/nowhere"}}), {})
+
+
+def test_an_address_without_a_scheme_is_read_as_kubectl_does(kubeconfig):
+    assert load(kubeconfig({"token": "one"}, server="10.0.0.1:6443"), {}).configuration.host == "https://10.0.0.1:6443"
 
 
 def test_what_a_plugin_complains_of_is_one_short_line(kubeconfig, tmp_path):
