@@ -60,13 +60,28 @@ def main(argv: list[str]) -> int:
         # The folder is shared with the guest, which has folders of its own in place of /tmp.
         with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-", dir="/var/tmp" if reason else None) as folder:
             results = Path(folder, "results.json")
+            own = {} if options.only == "route" else _own(options, Path(folder))
             status = _in_guest(argv, results, reason) if reason else _measure(options, results)
             if status != 0:
                 return status
-            return _report(json.loads(results.read_text()), options.json, options.only)
+            document = json.loads(results.read_text())
+            return _report({**document, "samples": {**document["samples"], **own}}, options.json, options.only)
     except KeyboardInterrupt:
         print("\nbench: interrupted", file=sys.stderr)
         return EXIT_INTERRUPT
+
+
+def _own(options: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[float]]]:
+    """On this machine's own kernel, whatever it is."""
+    from integration.bench.session import Session
+
+    session = Session(options.sizes, folder, changes=options.changes, only=options.only, say=_say)
+    session.own()
+    return session.samples
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _in_guest(argv: Sequence[str], results: Path, reason: str) -> int:
@@ -87,9 +102,6 @@ def _measure(options: argparse.Namespace, results: Path) -> int:
     from integration.bench.session import Session, machine
     from integration.lab import LabError
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-") as folder:
         session = Session(
             options.sizes,
@@ -99,7 +111,7 @@ def _measure(options: argparse.Namespace, results: Path) -> int:
             events=options.events,
             only=options.only,
             idle_seconds=options.idle_seconds,
-            say=say,
+            say=_say,
         )
         try:
             session.run()

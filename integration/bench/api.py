@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
@@ -37,22 +38,20 @@ def measure(stand: Stand, cluster: Cluster, count: int) -> Measured:
     """In a stand where nothing is programmed."""
     kubeconfig = stand.state / "kubeconfig"
     figures: Measured = {}
-    with _process(stand, "server", [str(cluster.size), str(kubeconfig)]) as server:
+    with _process(stand.namespace.entered(), "server", [str(cluster.size), str(kubeconfig)]) as server:
         _expect(server.stdout, LIMIT)
-        output, _ = stand.run([sys.executable, "-m", "integration.bench.api_source", str(kubeconfig)])
-        figures["source_cpu_seconds"], figures["source_seconds"] = map(float, output.split()[-2:])
         words = ["run", "--kubeconfig", str(kubeconfig), "--hostname-override", THIS_NODE, "--interface", INTERFACE]
         log = stand.state / "agent.log"
         with (
             log.open("wb") as errors,
-            _process(stand, "agent", [*words, "--state-dir", str(stand.state)], errors=errors) as agent,
+            _process(stand.namespace.entered(), "agent", [*words, f"--state-dir={stand.state}"], errors) as agent,
         ):
             idle.wait_in_sync(agent, log)
             become_quiet()
             memory = idle.status_of(Path("/proc", str(agent.pid)))
             figures["rss_mib"], figures["peak_mib"] = memory["VmRSS"] / 1024, memory["VmHWM"] / 1024
             ours = _changes(cluster, server, agent, count, _operation)
-        with _process(stand, "watch", [str(kubeconfig)]) as watching:
+        with _process(stand.namespace.entered(), "watch", [str(kubeconfig)]) as watching:
             _expect(watching.stdout, LIMIT)
             official = _changes(cluster, server, watching, count, _name)
     figures["median"], figures["p99"] = statistics.median(ours), sorted(ours)[len(ours) * 99 // 100]
@@ -60,12 +59,23 @@ def measure(stand: Stand, cluster: Cluster, count: int) -> Measured:
     return figures
 
 
+def measure_lists(folder: Path, size: int) -> Measured:
+    """Seconds until both first lists are decoded. Needs no IPVS, and no network but the loopback."""
+    kubeconfig = folder / f"kubeconfig-{size}"
+    with _process(contextlib.nullcontext(), "server", [str(size), str(kubeconfig)]) as server:
+        _expect(server.stdout, LIMIT)
+        argv = [sys.executable, "-m", "integration.bench.api_source", str(kubeconfig)]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, env=environment(), timeout=LIMIT, check=True)
+    cpu, wall = map(float, done.stdout.split()[-2:])
+    return {"cpu_seconds": cpu, "seconds": wall}
+
+
 @contextlib.contextmanager
 def _process(
-    stand: Stand, what: str, words: Sequence[str], errors: IO[bytes] | None = None
+    place: AbstractContextManager[None], what: str, words: Sequence[str], errors: IO[bytes] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     argv = [sys.executable, "-m", f"integration.bench.api_{what}", *words]
-    with stand.namespace.entered():
+    with place:
         process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment(), bufsize=0
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 
-from integration.bench.chain import Chain
+from integration.bench.chain import NodeChain
 from integration.bench.worker import Measured
 from ipvsagent.loop import LOOK_EVERY
 from ipvsagent.reconcile.audit import Pace
@@ -17,7 +17,7 @@ from ipvsagent.reconcile.audit import Pace
 _SLICES, _PAUSE = 40, 0.05
 
 
-def measure(chain: Chain) -> Measured:
+def measure(chain: NodeChain) -> Measured:
     pace = Pace()
     taken, counts = [], []
     for _ in range(_SLICES):

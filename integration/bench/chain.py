@@ -6,40 +6,32 @@ The steps are those of `Loop.turn` and `Loop._take`; what differs is said in `ch
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 from integration.bench.cluster import SERVICE_CIDR, THIS_NODE
 from integration.bench.stand import INTERFACE
+from ipvsagent.address import Address
 from ipvsagent.announce import learn
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
 from ipvsagent.node import Node, pipeline_for
+from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import Failure, Op
 from ipvsagent.status.snapshot import in_sync
 
 
 class Chain:
-    """Opens and prepares the node. `ipvs`, `addresses` and `sets` know how long writing took. routed: in route mode."""
+    """A pipeline and what the loop does around it. addresses: of this node's other interfaces."""
 
-    def __init__(self, state: Path, *, routed: bool = False) -> None:
-        config = Config(
-            node_name=THIS_NODE,
-            interface=INTERFACE,
-            state_dir=state,
-            route_mode=routed,
-            service_cidrs=(ip_network(SERVICE_CIDR),) if routed else (),
-        )
-        self.node = Node(config)
-        self.node.prepare()
-        self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)
-        self.sets = Clocked(self.node.sets)
-        self.backend = self.node.backend()
-        self.pipeline = pipeline_for(config, self.backend, window=0)
+    def __init__(self, config: Config, backend: Backend, addresses: Callable[[], Iterable[Address]]) -> None:
+        self.pipeline = pipeline_for(config, backend, window=0)
+        self.backend = backend
+        self._addresses = addresses
         self._book = FindingBook()
         self._now = 0.0
 
@@ -49,7 +41,7 @@ class Chain:
 
     def begin(self) -> None:
         """This node's addresses: before the first message."""
-        learn(self._book, self.pipeline.node_addresses(self.node.addresses.node_addresses()))
+        learn(self._book, self.pipeline.node_addresses(self._addresses()))
 
     def start(self) -> Report:
         report = self.pipeline.begin(self._now)
@@ -65,6 +57,24 @@ class Chain:
         learn(self._book, report.findings)
         in_sync(self.pipeline)
         return report
+
+
+class NodeChain(Chain):
+    """Opens and prepares the node. `ipvs`, `addresses` and `sets` know how long writing took. routed: in route mode."""
+
+    def __init__(self, state: Path, *, routed: bool = False) -> None:
+        config = Config(
+            node_name=THIS_NODE,
+            interface=INTERFACE,
+            state_dir=state,
+            route_mode=routed,
+            service_cidrs=(ip_network(SERVICE_CIDR),) if routed else (),
+        )
+        self.node = Node(config)
+        self.node.prepare()
+        self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)
+        self.sets = Clocked(self.node.sets)
+        super().__init__(config, self.node.backend(), self.node.addresses.node_addresses)
 
     def held(self) -> int:
         """Rows in the kernel: virtual and real servers, addresses, members of sets."""

@@ -8,17 +8,14 @@ the same at every size, because the kernel searches deleted real servers at each
 
 from __future__ import annotations
 
-import contextlib
 import random
 import statistics
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
-
 from integration.bench import floor
-from integration.bench.chain import Chain
+from integration.bench.chain import NodeChain
 from integration.bench.cluster import PORT, TARGET_PORT, Cluster, Extra
 from integration.bench.worker import Measured
 from ipvsagent.cluster.objects import Changes
@@ -78,25 +75,23 @@ def measure_floor(cluster: Cluster, interface: int, count: int) -> Measured:
     return {**figures, **_latencies(taken, by_step)}
 
 
-def measure(chain: Chain, cluster: Cluster, count: int) -> Measured:
+def measure(chain: NodeChain, cluster: Cluster, count: int) -> Measured:
     """On a table that was programmed by this chain. Leaves it as it was."""
     figures = _counts(chain, cluster)
     taken: list[float] = []
     by_step: dict[str, list[float]] = {}
     for step, services in batches(cluster, count):
-        for event in _events(cluster, step, services):
+        for event in events(cluster, step, services):
             before = time.perf_counter()
             chain.changed(event)
             seconds = time.perf_counter() - before
             taken.append(seconds)
             by_step.setdefault(step.name, []).append(seconds)
     figures.update(_latencies(taken, by_step))
-    figures["decode_seconds"] = _decoding(cluster, min(count, 200))
-    figures["own_seconds"] = _own(chain, cluster, count)
     return figures
 
 
-def _events(cluster: Cluster, step: Step, services: list[int]) -> list[Changes]:
+def events(cluster: Cluster, step: Step, services: list[int]) -> list[Changes]:
     """Decoded anew, as they would arrive: nothing in them is the object that the table has."""
     return [Changes(upserts=(cluster.slice(service, step.extra),)) for service in services]
 
@@ -111,25 +106,25 @@ def _latencies(taken: list[float], by_step: dict[str, list[float]]) -> Measured:
     }
 
 
-def _counts(chain: Chain, cluster: Cluster) -> Measured:
+def _counts(chain: NodeChain, cluster: Cluster) -> Measured:
     """What one life of BATCH Services makes the agent say to the kernel."""
     sockets = [_CountingSocket(table._socket._socket) for table in (chain.node.ipvs, chain.node.addresses)]
     tables: tuple[Any, ...] = (chain.node.ipvs, chain.node.addresses)
     before = chain.backend.ops_written, chain.backend.rows_read
-    events = 0
+    count = 0
     for table, counting in zip(tables, sockets, strict=True):
         table._socket._socket = counting
     for step, services in batches(cluster, 1):
-        for event in _events(cluster, step, services):
+        for event in events(cluster, step, services):
             chain.changed(event)
-            events += 1
+            count += 1
     for table, counting in zip(tables, sockets, strict=True):
         table._socket._socket = counting.inner
     return {
-        "messages": sum(counting.messages for counting in sockets) / events,
-        "calls": sum(counting.calls for counting in sockets) / events,
-        "ops": (chain.backend.ops_written - before[0]) / events,
-        "rows_read": (chain.backend.rows_read - before[1]) / events,
+        "messages": sum(counting.messages for counting in sockets) / count,
+        "calls": sum(counting.calls for counting in sockets) / count,
+        "ops": (chain.backend.ops_written - before[0]) / count,
+        "rows_read": (chain.backend.rows_read - before[1]) / count,
     }
 
 
@@ -153,50 +148,3 @@ class _CountingSocket:
         self.calls += 1
         size: int = self.inner.recv_into(buffer)
         return size
-
-
-def _own(chain: Chain, cluster: Cluster, count: int) -> float:
-    """Seconds of our own for one change: the same events, everything up to the packed message, which is not sent.
-
-    Clocked by the batch, so that what reading the clock costs (in a guest: microseconds) is not in it.
-    """
-    taken = []
-    with _mute(chain):
-        for step, services in batches(cluster, count):
-            events = _events(cluster, step, services)
-            began = time.perf_counter()
-            for event in events:
-                chain.changed(event)
-            taken.append((time.perf_counter() - began) / len(events))
-    return statistics.median(taken)
-
-
-def measure_rollout(chain: Chain, cluster: Cluster, count: int) -> Measured:
-    """The same while one real server of every fifth Service drains. Nothing is sent: the chain is of no use after."""
-    with _mute(chain):
-        for service in range(0, cluster.size, 5):
-            piece = cluster.slice(service)
-            chain.changed(Changes(upserts=(replace(piece, endpoints=piece.endpoints[1:]),)))
-    return {"rollout_drains": len(chain.pipeline.reconciler.drains), "rollout_own_seconds": _own(chain, cluster, count)}
-
-
-@contextlib.contextmanager
-def _mute(chain: Chain) -> Iterator[None]:
-    """Packed messages go nowhere, and are all taken."""
-    ipvs: Any = chain.node.ipvs
-    ipvs._socket.send = lambda packed: {}
-    try:
-        yield
-    finally:
-        del ipvs._socket.send
-
-
-def _decoding(cluster: Cluster, count: int) -> float:
-    """Seconds for one slice, from JSON; not part of the event."""
-    from ipvsagent.cluster.decode import decode_json
-
-    texts = [cluster.slice_text(service % cluster.size, Extra.READY) for service in range(count)]
-    began = time.perf_counter()
-    for text in texts:
-        decode_json("EndpointSlice", text)
-    return (time.perf_counter() - began) / count

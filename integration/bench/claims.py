@@ -43,11 +43,11 @@ class _Claim:
 
 def _why_above_floor(figures: Figures, size: int) -> str:
     whole, own, floor = (
-        figures.at(name, size) * 1e6 for name in ("change.median", "change.own_seconds", "floor.median")
+        figures.at(name, size) * 1e6 for name in ("change.median", "own.change_seconds", "floor.median")
     )
     return (
-        f"of {whole:.0f} us our own work is {own:.0f} us: policy, rows and comparison of all endpoints of the Service; "
-        f"the floor knows its one message and needs {floor:.0f} us for two system calls"
+        f"a change takes {whole:.0f} us, and the two system calls of the floor {floor:.0f} us; our own work, policy, "
+        f"rows and comparison of all endpoints of the Service, takes {own:.0f} us of CPU outside of a guest"
     )
 
 
@@ -56,6 +56,17 @@ def _why_not_idle(figures: Figures, size: int) -> str:
     return (
         f"the audit of {servers:.0f} virtual servers a second took {slice_ms:.1f} ms of wall time; CPU time is "
         "counted in ticks of 10 ms"
+    )
+
+
+def _why_slow_start(figures: Figures, size: int) -> str:
+    imported, own_import, files, own_files = (
+        figures.at(name, size)
+        for name in ("restart.import_seconds", "own.import_seconds", "restart.files_seconds", "own.files_seconds")
+    )
+    return (
+        f"importing takes {imported:.1f} s there and {own_import:.1f} s without a guest, reading the files "
+        f"{files:.1f} s and {own_files:.1f} s; iptables is started six times"
     )
 
 
@@ -73,12 +84,12 @@ _CLAIMS = (
     _Claim("(b) a change takes under 2 ms", "change.median", "<", 0.002),
     _Claim("(b) under twice the floor", "change against floor", "<", 2, why=_why_above_floor),
     _Claim("(c) an unchanged restart writes nothing", "restart.writes", "=", 0),
-    _Claim("(c) an unchanged restart takes under 5 s", "restart.seconds", "<", 5),
+    _Claim("(c) an unchanged restart takes under 5 s", "restart.seconds", "<", 5, why=_why_slow_start),
     _Claim("(d) idle with audit under 1 % of a core", "idle.idle_share", "<", 0.01, why=_why_not_idle),
     _Claim("(e) at most 150 MiB resident", "program.rss_mib", "<=", 150),
     _Claim("(e) at most 150 MiB at the peak", "program.peak_mib", "<=", 150),
     _Claim("(g) from event to acknowledgement under 5 ms", "api.median", "<", 0.005),
-    _Claim("(g) first lists decoded in under 1 s of CPU", "api.source_cpu_seconds", "<", 1),
+    _Claim("(g) first lists decoded in under 1 s of CPU", "lists.cpu_seconds", "<", 1),
     _Claim("(g) at most 200 MiB resident after the first sync", "api.rss_mib", "<=", 200),
     _Claim("(g) at most 260 MiB at the peak", "api.peak_mib", "<=", 260),
     _Claim("(f) the API server answers within 1 s", "cold.seconds", "<", 1, why=_why_late),
@@ -95,6 +106,6 @@ def judge(figures: Figures) -> Iterator[Verdict]:
                 why = "" if held else claim.why(figures, size)
                 yield Verdict(claim.text, claim.figure, size, value, f"{claim.relation} {claim.limit:g}", held, why)
     if len(figures.sizes) > 1:
-        growth = figures.growth("change.own_seconds")
+        growth = figures.growth("own.change_seconds")
         text = f"(b) our own time a change grows by at most {OWN_GROWTH - 1:.0%}"
-        yield Verdict(text, "change.own_seconds", 0, growth, f"<= {OWN_GROWTH:g}", growth <= OWN_GROWTH)
+        yield Verdict(text, "own.change_seconds", 0, growth, f"<= {OWN_GROWTH:g}", growth <= OWN_GROWTH)

@@ -6,15 +6,15 @@ import gc
 import time
 from pathlib import Path
 
-from integration.bench.chain import Chain
+from integration.bench.chain import NodeChain
 from integration.bench.cluster import Cluster
 from integration.bench.worker import Measured
 from ipvsagent.cluster.objects import Changes
 
 
-def program(cluster: Cluster, state: Path, *, routed: bool = False) -> tuple[Chain, Measured]:
+def program(cluster: Cluster, state: Path, *, routed: bool = False) -> tuple[NodeChain, Measured]:
     """Nothing but the agent's own modules and the input may be in memory when it begins."""
-    chain = Chain(state, routed=routed)
+    chain = NodeChain(state, routed=routed)
     changes = Changes(upserts=tuple(cluster.decoded()), synced=True)
     pauses = _Pauses()
     decoded_at = time.monotonic()

@@ -17,11 +17,11 @@ def measure(source: Path, state: Path) -> Measured:
     import ipvsagent.cli.run  # noqa: F401
 
     marks.append(time.perf_counter())
-    from integration.bench.chain import Chain
+    from integration.bench.chain import NodeChain
     from ipvsagent.sources.manifests import ManifestSource
 
     before_node = time.perf_counter()
-    chain = Chain(state)
+    chain = NodeChain(state)
     after_node = time.perf_counter()
     changes, _ = ManifestSource([source]).load_once()
     loaded = time.perf_counter()

@@ -56,6 +56,20 @@ class Session:
             self._api(cluster)
             self._route(cluster, 0)
 
+    def own(self) -> None:
+        """What needs no IPVS, and so no guest."""
+        for size in self.sizes:
+            if self.only != "api":
+                source = self.folder / f"own-{size}"
+                source.mkdir()
+                cluster = Cluster(size)
+                cluster.write_files(source)
+                words = ["own", str(size), f"changes={self.changes}", f"source={source}"]
+                argv = [sys.executable, "-m", "integration.bench.worker", *words]
+                done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
+                self._note("own", size, json.loads(done.stdout.splitlines()[-1]))
+            self._note("lists", size, api.measure_lists(self.folder, size))
+
     def _reference(self, cluster: Cluster, turn: int) -> None:
         rules, commands = cluster.ipvsadm_rules(), cluster.ip_commands(INTERFACE)
         with stand(f"reference-{cluster.size}-{turn}", self.folder) as place:

@@ -37,12 +37,15 @@ def main(argv: list[str]) -> None:
         figures = changes.measure(chain, cluster, count)
         figures.update({f"audit_{name}": value for name, value in audit.measure(chain).items()})
         figures["rows_in_kernel"] = chain.held()
-        figures.update(changes.measure_rollout(chain, cluster, count))
     elif what == "floor":
         from integration.bench import changes
         from integration.bench.stand import INTERFACE
 
         figures = changes.measure_floor(cluster, socket.if_nametoindex(INTERFACE), count)
+    elif what == "own":
+        from integration.bench import own
+
+        figures = own.measure(cluster, count, Path(options["source"]))
     elif what == "phases":
         from integration.bench import restart
 

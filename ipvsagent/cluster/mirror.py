@@ -48,11 +48,12 @@ class Mirror:
         seen: set[ObjectKey] = set()
         nameless = None
         for decoded in listed:
-            if isinstance(decoded, Rejected) and not decoded.key.name:
+            key = decoded.key
+            if isinstance(decoded, Rejected) and not key.name:
                 nameless = decoded
             else:
-                seen.add(decoded.key)
-                self.put(decoded)
+                seen.add(key)
+                self._put(key, decoded)
         for key in [key for key in {**self._objects, **self._rejected} if key.kind == kind and key not in seen]:
             self.delete(key)
         if nameless:
@@ -67,7 +68,9 @@ class Mirror:
 
     def put(self, decoded: Decoded) -> bool:
         """True if a proxy will see a difference."""
-        key = decoded.key
+        return self._put(decoded.key, decoded)
+
+    def _put(self, key: ObjectKey, decoded: Decoded) -> bool:
         if isinstance(decoded, Rejected):
             self._vanished.pop(key, None)
             self._rejected[key] = decoded

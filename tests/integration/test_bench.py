@@ -38,6 +38,8 @@ def test_small_run_counts_right(tmp_path: Path) -> None:
     assert counts == {"messages": 1, "ops": 1, "rows_read": 0, "calls": 2}
     assert figures["change.changes"] == figures["floor.changes"] == 100
     assert figures["program.failures"] == figures["restart.writes"] == figures["idle.start_writes"] == 0
+    assert figures["own.change_seconds"] > 0 and figures["lists.cpu_seconds"] > 0
+    assert figures["own.drains"] == SIZE / 5
     assert figures["cold.seconds"] > 0 and figures["idle.agent_rss_mib"] > 0
     assert 0 < figures["api.median"] <= figures["api.p99"]
     assert figures["api.official_median"] > 0 and figures["api.peak_mib"] >= figures["api.rss_mib"] > 0
@@ -85,10 +87,10 @@ def _figures(**at_largest: float) -> Figures:
 
 
 def test_a_claim_that_fails_is_named_with_its_figure() -> None:
-    figures = _figures(restart__seconds=7.5, restart__writes=0, change__own_seconds=1.1)
+    figures = _figures(restart__seconds=7.5, restart__writes=0, own__change_seconds=1.1)
     verdicts = {(verdict.figure, verdict.size): verdict.held for verdict in judge(figures)}
     assert verdicts["restart.seconds", 100] and not verdicts["restart.seconds", 1000]
-    assert verdicts["restart.writes", 1000] and verdicts["change.own_seconds", 0]
+    assert verdicts["restart.writes", 1000] and verdicts["own.change_seconds", 0]
     assert any("takes under 5 s: 7.5 at 1,000 Services" in line for line in failures(list(judge(figures))))
     restart = next(line for line in lines(figures, list(judge(figures))) if "run --once" in line)
     assert "7.50 s" in restart and "FAIL" in restart
