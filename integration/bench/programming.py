@@ -27,7 +27,7 @@ def program(cluster: Cluster, state: Path, *, routed: bool = False) -> tuple[Nod
     memory = _memory()
     figures: Measured = {
         "seconds": ended - decoded_at,
-        "policy_seconds": taken - decoded_at,
+        "take_seconds": taken - decoded_at,
         "ipvs_seconds": chain.ipvs.seconds,
         "address_seconds": chain.addresses.seconds,
         "set_seconds": chain.sets.seconds,

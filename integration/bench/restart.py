@@ -35,7 +35,7 @@ def measure(source: Path, state: Path) -> Measured:
         "import_seconds": marks[1] - marks[0],
         "node_seconds": after_node - before_node,
         "files_seconds": loaded - after_node,
-        "policy_seconds": taken - loaded,
+        "take_seconds": taken - loaded,
         "compare_seconds": compared - taken,
         "read_seconds": reading,
         "writes": report.written,

@@ -14,7 +14,7 @@ _PLAIN, _TIMES, _MIB, _PERCENT = (1.0, ""), (1.0, "x"), (1.0, "MiB"), (1e2, "%")
 _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("(a) FIRST PROGRAMMING", "", _PLAIN),
     ("ours", "program.seconds", _S),
-    ("  of which policy", "program.policy_seconds", _S),
+    ("  of which joining objects", "program.take_seconds", _S),
     ("  of which IPVS", "program.ipvs_seconds", _S),
     ("  of which addresses", "program.address_seconds", _S),
     ("  of which sets, for packet rules", "program.set_seconds", _S),
@@ -46,7 +46,7 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("  importing", "restart.import_seconds", _S),
     ("  opening the node", "restart.node_seconds", _S),
     ("  reading the files", "restart.files_seconds", _S),
-    ("  policy", "restart.policy_seconds", _S),
+    ("  joining objects", "restart.take_seconds", _S),
     ("  comparing with the kernel", "restart.compare_seconds", _S),
     ("    reading it alone", "restart.read_seconds", _S),
     ("(d) IDLE, WITH AUDIT", "", _PLAIN),
