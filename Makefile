@@ -75,5 +75,5 @@ bench: setup venv ## speed and size, beside ipvsadm -R and ip -batch; takes minu
 	@$(PYTHON) -m integration.bench
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(VENV)-manifests .vagrant .wheels .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-manifests .vagrant .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

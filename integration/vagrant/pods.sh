@@ -4,6 +4,7 @@
 #   pods up             make what is missing
 #   pods configure POD  write the configuration of its server
 set -eu
+# shellcheck disable=SC1091 # provision.sh writes it
 . /etc/pods/environment
 
 number=${NODE#node-} # "front" has no pods
@@ -15,7 +16,9 @@ up() {
         [ "$other" = "$number" ] || ip route replace "10.244.$other.0/24" via "$NETWORK.1$other"
     done
     [ "$NODE" != front ] || return 0
-    # Pods of one bridge would answer each other past IPVS, with the wrong address: kubeadm asks for this, too.
+    # Pods of one bridge would answer each other past IPVS, with the wrong address: kubeadm asks for this, too. Then the
+    # bridge sends the answer of a pod to itself back where it came from, which its port must be told to allow, as the CNI
+    # plugin "bridge" does with hairpinMode.
     if modprobe br_netfilter; then sysctl -qw net.bridge.bridge-nf-call-iptables=1; fi
     ip link show pods >/dev/null 2>&1 || ip link add pods type bridge
     ip address replace "10.244.$number.1/24" dev pods
@@ -27,6 +30,7 @@ up() {
         ip link show "$pod" >/dev/null 2>&1 ||
             ip link add "$pod" type veth peer name eth0 netns "$pod"
         ip link set "$pod" master pods up
+        ip link set "$pod" type bridge_slave hairpin on
         ip -n "$pod" address replace "10.244.$number.${pair#*:}/24" dev eth0
         ip -n "$pod" link set eth0 up
         ip -n "$pod" route replace default via "10.244.$number.1"
