@@ -110,12 +110,13 @@ def _others(config: Config) -> Iterator[Check]:
         )
     else:
         yield Check("kube-proxy", State.OK, "none is visible from here")
-    places = kube_proxy_rules.translating()
-    for finding in kube_proxy_rules.findings(places):
+    left = kube_proxy_rules.left()
+    if left.translating or left.canary:
         remedy = f"Once kube-proxy is stopped for good, run `{kube_proxy_rules.REMEDY}`"
-        yield Check(
-            finding.subject, State.WARNING, f"translate packets to its last endpoints ({', '.join(places)})", remedy
-        )
+        what = "its chain KUBE-PROXY-CANARY is there: it runs here, or ran and left its rules"
+        if left.translating:
+            what = f"translate packets to its last endpoints ({', '.join(left.translating)})"
+        yield Check("rules of kube-proxy", State.WARNING, what, remedy)
     lock = host.AgentLock(lock_path(config))
     if not lock.try_acquire():
         yield Check(

@@ -19,9 +19,8 @@ from msgspec import Struct
 from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
-from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.client_sets import ClientSets
-from ipvsagent.kernel.host import STOP_KUBE_PROXY
 from ipvsagent.kernel.iptables import Feature, RuleTable, remove_left
 from ipvsagent.kernel.iptables_chains import is_servers
 from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, find_variant
@@ -191,18 +190,6 @@ class PacketFilter:
             )
             for table in self._tables
             for chain in table.blocking
-        ]
-        found += [
-            Finding(
-                FindingKind.HOST,
-                "kube-proxy",
-                f"chain KUBE-PROXY-CANARY ({table.family}) is there, so most likely kube-proxy runs on this node and "
-                f"undoes the work of this agent, or it ran and left its rules. {STOP_KUBE_PROXY}, then "
-                "`ipvsagent cleanup --kube-proxy` takes away what it left",
-                severity=Severity.ERROR,
-            )
-            for table in self._tables
-            if table.kube_proxy
         ]
         mask = self._config.node_marks
         found += [

@@ -10,7 +10,6 @@ import pytest
 from ipvsagent import packet_filter
 from ipvsagent.address import Family
 from ipvsagent.config import Config, parse_network
-from ipvsagent.findings import Severity
 from ipvsagent.kernel import iptables_servers
 from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool, server_rules
@@ -187,15 +186,3 @@ def test_a_module_that_is_loaded_later_is_used(kernel: FakeKernel, monkeypatch: 
         trouble(patch, tool, RulesRefused("Couldn't load match `connmark'"))
         assert not table.supports(Feature.CONNMARK)
     assert table.supports(Feature.CONNMARK) and table.supports(Feature.CONNMARK)
-
-
-def test_kube_proxys_canary_is_an_error_until_it_is_gone(kernel: FakeKernel) -> None:
-    kernel.rule_tools[Family.IPV4].restore("*mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n")
-    kept = PacketFilter(CONFIG)
-    kept.install()
-    (finding,) = kept.findings()
-    assert finding.severity is Severity.ERROR and finding.subject == "kube-proxy"
-    assert "delete daemonset kube-proxy" in finding.reason and "cleanup --kube-proxy" in finding.reason
-    kernel.rule_tools[Family.IPV4].restore("*mangle\n-X KUBE-PROXY-CANARY\nCOMMIT\n")
-    kept.repair()
-    assert not kept.findings()

@@ -76,8 +76,7 @@ class RuleTable:
     """The rules of one address family. variant: None = the one the node uses; share it between families.
 
     leaves: chains of ours, with the jumps to them, that another backend needs for a while. refused: why a feature is
-    not there. blocking: chains of policy DROP, marking: chains of others that
-    set bits of packet marks, as last read. kube_proxy: its chain that tells it of flushed rules was there, too.
+    not there. blocking: chains of policy DROP, marking: chains of others that set bits of packet marks, as last read.
     lock_seconds: how long a write waits for other programs' writes.
     Raises StartError if there is no iptables.
     """
@@ -97,7 +96,6 @@ class RuleTable:
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
         self.marking: dict[str, int] = {}
-        self.kube_proxy = False
         self.leaves: Callable[[str], bool] = lambda chain: False
         self._tables: list[str] = []
         self._seen: Hashable = None
@@ -212,7 +210,6 @@ class RuleTable:
     def _parsed(self, text: str) -> list[Held]:
         held = parse_all(text, self._keeps)
         self.marking = marks_of_others(text)
-        self.kube_proxy = "\n:KUBE-PROXY-CANARY " in text
         self.blocking = tuple(
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
         )

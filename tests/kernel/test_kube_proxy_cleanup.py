@@ -12,7 +12,7 @@ from ipvsagent.kernel import kube_proxy_rules
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_tool import Mode
 from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
-from ipvsagent.kernel.kube_proxy_rules import findings, translating, watch
+from ipvsagent.kernel.kube_proxy_rules import Left, findings, left, watch
 from ipvsagent.kernel.kube_proxy_sets import KINDS, proved
 from tests.kernel.test_iptables import skip_unless_native
 
@@ -144,35 +144,46 @@ def test_the_masquerade_that_others_use_stays(netns, mode):
 @pytest.mark.parametrize("mode", list(Mode))
 def test_rules_that_still_translate_are_seen_until_they_are_gone(netns, mode):
     skip_unless_native(mode)
-    assert translating() == []
+    assert left() == Left()
     netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port")
     netns.run(f"iptables-{mode}-restore", "--noflush", stdin=LEFT)
-    assert translating() == [f"chain KUBE-SERVICES of {mode} iptables"]
-    (finding,) = findings(translating())
+    assert left() == Left((f"chain KUBE-SERVICES of {mode} iptables",), canary=True)
+    (finding,) = findings(left())
     assert finding.severity is Severity.ERROR and "`ipvsagent cleanup --kube-proxy`" in finding.reason
     remove()
-    assert translating() == [] and findings([]) == ()
+    assert left() == Left() and findings(Left()) == ()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_its_canary_is_an_error_until_it_is_gone(netns, mode):
+    skip_unless_native(mode)
+    netns.run(f"iptables-{mode}", "-t", "mangle", "-N", "KUBE-PROXY-CANARY")
+    (finding,) = findings(left())
+    assert finding.severity is Severity.ERROR and finding.subject == "kube-proxy"
+    assert "delete daemonset kube-proxy" in finding.reason and "cleanup --kube-proxy" in finding.reason
+    netns.run(f"iptables-{mode}", "-t", "mangle", "-X", "KUBE-PROXY-CANARY")
+    assert findings(left()) == ()
 
 
 def test_a_table_of_nftables_is_seen_without_nft(netns):
     skip_unless_native(Mode.NFT)
     netns.run("nft", "-f", "-", stdin="add table ip mine\n")
-    assert translating() == []
+    assert left() == Left()
     netns.run("nft", "-f", "-", stdin="add table ip6 kube-proxy\n")
-    assert translating() == ["table kube-proxy of nftables"]
+    assert left() == Left(("table kube-proxy of nftables",))
 
 
 def test_the_watch_tells_what_changed_and_that_it_healed(monkeypatch):
     monkeypatch.setattr(kube_proxy_rules, "LOOK_WHILE_FOUND_EVERY", 0.0)
     monkeypatch.setattr(kube_proxy_rules, "LOOK_EVERY", 0.0)
     stop, told = Event(), []
-    looks = iter([["there"], ["there"], StartError("for now", ""), []])
+    looks = iter([Left(canary=True), Left(canary=True), StartError("for now", ""), Left()])
 
-    def look() -> list[str]:
+    def look() -> Left:
         found = next(looks)
         if isinstance(found, StartError):
             raise found
-        if not found:
+        if found == Left():
             stop.set()
         return found
 
