@@ -5,6 +5,13 @@ from __future__ import annotations
 from ipvsagent.config import kinds
 from ipvsagent.config.setting import HOST, PROCESS, SERVERS, Setting, of_agent, of_kube_proxy
 
+
+def _timeout(field: str, path: str, *options: str, of: str, optional: bool = False) -> Setting:
+    """of: which of the kernel's timeouts."""
+    text = f"{of}; 0 = the kernel's."
+    return of_kube_proxy(field, path, kinds.duration(), *options, help=text, section=HOST, live=True, optional=optional)
+
+
 HOST_SETTINGS: tuple[Setting, ...] = (
     of_agent(
         "idle_timeout",
@@ -15,36 +22,21 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "where that is shorter; 0 = what they are.",
         section=HOST,
     ),
-    of_kube_proxy(
+    _timeout(
         "tcp_timeout",
         "ipvs.tcpTimeout",
-        kinds.duration(),
         "--tcp-timeout",
         "--ipvs-tcp-timeout",
-        help="IPVS timeout of idle TCP connections; 0 = the kernel's.",
-        section=HOST,
-        live=True,
+        of="IPVS timeout of idle TCP connections",
     ),
-    of_kube_proxy(
+    _timeout(
         "tcp_fin_timeout",
         "ipvs.tcpFinTimeout",
-        kinds.duration(),
         "--tcp-fin-timeout",
         "--ipvs-tcpfin-timeout",
-        help="IPVS timeout after a FIN; 0 = the kernel's.",
-        section=HOST,
-        live=True,
+        of="IPVS timeout after a FIN",
     ),
-    of_kube_proxy(
-        "udp_timeout",
-        "ipvs.udpTimeout",
-        kinds.duration(),
-        "--udp-timeout",
-        "--ipvs-udp-timeout",
-        help="IPVS timeout of UDP flows; 0 = the kernel's.",
-        section=HOST,
-        live=True,
-    ),
+    _timeout("udp_timeout", "ipvs.udpTimeout", "--udp-timeout", "--ipvs-udp-timeout", of="IPVS timeout of UDP flows"),
     of_kube_proxy(
         "strict_arp",
         "ipvs.strictARP",
@@ -82,25 +74,19 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         section=HOST,
         live=True,
     ),
-    of_kube_proxy(
+    _timeout(
         "conntrack_tcp_established",
         "conntrack.tcpEstablishedTimeout",
-        kinds.duration(),
         "--conntrack-tcp-timeout-established",
+        of="Conntrack timeout of idle TCP connections",
         optional=True,
-        help="Conntrack timeout of idle TCP connections; 0 = the kernel's.",
-        section=HOST,
-        live=True,
     ),
-    of_kube_proxy(
+    _timeout(
         "conntrack_tcp_close_wait",
         "conntrack.tcpCloseWaitTimeout",
-        kinds.duration(),
         "--conntrack-tcp-timeout-close-wait",
+        of="Conntrack timeout of half-closed TCP connections",
         optional=True,
-        help="Conntrack timeout of half-closed TCP connections; 0 = the kernel's.",
-        section=HOST,
-        live=True,
     ),
     of_kube_proxy(
         "conntrack_be_liberal",
@@ -111,23 +97,17 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         section=HOST,
         live=True,
     ),
-    of_kube_proxy(
+    _timeout(
         "conntrack_udp",
         "conntrack.udpTimeout",
-        kinds.duration(),
         "--conntrack-udp-timeout",
-        help="Conntrack timeout of unanswered UDP flows; 0 = the kernel's.",
-        section=HOST,
-        live=True,
+        of="Conntrack timeout of unanswered UDP flows",
     ),
-    of_kube_proxy(
+    _timeout(
         "conntrack_udp_stream",
         "conntrack.udpStreamTimeout",
-        kinds.duration(),
         "--conntrack-udp-timeout-stream",
-        help="Conntrack timeout of answered UDP flows; 0 = the kernel's.",
-        section=HOST,
-        live=True,
+        of="Conntrack timeout of answered UDP flows",
     ),
     of_kube_proxy(
         "oom_score_adj",
