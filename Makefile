@@ -43,7 +43,7 @@ lint: venv ## style, formatting and types
 	@$(VENV)/bin/mypy --strict --no-error-summary ipvsagent integration/guest integration/lab integration/demo integration/bench integration/flows integration/apiserver
 
 test-native: venv ## tests that need no kernel; as root none may be skipped
-	$(PYTEST) -m "not kernel" $(NO_SKIPS) tests
+	$(PYTEST) -m "not kernel" $(NO_SKIPS) --numprocesses auto --maxprocesses 4 --dist worksteal tests
 
 test-kernel: setup venv ## tests on a real kernel, in one guest for each core; none may be skipped
 	$(PYTHON) -m integration.kernel_tests

@@ -50,7 +50,8 @@ SECONDS = {
 
 def shares(count: int) -> list[list[str]]:
     """Test files with kernel tests, the slowest first, each to whoever has least to do."""
-    files = [path for path in (CHECKOUT / "tests").rglob("test_*.py") if "kernel" in path.read_text()]
+    every = (CHECKOUT / "tests").rglob("test_*.py")
+    files = [path for path in every if path.parent.name == "kernel" or "mark.kernel" in path.read_text()]
     shared: list[list[str]] = [[] for _ in range(count)]
     loads = [0] * count
     for path in sorted(files, key=lambda path: (-SECONDS.get(path.name, 5), path.name)):

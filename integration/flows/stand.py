@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +17,9 @@ from integration.flows import network
 from integration.flows.table import Case, StandRow, Table
 from integration.flows.verdict import Result, judge
 from integration.lab import Lab, LabError, Namespace, Outcome, Question, Servers, ask
+from integration.nursery import Child, nursery
 from ipvsagent.config import Config
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 START_LIMIT = 60.0
 POLL = 0.02
 IN_SYNC = re.compile(r" in sync: ")
@@ -234,40 +232,32 @@ class Agent:
     """`ipvsagent run` as an operator has it. Constructed when it says that it is in sync."""
 
     def __init__(self, namespace: Namespace, folder: Path, source: Sequence[str], row: StandRow) -> None:
-        self._log = folder / "agent.log"
-        words = [*source, "--state-dir", str(folder / "state")]
+        words = ["run", *source, "--state-dir", str(folder / "state")]
         words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]
         meaning = {"PODS": network.CLUSTER_CIDRS, "SERVICES": network.SERVICE_CIDRS}
         words += [meaning.get(word, word) for word in row.agent]
-        path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
-        with self._log.open("wb") as log:
-            self._process = namespace.start(
-                [sys.executable, "-m", "ipvsagent", "run", *words],
-                output=log.fileno(),
-                env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"},
-            )
+        stem = folder / "agent"
+        self._process = Child(nursery().start(words, namespace.path, stem), stem)
         self._wait()
 
     @property
     def log(self) -> str:
-        return self._log.read_text(errors="replace")
+        return self._process.log
 
     def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        self._process.send(number)
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self.signal(signal.SIGKILL)
-            self._process.wait()
+        self._process.close()
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_LIMIT
         while True:
-            ended = self._process.poll()
+            alive = self._process.alive
             if IN_SYNC.search(self.log):
                 return
-            if ended is not None:
-                raise LabError(f"the agent ended by itself, exit status {ended}:\n{self.log}")
+            if not alive:
+                raise LabError(f"the agent ended by itself, exit status {self._process.status()}:\n{self.log}")
             if time.monotonic() > deadline:
                 self.close()
                 raise LabError(f"the agent is not in sync after {START_LIMIT:.0f} s:\n{self.log}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -64,6 +65,11 @@ class Case:
     answer: str
     seen: str
     upstream: str
+
+    @property
+    def payload(self) -> tuple[str, int]:
+        """What is asked by: protocol and size."""
+        return self.protocol, self.size
 
     @property
     def id(self) -> str:
@@ -209,6 +215,35 @@ def _cases(section: Row, row: Row, backend: str, services: Mapping[str, ServiceR
             row["seen"],
             row["upstream"].replace("PROTO", _UPSTREAM_WORD[name]),
         )
+
+
+def covering(cases: Sequence[Case], whole: Collection[str]) -> tuple[Case, ...]:
+    """Fewer cases, in which all that one client asks of one address of one Service is still asked, and any two words of
+    a section still meet. Only protocols and families, which multiply every question, take turns: a question is asked
+    by two that have neither in common. whole: stands that keep all."""
+    questions: dict[tuple[str, ...], list[Case]] = {}
+    for case in cases:
+        questions.setdefault((case.stand, case.section, case.client, case.address, case.service), []).append(case)
+    kept = {case for case in cases if case.stand in whole}
+    turns: Counter[tuple[str, ...]] = Counter()
+    for question, same in questions.items():
+        turn = turns[question[:2]]
+        turns[question[:2]] += 1
+        first = same[turn % len(same)]
+        unlike = [case for case in same if case.version != first.version and case.payload != first.payload]
+        kept.add(first)
+        kept.update(unlike[turn // len(same) % len(unlike) :][:1] if unlike else same)
+    met = {pair for case in kept for pair in _pairs(case)}
+    for case in cases:
+        if not met.issuperset(pairs := _pairs(case)):
+            kept.add(case)
+            met.update(pairs)
+    return tuple(case for case in cases if case in kept)
+
+
+def _pairs(case: Case) -> list[tuple[object, ...]]:
+    words = (case.client, case.address, case.service, case.payload, case.version)
+    return [(case.stand, case.section, *pair) for pair in itertools.combinations(enumerate(words), 2)]
 
 
 def _words(cell: str) -> list[str]:

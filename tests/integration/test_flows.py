@@ -1,12 +1,13 @@
 """The packet table is read as it is meant, and judged by what was met."""
 
 import ipaddress
+from itertools import combinations
 
 import pytest
 
 from integration.flows import network
 from integration.flows.run import Run
-from integration.flows.table import Defect, chosen, read_defects, read_table
+from integration.flows.table import Defect, chosen, covering, read_defects, read_table
 from integration.flows.verdict import Result, judge
 from integration.lab import Failure, LabError, Outcome, Target
 
@@ -40,6 +41,20 @@ def case(answer="pod-a", seen="own", client="pod", protocol="TCP"):
         .replace("TCP, UDP/9", protocol)
     )
     return table.cases[0]
+
+
+def test_fewer_cases_still_ask_every_question_and_let_any_two_words_meet():
+    every = read_table().cases
+    fewer = covering(every, ["policies"])
+    assert len(fewer) < 0.6 * len(every)
+    assert [c for c in fewer if c.stand == "policies"] == [c for c in every if c.stand == "policies"]
+
+    def asked(cases, *names):
+        return {(c.stand, c.section, *(getattr(c, name) for name in names)) for c in cases}
+
+    words = ("client", "address", "service", "payload", "version")
+    for names in [("client", "address", "service"), *combinations(words, 2)]:
+        assert asked(fewer, *names) == asked(every, *names)
 
 
 def test_rows_are_multiplied_out():

@@ -1,15 +1,9 @@
-"""The agent as a process, many times over: a nursery has the modules loaded and forks one agent after the other.
-
-A Python that starts and imports takes two seconds in a guest, a fork a few hundredths. What is forked has one thread,
-nothing open of its own, and runs the command line from its beginning, in the node's namespace and with its own log.
-"""
+"""The agent as a process, many times over, on a node that a test has made."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -17,77 +11,16 @@ import time
 from pathlib import Path
 
 from integration.lab import Namespace
+from integration.nursery import CHECKOUT, Child, nursery
 from tests.kernel.cluster_documents import THIS_NODE, Document, manifest, node
 from tests.kernel.proxied_node import eventually
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 START_LIMIT = 20.0
 IN_SYNC = r" in sync: .*\((\d+) writes, [\d.]+ s\)"
 
-_NURSERY = """
-import ctypes, gc, json, os, signal, sys, traceback
-import ipvsagent.cli.run, ipvsagent.cli.plan, ipvsagent.cli.cleanup, ipvsagent.cli.status, ipvsagent.cli.check
-import pyroute2, yaml
-from ipvsagent.cli import main
 
-libc = ctypes.CDLL(None, use_errno=True)
-
-def run(order):
-    os.setsid()
-    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: nobody outlives the tests
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number, path in ((1, order["out"]), (2, order["log"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
-    os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-    if libc.setns(os.open(order["namespace"], os.O_RDONLY | os.O_CLOEXEC), 0x40000000):
-        raise OSError(ctypes.get_errno(), "setns")
-    main(order["words"])
-
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-gc.freeze()
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        status = 70
-        try:
-            run(order)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with open(order["status"], "w") as file:
-            file.write(str(status))
-        os._exit(status)
-    print(pid, flush=True)
-"""
-
-
-class Process:
-    """One run of a command. Its files are `<stem>.log` for standard error, and `.out`."""
-
-    def __init__(self, pid: int, stem: Path) -> None:
-        self.pid = pid
-        self._stem = stem
-        try:
-            self._handle = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._handle = -1  # it has ended already
-
-    @property
-    def log(self) -> str:
-        return self._stem.with_suffix(".log").read_text(errors="replace")
-
-    @property
-    def output(self) -> str:
-        return self._stem.with_suffix(".out").read_text(errors="replace")
-
-    @property
-    def alive(self) -> bool:
-        return self._handle >= 0 and not select.select([self._handle], [], [], 0)[0]
+class Process(Child):
+    """One run of a command, of which a test waits for something."""
 
     def says(self, pattern: str, patience: float = START_LIMIT) -> re.Match[str]:
         """Waits until its log matches."""
@@ -107,14 +40,8 @@ class Process:
 
     def wait(self, patience: float = START_LIMIT) -> int | None:
         """Its exit status; None if it was killed."""
-        if self._handle >= 0:
-            assert select.select([self._handle], [], [], patience)[0], f"it has not ended:\n{self.log}"
-        status = self._stem.with_suffix(".status")
-        return int(status.read_text()) if status.exists() else None
-
-    def send(self, number: signal.Signals) -> None:
-        if self.alive:
-            signal.pidfd_send_signal(self._handle, number)
+        assert self.ends(patience), f"it has not ended:\n{self.log}"
+        return self.status()
 
     def kill(self) -> None:
         """With no chance to tidy up; gone when this returns."""
@@ -124,12 +51,6 @@ class Process:
     def stop(self) -> int | None:
         self.send(signal.SIGTERM)
         return self.wait()
-
-    def close(self) -> None:
-        self.kill()
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
 
 
 class Agents:
@@ -142,10 +63,6 @@ class Agents:
         self.source.mkdir()
         self._namespace = namespace
         self._made: list[Process] = []
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-        )
-        assert self._nursery.stdout and self._nursery.stdout.readline() == "ready\n"
 
     def wants(self, *documents: Document, name: str = "objects.json") -> None:
         """A file with these and this node in it."""
@@ -169,13 +86,7 @@ class Agents:
     def start(self, *words: str) -> Process:
         """Waits for nothing."""
         stem = self.folder / f"{len(self._made)}-{words[0]}"
-        files = {name: str(stem.with_suffix(f".{name}")) for name in ("log", "out", "status")}
-        stem.with_suffix(".log").touch()
-        order = {"words": self.words(*words), "namespace": self._namespace.path, **files}
-        assert self._nursery.stdin and self._nursery.stdout
-        self._nursery.stdin.write(json.dumps(order) + "\n")
-        self._nursery.stdin.flush()
-        process = Process(int(self._nursery.stdout.readline()), stem)
+        process = Process(nursery().start(self.words(*words), self._namespace.path, stem), stem)
         self._made.append(process)
         return process
 
@@ -198,8 +109,6 @@ class Agents:
     def close(self) -> None:
         for process in self._made:
             process.close()
-        self._nursery.kill()
-        self._nursery.communicate()
 
 
 def executed(namespace: Namespace, words: list[str], *before: str) -> subprocess.CompletedProcess[str]:

@@ -141,6 +141,11 @@ class ProxiedNode:
     def weights(self, address: str, port: int = 80, protocol: str = "TCP") -> dict[str, int]:
         return {name: real.weight for name, real in self.real_servers(address, port, protocol).items()}
 
+    def bound(self) -> set[str]:
+        """The addresses of Services that the node has."""
+        lines = self.node.run("ip", "-o", "address", "show", "dev", "kube-ipvs0").splitlines()
+        return {line.split()[3].split("/")[0] for line in lines}
+
     def saved(self) -> set[str]:
         """The lines of `ipvsadm -Sn`."""
         return {line.strip() for line in self.node.run("ipvsadm", "-Sn").splitlines()}

@@ -4,7 +4,6 @@ talks nonsense and turns us away."""
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,28 +15,6 @@ from tests.kernel.cluster_documents import endpoint_slice, node, service
 from tests.kernel.proxied_node import A, B, C, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def nursery(place, tmp_path_factory) -> Iterator[Agents]:
-    made = Agents(place.node, tmp_path_factory.mktemp("agents"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def agents(place, nursery) -> Iterator[Agents]:
-    yield nursery
-    nursery.stop_all()
-    shutil.rmtree(nursery.state_dir, ignore_errors=True)
-    place.node.run("sh", "-c", "ipvsadm -C; ip link delete kube-ipvs0 2>/dev/null; true")
 
 
 class Cluster:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,30 +16,6 @@ from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
 ESTABLISHED = "net.netfilter.nf_conntrack_tcp_timeout_established"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def nursery(place, tmp_path_factory) -> Iterator[Agents]:
-    made = Agents(place.node, tmp_path_factory.mktemp("agents"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def agents(place, nursery) -> Iterator[Agents]:
-    yield nursery
-    nursery.stop_all()
-    shutil.rmtree(nursery.source)
-    nursery.source.mkdir()
-    shutil.rmtree(nursery.state_dir, ignore_errors=True)
-    place.node.run("sh", "-c", "ipvsadm -C; ip link delete kube-ipvs0 2>/dev/null; true")
 
 
 @pytest.fixture

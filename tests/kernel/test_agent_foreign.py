@@ -28,13 +28,6 @@ LINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def theirs(place) -> Iterator[set[str]]:
     """What the other program made. It has its address on an interface of its own."""

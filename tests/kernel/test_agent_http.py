@@ -11,27 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.agent_processes import Agents, Process
+from tests.kernel.agent_processes import Process
 from tests.kernel.cluster_documents import endpoint, endpoint_slice, node, service
 from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
 
 HEALTH, METRICS = 10256, 10249
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def agents(place, tmp_path_factory) -> Iterator[Agents]:
-    made = Agents(place.node, tmp_path_factory.mktemp("agents"))
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -7,54 +7,17 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from integration.lab import Load, Target
-from tests.kernel.agent_processes import IN_SYNC, Agents, executed
+from tests.kernel.agent_processes import IN_SYNC, executed
 from tests.kernel.cluster_documents import DNS, endpoint, endpoint_slice, manifest, node, service
-from tests.kernel.proxied_node import ADDRESS, A, B, C, D, ProxiedNode, eventually
+from tests.kernel.proxied_node import ADDRESS, A, B, C, D, eventually
 
 pytestmark = pytest.mark.kernel
 
 FAILED, WOULD_CHANGE, USAGE = 1, 2, 64
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def nursery(place, tmp_path_factory) -> Iterator[Agents]:
-    made = Agents(place.node, tmp_path_factory.mktemp("agents"))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def agents(place, nursery) -> Iterator[Agents]:
-    """An empty source folder; afterwards no agent and nothing in the kernel."""
-    yield nursery
-    nursery.stop_all()
-    shutil.rmtree(nursery.source)
-    nursery.source.mkdir()
-    shutil.rmtree(nursery.state_dir, ignore_errors=True)
-    place.node.run("sh", "-c", "ipvsadm -C; ip link delete kube-ipvs0 2>/dev/null; true")
-
-
-@pytest.fixture
-def web(place) -> tuple[dict, dict, str]:
-    address = place.free_address()
-    return service("web", address), endpoint_slice("web", [A, B]), address
-
-
-def bound(place: ProxiedNode) -> set[str]:
-    lines = place.node.run("ip", "-o", "address", "show", "dev", "kube-ipvs0").splitlines()
-    return {line.split()[3].split("/")[0] for line in lines}
 
 
 def test_follows_its_files(place, agents, web):
@@ -70,7 +33,7 @@ def test_follows_its_files(place, agents, web):
     with place.udp(other) as client:
         assert client.ask_until_answered()[0] == "D"
     (agents.source / "more.json").unlink()
-    eventually(lambda: not place.real_servers(other, 53, "UDP") and bound(place) == {address})
+    eventually(lambda: not place.real_servers(other, 53, "UDP") and place.bound() == {address})
     # Written in place, as an editor does.
     (agents.source / "objects.json").write_text(manifest([node(), document, endpoint_slice("web", [D])]))
     eventually(lambda: place.weights(address).get("D") == 1)
@@ -112,19 +75,19 @@ def test_an_address_comes_back_at_once(place, agents, web):
     agents.wants(document, pieces)
     agent = agents.in_sync()
     asked = time.monotonic()
-    assert bound(place) == {address}
+    assert place.bound() == {address}
     look = time.monotonic() - asked
     took = []
     for _ in range(7):
         place.node.run("ip", "address", "del", f"{address}/32", "dev", "kube-ipvs0")
         began = time.monotonic()
-        eventually(lambda: bound(place) == {address})
+        eventually(lambda: place.bound() == {address})
         took.append(time.monotonic() - began)
     # No audit looks at addresses; beside what it costs to see them at all just now, half a second is at once.
     assert sorted(took)[3] < 0.5 + 2 * look, (took, look)
     stray = place.free_address()
     place.node.run("ip", "address", "add", f"{stray}/32", "dev", "kube-ipvs0")
-    eventually(lambda: bound(place) == {address})
+    eventually(lambda: place.bound() == {address})
     agent.says(r"drift \(stray\)")
 
 
@@ -133,7 +96,7 @@ def test_the_interface_comes_back(place, agents, web):
     agents.wants(document, pieces)
     agents.in_sync()
     place.node.run("ip", "link", "delete", "kube-ipvs0")
-    eventually(lambda: place.node.run("ip", "-o", "link").count("kube-ipvs0") and bound(place) == {address})
+    eventually(lambda: place.node.run("ip", "-o", "link").count("kube-ipvs0") and place.bound() == {address})
     assert sorted(place.answers(address, 2)) == ["A", "B"]
 
 
@@ -146,7 +109,7 @@ def test_a_second_agent_waits_for_the_first(place, agents, web):
     new = place.free_address()
     agents.wants(document, endpoint_slice("web", [A, B, C]))
     agents.wants(service("new", new), endpoint_slice("new", [D]), name="new.json")
-    eventually(lambda: "C" in place.weights(address) and bound(place) == {address, new})
+    eventually(lambda: "C" in place.weights(address) and place.bound() == {address, new})
     assert second.alive and " in sync" not in second.log
     refused = agents.end_of("cleanup", "--yes")
     assert refused.wait() == FAILED
@@ -154,7 +117,7 @@ def test_a_second_agent_waits_for_the_first(place, agents, web):
     assert "Stop it first" in refused.log
     assert first.stop() == 0
     assert second.says(IN_SYNC)[1] == "0", "it takes over what the first left, and writes nothing"
-    assert bound(place) == {address, new}, "also what the first made while it waited"
+    assert place.bound() == {address, new}, "also what the first made while it waited"
     assert place.weights(new) == {"D": 1}
     assert second.stop() == 0
 
@@ -294,7 +257,7 @@ def test_sigterm_leaves_everything_and_cleanup_removes_ours_only(place, agents, 
         with place.held(address, 2) as conversations:
             assert agent.stop() == 0
             agent.says(r"stopping \(SIGTERM\); what is programmed stays")
-            assert place.saved() == held and bound(place) == {address}
+            assert place.saved() == held and place.bound() == {address}
             assert all(each.ask().failure is None for each in conversations)
             dry = agents.end_of("cleanup", "--dry-run")
             assert dry.wait() == 0

@@ -3,7 +3,6 @@
 What they do to packets is for the table in integration/flows.
 """
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import fcntl
@@ -13,7 +12,6 @@ import pytest
 
 from tests.kernel.agent_processes import Agents
 from tests.kernel.proxied_node import ProxiedNode, eventually
-from tests.kernel.test_agent_process import agents, nursery, place, web  # noqa: F401
 
 pytestmark = pytest.mark.kernel
 

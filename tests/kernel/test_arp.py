@@ -1,6 +1,5 @@
 """Who has this address? What machines on the node's network are told, by packets."""
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import json
@@ -21,7 +20,6 @@ from ipvsagent.kernel.links import Link
 from tests.kernel.agent_processes import Agents
 from tests.kernel.cluster_documents import NODE_ADDRESS, endpoint_slice, service
 from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
-from tests.kernel.test_agent_process import agents, bound, nursery, place, web  # noqa: F401
 
 ARP, IPV6 = 0x0806, 0x86DD
 ASKER = "192.168.56.1"
@@ -144,7 +142,7 @@ def test_silence_for_service_addresses_only(place, agents: Agents, wire):
     place.node.run("ip", "address", "add", "192.168.56.77/32", "dev", "other0")
     agents.wants(*load_balancer(place))
     agent = agents.in_sync()
-    assert LB in bound(place)
+    assert LB in place.bound()
     assert not wire.who_has(LB)
     assert wire.who_has(NODE_ADDRESS)
     assert wire.who_has("192.168.56.77"), "an address on another interface is not ours to silence"

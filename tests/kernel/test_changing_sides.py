@@ -1,6 +1,5 @@
 """From one backend to the other and back, under traffic: what was begun goes on, and what is new is not lost."""
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from integration.lab import Load, Target
 from tests.kernel.agent_processes import Agents
 from tests.kernel.proxied_node import ProxiedNode, eventually
-from tests.kernel.test_agent_process import agents, bound, nursery, place, web  # noqa: F401
 
 pytestmark = pytest.mark.kernel
 
@@ -32,7 +30,7 @@ def test_to_iptables_and_back(place: ProxiedNode, agents: Agents, web: tuple[dic
             agent.says("virtual servers of IPVS, which this node used before, still have connections")
             with place.held(address, 2) as on_iptables:
                 assert all(each.ask().failure is None for each in (*on_ipvs, *on_iptables))
-                assert place.saved() and bound(place) == {address}
+                assert place.saved() and place.bound() == {address}
         to_iptables = load.stop()
     finally:
         load.stop()

@@ -1,6 +1,5 @@
 """`ipvsagent check`, as an operator runs it: what it finds, and that it changes nothing."""
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import json
@@ -8,7 +7,6 @@ import json
 import pytest
 
 from tests.kernel.agent_processes import Agents
-from tests.kernel.test_agent_process import agents, nursery, place, web  # noqa: F401
 from tests.kernel.test_host import program_named
 
 pytestmark = pytest.mark.kernel

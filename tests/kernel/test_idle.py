@@ -1,6 +1,5 @@
 """Idle connections and short affinities: what the kernel does with its timers, and what is said of it."""
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import json
@@ -12,7 +11,6 @@ import pytest
 from tests.kernel.agent_processes import Agents
 from tests.kernel.cluster_documents import endpoint_slice, service
 from tests.kernel.proxied_node import CLIENT, A, B, ProxiedNode
-from tests.kernel.test_agent_process import agents, nursery, place, web  # noqa: F401
 
 pytestmark = pytest.mark.kernel
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -33,21 +32,6 @@ STEADY, MIXED = "10.96.9.1", "10.96.9.2"
 # A target port of its own: balanced to the same one, two connections of a client that has the same port for both, as
 # it may towards different addresses, are one to the pod.
 ALT = {"alt": ("TCP", 80, 8081)}
-
-
-@pytest.fixture
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    made.servers.add(made.lab, [Server(NAME[address], address, 8081) for address in PODS])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def agents(place, tmp_path) -> Iterator[Agents]:
-    made = Agents(place.node, tmp_path)
-    yield made
-    made.close()
 
 
 class Cluster:
@@ -130,7 +114,8 @@ def weights(place: ProxiedNode) -> dict[str, dict[str, int]]:
     }
 
 
-def test_fifty_kills(place, agents) -> None:
+def test_fifty_kills(place: ProxiedNode, agents: Agents) -> None:
+    place.servers.add(place.lab, [Server(NAME[address], address, 8081) for address in PODS])
     seed = int(os.environ.get("IPVSAGENT_KILL_SEED") or random.SystemRandom().randrange(1 << 32))
     dice = random.Random(seed)
     cluster = Cluster(dice)

@@ -22,13 +22,6 @@ CLUSTER_IP = "10.96.5.1"
 FWM = re.compile(r"^-A -f (\d+)", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def proxy(place, tmp_path) -> Iterator[Proxy]:
     made = Proxy(place.node, tmp_path, cluster_cidrs=(parse_network("10.244.0.0/16"),))

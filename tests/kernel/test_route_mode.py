@@ -1,6 +1,5 @@
 """Routes in place of addresses, on a kernel: the table, and an agent that has them."""
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import errno
@@ -17,7 +16,6 @@ from ipvsagent.rows import Op, RouteRow, Verb
 from tests.kernel.agent_processes import Agents
 from tests.kernel.cluster_documents import NODE_ADDRESS, endpoint_slice
 from tests.kernel.proxied_node import C, ProxiedNode, eventually
-from tests.kernel.test_agent_process import agents, bound, nursery, place, web  # noqa: F401
 
 pytestmark = pytest.mark.kernel
 
@@ -84,7 +82,7 @@ def test_an_agent_with_routes(place, agents: Agents, web):
     document, pieces, address = web
     agents.wants(document, pieces)
     agent = agents.in_sync(*ROUTED)
-    assert routes(place) == [f"{RANGE} {NODE_ADDRESS}"] and bound(place) == set()
+    assert routes(place) == [f"{RANGE} {NODE_ADDRESS}"] and place.bound() == set()
     assert sorted(place.answers(address, 2)) == ["A", "B"]
     # Somebody deletes it, or the interface's addresses move.
     place.node.run("ip", "route", "del", "local", RANGE, "dev", "lo", "table", "local")
@@ -105,14 +103,14 @@ def test_changing_over_and_back_under_traffic(place, agents: Agents, web):
     document, pieces, address = web
     agents.wants(document, pieces)
     agents.in_sync()
-    assert bound(place) == {address}
+    assert place.bound() == {address}
     load = Load(place.client, Target(address, 80), rate=20)
     agents.stop_all()
     agents.in_sync(*ROUTED)
-    assert bound(place) == set() and routes(place)
+    assert place.bound() == set() and routes(place)
     agents.stop_all()
     agents.in_sync()
-    assert bound(place) == {address} and routes(place) == []
+    assert place.bound() == {address} and routes(place) == []
     report = load.stop()
     assert report.outcomes and not [outcome for outcome in report.outcomes if outcome.failure]
 

@@ -16,19 +16,12 @@ import pytest
 
 from integration.lab import Target
 from tests.kernel.cluster_documents import HTTP, endpoint, endpoint_slice, node, service
-from tests.kernel.proxied_node import CLIENTS, A, B, C, D, ProxiedNode, Proxy, eventually, settled
+from tests.kernel.proxied_node import CLIENTS, A, B, C, D, Proxy, eventually, settled
 
 pytestmark = pytest.mark.kernel
 
 SIGMAS = 5
 PORTS = range(20000, 20300)
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
 
 
 @pytest.fixture

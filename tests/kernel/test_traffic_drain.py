@@ -20,13 +20,6 @@ CUT = {Failure.RESET, Failure.CLOSED}
 TIMEOUT = 60.0
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def proxy(place, tmp_path) -> Iterator[Proxy]:
     made = Proxy(place.node, tmp_path, drain_timeout=TIMEOUT)

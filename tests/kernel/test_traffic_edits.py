@@ -18,13 +18,6 @@ pytestmark = pytest.mark.kernel
 SCHEDULERS = ["wrr", "lc", "wlc", "sh", "mh", "sed", "nq", "dh", "lblc", "lblcr", "fo", "ovf", "rr"]
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[ProxiedNode]:
-    made = ProxiedNode()
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def proxy(place, tmp_path) -> Iterator[Proxy]:
     made = Proxy(place.node, tmp_path)

@@ -3,7 +3,6 @@
 Real sockets from a pod, from the node and from outside, to a cluster IP and to a node port, and the agent's process.
 """
 
-# ruff: noqa: F811  (the fixtures of test_agent_process.py are asked for by name)
 from __future__ import annotations
 
 import contextlib
@@ -21,7 +20,6 @@ from ipvsagent.model import Frontend, Mark, Protocol, RealServer, ServicePortNam
 from tests.kernel.agent_processes import Agents
 from tests.kernel.cluster_documents import DNS, NODE_ADDRESS, endpoint_slice, service
 from tests.kernel.proxied_node import A, B, C, ProxiedNode, Proxy, UdpClient, eventually
-from tests.kernel.test_agent_process import agents, nursery, place  # noqa: F401
 
 NODE_PORT = 30053
 CLIENTS = ("pod", "node", "outside")
