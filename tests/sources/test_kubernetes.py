@@ -70,11 +70,15 @@ class Following:
         self.thread.start()
 
     def until(self, condition, patience=10.0):
+        """Also if it was true for a moment, between two messages that came together."""
         end = time.monotonic() + patience
-        while not condition():
+        met = condition()
+        while not met:
             assert time.monotonic() < end, (self.objects, self.found, self.error)
             for message in self.inbox.take(0.02):
                 self.take(message)
+                met = met or condition()
+            met = met or condition()
 
     def take(self, message) -> None:
         self.messages.append(message)
