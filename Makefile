@@ -13,6 +13,8 @@ NO_SKIPS = $(if $(filter 0,$(shell id -u)),--no-skips)
 .PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant requirements test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
+# In a guest, compiling what pytest imports takes longer than the tests. Natively compiled, it finds it in the checkout.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
