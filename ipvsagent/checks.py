@@ -118,12 +118,11 @@ def _others(config: Config) -> Iterator[Check]:
             what = f"translate packets to its last endpoints ({', '.join(left.translating)})"
         yield Check("rules of kube-proxy", State.WARNING, what, remedy)
     lock = host.AgentLock(lock_path(config))
-    if not lock.try_acquire():
+    if lock.is_held():
         yield Check(
             "other agents", State.OK, f"an agent (pid {lock.holder() or 'unknown'}) runs here; a second one waits"
         )
         return
-    lock.release()
     yield Check("other agents", State.OK, "none")
 
 

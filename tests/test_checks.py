@@ -28,6 +28,16 @@ def test_ip_vs_is_absent(
     (ip_vs,) = [check for check in found.checks if check.name == "ip_vs"]
     assert (ip_vs.state, found.fit) == (state, fit)
     assert ("iptables" in ip_vs.found) == (backend is not Backend.IPVS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_only_looks_leaves_no_lock_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.lock"
+    assert not host.AgentLock(path).is_held() and not path.exists()
+    agent = host.AgentLock(path)
+    assert agent.try_acquire() and host.AgentLock(path).is_held()
+    agent.release()
+    assert not host.AgentLock(path).is_held() and agent.try_acquire()
 
 
 def test_iptables_does_not_help_who_may_not_use_ipvs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ def test_what_the_kernel_refuses_holds_up_nothing_else_and_is_tried_again() -> N
     assert reconfiguration.retry(4.0) == []
 
 
+def test_configz_shows_no_password() -> None:
+    server = Server(Config(master="https://user:SECRET@10.0.0.1:6443"), "ipvs", (), lambda message: None)
+    shown = server._answer("metrics", "/configz", "").body
+    assert b"https://10.0.0.1:6443" in shown and b"SECRET" not in shown
+
+
 def test_configz_shows_what_is_in_force() -> None:
     server = Server(Config(), "ipvs", (), lambda message: None)
     server.configure(Config(udp_timeout=7.0))

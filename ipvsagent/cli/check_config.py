@@ -32,8 +32,8 @@ def command(files: tuple[Path, ...], output: str) -> int:
     """Say everything that is wrong with configuration files.
 
     FILES are what `run --config` takes: a KubeProxyConfiguration, an IPVSAgentConfiguration, or both; - is standard
-    input. A ConfigMap with such a file in it will do, too. Exit status 64 when something is wrong; what is accepted
-    without effect is a warning.
+    input. A ConfigMap with such a file in it will do, too. An error is what `run` refuses, and the exit status is 64
+    then; a warning is what it takes without effect, or most likely otherwise than you mean it.
 
     \b
     kubectl -n kube-system get configmap kube-proxy -o yaml | ipvsagent check-config -
@@ -54,4 +54,6 @@ def command(files: tuple[Path, ...], output: str) -> int:
 
 def _count(problems: int, warnings: int) -> str:
     said = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((problems, "error"), (warnings, "warning")) if n]
-    return ", ".join(said) or "ok"
+    if problems:
+        return f"{', '.join(said)}: `run` would refuse this"
+    return f"{', '.join(said)}: `run` would go on with this" if said else "ok"

@@ -10,8 +10,7 @@ import click
 
 from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.cli import FAILED
-from ipvsagent.cli.options import interface, state_dir
-from ipvsagent.config import Config
+from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.errors import StartError
 from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
@@ -42,7 +41,10 @@ _WORDS = {
 )
 @interface
 @state_dir
-def command(yes: bool, dry_run: bool, kube_proxy: bool, interface: str, state_dir: Path) -> int:
+@config_files
+def command(
+    yes: bool, dry_run: bool, kube_proxy: bool, files: tuple[Path, ...], interface: str | None, state_dir: Path | None
+) -> int:
     """Remove everything that ipvsagent made from this node.
 
     That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets, of both
@@ -50,12 +52,12 @@ def command(yes: bool, dry_run: bool, kube_proxy: bool, interface: str, state_di
     Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces and
     route_localnet, where they were raised.
     """
-    config = Config(interface=interface, state_dir=state_dir)
+    config = found_by(files, interface, state_dir)
     host.require_privilege()
     if kube_proxy:
         return _remove_kube_proxy(yes=yes, dry_run=dry_run)
     lock = host.AgentLock(lock_path(config))
-    if not lock.try_acquire():
+    if lock.is_held() if dry_run else not lock.try_acquire():
         raise StartError(
             f"an agent (pid {lock.holder() or 'unknown'}) is running here and would put everything back",
             "Stop it first",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 from msgspec import Struct
 
 from ipvsagent.config import Config, Remark, for_this_node, resolve
@@ -22,15 +23,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path, readable=False)  # whoever reads it says what is wrong
 
+config_files = click.option(
+    "--config", "files", type=PATH, multiple=True, help="A file that `run` was given: its interface and state folder."
+)
 state_dir = click.option(
     "--state-dir",
     type=PATH,
-    default=Config().state_dir,
-    show_default=True,
-    help="Where the lock, the ledger and the status socket are.",
+    help=f"Where the lock, the ledger and the status socket are.  [default: {Config().state_dir}]",
 )
 interface = click.option(
-    "--interface", default=Config().interface, show_default=True, help="The dummy interface that gets the addresses."
+    "--interface", help=f"The dummy interface that gets the addresses.  [default: {Config().interface}]"
 )
 
 
@@ -63,6 +65,11 @@ class TextOption(click.Option):
             multiple=kind.many,
             **as_flag,
         )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        kind = "file" if self._kind.metavar in ("PATH", "FILE") else "plain"
+        words = self._kind.words or ((incomplete,) if kind == "file" else ())
+        return [CompletionItem(word, type=kind) for word in words if word.startswith(incomplete)]
 
     def make_metavar(self, ctx: click.Context) -> str:
         return "" if self._kind.flag else super().make_metavar(ctx)
@@ -139,6 +146,12 @@ def given(options: dict[str, Any]) -> Given:
     resolved = resolve(texts, files)
     config = resolved.required()
     return Given(config, resolved.warnings, texts, files)
+
+
+def found_by(files: Iterable[Path], interface: str | None, state_dir: Path | None) -> Config:
+    """Where an agent keeps things: as is said, else as its files say, else as usual. Raises ConfigError."""
+    config = resolve({}, read_files(files)).required()
+    return Config(interface=interface or config.interface, state_dir=state_dir or config.state_dir)
 
 
 def read_files(paths: Iterable[Path]) -> dict[str, bytes]:

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from ipvsagent.choice import open_ipvs
-from ipvsagent.cli.options import interface, state_dir
-from ipvsagent.config import Config
+from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.status.ipvsadm_order import grouped
 from ipvsagent.status.ipvsadm_rules import saved
 
@@ -21,8 +20,9 @@ from ipvsagent.status.ipvsadm_rules import saved
 )
 @interface
 @state_dir
-def command(thresholds: bool, interface: str, state_dir: Path) -> int:
+@config_files
+def command(thresholds: bool, files: tuple[Path, ...], interface: str | None, state_dir: Path | None) -> int:
     """Print the IPVS table exactly as `ipvsadm -Sn` does, for `ipvsadm -R` to restore."""
-    node = open_ipvs(Config(interface=interface, state_dir=state_dir))
+    node = open_ipvs(found_by(files, interface, state_dir))
     click.echo(saved(grouped(node.ipvs.read(None)), complete=thresholds), nl=False)
     return 0

@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from ipvsagent.choice import open_as_found, open_ipvs
-from ipvsagent.cli.options import interface, state_dir
+from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.cli.output import print_document
-from ipvsagent.config import Config
 from ipvsagent.errors import IpvsAgentError
 from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel.ipvs_connections import connections
@@ -64,14 +63,15 @@ _SERVICES = {
 @click.option("--nosort", is_flag=True, help="The kernel's order.")
 @interface
 @state_dir
-def command(output: str, interface: str, state_dir: Path, **listing: Any) -> int:
+@config_files
+def command(output: str, files: tuple[Path, ...], interface: str | None, state_dir: Path | None, **listing: Any) -> int:
     """Show what IPVS, or iptables in its place, holds, with the Services it stands for.
 
     Rows and counters come from the kernel; names, conditions and drains from the agent, if one runs here.
     Works without an agent, too.
     """
     options = _list_options(output, listing)
-    config = Config(interface=interface, state_dir=state_dir)
+    config = found_by(files, interface, state_dir)
     if output == "ipvsadm":
         _print_listing(open_ipvs(config), options)
         return 0

@@ -37,7 +37,7 @@ def documents_in(file: str, content: bytes) -> tuple[list[Written], list[Remark]
     except RecursionError:
         return [], [Remark("is nested too deeply", file=file)]
     if not found:
-        return [], [Remark("is empty", file=file)]
+        return [], [Remark("is empty: a KubeProxyConfiguration or an IPVSAgentConfiguration is expected", file=file)]
     written: list[Written] = []
     problems: list[Remark] = []
     for document in found:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from ipvsagent.config.parsers import (
@@ -35,6 +36,7 @@ class Kind(Struct, frozen=True):
     many: the option may be given more than once, each time with more elements.
     unset: a document's value that means the default, for settings that cannot tell both apart.
     off: "" as an option's text is a value, too, and not the default.
+    words: what may be written, or is most often, where that is a few words: for completion.
     doubts: what of a document's value that has a meaning is most likely meant otherwise, a sentence each.
     """
 
@@ -47,6 +49,7 @@ class Kind(Struct, frozen=True):
     many: bool = False
     unset: Callable[[Any], bool] = _is_empty
     off: bool = False
+    words: tuple[str, ...] = ()
     doubts: Callable[[Any], list[str]] = lambda value: []
 
 
@@ -210,7 +213,7 @@ def choice(*names: str) -> Kind:
             return text
         raise ConfigError([f"{text!r} is not one of {', '.join(names)}"])
 
-    return Kind(str, meaning, _same, str, "|".join(names))
+    return Kind(str, meaning, _same, str, "|".join(names), words=names)
 
 
 def listener(port: int, off: str) -> Kind:
@@ -224,16 +227,18 @@ def listener(port: int, off: str) -> Kind:
 
 TEXT = Kind(str, str.strip, _same, _same)
 NAME = Kind(str, str.strip, _same, _same, "NAME")
+FILE = Kind(str, _same, _same, _same, "FILE")
+SCHEDULER = msgspec.structs.replace(NAME, words=("rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "sed", "nq", "fo", "ovf"))
 NODE_NAME = Kind(str, _node_name, _same, _same, "NAME")
-FLAG = Kind(bool, _same, _bool, _same, "true|false", flag=True)
+FLAG = Kind(bool, _same, _bool, _same, "true|false", flag=True, words=("true", "false"))
 FRACTION = Kind(float, _same, _fraction, _same, "NUMBER")
 NETWORKS = Kind(list[str], _networks, _words, _strings, "CIDR,...", many=True)
 CLUSTER_CIDRS = Kind(
     str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...", doubts=_doubtful_networks
 )
-NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True)
+NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True, words=("primary",))
 ANYTHING = Kind(Any, _same, _same, _same, flag=True)
-MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables")
+MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables", words=("auto", "ipvs", "iptables"))
 ADDRESS = Kind(str, parse_address, _same, _same, "ADDRESS")
 GATES = Kind(dict[str, bool], _same, _gates, _same, "NAME=true,...")
 PATH = Kind(str, Path, _same, str, "PATH")

@@ -39,8 +39,8 @@ def parse_network(text: str) -> Network:
     """An IPv4 or IPv6 CIDR, host bits allowed."""
     try:
         return ipaddress.ip_network(text.strip(), strict=False)
-    except ValueError as error:
-        raise ConfigError([f"{text!r} is not a CIDR: {error}"]) from None
+    except ValueError:
+        raise ConfigError([f"{text!r} is not a CIDR; write for example 10.0.0.0/8 or fd00::/64"]) from None
 
 
 def parse_address(text: str) -> str:

@@ -192,7 +192,7 @@ class _Reading:
             self.warnings.append(written.remark(reason, "mode"))
 
     def _unknown(self, at: Remark, instead: str, document: Document) -> None:
-        hint = f"; {instead} is meant?" if instead else ""
+        hint = f"; is {instead} meant?" if instead else ""
         if document is Document.KUBE_PROXY:  # as upstream, which decodes leniently once it cannot do so strictly
             self.warnings.append(_because(at, f"is no field of kube-proxy's and has no effect{hint}"))
         else:

@@ -19,7 +19,7 @@ SERVICE_SETTINGS: tuple[Setting, ...] = (
     of_kube_proxy(
         "kubeconfig",
         "clientConnection.kubeconfig",
-        kinds.TEXT,
+        kinds.FILE,
         "--kubeconfig",
         help="How to reach the Kubernetes API, if there is no --source; by default as a pod does, or as kubectl.",
         section=READ,
@@ -73,7 +73,7 @@ SERVICE_SETTINGS: tuple[Setting, ...] = (
     of_kube_proxy(
         "scheduler",
         "ipvs.scheduler",
-        kinds.NAME,
+        kinds.SCHEDULER,
         "--scheduler",
         "--ipvs-scheduler",
         help="IPVS scheduler of every virtual server: any that the kernel has.",

@@ -223,6 +223,20 @@ class AgentLock:
         self._file = file
         return True
 
+    def is_held(self) -> bool:
+        """By whoever. Makes no file."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
     def holder(self) -> int | None:
         """The pid of who took it last, as seen in its own process namespace."""
         try:

@@ -96,11 +96,11 @@ def load(place: Place, environment: Mapping[str, str]) -> Access:
         raise SourceError(f"{named(place)}: {_in_words(error)}") from None
 
 
-def require_usable(place: Place, environment: Mapping[str, str]) -> None:
-    """What will not do, however long one waits: no server, a file that is not there. Asks no plugin and no provider.
-    Raises SourceError."""
+def require_usable(place: Place, environment: Mapping[str, str]) -> str:
+    """The server's address. Refuses what will not do, however long one waits: no server, a file that is not there.
+    Asks no plugin and no provider. Raises SourceError."""
     try:
-        _load(place, environment, ask=False)
+        return str(_load(place, environment, ask=False).configuration.host)
     except Exception as error:
         raise SourceError(f"{named(place)} cannot be used: {_in_words(error)}") from None
 

@@ -7,6 +7,7 @@ it is. After the server is back only differences come out.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import random
 import socket
@@ -33,10 +34,14 @@ from ipvsagent.sources.transport import ApiTransport
 from ipvsagent.sources.view import KindView, SourceView
 from ipvsagent.sources.watch import Listed, Output, Reflector, Trouble
 
+log = logging.getLogger("ipvsagent")
+
 PATIENCE = 15.0
 """Seconds that `plan` and `run --once` wait for a server that refuses or does not answer."""
 LOAD_LIMIT = 300.0
 """Seconds that they wait in all, for a server that answers and does not come to an end."""
+SILENCE = 2.0
+"""Seconds after which they say that they wait."""
 LOOK_EVERY = 1.0
 
 
@@ -45,11 +50,11 @@ def api_source(config: Config) -> ApiSource:
     place = place_of(config.kubeconfig, config.master, os.environ, service_account=SERVICE_ACCOUNT)
     if not config.allow_api_by_cluster_ip:
         refuse_cluster_ip(place, os.environ)
-    require_usable(place, os.environ)
+    server = require_usable(place, os.environ)
     transport = ApiTransport(place, os.environ, time.monotonic)
     return ApiSource(
         transport,
-        lambda: transport.server,
+        lambda: transport.server or server,
         event_transport=transport,
         allow_empty=config.allow_empty,
         allow_cluster_ip=config.allow_api_by_cluster_ip,
@@ -82,6 +87,8 @@ class ApiSource:
 
     def run(self, inbox: Inbox, stop: threading.Event) -> None:
         """Ends within about a second of `stop`, or when a thread found what nobody can work with."""
+        plurals = ", ".join(resource.plural for resource in RESOURCES.values())
+        log.info("asking API server %s for %s, until it answers", self._server(), plurals)
         failed = threading.Event()
         self._followers = {kind: self._follower(kind, inbox, stop) for kind in RESOURCES}
 
@@ -115,7 +122,9 @@ class ApiSource:
         findings: dict[str, tuple[Finding, ...]] = {}
         changes = Changes()
         patience: float | None = None
-        limit = time.monotonic() + LOAD_LIMIT
+        began = time.monotonic()
+        limit = began + LOAD_LIMIT
+        told = False
         try:
             while not changes.synced:
                 for message in inbox.take(0.2):
@@ -129,6 +138,10 @@ class ApiSource:
                             upserts[item.key] = item
                         for key in message.removals:
                             upserts.pop(key, None)
+                if not told and time.monotonic() > began + SILENCE:
+                    told = True
+                    why = "; ".join({trouble.reason for trouble, _ in self._troubles.values()}) or "no answer yet"
+                    log.warning("API server %s: %s; it is tried again", self._server(), why)
                 if time.monotonic() > limit:
                     missing = ", ".join(RESOURCES[kind].plural for kind in RESOURCES if kind in self._unlisted)
                     server = f"API server {self._server()}".rstrip()

@@ -18,6 +18,7 @@ from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.host import STOP_KUBE_PROXY
 from ipvsagent.printable import printable
+from ipvsagent.sources.credentials import without_userinfo
 from ipvsagent.sources.inbox import Findings
 from ipvsagent.status.health import Health
 from ipvsagent.status.listeners import Fault, Listeners, Place, Response
@@ -102,7 +103,8 @@ def place_of(address: str) -> Place:
 
 
 def _configuration(config: Config) -> bytes:
-    return msgspec.json.encode({"ipvsagent": config}, enc_hook=_as_text)
+    shown = msgspec.structs.replace(config, master=without_userinfo(config.master))
+    return msgspec.json.encode({"ipvsagent": shown}, enc_hook=_as_text)
 
 
 def _as_text(value: Any) -> Any:

@@ -30,7 +30,7 @@ def test_every_problem_is_printed_and_the_status_is_64(tmp_path: Path) -> None:
         "1h30m",
         f"error: {file}: IPVSAgentConfiguration new: is no field of IPVSAgentConfiguration",
     ]
-    assert done.stderr == "2 errors\n"
+    assert done.stderr == "2 errors: `run` would refuse this\n"
 
 
 def test_as_a_document(tmp_path: Path) -> None:

@@ -199,3 +199,25 @@ def test_a_file_that_cannot_be_written_is_named_with_its_option() -> None:
 def test_a_state_dir_that_is_no_folder() -> None:
     with pytest.raises(StartError, match="--state-dir /dev/null cannot be used: it is no folder"):
         make_state_dir(Path("/dev/null"))
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("run --proxy-mode i", ["plain,ipvs", "plain,iptables"]),
+        ("run --log-level ", ["plain,debug", "plain,info", "plain,warning", "plain,error"]),
+        ("run --scheduler w", ["plain,wrr", "plain,wlc"]),
+        ("plan --source a", ["file,a"]),
+        ("plan --kubeconfig a", ["file,a"]),
+    ],
+)
+def test_a_shell_is_offered_the_values_of_an_option(words: str, offered: list[str]) -> None:
+    environment = {**os.environ, "COMP_WORDS": f"ipvsagent {words}", "COMP_CWORD": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['ipvsagent']; from ipvsagent.cli import main; main()"],
+        env={**environment, "_IPVSAGENT_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == offered

@@ -270,7 +270,7 @@ def test_zero_is_not_set_where_kube_proxy_cannot_tell(path: str, value: object) 
         (AGENT, "drainTimeout", "", "'' is not a duration"),
         (AGENT, "interface", "a/b", "'a/b' is not the name of an interface"),
         (AGENT, "interface", "", "'' is not the name of an interface"),
-        (AGENT, "drainTimeOut", "1s", "is no field of IPVSAgentConfiguration; drainTimeout is meant?"),
+        (AGENT, "drainTimeOut", "1s", "is no field of IPVSAgentConfiguration; is drainTimeout meant?"),
         (AGENT, "scheduler", "rr", "is no field of IPVSAgentConfiguration"),
         (AGENT, "localMarkMask", -1, "-1 is not a mask of 32 bits"),
         (AGENT, "logLevel", "loud", "'loud' is not one of debug, info, warning, error"),
@@ -300,12 +300,12 @@ drain: 1s
     assert [str(problem) for problem in resolved.problems] == [
         "c.yaml: KubeProxyConfiguration mode: 'userspace' is not one of auto, ipvs, iptables, nftables",
         "c.yaml: KubeProxyConfiguration ipvs.tcpTimeout: 'soon' is not a duration; write for example 30s, 15m or 1h30m",
-        "c.yaml: KubeProxyConfiguration ipvs.excludeCIDRs: 'a' is not a CIDR: 'a' does not appear to be an IPv4 or "
-        "IPv6 network",
-        "c.yaml: KubeProxyConfiguration ipvs.excludeCIDRs: 'b' is not a CIDR: 'b' does not appear to be an IPv4 or "
-        "IPv6 network",
+        "c.yaml: KubeProxyConfiguration ipvs.excludeCIDRs: 'a' is not a CIDR; write for example 10.0.0.0/8 "
+        "or fd00::/64",
+        "c.yaml: KubeProxyConfiguration ipvs.excludeCIDRs: 'b' is not a CIDR; write for example 10.0.0.0/8 "
+        "or fd00::/64",
         "c.yaml: IPVSAgentConfiguration drain: is no field of IPVSAgentConfiguration",
-        "--allow-external-ips: 'c' is not a CIDR: 'c' does not appear to be an IPv4 or IPv6 network",
+        "--allow-external-ips: 'c' is not a CIDR; write for example 10.0.0.0/8 or fd00::/64",
     ]
 
 
@@ -346,8 +346,8 @@ def test_two_files_and_json() -> None:
 
 def test_unknown_fields_of_kube_proxy_are_warnings() -> None:
     assert said(of_field(KUBE_PROXY, "ipvs.sheduler", "lc")) == [
-        "c.yaml: KubeProxyConfiguration ipvs.sheduler: is no field of kube-proxy's and has no effect; ipvs.scheduler "
-        "is meant?"
+        "c.yaml: KubeProxyConfiguration ipvs.sheduler: is no field of kube-proxy's and has no effect; is "
+        "ipvs.scheduler meant?"
     ]
 
 

@@ -288,6 +288,23 @@ def test_lists_that_never_come_are_told_and_asked_for_ever_more_seldom(server, f
     assert attempts[:3] == [1, 2, 3]
 
 
+def test_load_once_says_what_it_waits_for(server, kubeconfig, monkeypatch, caplog):
+    monkeypatch.setattr(kubernetes, "PATIENCE", 0.5)
+    monkeypatch.setattr(kubernetes, "SILENCE", 0.2)
+    server.close()
+    with pytest.raises(SourceError):
+        source_at(kubeconfig).load_once()
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert re.fullmatch(r"API server http://\S+: .*Connection refused; it is tried again", said)
+
+
+def test_what_is_asked_is_said_at_once(server, kubeconfig, following, caplog):
+    caplog.set_level("INFO")
+    server.script["nodes"] = [dripping]
+    said = r"asking API server .* for services, endpointslices, nodes, until it answers"
+    following().until(lambda: re.search(said, caplog.text))
+
+
 def test_load_once_has_an_end(server, kubeconfig, monkeypatch):
     monkeypatch.setattr(kubernetes, "LOAD_LIMIT", 0.5)
     server.script["nodes"] = [lambda asked: (asked.begin(), asked.hang())]
