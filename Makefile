@@ -30,8 +30,8 @@ $(STAMP): pyproject.toml requirements-dev.txt integration/setup.sh
 setup: ## install the Debian packages that demo and tests need
 	@sh integration/setup.sh
 
-demo: setup venv ## show the proxy at work on a kernel; BACKEND=iptables on one without IPVS
-	@$(PYTHON) -m integration.demo $(if $(BACKEND),--backend $(BACKEND))
+demo: setup venv ## show the proxy at work on a kernel; BACKEND=iptables on one without IPVS, ALL=1 cuts nothing short
+	@$(PYTHON) -m integration.demo $(if $(BACKEND),--backend $(BACKEND)) $(if $(ALL),--all)
 
 test: setup venv ## lint, then all tests (the kernel's in a guest)
 	@$(MAKE) lint

@@ -180,6 +180,7 @@ class Pipeline:
             self._options.known_as,
             self._options.route_networks,
             localhost=self._options.localhost,
+            pod_networks=self._options.pod_networks,
         )
         if facts == self._facts:
             return set()

@@ -61,7 +61,8 @@ class Stage:
         for line in shown:
             self.console.print(Text(f"   | {line}", "dim"), soft_wrap=True)
         if len(shown) < len(lines):
-            self.console.print(Text(f"   | ... and {len(lines) - len(shown)} lines more (all of them: --all)", "dim"))
+            more = len(lines) - len(shown)
+            self.console.print(Text(f"   | ... and {more} lines more (all of them: make demo ALL=1)", "dim"))
 
     def table(self, columns: Sequence[tuple[str, JustifyMethod]], rows: Sequence[Sequence[str | Text]]) -> None:
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -48,11 +48,13 @@ def node_facts(
     route_networks: Iterable[Network] = (),
     *,
     localhost: bool = False,
+    pod_networks: Iterable[Network] = (),
 ) -> tuple[NodeFacts, tuple[Finding, ...]]:
     """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
 
     node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
     known_as: this node's first address of its family, whatever its object says. route_networks: of route mode.
+    pod_networks: what pods are told by, if by that.
     A Node object that has no addresses yet is not waited for, as kube-proxy does it: it takes part when they come.
     """
     findings: list[Finding] = []
@@ -68,6 +70,7 @@ def node_facts(
     addresses = [*of_object, *sorted(interface_addresses)]
     routes, refused = service_routes(route_networks, addresses, interface_addresses, other_nodes)
     findings += refused
+    findings += _missing_families([family_of(address) for address in of_object], node_ports_on, pod_networks)
     weights = {}
     for other, node in nodes.items():
         text = node.annotations.get(NODE_WEIGHT, "").strip()
@@ -94,6 +97,29 @@ def node_facts(
         routes=routes,
     )
     return facts, tuple(findings)
+
+
+def _missing_families(
+    of_node: Sequence[Family], node_ports_on: Iterable[str], pod_networks: Iterable[Network]
+) -> Iterator[Finding]:
+    """As checkBadConfig of cmd/kube-proxy/app/server.go. of_node: of its addresses, the first is its primary one."""
+    wanted = tuple(node_ports_on)
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in wanted] if wanted != (PRIMARY,) else []
+    named = {_family_of_network(network) for network in networks}
+    for family in dict.fromkeys(of_node):
+        if named and family not in named:
+            name = family.value
+            reason = f"names no {name} range, so node ports are served on all {name} addresses of this node"
+            yield Finding(FindingKind.CONFIGURATION, "nodePortAddresses", reason)
+    pods = {_family_of_network(network) for network in pod_networks}
+    if of_node and pods and of_node[0] not in pods:
+        name = of_node[0].value
+        reason = f"names no {name} range, though this node's first address is {name}: no {name} traffic is a pod's"
+        yield Finding(FindingKind.CONFIGURATION, "clusterCIDR", reason)
+
+
+def _family_of_network(network: Network) -> Family:
+    return family_of(Address(str(network.network_address)))
 
 
 def _node_port_addresses(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 
 from ipvsagent.address import Address
@@ -34,6 +36,22 @@ ON_INTERFACES = frozenset(addresses("172.16.0.1 10.244.0.1 fd00:172::1 fd00:244:
 def test_node_port_addresses(wanted: list[str], expected: str) -> None:
     facts, _ = node_facts("here", NODES, ON_INTERFACES, wanted)
     assert facts.node_port_addresses == addresses(expected)
+
+
+@pytest.mark.parametrize(
+    ("node_ports", "pods", "said"),
+    [
+        ([], [], []),
+        (["primary"], ["10.244.0.0/16"], []),
+        (["172.16.0.0/16", "::/0"], ["10.244.0.0/16", "fd00::/16"], []),
+        (["172.16.0.0/16"], [], ["nodePortAddresses: names no IPv6 range"]),
+        (["fd00::/8"], [], ["nodePortAddresses: names no IPv4 range"]),
+        ([], ["fd00::/16"], ["clusterCIDR: names no IPv4 range"]),
+    ],
+)
+def test_ranges_of_the_wrong_family_are_said(node_ports: list[str], pods: list[str], said: list[str]) -> None:
+    _, findings = node_facts("here", NODES, ON_INTERFACES, node_ports, pod_networks=[ip_network(each) for each in pods])
+    assert [str(finding).partition(",")[0] for finding in findings] == said
 
 
 def test_own_and_other_addresses() -> None:
