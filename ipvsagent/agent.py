@@ -57,7 +57,7 @@ class Agent:
         self._source = source
         self._events = self._event_writer()
         self._vitals = Vitals(config, self._server, os.environ, self._events)
-        self._udp_flows = UdpFlows()
+        self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
         self._files = files
         self._rules: PacketFilter | None = None
         self._loop = Loop(

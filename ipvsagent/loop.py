@@ -34,7 +34,7 @@ from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status import socket as status_socket
 from ipvsagent.status.metrics import Readings, ReadingsWanted
-from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of
+from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of, without_local_endpoints
 from ipvsagent.status.vitals import BEAT_EVERY, Vitals
 
 log = logging.getLogger("ipvsagent")
@@ -321,6 +321,7 @@ class Loop:
             rows_read=self._backend.rows_read,
             drift=dict(self._drift),
             findings=dict(Counter((f.kind.value, f.severity.value) for f in self._book.current())),
+            no_local_endpoints=without_local_endpoints(self._pipeline),
         )
 
     def _snapshot(self) -> Snapshot:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 
+from ipvsagent.address import Family
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.conntrack import ConntrackTable, may_have_stale_flows
@@ -22,8 +24,13 @@ log = logging.getLogger("ipvsagent")
 ORIGIN = "udp flows"
 
 
+Looked = Callable[[Family, float, int], object]
+"""Told of one look at the table: its family, how many seconds it took, how many flows were ended."""
+
+
 class UdpFlows:
-    def __init__(self) -> None:
+    def __init__(self, looked: Looked) -> None:
+        self._looked = looked
         self._changed: SimpleQueue[Sequence[VirtualServer]] = SimpleQueue()
 
     def changed(self, servers: Iterable[VirtualServer]) -> None:
@@ -39,20 +46,20 @@ class UdpFlows:
             servers = {server.id: server for server in self._changed.get()}
             while not self._changed.empty():
                 servers.update((server.id, server) for server in self._changed.get())
-            findings = end_stale_flows(servers.values())
+            findings = end_stale_flows(servers.values(), self._looked)
             if findings or failed:
                 tell(Findings(ORIGIN, findings))
             failed = bool(findings)
 
 
-def end_stale_flows(servers: Iterable[VirtualServer]) -> tuple[Finding, ...]:
+def end_stale_flows(servers: Iterable[VirtualServer], looked: Looked = lambda *_: None) -> tuple[Finding, ...]:
     """Once, now; what is wrong, if it cannot be done."""
     concerned = [server for server in servers if may_have_stale_flows(server)]
     if not concerned:
         return ()
     try:
         with contextlib.closing(ConntrackTable()) as table:
-            ended = table.end_stale(concerned)
+            ended = sum(_look(table, family, concerned, looked) for family in Family)
     except (KernelError, OSError) as error:
         reason = (
             f"conntrack entries of old UDP flows cannot be removed ({error}): clients that go on sending from one port "
@@ -62,3 +69,13 @@ def end_stale_flows(servers: Iterable[VirtualServer]) -> tuple[Finding, ...]:
     if ended:
         log.info("ended %d UDP flows that no real server answers", ended)
     return ()
+
+
+def _look(table: ConntrackTable, family: Family, servers: Iterable[VirtualServer], looked: Looked) -> int:
+    of_family = [server for server in servers if server.id.family is family]
+    if not of_family:
+        return 0
+    begin = time.monotonic()
+    ended = table.end_stale(of_family)
+    looked(family, time.monotonic() - begin, ended)
+    return ended

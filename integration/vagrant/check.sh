@@ -26,7 +26,7 @@ same() {
 # told COMMAND...: runs it, and says what it prints, with the time, without the settings of machines and bars of progress.
 told() {
     rm -f "$work/failed"
-    { "$@" 2>&1 || echo "$?" >"$work/failed"; } | tr '\r' '\n' | grep -v -E --line-buffered ' -- |Progress: |^[[:space:]]*$' |
+    { "$@" 2>&1 || echo "$?" >"$work/failed"; } | sed -u 's/.*\r//; / -- /d; /^[[:space:]]*$/d' |
         while IFS= read -r line; do say "$line"; done
     [ ! -e "$work/failed" ] || exit "$(cat "$work/failed")"
 }

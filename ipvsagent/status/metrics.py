@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from queue import Empty, SimpleQueue
+from typing import get_args
 
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -24,7 +25,7 @@ from prometheus_client.registry import Collector
 from ipvsagent import __version__
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, EndpointSlice, Service
-from ipvsagent.status.snapshot import Programming, Totals
+from ipvsagent.status.snapshot import Programming, Totals, TrafficPolicy
 
 ANSWER_WITHIN = 2.0
 _PROGRAMMING_BUCKETS = (
@@ -38,7 +39,9 @@ _SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 
 
 class Readings(Struct, frozen=True):
-    """The loop's state in numbers. findings: how many of each (kind, severity). Counts are since the start."""
+    """The loop's state in numbers. findings: how many of each (kind, severity). Counts are since the start.
+
+    no_local_endpoints: Services with a Local policy whose endpoints are all elsewhere; what is not in it is 0."""
 
     totals: Totals
     in_sync: bool
@@ -48,6 +51,7 @@ class Readings(Struct, frozen=True):
     rows_read: int
     drift: dict[str, int]
     findings: dict[tuple[str, str], int]
+    no_local_endpoints: dict[tuple[Family, TrafficPolicy], int]
 
 
 class ReadingsWanted(Struct, frozen=True):
@@ -103,13 +107,25 @@ class Metrics:
         self._events = Counter(
             "ipvsagent_events", "Events by what became of them.", ["outcome"], registry=self._registry
         )
+        self._flow_looks = Histogram(
+            "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+            "How long one look for UDP flows that no endpoint answers took.",
+            family,
+            buckets=_SYNC_BUCKETS,
+            registry=self._registry,
+        )
+        self._flows_ended = self._counter(
+            "conntrack_reconciler_deleted_entries", "UDP flows that no endpoint answered, ended.", family
+        )
         for name in self._families:
+            self._flow_looks.labels(name)
+            self._flows_ended.labels(name)
             self._programming.labels(name)
             for metric in (self._duration, self._last, self._queued, self._service_changes, self._endpoint_changes):
                 metric.labels(name)
             self._services_pending.labels(name)
             self._endpoints_pending.labels(name)
-        self._registry.register(_StateCollector(self._readings))
+        self._registry.register(_StateCollector(self._readings, self._families))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self._known: Readings | None = None
@@ -153,6 +169,10 @@ class Metrics:
 
     # Said by other threads
 
+    def looked_at_flows(self, family: Family, seconds: float, ended: int) -> None:
+        self._flow_looks.labels(family.value).observe(seconds)
+        self._flows_ended.labels(family.value).inc(ended)
+
     def events(self, outcome: str, count: int) -> None:
         self._events.labels(outcome).inc(count)
 
@@ -179,8 +199,9 @@ class Metrics:
 
 
 class _StateCollector(Collector):
-    def __init__(self, readings: Callable[[], Readings | None]) -> None:
+    def __init__(self, readings: Callable[[], Readings | None], families: Collection[str]) -> None:
         self._readings = readings
+        self._families = families
 
     def describe(self) -> Iterable[Metric]:
         return ()  # registering must not ask the loop, which does not turn yet
@@ -216,3 +237,13 @@ class _StateCollector(Collector):
         for (kind, severity), count in sorted(readings.findings.items()):
             findings.add_metric([kind, severity], count)
         yield findings
+        # A gauge, whatever its name says, as in kube-proxy.
+        no_local = GaugeMetricFamily(
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Services with a Local traffic policy that have endpoints, but none on this node.",
+            labels=["traffic_policy", "ip_family"],
+        )
+        for family in self._families:
+            for policy in get_args(TrafficPolicy):
+                no_local.add_metric([policy, family], readings.no_local_endpoints.get((Family(family), policy), 0))
+        yield no_local

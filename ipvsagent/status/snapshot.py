@@ -6,13 +6,18 @@ those, and the loop must not stand still for it.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
+from ipvsagent.address import Family
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.sysctls import ConnReuse
-from ipvsagent.model import Frontend, VirtualServer, VirtualServerId
+from ipvsagent.model import Frontend, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.sources.view import SourceView
+
+TrafficPolicy = Literal["internal", "external"]
 
 
 class DrainView(Struct, frozen=True):
@@ -106,6 +111,18 @@ def totals_of(pipeline: Pipeline) -> Totals:
         shadowed=len(reconciler.foreign),
         draining=len(reconciler.drains),
     )
+
+
+def without_local_endpoints(pipeline: Pipeline) -> dict[tuple[Family, TrafficPolicy], int]:
+    """How many Services have that policy Local and endpoints, but none on this node; each counts once."""
+    found: dict[tuple[Family, TrafficPolicy], set[tuple[str, str]]] = {}
+    for server_id in pipeline.desired:
+        server = pipeline.desired.get(server_id)
+        if server is not None and (server.node_only or server.when_empty is WhenEmpty.DROP):
+            policy: TrafficPolicy = "internal" if server.frontend is Frontend.CLUSTER_IP else "external"
+            names = found.setdefault((server_id.family, policy), set())
+            names.add((server.service.namespace, server.service.service))
+    return {key: len(names) for key, names in found.items()}
 
 
 def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:

@@ -20,6 +20,7 @@ from ipvsagent.model import Frontend, Mark, Protocol, RealServer, ServicePortNam
 from tests.kernel.agent_processes import Agents
 from tests.kernel.cluster_documents import DNS, NODE_ADDRESS, endpoint_slice, service
 from tests.kernel.proxied_node import A, B, C, ProxiedNode, Proxy, UdpClient, eventually
+from tests.kernel.test_agent_http import samples
 
 NODE_PORT = 30053
 CLIENTS = ("pod", "node", "outside")
@@ -93,6 +94,9 @@ def test_a_client_that_sent_before_the_service_existed(place, agents: Agents, tr
     agent = agents.in_sync()
     agent.says(r"ended \d+ UDP flows that no real server answers")
     assert answers(streams) == dict.fromkeys(streams, "A")
+    found = samples(place)
+    assert found['kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}'] > 0
+    assert found['kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family="IPv4"}'] > 0
 
 
 @pytest.mark.kernel

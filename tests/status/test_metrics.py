@@ -17,6 +17,7 @@ READINGS = Readings(
     rows_read=80,
     drift={"lost": 2},
     findings={("host", "warning"): 1},
+    no_local_endpoints={(Family.IPV6, "external"): 2},
 )
 
 
@@ -64,6 +65,18 @@ def test_our_own() -> None:
     assert found['ipvsagent_findings{kind="host",severity="warning"}'] == 1
     assert found["ipvsagent_writes_total"] == 70
     assert any(name.startswith("ipvsagent_info{") for name in found) and "process_cpu_seconds_total" in found
+
+
+def test_services_without_a_local_endpoint_and_flows_that_were_ended() -> None:
+    metrics = Metrics((Family.IPV4, Family.IPV6), answering)
+    metrics.looked_at_flows(Family.IPV4, 0.003, 2)
+    found = samples(metrics)
+    name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
+    assert found[f'{name}{{ip_family="IPv6",traffic_policy="external"}}'] == 2
+    assert found[f'{name}{{ip_family="IPv4",traffic_policy="internal"}}'] == 0
+    assert found['kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}'] == 2
+    assert found['kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family="IPv6"}'] == 0
+    assert found['kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family="IPv4",le="0.004"}'] == 1
 
 
 def test_a_loop_that_hangs_leaves_the_last_numbers(monkeypatch) -> None:
