@@ -113,6 +113,15 @@ def test_what_stays_has_few_privileges(variant: str) -> None:
 
 
 @PER_VARIANT
+def test_the_version_can_be_read_from_outside(variant: str) -> None:
+    daemonset = only(variant, "DaemonSet")
+    for metadata in (daemonset["metadata"], daemonset["spec"]["template"]["metadata"]):
+        assert metadata["labels"]["app.kubernetes.io/version"] == __version__
+    containerfile = (MANIFESTS.parent / "Containerfile").read_text()
+    assert f'org.opencontainers.image.version="{__version__}"' in containerfile
+
+
+@PER_VARIANT
 def test_what_stays_can_write_temporary_files_in_memory(variant: str) -> None:
     _, main = containers(variant)
     (name,) = (mount["name"] for mount in main["volumeMounts"] if mount["mountPath"] == "/tmp")
