@@ -24,6 +24,7 @@ from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.kernel.fake_rules import server_rules
 from ipvsagent.node import pipeline_for
 from ipvsagent.packet_rules import RuleSet
+from ipvsagent.pipeline import Pipeline
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
@@ -56,6 +57,19 @@ def in_pages(case: Path, folder: Path) -> tuple[Changes, list[Finding]]:
     return streamed(case, folder, server)
 
 
+def told(pipeline: Pipeline, kernel: FakeKernel, loaded: tuple[Changes, list[Finding]]) -> FindingBook:
+    """The pipeline has begun with all that was loaded; what is said of it."""
+    book = FindingBook()
+    changes, findings = loaded
+    book.replace("source", findings)
+    origins = pipeline.node_addresses(kernel.addresses.node_addresses())
+    origins += pipeline.take(changes, 0.0)
+    origins += pipeline.start(0.0).findings
+    for origin, found in origins:
+        book.replace(origin, found)
+    return book
+
+
 def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     """What the iptables backend writes for each virtual server, without the marks of its rules; and what it says."""
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
@@ -65,14 +79,7 @@ def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     for table in servers.tables:
         table.apply(RuleSet(table.family))
     pipeline = iptables_pipeline(config, Backend(renderer(config), servers, None, kernel.sets), window=0)
-    book = FindingBook()
-    changes, findings = loaded
-    book.replace("source", findings)
-    origins = pipeline.node_addresses(kernel.addresses.node_addresses())
-    origins += pipeline.take(changes, 0.0)
-    origins += pipeline.start(0.0).findings
-    for origin, found in origins:
-        book.replace(origin, found)
+    book = told(pipeline, kernel, loaded)
     lines: list[str] = []
     for seen in servers.read(None):
         assert isinstance(seen.row, ChainsRow)
@@ -97,14 +104,7 @@ def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     node_clients = NodeClients(Config().node_marks)
     backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, node_clients=node_clients)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
-    book = FindingBook()
-    changes, findings = loaded
-    book.replace("source", findings)
-    origins = pipeline.node_addresses(kernel.addresses.node_addresses())
-    origins += pipeline.take(changes, 0.0)
-    origins += pipeline.start(0.0).findings
-    for origin, found in origins:
-        book.replace(origin, found)
+    book = told(pipeline, kernel, loaded)
     bound = sorted(str(row) for row in kernel.snapshot() if isinstance(row, AddressRow))
     return {
         "ipvs.txt": kernel.dump() + "".join(f"ip address add {row} dev kube-ipvs0\n" for row in bound),

@@ -207,6 +207,12 @@ class FakeKernel:
                 raise Killed
             self._ops_to_live -= 1
 
+    def execute_all(self, ops: Iterable[Op], apply: Callable[[Op], KernelError | None]) -> list[Failure]:
+        """What a table writes by one call."""
+        self.calls += 1
+        errors = ((op, self.execute(op, apply)) for op in ops)
+        return [Failure(op, error) for op, error in errors if error is not None]
+
     def execute(self, op: Op, apply: Callable[[Op], KernelError | None]) -> KernelError | None:
         """One op, with everything that can happen to it."""
         self.step()

@@ -33,13 +33,7 @@ class FakeAddressTable:
         return iter([Observed(AddressRow(address), Owner.OURS) for address in wanted])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        self._kernel.calls += 1
-        failures = []
-        for op in ops:
-            error = self._kernel.execute(op, self._apply)
-            if error is not None:
-                failures.append(Failure(op, error))
-        return failures
+        return self._kernel.execute_all(ops, self._apply)
 
     def ensure_interface(self) -> None:
         if not self._kernel.interface:

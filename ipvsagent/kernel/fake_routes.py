@@ -30,12 +30,7 @@ class FakeRouteTable:
         return iter([Observed(row, Owner.OURS) for row in found])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        self._kernel.calls += 1
-        failures = []
-        for op in ops:
-            error = self._kernel.execute(op, self._apply)
-            if error is not None:
-                failures.append(Failure(op, error))
+        failures = self._kernel.execute_all(ops, self._apply)
         self._note()
         return failures
 

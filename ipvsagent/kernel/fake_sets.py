@@ -47,14 +47,8 @@ class FakeSetTable:
         return sorted(row for row in self._kernel.set_members if row.set in names)
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        self._kernel.calls += 1
         self._sizes = Counter(row.set for row in self._kernel.set_members)
-        failures = []
-        for op in ops:
-            error = self._kernel.execute(op, self._apply)
-            if error is not None:
-                failures.append(Failure(op, error))
-        return failures
+        return self._kernel.execute_all(ops, self._apply)
 
     def ensure(self, specs: Iterable[SetSpec]) -> None:
         kernel = self._kernel

@@ -20,20 +20,19 @@ from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.core_v1 import Node, Service
 from lightkube.resources.discovery_v1 import EndpointSlice
 
-from integration.apiserver import Access, ApiServer, Certificates, load
+from integration.apiserver import Access, ApiServer, load
+from tests.api_server import api_server
 
 CHECKOUT = Path(__file__).parents[2]
 OBJECTS = [CHECKOUT / "integration" / "demo", CHECKOUT / "tests" / "data"]
-CERTIFICATES = Certificates()
 COUNTS = {"Service": 32, "EndpointSlice": 25, "Node": 3}
 
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    with ApiServer(certificates=CERTIFICATES, access=Access({"a-token": "admin"}, required=True)) as server:
+    with api_server(access=Access({"a-token": "admin"}, required=True)) as server:
         load(server.store, OBJECTS)
         yield server
-    assert server.breakdowns == []
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ from integration.apiserver import (
     Store,
     read_script,
 )
+from tests.api_server import CERTIFICATES, api_server
 from tests.integration.api_client import ApiClient, Reply, Stream, shown
 
 SERVICES = "/api/v1/namespaces/default/services"
 INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}
-CERTIFICATES = Certificates()
 BROKEN = urllib3.exceptions.ProtocolError
 
 
@@ -43,9 +43,9 @@ def service(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
 
 @pytest.fixture(params=["http", "https"])
 def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
-    with ApiServer(certificates=CERTIFICATES if request.param == "https" else None, bookmark_interval=0.05) as server:
+    certificates = CERTIFICATES if request.param == "https" else None
+    with api_server(certificates=certificates, bookmark_interval=0.05) as server:
         yield server
-    assert server.breakdowns == []
 
 
 @pytest.fixture

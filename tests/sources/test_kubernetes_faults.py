@@ -16,7 +16,6 @@ from integration.apiserver import (
     Access,
     ApiServer,
     Break,
-    Certificates,
     Duplicate,
     ErrorEvent,
     Fault,
@@ -31,19 +30,18 @@ from ipvsagent.config import Config
 from ipvsagent.sources import follow, watch
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.sources.kubernetes import api_source
+from tests.api_server import api_server
 from tests.sources.cluster_objects import endpoint_slice, node, service
 
-CERTIFICATES = Certificates()
 PLURALS = ("services", "endpointslices", "nodes")
 
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
     access = Access({"secret": "system:node:node-1"}, required=True)
-    with ApiServer(certificates=CERTIFICATES, access=access, bookmark_interval=0.2) as server:
+    with api_server(access=access, bookmark_interval=0.2) as server:
         server.store.fresh_within = 0.2
         yield server
-    assert server.breakdowns == []
 
 
 @pytest.fixture
