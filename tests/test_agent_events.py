@@ -4,6 +4,8 @@ It needs root, not ip_vs."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import signal
 import subprocess
@@ -86,7 +88,7 @@ def waits_for(condition, tmp_path, patience: float = 30.0) -> None:
         time.sleep(0.05)
 
 
-def test_fallback_and_a_bad_annotation_are_events(server, start, tmp_path):
+def test_fallback_and_a_bad_annotation_are_events(place, server, start, tmp_path):
     agent = start()
     waits_for(lambda: len(events(server)) >= 3, tmp_path)
     found = events(server)
@@ -95,6 +97,12 @@ def test_fallback_and_a_bad_annotation_are_events(server, start, tmp_path):
     assert (fallback["type"], fallback["metadata"]["namespace"]) == ("Warning", "default")
     assert "no IPVS" in fallback["note"] and "modprobe ip_vs" in fallback["note"]
     assert "ipvsagent.io/weights" in found["Service cart InvalidAnnotation"]["note"]
+    with place.entered():
+        connection = http.client.HTTPConnection("127.0.0.1", 10256, timeout=5)
+        connection.request("GET", "/livez")
+        (said,) = json.load(connection.getresponse())["fallback"]
+        connection.close()
+    assert "no IPVS" in said and "modprobe ip_vs" in said
     agent.send_signal(signal.SIGTERM)
     assert agent.wait(10) == 0, "the thread that writes Events holds nobody up"
 

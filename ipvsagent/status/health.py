@@ -34,13 +34,15 @@ class FamilyHealth(Struct, frozen=True):
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
-    """kube-proxy's document. Times as RFC 3339 writes them; nodeEligible only where it was asked for."""
+    """kube-proxy's document, and why Services are not on IPVS. Times as RFC 3339 writes them; nodeEligible only where
+    it was asked for."""
 
     lastUpdated: str
     currentTime: str
     healthy: bool
     status: dict[str, FamilyHealth]
     nodeEligible: bool | None = None
+    fallback: tuple[str, ...] = ()
 
 
 class Health:
@@ -61,6 +63,7 @@ class Health:
         self._turned_at: float | None = None
         self._updated = 0.0
         self._eligible = False
+        self._fallback: tuple[str, ...] = ()
 
     # Said by the loop
 
@@ -80,6 +83,10 @@ class Health:
 
     def node_is(self, node: Node | None) -> None:
         self._eligible = node is not None and not node.leaving
+
+    def falls_back(self, reasons: tuple[str, ...]) -> None:
+        """What is missing, and the remedy; nothing, if nothing is."""
+        self._fallback = reasons
 
     # Asked by others
 
@@ -110,6 +117,7 @@ class Health:
             healthy=good,
             status={family.value: FamilyHealth(updated, alive) for family in self._families},
             nodeEligible=eligible,
+            fallback=self._fallback,
         )
         return Response(
             200 if good else 503,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
-from ipvsagent.findings import Finding
+from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.status.server import Server
 from ipvsagent.status.supervisor import Supervisor
@@ -31,6 +31,7 @@ class Vitals:
         self, config: Config, server: Server, environment: Mapping[str, str], events: Events | None = None
     ) -> None:
         self._events = events
+        self._fallback: dict[Finding, None] = {}
         self._restricted = bool(config.node_port_addresses)
         self._checks: tuple[object, ...] = ()
         self.health = server.health
@@ -45,6 +46,10 @@ class Vitals:
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None:
         """Findings that hold from now on, and no longer."""
+        for finding in cleared:
+            self._fallback.pop(finding, None)
+        self._fallback.update((finding, None) for finding in appeared if finding.kind is FindingKind.FALLBACK)
+        self.health.falls_back(tuple([finding.reason for finding in self._fallback]))
         if self._events:
             self._events.found(appeared, cleared)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, ObjectKey, Service
 from ipvsagent.status import metrics as metrics_module
@@ -94,3 +97,13 @@ def test_a_loop_that_hangs_leaves_the_last_numbers(monkeypatch) -> None:
     never = Metrics((Family.IPV4,), ask)
     assert "ipvsagent_services" not in samples(never)
     assert 'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}' in samples(never)
+
+
+def test_the_readme_lists_our_own() -> None:
+    metrics = Metrics((Family.IPV4,), answering)
+    metrics.events("created", 1)
+    found = {name.partition("{")[0] for name in samples(metrics)}
+    ours = {name.removeprefix("ipvsagent_") for name in found if name.startswith("ipvsagent_")}
+    section = (Path(__file__).parents[2] / "README.md").read_text().partition("### Metrics")[2].partition("\n## ")[0]
+    named = {name.partition("{")[0] for name in re.findall(r"`([\w{},]+)`", section.partition("| --- |")[2])}
+    assert named - {"status", "kind"} == ours
