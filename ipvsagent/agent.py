@@ -95,6 +95,11 @@ class Agent:
         try:
             while self._loop.turn():
                 pass
+        except StartError as error:
+            if self._events:
+                reason = f"it cannot go on: {error}"
+                self._events.last_word(Finding(FindingKind.HOST, "ipvsagent", reason, severity=Severity.ERROR))
+            raise
         finally:
             self._stop.set()
             self._vitals.supervisor.stopping()

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,3 +112,14 @@ def test_no_events_where_they_are_switched_off(server, start, tmp_path):
     start("--events", "false")
     waits_for(lambda: " in sync: " in (tmp_path / "log").read_text(), tmp_path)
     assert not events(server) and not [each for each in server.requests if each.resource == "events"]
+
+
+def test_an_agent_that_cannot_go_on_says_so_before_it_ends(place, server, start, tmp_path):
+    taken = place.socket(socket.AF_INET, socket.SOCK_STREAM)
+    taken.bind(("0.0.0.0", 10256))
+    taken.listen()
+    agent = start("--bind-address-hard-fail", "true")
+    assert agent.wait(30) == 1, (tmp_path / "log").read_text()
+    taken.close()
+    note = events(server)["Node node-1 NodeProblem"]["note"]
+    assert "ipvsagent: it cannot go on: cannot listen on 0.0.0.0:10256" in note

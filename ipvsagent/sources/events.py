@@ -67,6 +67,8 @@ class EventWriter:
         self._plan = EventPlan(node, secrets.token_hex(4), chance)
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._written = threading.Event()
+        self._last = ""
         self._nodes = -1
         self._pause = PAUSES[0]
         self._said = ""
@@ -82,6 +84,13 @@ class EventWriter:
             if dropped:
                 self._count("dropped", dropped)
             self._wake.set()
+
+    def last_word(self, finding: Finding, within: float = 2.0) -> None:
+        """Waits until it is written, but not for long: the agent ends by it."""
+        with self._lock:
+            self._last = finding.reason
+        self.found([finding], [])
+        self._written.wait(within)
 
     def cluster_has(self, nodes: int) -> None:
         if nodes != self._nodes:
@@ -103,6 +112,8 @@ class EventWriter:
             outcome, pause = self._ask(write)
             with self._lock:
                 self._plan.wrote(write, outcome, self._clock())
+                if self._last and self._last in write.event.note:
+                    self._written.set()
             self._count(outcome.value, 1)
             if pause:
                 stop.wait(pause)
