@@ -27,7 +27,7 @@ SECONDS = {
     "test_laws_on_kernel.py": 60,
     "test_agent_api.py": 60,
     "test_contract.py": 60,
-    "test_changing_sides.py": 50,
+    "test_changing_sides.py": 70,
     "test_traffic_drain.py": 40,
     "test_agreement.py": 40,
     "test_route_mode.py": 40,
