@@ -10,7 +10,8 @@ import contextlib
 import ctypes
 import os
 import subprocess
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a skipped test makes the run fail")
+    parser.addoption("--claims", metavar="FOLDER", help="run the test files that no other run has claimed there")
     parser.addoption("--rewrite-golden", action="store_true", help="write what is, to be reviewed as a diff")
 
 
@@ -46,6 +48,35 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if absent:
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """With --claims, what pytest's own loop does, for the files that are ours."""
+    folder = session.config.getoption("--claims")
+    if not folder or session.testsfailed or session.config.option.collectonly:
+        return None
+    items = _claimed(session.items, Path(folder))
+    item = next(items, None)
+    while item:
+        following = next(items, None)  # fixtures are torn down by what comes next
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _claimed(items: Iterable[pytest.Item], folder: Path) -> Iterator[pytest.Item]:
+    """Whoever comes to a file first has all of it."""
+    for path, tests in groupby(items, lambda item: item.path):
+        try:
+            folder.joinpath(str(path).replace("/", "+")).mkdir()
+        except FileExistsError:
+            continue
+        yield from tests
 
 
 @pytest.hookimpl(wrapper=True)

@@ -328,10 +328,10 @@ def test_a_chain_that_others_jump_to_stays_and_is_named(node):
 def test_asking_for_changes_costs_no_process(node, monkeypatch):
     node.table.apply(rule_set(node.family))
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("a process was started"))
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(200):
         assert not node.table.changed()
-    assert (time.perf_counter() - started) / 200 < (0.001 if node.in_guest else 0.0002)
+    assert (time.process_time() - started) / 200 < (0.001 if node.in_guest else 0.0002)
 
 
 def test_reading_is_no_change(node):
