@@ -6,8 +6,9 @@ on endpoints (masquerade, refusals, source ranges) is in the constant rules of n
 
 Affinity (ClientIP) is remembered in sets with a timeout, because the match `recent` forgets after 100 clients.
 A set's member is (client, Service's port, Service's address), and the set's number stands for the endpoint: a slot of
-256, so that the number of sets is bounded whatever the endpoints. An endpoint's slot follows from its address alone
-unless two collide, so that endpoints that come and go leave the clients of others where they are.
+256, so that the number of sets is bounded by the endpoints of the largest Service with affinity. An endpoint's slot
+follows from its address alone unless two collide, so that endpoints that come and go leave the clients of others where
+they are.
 """
 
 from __future__ import annotations
@@ -152,16 +153,17 @@ def _weighted(server: VirtualServer, real_servers: Iterable[RealServer]) -> list
 
 
 def _slots(server: VirtualServer) -> dict[tuple[str, int], int]:
-    """Of every endpoint that is listed, used or not: one that is not ready for a while comes back to its own. Beyond
-    SLOTS endpoints, several share one, and so do their clients."""
+    """Of every endpoint that is listed, used or not: one that is not ready for a while comes back to its own. More than
+    SLOTS endpoints take as many slots again, and so on: those that have one keep it."""
     listed = {*server.real_servers, *(server.node_real_servers or ()), *server.unused}
     places = sorted({(real.address, real.port) for real in listed}, key=lambda place: (_hash(place), place))
     taken: set[int] = set()
     slots: dict[tuple[str, int], int] = {}
     for place in places:
-        slot = _hash(place) % SLOTS
-        while slot in taken and len(taken) < SLOTS:
-            slot = (slot + 1) % SLOTS
+        first = len(taken) // SLOTS * SLOTS
+        slot = first + _hash(place) % SLOTS
+        while slot in taken:
+            slot = first + (slot + 1) % SLOTS
         taken.add(slot)
         slots[place] = slot
     return slots

@@ -232,6 +232,21 @@ def test_affinity_holds_with_a_thousand_clients(netns) -> None:
     table.rules.close()
 
 
+def test_affinity_with_more_endpoints_than_slots(netns) -> None:
+    skip_unless_native(Mode.NFT)
+    sets, clients = SetTable(), ClientSets()
+    sets.ensure(set_specs())
+    table = Table(ServerRuleTable(Family.IPV6, Variant(Mode.NFT, "the test says so"), make_sets=clients.make))
+    table.ensure()
+    server = table.server(1, 300, persistence_timeout=600)
+    assert table.write(ADD, server) == [] and table.tells(server)
+    names = [name for name in netns.run("ipset", "list", "-n").split() if "CLIENTS" in name]
+    assert len(names) == 300
+    sets.close()
+    clients.close()
+    table.rules.close()
+
+
 _CALLS = """
 import socket
 for turn in range(5):
