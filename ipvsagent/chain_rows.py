@@ -95,10 +95,12 @@ def marked_rule(rule: str, remark: str, *place: object) -> MarkedRule:
 
 
 def bucket_number(server_id: VirtualServerId) -> int:
-    """By the last bits of the address, because a rule can match these, with a mask. The bits of a port can be matched by
-    u32 and bpf alone, which not every kernel has, so the node ports of one address are in one bucket; kube-proxy has
-    those of all addresses in one chain (pkg/proxy/iptables/proxier.go, KUBE-NODEPORTS). Only what begins a connection
-    goes through it."""
+    """By the last bits of the address, because a rule can match these, with a mask.
+
+    The bits of a port can be matched by u32 and bpf alone, which not every kernel has, so the node ports of one address
+    are in one bucket; kube-proxy has those of all addresses in one chain (pkg/proxy/iptables/proxier.go,
+    KUBE-NODEPORTS). Only what begins a connection goes through it.
+    """
     return pack(server_id.address)[-1] % BUCKETS
 
 
