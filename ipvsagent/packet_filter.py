@@ -63,7 +63,9 @@ BESIDE_IPVS = Kind(
     holding=lambda chain: False,
 )
 INSTEAD_OF_IPVS = Kind(
-    lambda family, options, config: nat_rule_set(family, options, localhost=serves_localhost(config)),
+    lambda family, options, config: nat_rule_set(
+        family, options, localhost=serves_localhost(config), drop_invalid=not config.conntrack_be_liberal
+    ),
     {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
     marks=False,
     others=lambda chain: chain in _BESIDE,

@@ -25,14 +25,19 @@ from ipvsagent.render.rules import SELF_MATCH, RuleOptions, bit_of, from_outside
 _NEW = "-m conntrack --ctstate NEW"
 
 
-def nat_rule_set(family: Family, options: RuleOptions, *, localhost: bool = False) -> RuleSet:
-    """localhost: node ports are served on 127.0.0.1, which takes net.ipv4.conf.all.route_localnet."""
+def nat_rule_set(
+    family: Family, options: RuleOptions, *, localhost: bool = False, drop_invalid: bool = True
+) -> RuleSet:
+    """localhost: node ports are served on 127.0.0.1, which takes net.ipv4.conf.all.route_localnet.
+
+    drop_invalid: packets that conntrack can make nothing of are not forwarded.
+    """
     localhost = localhost and family is Family.IPV4
     chains = (
         Chain("nat", "IPVSAGENT-DNAT", tuple(_dnat(family, options, localhost))),
         Chain("nat", "IPVSAGENT-SNAT", tuple(_snat(family, options))),
         Chain("filter", "IPVSAGENT-NAT-IN", tuple(_input(family, options, localhost))),
-        Chain("filter", "IPVSAGENT-NAT-FWD", tuple(_forward(family, options))),
+        Chain("filter", "IPVSAGENT-NAT-FWD", tuple(_forward(family, options, drop_invalid))),
         Chain("filter", "IPVSAGENT-NAT-OUT", tuple(_output(family, options))),
         Chain("filter", "IPVSAGENT-REFUSE", tuple(_refuse(family, options))),
     )
@@ -107,7 +112,11 @@ def _input(family: Family, options: RuleOptions, localhost: bool) -> Iterable[st
     yield f"{in_set('SERVICE', family)} -j ACCEPT"
 
 
-def _forward(family: Family, options: RuleOptions) -> Iterable[str]:
+def _forward(family: Family, options: RuleOptions, drop_invalid: bool) -> Iterable[str]:
+    """An answer that is late, or out of its window, is INVALID and not translated back: it would reach the client from
+    the pod's own address, and the reset that it is answered with ends the connection (kubernetes/kubernetes#74839)."""
+    if drop_invalid:
+        yield "-m conntrack --ctstate INVALID -j DROP"
     yield _translated(options)
     yield f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE"
     yield "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
