@@ -241,7 +241,7 @@ class Loop:
             self._backend.prepare()
             if reuse := self._node.conn_reuse():
                 log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
-            self._learn([("packet rules", tuple(self._install_rules()))])
+            self._learn([("packet rules", (*self._install_rules(), *self._node.rules_stand()))])
             self._rules_installed = True
         self._pipeline.begin(now, report)
 

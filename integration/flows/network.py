@@ -104,7 +104,7 @@ def target(case: Case, table: Table) -> Target:
     else:
         service = table.service(case.service)
         address = _of(case.version, _service_addresses(service)[kind])
-        own_port = _node_port(service) if kind == "NodePort" else service.port
+        own_port = _node_port(service) if kind in ("NodePort", "Localhost") else service.port
     # Datagrams answer with who they are, whatever was asked.
     wanted = case.size if case.protocol in ("TCP", "SCTP") else 0
     number = 0 if case.protocol == "PING" else int(port or own_port)
@@ -129,6 +129,7 @@ def _service_addresses(service: ServiceRow) -> dict[str, tuple[str, ...]]:
     return {
         "ClusterIP": (f"10.96.0.{n}", f"fd00:10:96::{n:x}"),
         "NodePort": ADDRESSES["node"],
+        "Localhost": ("127.0.0.1", "::1"),
         "LoadBalancer": service.addresses or (f"192.0.2.{n}", f"fd00:192:0:2::{n:x}"),
         "ExternalIP": (f"198.51.100.{n}", f"fd00:198:51:100::{n:x}"),
     }
