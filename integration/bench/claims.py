@@ -47,7 +47,7 @@ def _why_above_floor(figures: Figures, size: int) -> str:
     )
     return (
         f"a change takes {whole:.0f} us, and the two system calls of the floor {floor:.0f} us; our own work, policy, "
-        f"rows and comparison of all endpoints of the Service, takes {own:.0f} us of CPU outside of a guest"
+        f"rows and comparison of all endpoints of the Service, takes {own:.0f} us outside of a guest"
     )
 
 

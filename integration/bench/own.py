@@ -6,6 +6,7 @@ memory that is not mapped yet costs thirty times as much, and figures of our own
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -75,16 +76,16 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
 
 
 def _changes(chain: Chain, cluster: Cluster, count: int) -> float:
-    """CPU seconds of one, on average. Clocked by the batch: a clock read for each would be part of what it measures."""
-    taken, done = 0.0, 0
+    """Seconds of one. Clocked by the batch: a clock read for each would be part of what it measures. Not CPU time:
+    some kernels count it in ticks."""
+    taken = []
     for step, services in batches(cluster, count):
         changed = events(cluster, step, services)
-        began = time.process_time()
+        began = time.perf_counter()
         for event in changed:
             chain.changed(event)
-        taken += time.process_time() - began
-        done += len(changed)
-    return taken / done
+        taken.append((time.perf_counter() - began) / len(changed))
+    return statistics.median(taken)
 
 
 def _begin_rollout(chain: Chain, cluster: Cluster) -> int:

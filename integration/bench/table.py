@@ -74,7 +74,7 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("agent in sync", "api.rss_mib", _MIB),
     ("  at the peak", "api.peak_mib", _MIB),
     ("OUR OWN WORK, WITHOUT ANY GUEST", "", _PLAIN),
-    ("CPU of a change, on average", "own.change_seconds", _US),
+    ("a change, median", "own.change_seconds", _US),
     ("  while so many real servers drain", "own.drains", _PLAIN),
     ("  it is", "own.rollout_seconds", _US),
     ("decoding a slice, before it", "own.decode_seconds", _US),

@@ -90,13 +90,11 @@ class ApiTransport:
     def renew(self) -> bool:
         """Read the credentials again, whatever their age; False if they are what this thread asked with.
 
-        Another thread, refused as well, may have read them a moment ago."""
+        Another thread, refused as well, may have read them a moment ago, or be reading them now."""
         used, reads = self._used.get(get_ident()), self._reads
         if self._identity() == used:
-            if self._access is None or self._clock() - self._read_at < 1.0:
-                return False
             with self._loading:
-                if self._reads == reads:
+                if self._reads == reads and self._access is not None and self._clock() - self._read_at >= 1.0:
                     self._read()
         return self._identity() != used
 

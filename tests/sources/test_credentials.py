@@ -18,6 +18,7 @@ from integration.apiserver import Access, ApiServer, Certificates
 from ipvsagent.errors import ConfigError, SourceError, StartError
 from ipvsagent.sources import credentials
 from ipvsagent.sources import kubeconfig as kubeconfig_module
+from ipvsagent.sources import transport as transport_module
 from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip, require_usable
 from ipvsagent.sources.follow import TransportError
 from ipvsagent.sources.resources import Request
@@ -126,6 +127,36 @@ def test_and_at_once_when_it_is_not_accepted(kubeconfig, access, tmp_path):
     client.clock.now += 5
     assert client.transport.renew() is True
     assert client.ask() == 200
+
+
+def test_who_is_refused_while_another_thread_renews_waits_for_it(kubeconfig, access, tmp_path, monkeypatch):
+    token = tmp_path / "token"
+    token.write_text("one")
+    client = Client(kubeconfig({"tokenFile": str(token)}))
+    assert client.ask() == 200
+    access.tokens = {"two": "system:node:a"}
+    token.write_text("two")
+    client.clock.now += 5
+    reading, may_end = threading.Event(), threading.Event()
+
+    def slowly(*words):
+        reading.set()
+        assert may_end.wait(10)
+        return load(*words)
+
+    monkeypatch.setattr(transport_module, "load", slowly)
+
+    def refused():
+        return client.ask(), client.transport.renew()
+
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        one = first.submit(refused)
+        assert reading.wait(10)
+        other = second.submit(refused)
+        with pytest.raises(TimeoutError):
+            other.result(0.5)
+        may_end.set()
+        assert one.result(10) == other.result(10) == (401, True)
 
 
 def test_who_is_refused_after_another_thread_has_renewed_has_newer_credentials(kubeconfig, access, tmp_path):
