@@ -186,10 +186,10 @@ def _service(service: ServiceRow) -> Document:
 
 
 def _preference(service: ServiceRow) -> dict[str, str]:
-    """Weights that leave nothing to chance."""
+    """Weights that leave next to nothing to chance: 1000 to 1 missed once in a run of all cases."""
     if not service.prefers:
         return {}
-    weights = ",".join(f"{address}=1000" for address in ADDRESSES[service.prefers])
+    weights = ",".join(f"{address}=65535" for address in ADDRESSES[service.prefers])
     return {"ipvsagent.io/scheduler": "sed", "ipvsagent.io/weights": f"{weights},*=1"}
 
 
