@@ -97,7 +97,8 @@ def command(
     rules.remove()
     chains.sets.remove()
     chains.addresses.remove_interface()
-    chains.raised.restore()
+    if node:
+        node.raised.restore()
     for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)
     click.echo(f"removed {what}" if what else "nothing to remove", err=True)
