@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import json
+import resource
 import selectors
 import socket
 import threading
@@ -27,6 +28,9 @@ from integration.lab.servers import SOCKETS, Protocol
 TIMEOUT = 3.0
 _CHUNK = 65536
 _LOOK = 0.05
+
+
+_SOCKETS = 16384
 
 
 class Failure(StrEnum):
@@ -185,6 +189,14 @@ def ask(questions: Sequence[Question], *, concurrency: int = 16, timeout: float 
     return [outcomes[number] for number in range(len(questions))]
 
 
+def _allow_sockets() -> None:
+    """A guest allows 1,024 files, and requests that hang, at a rate that goes on, are more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, min(_SOCKETS, hard))
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class Load:
     """Requests at a steady rate in the background, from construction until `stop`."""
 
@@ -200,6 +212,7 @@ class Load:
         self._schedule = _Schedule(targets, count=None, concurrency=0, rate=rate)
         self._outcomes: list[Outcome] = []
         self._error: BaseException | None = None
+        _allow_sockets()
         self._thread = threading.Thread(target=self._run, args=(namespace, timeout, seen), name="load", daemon=True)
         self._thread.start()
 
