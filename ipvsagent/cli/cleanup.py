@@ -74,15 +74,15 @@ def command(
     bound = chains.addresses.has_interface()
     counts = Counter(_WORDS[type(op.row)] for op in planned)
     counts.update({"chain or jump": len(packet_rules), "set": len(sets)})
-    what = _told(counts, f"the interface {interface}" if bound else "")
+    what = _told(counts, f"the interface {config.interface}" if bound else "")
     if dry_run:
         for op in planned:
             if not isinstance(op.row, ChainsRow):  # their chains are among the packet rules
-                click.echo(str(op) + (f" dev {interface}" if isinstance(op.row, AddressRow) else ""))
+                click.echo(str(op) + (f" dev {config.interface}" if isinstance(op.row, AddressRow) else ""))
         for line in (*packet_rules, *(f"ipset destroy {name}" for name in sets)):
             click.echo(line)
         if bound:
-            click.echo(f"ip link delete {interface}")
+            click.echo(f"ip link delete {config.interface}")
         click.echo(f"would remove {what}" if what else "nothing to remove", err=True)
         return 0
     if what and not _confirmed(f"Remove {what} from this node?", yes):

@@ -262,6 +262,7 @@ def test_sigterm_leaves_everything_and_cleanup_removes_ours_only(place, agents, 
             dry = agents.end_of("cleanup", "--dry-run")
             assert dry.wait() == 0
             assert f"ipvsadm -D -t {address}:80" in dry.output
+            assert f"{address}/32 dev kube-ipvs0\n" in dry.output and "\nip link delete kube-ipvs0\n" in dry.output
             assert place.saved() == held
             assert agents.end_of("cleanup").wait() == USAGE, "it wants to be asked"
     finally:
