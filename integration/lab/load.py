@@ -28,8 +28,6 @@ from integration.lab.servers import SOCKETS, Protocol
 TIMEOUT = 3.0
 _CHUNK = 65536
 _LOOK = 0.05
-
-
 _SOCKETS = 16384
 
 
@@ -192,9 +190,7 @@ def ask(questions: Sequence[Question], *, concurrency: int = 16, timeout: float 
 def _allow_sockets() -> None:
     """A guest allows 1,024 files, and requests that hang, at a rate that goes on, are more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, min(_SOCKETS, hard))
-    if wanted > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_SOCKETS, hard)), hard))
 
 
 class Load:

@@ -199,13 +199,18 @@ def test_sets_of_clients_are_made_for_rules_and_swept(netns) -> None:
     sets.close()
 
 
-def test_affinity_holds_with_a_thousand_clients(netns) -> None:
-    """Each comes five times. The match `recent` would have forgotten nine of ten by the second time."""
+def with_sets_of_clients(family: Family) -> tuple[SetTable, ClientSets, Table]:
     skip_unless_native(Mode.NFT)
     sets, clients = SetTable(), ClientSets()
     sets.ensure(set_specs())
-    table = Table(ServerRuleTable(Family.IPV4, Variant(Mode.NFT, "the test says so"), make_sets=clients.make))
+    table = Table(ServerRuleTable(family, Variant(Mode.NFT, "the test says so"), make_sets=clients.make))
     table.ensure()
+    return sets, clients, table
+
+
+def test_affinity_holds_with_a_thousand_clients(netns) -> None:
+    """Each comes five times. The match `recent` would have forgotten nine of ten by the second time."""
+    sets, clients, table = with_sets_of_clients(Family.IPV4)
     sets.write([Op(ADD, row) for row in RENDERER.shared(table.server(1, 5))])
     table.write(ADD, table.server(1, 5, persistence_timeout=600))
     netns.run("ip", "link", "add", "pod", "type", "veth", "peer", "name", "far")
@@ -229,15 +234,13 @@ def test_affinity_holds_with_a_thousand_clients(netns) -> None:
     assert len(went) == 1000
     assert all(len(endpoints) == 1 for endpoints in went.values())
     assert len(set().union(*went.values())) == 5
+    sets.close()
+    clients.close()
     table.rules.close()
 
 
 def test_affinity_with_more_endpoints_than_slots(netns) -> None:
-    skip_unless_native(Mode.NFT)
-    sets, clients = SetTable(), ClientSets()
-    sets.ensure(set_specs())
-    table = Table(ServerRuleTable(Family.IPV6, Variant(Mode.NFT, "the test says so"), make_sets=clients.make))
-    table.ensure()
+    sets, clients, table = with_sets_of_clients(Family.IPV6)
     server = table.server(1, 300, persistence_timeout=600)
     assert table.write(ADD, server) == [] and table.tells(server)
     names = [name for name in netns.run("ipset", "list", "-n").split() if "CLIENTS" in name]

@@ -129,7 +129,9 @@ def test_and_at_once_when_it_is_not_accepted(kubeconfig, access, tmp_path):
     assert client.ask() == 200
 
 
-def test_who_is_refused_while_another_thread_renews_waits_for_it(kubeconfig, access, tmp_path, monkeypatch):
+@pytest.fixture
+def outdated(kubeconfig, access, tmp_path):
+    """Asked with a token that is not accepted any more; its file has the next one."""
     token = tmp_path / "token"
     token.write_text("one")
     client = Client(kubeconfig({"tokenFile": str(token)}))
@@ -137,6 +139,10 @@ def test_who_is_refused_while_another_thread_renews_waits_for_it(kubeconfig, acc
     access.tokens = {"two": "system:node:a"}
     token.write_text("two")
     client.clock.now += 5
+    return client
+
+
+def test_who_is_refused_while_another_thread_renews_waits_for_it(outdated, monkeypatch):
     reading, may_end = threading.Event(), threading.Event()
 
     def slowly(*words):
@@ -147,7 +153,7 @@ def test_who_is_refused_while_another_thread_renews_waits_for_it(kubeconfig, acc
     monkeypatch.setattr(transport_module, "load", slowly)
 
     def refused():
-        return client.ask(), client.transport.renew()
+        return outdated.ask(), outdated.transport.renew()
 
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         one = first.submit(refused)
@@ -159,21 +165,14 @@ def test_who_is_refused_while_another_thread_renews_waits_for_it(kubeconfig, acc
         assert one.result(10) == other.result(10) == (401, True)
 
 
-def test_who_is_refused_after_another_thread_has_renewed_has_newer_credentials(kubeconfig, access, tmp_path):
+def test_who_is_refused_after_another_thread_has_renewed_has_newer_credentials(outdated):
     """Three threads ask with one token; the second may not take what the first has just read for what it asked with."""
-    token = tmp_path / "token"
-    token.write_text("one")
-    client = Client(kubeconfig({"tokenFile": str(token)}))
-    assert client.ask() == 200
-    access.tokens = {"two": "system:node:a"}
-    token.write_text("two")
-    client.clock.now += 5
     with ThreadPoolExecutor(1) as other:
-        assert other.submit(client.ask).result() == 401
-        assert other.submit(client.transport.renew).result() is True
-    assert client.transport.renew() is True
-    assert client.ask() == 200
-    assert client.transport.renew() is False
+        assert other.submit(outdated.ask).result() == 401
+        assert other.submit(outdated.transport.renew).result() is True
+    assert outdated.transport.renew() is True
+    assert outdated.ask() == 200
+    assert outdated.transport.renew() is False
 
 
 def test_a_token_file_that_is_away_for_a_moment_leaves_the_last_token(kubeconfig, access, tmp_path):
