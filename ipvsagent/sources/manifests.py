@@ -26,8 +26,10 @@ from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
 
 POLL_INTERVAL = 0.2
+LONGEST_INTERVAL = 10.0
 SCAN_SHARE = 0.002
-"""Scanning takes no more than this share of a core."""
+"""Scanning takes no more than this share of a core, if that is not less often than once in LONGEST_INTERVAL."""
+SCANS_COMPARED = 5
 PATIENCE = 5.0
 """After so many seconds of waiting for a file to be complete, or to come back, that is a finding, or it is gone."""
 
@@ -55,7 +57,7 @@ class ManifestSource:
         self._tracked: dict[str, _Tracked] = {}
         self._missing: dict[str, float] = {}
         self._problems: dict[str, str] = {}
-        self._scans: deque[float] = deque(maxlen=5)
+        self._scans: deque[float] = deque(maxlen=SCANS_COMPARED)
         self._synced = False
 
     @property
@@ -65,9 +67,12 @@ class ManifestSource:
 
     @property
     def interval(self) -> float:
-        """Seconds to wait between polls. The least of the last scans counts: one that was interrupted, or timed by a
-        clock that ticks, says nothing."""
-        return max(POLL_INTERVAL, min(self._scans, default=0.0) / SCAN_SHARE)
+        """Seconds to wait between polls. The least of the last scans counts, and none before there are some: one that
+        was interrupted, or timed by a clock that ticks, says nothing. The first is the slowest, as nothing is cached.
+        """
+        if len(self._scans) < SCANS_COMPARED:
+            return POLL_INTERVAL
+        return min(max(POLL_INTERVAL, min(self._scans) / SCAN_SHARE), LONGEST_INTERVAL)
 
     def run(self, inbox: Inbox, stop: Event) -> None:
         """Until `stop` is set. The first `Changes` is the first complete state and has synced=True."""

@@ -107,8 +107,10 @@ class Agents:
             process.kill()
 
     def close(self) -> None:
+        """Prints what they said, which pytest shows of a test that failed."""
         for process in self._made:
             process.close()
+            print(f"--- agent, pid {process.pid}:\n{process.log}")
 
 
 def executed(namespace: Namespace, words: list[str], *before: str) -> subprocess.CompletedProcess[str]:

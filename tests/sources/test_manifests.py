@@ -13,6 +13,7 @@ import pytest
 
 from ipvsagent.cluster.objects import Blind, Changes
 from ipvsagent.errors import SourceError
+from ipvsagent.sources import manifests
 from ipvsagent.sources.files import Busy, Stamp, list_files, read_whole
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.manifests import PATIENCE, ManifestSource
@@ -433,10 +434,29 @@ def test_run_sends_to_the_inbox_until_it_is_stopped(tmp_path):
     assert not thread.is_alive()
 
 
-def test_scanning_many_files_slows_down(tmp_path):
-    for i in range(2000):
-        (tmp_path / f"{i}.yaml").write_text("")
+def scanning(monkeypatch, tmp_path, *seconds):
+    """A source that has scanned so many times, each in so many seconds."""
+    clock = [0.0]
+
+    def list_files_slowly(roots):
+        clock[0] += next(left)
+        return list_files(roots)
+
+    left = iter(seconds)
+    monkeypatch.setattr(manifests.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(manifests, "list_files", list_files_slowly)
     source = ManifestSource([tmp_path])
-    assert source.interval == 0.2
-    source.poll(1.0)
-    assert source.interval > 0.2
+    for now in range(len(seconds)):
+        source.poll(float(now))
+    return source
+
+
+def test_scanning_many_files_slows_down(monkeypatch, tmp_path):
+    assert scanning(monkeypatch, tmp_path, *[0.004] * 5).interval == pytest.approx(2.0)
+    assert scanning(monkeypatch, tmp_path, *[0.5] * 5).interval == 10.0
+
+
+def test_one_slow_scan_slows_nothing_down(monkeypatch, tmp_path):
+    """The first of a start is one, as nothing is cached; a change right after it would be seen much too late."""
+    for seconds in ([], [0.5], [0.5, 0.5, 0.5, 0.5], [0.5, 0.0001, 0.5, 0.5, 0.5]):
+        assert scanning(monkeypatch, tmp_path, *seconds).interval == 0.2
