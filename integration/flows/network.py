@@ -104,11 +104,17 @@ def target(case: Case, table: Table) -> Target:
     else:
         service = table.service(case.service)
         address = _of(case.version, _service_addresses(service)[kind])
-        own_port = _node_port(service) if kind in ("NodePort", "Localhost") else service.port
+        own_port = _port(service, kind)
     # Datagrams answer with who they are, whatever was asked.
     wanted = case.size if case.protocol in ("TCP", "SCTP") else 0
     number = 0 if case.protocol == "PING" else int(port or own_port)
     return Target(address, number, case.protocol, body=case.size, wanted=wanted)
+
+
+def health_checks(services: Iterable[ServiceRow]) -> list[Target]:
+    """Where this node answers for these Services."""
+    checked = [service for service in services if "eTP" in service.policies]
+    return [Target(a, _port(s, "HealthCheck"), "HTTP") for s in checked for a in ADDRESSES["node"]]
 
 
 def documents(services: Iterable[ServiceRow]) -> str:
@@ -129,14 +135,18 @@ def _service_addresses(service: ServiceRow) -> dict[str, tuple[str, ...]]:
     return {
         "ClusterIP": (f"10.96.0.{n}", f"fd00:10:96::{n:x}"),
         "NodePort": ADDRESSES["node"],
+        "HealthCheck": ADDRESSES["node"],
         "Localhost": ("127.0.0.1", "::1"),
         "LoadBalancer": service.addresses or (f"192.0.2.{n}", f"fd00:192:0:2::{n:x}"),
         "ExternalIP": (f"198.51.100.{n}", f"fd00:198:51:100::{n:x}"),
     }
 
 
-def _node_port(service: ServiceRow) -> int:
-    return 31000 + service.number
+def _port(service: ServiceRow, kind: str) -> int:
+    """kind: of the address that it goes with."""
+    if kind in ("NodePort", "Localhost"):
+        return 31000 + service.number
+    return 32000 + service.number if kind == "HealthCheck" else service.port
 
 
 def _node(name: str, addresses: Iterable[str]) -> Document:
@@ -166,11 +176,13 @@ def _service(service: ServiceRow) -> Document:
                 "protocol": protocol,
                 "port": service.port,
                 "targetPort": TARGET_PORT,
-                "nodePort": _node_port(service),
+                "nodePort": _port(service, "NodePort"),
             }
             for protocol in PROTOCOLS
         ],
     }
+    if "eTP" in service.policies:
+        spec["healthCheckNodePort"] = _port(service, "HealthCheck")
     if service.ranges:
         networks = [ipaddress.ip_network(text, strict=False) for word in service.ranges for text in RANGES[word]]
         spec["loadBalancerSourceRanges"] = [str(network) for network in networks]

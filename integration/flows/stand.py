@@ -16,7 +16,7 @@ from integration.apiserver import Access, ApiServer, Certificates
 from integration.flows import network
 from integration.flows.table import Case, StandRow, Table
 from integration.flows.verdict import Result, judge
-from integration.lab import Lab, LabError, Namespace, Outcome, Question, Servers, ask
+from integration.lab import Failure, Lab, LabError, Namespace, Outcome, Question, Servers, ask
 from integration.nursery import Child, nursery
 from ipvsagent.config import Config
 
@@ -118,6 +118,7 @@ class Stand:
             folder = Path(self._folder.name)
             words = ["--backend", self._backend, *self._source(folder)]
             self._agent = Agent(self._lab.node, folder, words, self.row)
+            self._await_listeners()
         except BaseException:
             self.__exit__()
             raise
@@ -188,6 +189,13 @@ class Stand:
             judge(case, outcome, place.address, self._node_addresses)
             for case, place, outcome in zip(cases, places, outcomes, strict=True)
         ]
+
+    def _await_listeners(self) -> None:
+        """Another thread of the agent opens them, a moment after the agent says that it is in sync."""
+        questions = [Question(self._lab.node, target) for target in network.health_checks(self._services)]
+        deadline = time.monotonic() + ANSWER_LIMIT
+        while any(o.failure is Failure.REFUSED for o in ask(questions)) and time.monotonic() < deadline:
+            time.sleep(POLL)
 
     def _source(self, folder: Path) -> list[str]:
         """Options of the agent."""

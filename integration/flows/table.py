@@ -20,7 +20,7 @@ DEFECTS = {
 }
 FAMILIES = {"IPv4": 4, "IPv6": 6}
 PROTOCOLS = get_args(Protocol)
-_UPSTREAM_WORD = {"TCP": "http", "UDP": "udp", "SCTP": "sctp", "PING": "ping"}
+_UPSTREAM_WORD = {"TCP": "http", "UDP": "udp", "SCTP": "sctp", "PING": "ping", "HTTP": "http"}
 
 Row = Mapping[str, str]
 

@@ -55,7 +55,9 @@ def _failure_is_right(case: Case, outcome: Outcome) -> bool:
 
 def _met(case: Case, outcome: Outcome) -> str:
     if outcome.failure is None:
-        return "ping" if case.protocol == "PING" else f"{outcome.server}, seen {outcome.client}"
+        if case.protocol in ("PING", "HTTP"):
+            return outcome.server or "ping"
+        return f"{outcome.server}, seen {outcome.client}"
     if outcome.failure is Failure.TIMEOUT:
         return "silence"
     late = f" after {outcome.seconds:.2f} s" if outcome.seconds > AT_ONCE else ""

@@ -89,6 +89,8 @@ class Target:
             return b"?" * max(1, self.body)
         if self.protocol == "PING":  # the kernel fills in identifier and checksum
             return bytes([_ECHO_REQUEST[self.family], 0, 0, 0, 0, 0, 0, 1]) + b"." * self.body
+        if self.protocol == "HTTP":
+            return f"GET / HTTP/1.1\r\nhost: {self.address}\r\nconnection: close\r\n\r\n".encode()
         path = f"/bytes/{self.wanted}" if self.wanted else "/"
         fields = f"host: {self.address}\r\nconnection: {'close' if close else 'keep-alive'}\r\n"
         return f"POST {path} HTTP/1.1\r\n{fields}content-length: {self.body}\r\n\r\n".encode() + b"." * self.body
@@ -105,7 +107,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request. begun: time.monotonic(). server, client: who answered, and the address it saw."""
+    """One request. begun: time.monotonic(). server, client: who answered, and the address it saw. HTTP: the status."""
 
     target: Target
     begun: float
@@ -346,7 +348,7 @@ class _Call:
 
     @property
     def _is_stream(self) -> bool:
-        return self.target.protocol in ("TCP", "SCTP")
+        return self.target.protocol in ("TCP", "SCTP", "HTTP")
 
     def failed_in_silence(self) -> Outcome | None:
         """SCTP keeps an ICMP error that comes while the call is being made to itself, until it is asked."""
@@ -364,6 +366,8 @@ class _Call:
         answer = _body(self.received) if self._is_stream else self.received
         if answer is None:
             return self._failed(Failure.CLOSED)
+        if self.target.protocol == "HTTP":
+            return Outcome(self.target, self.begun, time.monotonic() - self.begun, _status(self.received))
         try:
             identity = json.loads(answer.split(b"\n", 1)[0])
             server, client, received = identity["server"], identity["client"], identity["received"]
@@ -506,3 +510,8 @@ def _body(message: bytes) -> bytes | None:
         0,
     )
     return body if len(body) >= length else None
+
+
+def _status(message: bytes) -> str:
+    """Of an answer with a complete head."""
+    return message.split(b" ", 2)[1].decode()

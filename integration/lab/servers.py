@@ -24,13 +24,15 @@ from integration.lab.errors import LabError
 from integration.lab.namespaces import Namespace
 from integration.lab.topology import Lab
 
-Protocol = Literal["TCP", "UDP", "SCTP", "PING"]
-# Type and protocol of the socket. SCTP one-to-one sockets are used like TCP's; PING is for clients only.
+Protocol = Literal["TCP", "UDP", "SCTP", "PING", "HTTP"]
+# Type and protocol of the socket. SCTP one-to-one sockets are used like TCP's. PING, and HTTP to whoever speaks it, are
+# for clients only.
 SOCKETS: dict[Protocol, tuple[socket.SocketKind, int]] = {
     "TCP": (socket.SOCK_STREAM, 0),
     "UDP": (socket.SOCK_DGRAM, 0),
     "SCTP": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
     "PING": (socket.SOCK_DGRAM, socket.IPPROTO_ICMP),
+    "HTTP": (socket.SOCK_STREAM, 0),
 }
 _CHUNK = 65536
 
