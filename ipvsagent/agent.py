@@ -126,8 +126,9 @@ class Agent:
 
     def _tell_rules(self, config: Config) -> None:
         self._server.configure(config)
-        if self._rules:
-            self._rules.configure(config)
+        rules = self._rules or self._loop.rules
+        if rules:
+            rules.configure(config)
 
     def _event_writer(self) -> EventWriter | None:
         transport = self._source.event_transport if self._config.events else None
@@ -159,8 +160,7 @@ class Agent:
                 if others_left and self._loop.started:
                     rules.take_over()
                     others_left = False
-                if rules.follow():
-                    log.info("packet rules are as the new configuration wants them")
+                rules.follow()
                 repaired = rules.repair()
                 findings = rules.findings()
             except (KernelError, StartError) as error:

@@ -22,6 +22,7 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.iptables import IptablesRenderer
 from ipvsagent.render.members import set_specs
+from ipvsagent.render.rules import RuleOptions
 from ipvsagent.retirement import Retirement
 from ipvsagent.rows import Op
 
@@ -31,20 +32,9 @@ class IptablesNode:
 
     backend_name = "iptables"
     rules_in_loop = True
-    restart_for = frozenset(
-        [
-            "cluster_cidrs",
-            "detect_local",
-            "masquerade_all",
-            "node_port_addresses",
-            "pod_bridge",
-            "pod_interface_prefix",
-        ]
-    )
-    """They are in every chain of a virtual server."""
 
     def __init__(self, config: Config, findings: tuple[Finding, ...] = ()) -> None:
-        self.findings = (*findings, *unused_scheduler(config))
+        self._why = findings
         host.require_privilege()
         self.config = config
         key = state_key()
@@ -63,6 +53,11 @@ class IptablesNode:
         self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
         self.servers = ServerRules(self._tables)
         self._renderer = renderer(config)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Why it is this backend, and what of the configuration it has no use for."""
+        return (*self._why, *unused_scheduler(self.config))
 
     def backend(self) -> Backend:
         """Writes, and makes sets when they are missing."""
@@ -147,10 +142,11 @@ class IptablesNode:
     def policy(self, config: Config) -> PolicyOptions:
         return policy_options(config, at_random=True, localhost=serves_localhost(config))
 
-    def reconfigure(self, config: Config) -> None:
-        """Take up what may change while the agent runs."""
+    def reconfigure(self, config: Config) -> bool:
+        """Take up what may change while the agent runs; whether chains of virtual servers become others by it."""
         self.config = config
         self.set_limits()
+        return self._renderer.configure(options_of(config))
 
     def set_limits(self) -> None:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
@@ -188,7 +184,11 @@ def unused_scheduler(config: Config) -> tuple[Finding, ...]:
 
 
 def renderer(config: Config) -> IptablesRenderer:
-    return IptablesRenderer({family: rule_options(config, family) for family in Family})
+    return IptablesRenderer(options_of(config))
+
+
+def options_of(config: Config) -> dict[Family, RuleOptions]:
+    return {family: rule_options(config, family) for family in Family}
 
 
 def iptables_pipeline(config: Config, backend: Backend, *, window: float) -> Pipeline:

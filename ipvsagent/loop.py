@@ -170,7 +170,8 @@ class Loop:
         elif isinstance(message, Findings):
             self._learn([(message.origin, message.findings)])
         elif isinstance(message, NewConfig):
-            self._learn(self._reconfiguration.take(message, self._clock()))
+            self._look_due = self._clock()
+            self._learn(self._reconfiguration.take(message, self._look_due))
         elif isinstance(message, AddressChange) and message.interface == self._config.interface:
             self._odd_addresses |= message.odd
             self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())

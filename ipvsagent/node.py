@@ -63,8 +63,6 @@ class Node:
 
     backend_name = "ipvs"
     rules_in_loop = False
-    restart_for: frozenset[str] = frozenset()
-    """Settings that this backend takes up at its start only, beside those that the agent does."""
     findings: tuple[Finding, ...] = ()
 
     def __init__(self, config: Config, *, load_modules: bool = False) -> None:
@@ -237,14 +235,16 @@ class Node:
     def policy(self, config: Config) -> PolicyOptions:
         return policy_options(config, self.scheduler_works)
 
-    def reconfigure(self, config: Config) -> None:
-        """Take up what may change while the agent runs. Raises KernelError if the kernel refuses some of it; the rest
-        is in force then, and the same configuration can be given again."""
+    def reconfigure(self, config: Config) -> bool:
+        """Take up what may change while the agent runs; rows of virtual servers never become others by it. Raises
+        KernelError if the kernel refuses some of it; the rest is in force then, and the same configuration can be given
+        again."""
         self.config = config
         self.ownership.exclude(map(str, config.excluded))
         self.set_limits()
         if _timeouts(config) != self._timeouts_set:
             self._set_timeouts()
+        return False
 
     def _set_timeouts(self) -> None:
         timeouts = _timeouts(self.config)

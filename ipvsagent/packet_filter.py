@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -27,6 +28,8 @@ from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, find
 from ipvsagent.packet_rules import RuleSet
 from ipvsagent.render.nat_rules import nat_rule_set
 from ipvsagent.render.rules import Detector, RuleOptions, rule_set
+
+log = logging.getLogger("ipvsagent")
 
 READ_ALL_EVERY = 300  # looks: as long as a pass of the audit takes at most
 
@@ -137,18 +140,18 @@ class PacketFilter:
         """The next `follow` takes it up. Any thread may call this."""
         self._next = config
 
-    def follow(self) -> bool:
-        """Write the rules of a new configuration; False if there is none. Raises as `install`, and is then to be
-        called again."""
+    def follow(self) -> None:
+        """Write the rules of a new configuration, if there is one. Raises as `install`, and is then to be called
+        again."""
         config = self._next
         if config is None:
-            return False
+            return
         self._config = config
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
-        changed = self.install() > 0
+        if self.install():
+            log.info("packet rules are as the new configuration wants them")
         if self._next is config:
             self._next = None
-        return changed
 
     def take_over(self) -> None:
         """Services are served by this backend and in this variant: what the other ones left goes. Raises as `install`.

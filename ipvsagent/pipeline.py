@@ -88,6 +88,11 @@ class Pipeline:
         self._fix(now)
         return [("nodes", self._facts_findings)]
 
+    def render_anew(self, now: float) -> None:
+        """The renderer makes other rows than before: the next round reads what is held, and compares it with these."""
+        for server_id in self.reconciler.confirmed:
+            self.reconciler.suspects.doubt(server_id, now)
+
     def ask_for_schedulers(self) -> None:
         """Services that asked for a scheduler that the kernel did not have are worked out anew if it has come: their
         objects do not change when somebody loads a module. Costs as many questions as names are missing."""

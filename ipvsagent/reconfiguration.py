@@ -45,7 +45,7 @@ class Reconfiguration:
         return self._take_up(self._wanted, now) if self._wanted and self._incomplete else []
 
     def _take_up(self, wanted: NewConfig, now: float) -> Origins:
-        config, waiting = taken_up(self._config, wanted.config, wanted.origins, self._node.restart_for)
+        config, waiting = taken_up(self._config, wanted.config, wanted.origins)
         findings = list(waiting)
         self._incomplete = False
         if config.scheduler != self._config.scheduler and not self._node.scheduler_works(config.scheduler):
@@ -67,13 +67,14 @@ class Reconfiguration:
             self._refused = True
         if self._refused:
             try:
-                self._node.reconfigure(config)
+                if self._node.reconfigure(config):
+                    self._pipeline.render_anew(now)
                 self._refused = False
             except KernelError as error:
                 reason = f"the kernel refuses them: {error}; tried again every 10 s"
                 findings.append(Finding(FindingKind.CONFIGURATION, "IPVS timeouts", reason, severity=Severity.ERROR))
                 self._incomplete = True
-        return [(ORIGIN, tuple(findings)), *origins]
+        return [(ORIGIN, tuple(findings)), ("backend", self._node.findings), *origins]
 
 
 def _say(old: Config, new: Config) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
@@ -12,20 +12,15 @@ from ipvsagent.config.settings import Config
 from ipvsagent.findings import Finding, FindingKind, Severity
 
 
-def taken_up(
-    running: Config, wanted: Config, origins: Mapping[str, Remark], restart_for: Collection[str] = ()
-) -> tuple[Config, tuple[Finding, ...]]:
-    """(the configuration to go on with, what needs a restart).
-
-    origins: where wanted values were written. restart_for: fields that this backend cannot take up, either.
-    """
+def taken_up(running: Config, wanted: Config, origins: Mapping[str, Remark]) -> tuple[Config, tuple[Finding, ...]]:
+    """(the configuration to go on with, what needs a restart). origins: where wanted values were written."""
     values = {}
     waiting = []
     for setting in SETTINGS:
         old, new = getattr(running, setting.field), getattr(wanted, setting.field)
         if old == new:
             continue
-        if setting.live and setting.field not in restart_for:
+        if setting.live:
             values[setting.field] = new
             continue
         at = origins.get(setting.field)

@@ -49,6 +49,12 @@ class IptablesRenderer:
     def __init__(self, options: dict[Family, RuleOptions]) -> None:
         self._options = options
 
+    def configure(self, options: dict[Family, RuleOptions]) -> bool:
+        """From now on with these; whether any row may be another one."""
+        changed = options != self._options
+        self._options = options
+        return changed
+
     def rows(self, server: VirtualServer) -> list[ChainsRow]:
         server_id = server.id
         bucket = bucket_name(bucket_number(server_id))

@@ -8,8 +8,6 @@ import pytest
 from ipvsagent.config import Config, resolve
 from ipvsagent.config.schema import SETTINGS
 from ipvsagent.config.takeover import taken_up
-from ipvsagent.iptables_node import IptablesNode
-from ipvsagent.node import Node
 from tests.config.test_resolve import FIELDS
 
 LIVE = {setting.field for setting in SETTINGS if setting.live}
@@ -34,11 +32,3 @@ def test_where_it_was_written_is_said() -> None:
     assert str(finding) == (
         "c.yaml: IPVSAgentConfiguration interface: is 'kube-ipvs0' and becomes 'svc0' when the agent is restarted"
     )
-
-
-def test_a_backend_may_take_up_less() -> None:
-    assert not Node.restart_for
-    assert IptablesNode.restart_for <= LIVE, "what waits anyway needs no mention"
-    wanted = Config(masquerade_all=True, drain_timeout=60)
-    config, (finding,) = taken_up(Config(), wanted, {}, IptablesNode.restart_for)
-    assert config == Config(drain_timeout=60) and finding.field == "iptables.masqueradeAll"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from integration.lab import Question, Target, ask
 from ipvsagent.kernel import host
-from tests.kernel.agent_processes import Agents, Process
-from tests.kernel.cluster_documents import endpoint_slice, service
-from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
+from tests.kernel.agent_processes import IN_SYNC, Agents, Process
+from tests.kernel.cluster_documents import NODE_ADDRESS, OTHER_NODE, endpoint, endpoint_slice, service
+from tests.kernel.proxied_node import CLIENT, A, B, C, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
 ESTABLISHED = "net.netfilter.nf_conntrack_tcp_timeout_established"
@@ -79,6 +80,45 @@ def test_what_is_safe_is_taken_up(place, agents, web, tmp_path):
     text = file.read_text().replace("scheduler: lc", "scheduler: rr")
     file.write_text(text)
     eventually(lambda: f"-A -t {web}:80 -s rr" in place.saved())
+
+
+def seen(place: ProxiedNode, source: str, address: str) -> set[tuple[str, str]]:
+    """Who answers connections to port 80 from there, and from which address they seem to come."""
+    outcomes = ask([Question(place.lab.at(source), Target(address, 80)) for _ in range(12)])
+    return {(outcome.server, outcome.client) for outcome in outcomes}
+
+
+def test_who_is_local_is_taken_up_on_iptables(place, agents, tmp_path):
+    """It is in the chains of a Service with a Local policy, in the constant rules, and in sets."""
+    file, address, balancer = tmp_path / "config.yaml", place.free_address(), place.free_address()
+    pieces = endpoint_slice("web", [A, endpoint(B, node=OTHER_NODE)])
+    agents.wants(service("web", address, local_at=balancer), pieces)
+    on_iptables = {"mode": "iptables", "nodePortAddresses": ["192.168.0.0/16"]}
+    write(file, on_iptables | {"clusterCIDR": "10.77.0.0/16"})
+    agent = agents.in_sync("--config", str(file))
+    outside = ("A", CLIENT)
+    assert seen(place, C, balancer) == {("A", C)} and seen(place, CLIENT, balancer) == {outside}
+    assert seen(place, C, address) == {("A", NODE_ADDRESS), ("B", NODE_ADDRESS)}
+    assert "--ctstate INVALID" in rules(place)
+
+    write(file, on_iptables | {"clusterCIDR": "10.244.0.0/16", "conntrack": {"tcpBeLiberal": True}})
+    eventually(lambda: seen(place, C, address) == {("A", C), ("B", C)})
+    assert seen(place, C, balancer) == {("A", C), ("B", C)} and seen(place, CLIENT, balancer) == {outside}
+    eventually(lambda: "--ctstate INVALID" not in rules(place))
+
+    by_interface = {"detectLocalMode": "InterfaceNamePrefix", "detectLocal": {"interfaceNamePrefix": "none"}}
+    write(file, on_iptables | by_interface)
+    eventually(lambda: seen(place, C, balancer) == {("A", C)})
+    write(file, on_iptables | {"clusterCIDR": "10.244.0.0/16", "iptables": {"masqueradeAll": True}})
+    eventually(lambda: seen(place, C, balancer) == {("A", C), ("B", C)})
+    eventually(lambda: seen(place, C, address) == {("A", NODE_ADDRESS), ("B", NODE_ADDRESS)})
+    eventually(lambda: "--ctstate INVALID" in rules(place))
+
+    assert findings(agents) == [] and "drift" not in agent.log, agent.log
+    before = place.node.run("sh", "-c", "iptables-save -t nat | grep -v ^#")
+    agent.stop()
+    assert agents.in_sync("--config", str(file)).says(IN_SYNC)[1] == "0"
+    assert place.node.run("sh", "-c", "iptables-save -t nat | grep -v ^#") == before
 
 
 def test_a_restart_is_asked_for_where_it_is_needed(place, agents, web, tmp_path):
