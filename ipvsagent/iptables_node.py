@@ -119,12 +119,12 @@ class IptablesNode:
         """The part of it that may need more than CAP_NET_ADMIN, for an agent that comes later. The packet rules are
         written, too, where a setting would open 127.0.0.0/8 to other hosts without them."""
         self._sysctls.set(self.settings())
+        self.set_limits()
         if serves_localhost(self.config) and not LOCALHOST.holds(read_sysctl(LOCALHOST.name)):
             self.sets.ensure(set_specs())
             rules = self.packet_filter()
             rules.install()
-            self.rules_stand()
-        self.set_limits()
+            self.unset_limits += self.rules_stand()
 
     def rules_stand(self) -> tuple[Finding, ...]:
         """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
