@@ -39,7 +39,7 @@ Where do I change...
     ranges delivered by a route              policy/routes.py, kernel/service_routes.py
     what `check` looks at                    checks.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
-    what makes the agent unhealthy           status/health.py; a metric: status/metrics.py; told by status/vitals.py
+    what makes the agent unhealthy           status/health.py; a metric: status/*metrics.py; told by status/vitals.py
     which finding is an Event, and when      events/event.py, plan.py; how it is written: sources/events.py
     an HTTP path                             status/server.py; Services' health checks: policy/health_checks.py
     how it is deployed                       Containerfile, manifests/, systemd/

@@ -110,6 +110,8 @@ class Agent:
         """The packet rules, and from then on a thread that keeps them, unless the loop does; the loop calls it before
         its first round."""
         rules = self._node.packet_filter()
+        rules.tell_failures(self._server.metrics.rules.failed)
+        self._server.metrics.rules.counts = rules.counts
         try:
             rules.install()
         except (KernelError, StartError):

@@ -159,6 +159,11 @@ def chains_command(verb: str, row: ChainsRow) -> str:
     return f"{tool_of(row)} -t nat {lines[verb]}{rest}"
 
 
+def rules_of(row: ChainsRow) -> int:
+    """How many."""
+    return 1 + sum(len(chain.rules) for chain in row.chains)
+
+
 def tool_of(row: ChainsRow) -> str:
     return "ip6tables" if row.id.family is Family.IPV6 else "iptables"
 

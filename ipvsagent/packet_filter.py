@@ -9,6 +9,7 @@ the loop itself calls `repair`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.iptables import Feature, RuleTable, remove_left
 from ipvsagent.kernel.iptables_chains import is_servers
+from ipvsagent.kernel.iptables_counts import RuleCounts
 from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, find_variant
 from ipvsagent.packet_rules import RuleSet
 from ipvsagent.render.nat_rules import nat_rule_set
@@ -223,6 +225,15 @@ class PacketFilter:
             )
             found.append(Finding(FindingKind.HOST, "packet rules", reason))
         return found
+
+    def tell_failures(self, tell: Callable[[Family, bool], None]) -> None:
+        """Of every write that iptables refuses from now on, in the thread that writes; True: of Services alone."""
+        for table in self._tables:
+            table.failed = functools.partial(tell, table.family)
+
+    def counts(self) -> dict[Family, RuleCounts]:
+        """Any thread may ask."""
+        return {table.family: table.counts() for table in self._tables}
 
     def close(self) -> None:
         for table in self._tables:

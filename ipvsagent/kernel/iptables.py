@@ -22,6 +22,7 @@ from typing import Protocol
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
+from ipvsagent.kernel.iptables_counts import RuleCounts, rules_in
 from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, update_text
 from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Tool, Variant, find_variant
 from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
@@ -77,6 +78,7 @@ class RuleTable:
 
     leaves: chains of ours, with the jumps to them, that another backend needs for a while. refused: why a feature is
     not there. blocking: chains of policy DROP, marking: chains of others that set bits of packet marks, as last read.
+    failed: told of every write that iptables refuses, and whether it was of a part of the rules alone.
     lock_seconds: how long a write waits for other programs' writes.
     Raises StartError if there is no iptables.
     """
@@ -97,6 +99,9 @@ class RuleTable:
         self.blocking: tuple[str, ...] = ()
         self.marking: dict[str, int] = {}
         self.leaves: Callable[[str], bool] = lambda chain: False
+        self.failed: Callable[[bool], None] = lambda partial: None
+        self._held_rules: dict[str, int] = {}
+        self._written_rules = rules_in("")
         self._tables: list[str] = []
         self._seen: Hashable = None
 
@@ -107,7 +112,7 @@ class RuleTable:
         """Writes all of it and reads it back. Raises RulesRefused, RulesLocked, KernelError."""
         found: list[str] = []
         for _ in range(_TRIES):
-            self._tool.restore(update_text(wanted, self._read()))
+            self._restore(update_text(wanted, self._read()))
             found = self.verify(wanted)
             if not found:
                 return
@@ -133,13 +138,17 @@ class RuleTable:
         except KernelError:
             return True
 
+    def counts(self) -> RuleCounts:
+        """As last read and written. Any thread may ask."""
+        return RuleCounts(self._held_rules, self._written_rules)
+
     def remove(self) -> list[str]:
         """Removes all that is ours; the rules of other programs that keep a chain of ours, by then empty."""
         nothing = RuleSet(self.family)
         held = self._read()
         text = update_text(nothing, held)
         if text:
-            self._tool.restore(text)
+            self._restore(text)
         self._seen = None
         return [line for one in held for chain, lines in one.held_by.items() if chain in one.chains for line in lines]
 
@@ -190,10 +199,18 @@ class RuleTable:
     def _restore_own(self, text: str, commits: int) -> None:
         """Writes what `verify` does not look at, and goes on knowing whether others wrote. commits: of the text."""
         untouched = self._seen is not None and not RuleTable.changed(self)
-        self._tool.restore(text)
+        self._restore(text, partial=True)
         if untouched:
             now = self._tool.generation(self._tables)
             self._seen = now if self._tool.follows(self._seen, now, commits) else None
+
+    def _restore(self, text: str, *, partial: bool = False) -> None:
+        try:
+            self._tool.restore(text)
+        except RulesRefused:
+            self.failed(partial)
+            raise
+        self._written_rules = rules_in(text)
 
     def _read(self) -> list[Held]:
         return self._parsed(self._tool.save())
@@ -210,6 +227,7 @@ class RuleTable:
     def _parsed(self, text: str) -> list[Held]:
         held = parse_all(text, self._keeps)
         self.marking = marks_of_others(text)
+        self._held_rules = {one.table: sum(map(len, one.chains.values())) for one in held}
         self.blocking = tuple(
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
         )

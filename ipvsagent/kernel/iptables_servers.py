@@ -17,11 +17,14 @@ import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from ipvsagent.address import Family
-from ipvsagent.chain_rows import ChainsRow, added_lines, deleted_lines, replaced_lines
+from ipvsagent.chain_rows import ChainsRow, added_lines, deleted_lines, replaced_lines, rules_of
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.iptables import RuleTable, RuleTool
 from ipvsagent.kernel.iptables_chains import HeldServers, is_servers, parse_servers
+from ipvsagent.kernel.iptables_counts import RuleCounts
 from ipvsagent.kernel.iptables_text import Held
 from ipvsagent.kernel.iptables_tool import RulesLocked, RulesRefused, Variant
 from ipvsagent.model import VirtualServerId
@@ -53,6 +56,7 @@ class ServerRuleTable(RuleTable):
         super().__init__(family, variant, lock_seconds=lock_seconds, tool=tool)
         self._make_sets = make_sets
         self._servers: HeldServers | None = None
+        self._server_rules = 0
         self._touched: set[VirtualServerId] = set()
         self._read_at = self._read_took = 0.0
 
@@ -64,11 +68,11 @@ class ServerRuleTable(RuleTable):
         swept = list(held.sweep_lines())
         if made or swept:
             try:
-                self._tool.restore(_nat([*made, *swept]))
+                self._restore(_nat([*made, *swept]))
             except RulesLocked:
                 raise
             except RulesRefused:  # somebody's rule leads to a chain that was to go
-                self._tool.restore(_nat([*made, *held.sweep_lines(delete=False)]))
+                self._restore(_nat([*made, *held.sweep_lines(delete=False)]))
         super().apply(wanted)
 
     def verify(self, wanted: RuleSet) -> list[str]:
@@ -95,6 +99,7 @@ class ServerRuleTable(RuleTable):
             before = self._servers.rows
             self._touched |= {i for i in before.keys() | servers.rows.keys() if before.get(i) != servers.rows.get(i)}
         self._servers = servers
+        self._server_rules = sum(map(rules_of, servers.rows.values()))
         held = self._parsed(text)
         self._read_at = time.monotonic()
         self._read_took = self._read_at - began
@@ -109,6 +114,11 @@ class ServerRuleTable(RuleTable):
         """Those that somebody else changed since the last call, as far as it was read."""
         touched, self._touched = self._touched, set()
         return touched
+
+    def counts(self) -> RuleCounts:
+        constant = super().counts()
+        held = {**constant.held, "nat": constant.held.get("nat", 0) + self._server_rules}
+        return replace(constant, held=held)
 
     def rows(self) -> dict[VirtualServerId, ChainsRow]:
         return self._held().rows
@@ -142,10 +152,13 @@ class ServerRuleTable(RuleTable):
         rows = self.rows()
         for op in batch:
             assert isinstance(op.row, ChainsRow)
+            before = rows.get(op.row.id)
+            self._server_rules -= rules_of(before) if before else 0
             if op.verb is Verb.DELETE:
                 rows.pop(op.row.id, None)
             else:
                 rows[op.row.id] = op.row
+                self._server_rules += rules_of(op.row)
 
     def _lines(self, op: Op) -> Iterator[str]:
         """What is written depends on what is there, not on the verb."""

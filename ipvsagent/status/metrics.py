@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from ipvsagent import __version__
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, EndpointSlice, Service
+from ipvsagent.status.rule_metrics import RuleMetrics
 from ipvsagent.status.snapshot import Programming, Totals, TrafficPolicy
 
 ANSWER_WITHIN = 2.0
@@ -117,6 +118,7 @@ class Metrics:
         self._flows_ended = self._counter(
             "conntrack_reconciler_deleted_entries", "UDP flows that no endpoint answered, ended.", family
         )
+        self.rules = RuleMetrics(families, self._registry)
         for name in self._families:
             self._flow_looks.labels(name)
             self._flows_ended.labels(name)

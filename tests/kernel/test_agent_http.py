@@ -108,6 +108,24 @@ def refused_or(place: ProxiedNode, port: int) -> int | None:
         return None
 
 
+def test_packet_rules_are_counted_and_so_are_writes_that_iptables_refuses(place, agents):
+    name = "kubeproxy_sync_proxy_rules_iptables"
+
+    def held() -> int:
+        return place.node.run("sh", "-c", "iptables-save -t nat").count("\n-A IPVSAGENT-")
+
+    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
+    agents.in_sync("--backend", "iptables")
+    found = samples(place)
+    assert found[f'{name}_total{{ip_family="IPv4",table="nat"}}'] == held() > 64
+    assert found[f'{name}_last{{ip_family="IPv4",table="nat"}}'] == 3
+    assert found[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] == 0
+    flush = "for t in nat filter; do iptables -t $t -F; ip6tables -t $t -F; done; ipset destroy"
+    place.node.run("sh", "-c", flush)  # rules that ask sets are refused until the sets are back
+    eventually(lambda: samples(place)[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] > 0, 20)
+    eventually(lambda: samples(place)[f'{name}_total{{ip_family="IPv4",table="nat"}}'] == held() > 64, 20)
+
+
 def test_a_second_agent_takes_the_ports_over(place, agents, agent):
     second = agents.start("run")
     second.says("holds this node; waiting")

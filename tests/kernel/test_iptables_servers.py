@@ -14,14 +14,14 @@ from ipvsagent.address import Address, Family
 from ipvsagent.kernel import iptables_servers
 from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import server_rules
+from ipvsagent.kernel.fake_rules import FakeRuleTool, server_rules
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables import RuleTable
 from ipvsagent.kernel.iptables_chains import real_servers_of
 from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
-from ipvsagent.kernel.iptables_tool import Mode, Variant
+from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Variant
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
-from ipvsagent.packet_rules import RuleSet
+from ipvsagent.packet_rules import Chain, RuleSet
 from ipvsagent.render.iptables import IptablesRenderer
 from ipvsagent.render.members import set_specs
 from ipvsagent.render.nat_rules import nat_rule_set
@@ -132,12 +132,40 @@ def test_own_writes_are_no_changes_of_others(table: Table) -> None:
 def test_a_bad_one_keeps_no_other_out(table: Table) -> None:
     v6 = table.rules.family is Family.IPV6
     wrong = RealServer(Address("10.1.1.1" if v6 else "fd00::1"), 80)  # of the other family
-    if isinstance(table.rules._tool, object) and hasattr(table.rules._tool, "refuses"):
+    if isinstance(table.rules._tool, FakeRuleTool):
         table.rules._tool.refuses = lambda line: str(wrong.address) in line
     good = [table.server(number) for number in range(1, 9)]
     bad = [table.server(number, real_servers=(wrong,)) for number in (20, 21)]
     assert set(table.write(ADD, *good[:4], bad[0], *good[4:], bad[1])) == {server.id for server in bad}
     assert table.tells(*good)
+
+
+def test_rules_are_counted_and_so_are_writes_that_are_refused(table: Table) -> None:
+    told: list[bool] = []
+    table.rules.failed = told.append
+
+    def in_kernel() -> dict[str, int]:
+        sections = {text.partition("\n")[0]: text for text in table.rules._tool.save().split("*")}
+        return {name: sections.get(name, "").count("\n-A IPVSAGENT-") for name in ("mangle", "nat", "filter")}
+
+    assert table.rules.counts().held == in_kernel()
+    table.write(ADD, table.server(1, 3, persistence_timeout=60), table.server(2))
+    assert table.rules.counts().held == in_kernel() and not told
+    table.write(SET, table.server(2, 5))
+    assert table.rules.counts().written == {"mangle": 0, "nat": 5, "filter": 0}
+    table.write(DELETE, table.server(1))
+    assert table.rules.counts().held == in_kernel() and not told
+    assert in_kernel()["nat"] == sum(len(chain.rules) for chain in table.constant.chains_of("nat")) + 1 + 5
+
+    wrong = RealServer(Address("10.1.1.1" if table.rules.family is Family.IPV6 else "fd00::1"), 80)
+    if isinstance(table.rules._tool, FakeRuleTool):
+        table.rules._tool.refuses = lambda line: str(wrong.address) in line
+    before = table.rules.counts()
+    table.write(ADD, table.server(3, real_servers=(wrong,)))
+    assert told == [True] and table.rules.counts() == before
+    with pytest.raises(RulesRefused):
+        table.rules.apply(replace(table.constant, chains=(Chain("filter", "IPVSAGENT-NAT-IN", ("-j NONE",)),)))
+    assert told == [True, False]
 
 
 def test_somebody_took_a_chain_away_meanwhile(table: Table) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, ObjectKey, Service
+from ipvsagent.kernel.iptables_counts import RuleCounts, rules_in
 from ipvsagent.status import metrics as metrics_module
 from ipvsagent.status.metrics import Metrics, Readings, ReadingsWanted
 from ipvsagent.status.snapshot import Totals
@@ -80,6 +81,24 @@ def test_services_without_a_local_endpoint_and_flows_that_were_ended() -> None:
     assert found['kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}'] == 2
     assert found['kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family="IPv6"}'] == 0
     assert found['kubeproxy_conntrack_reconciler_sync_duration_seconds_bucket{ip_family="IPv4",le="0.004"}'] == 1
+
+
+def test_packet_rules() -> None:
+    metrics = Metrics((Family.IPV4, Family.IPV6), answering)
+    name = "kubeproxy_sync_proxy_rules_iptables"
+    found = samples(metrics)
+    assert found[f'{name}_restore_failures_total{{ip_family="IPv6"}}'] == 0
+    assert found[f'{name}_partial_restore_failures_total{{ip_family="IPv4"}}'] == 0
+    assert f'{name}_total{{ip_family="IPv4",table="nat"}}' not in found, "nobody knows yet"
+    metrics.rules.counts = lambda: {Family.IPV4: RuleCounts({"nat": 70, "filter": 7}, rules_in("*nat\n-A A -j B\n"))}
+    metrics.rules.failed(Family.IPV4, True)
+    metrics.rules.failed(Family.IPV4, False)
+    found = samples(metrics)
+    assert found[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] == 2
+    assert found[f'{name}_partial_restore_failures_total{{ip_family="IPv4"}}'] == 1
+    assert found[f'{name}_total{{ip_family="IPv4",table="nat"}}'] == 70
+    assert found[f'{name}_total{{ip_family="IPv4",table="mangle"}}'] == 0
+    assert found[f'{name}_last{{ip_family="IPv4",table="nat"}}'] == 1
 
 
 def test_a_loop_that_hangs_leaves_the_last_numbers(monkeypatch) -> None:
