@@ -21,7 +21,7 @@ from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.iptables import IptablesRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.members import VIP_SETS, set_specs
 from ipvsagent.render.rules import RuleOptions
 from ipvsagent.retirement import Retirement
 from ipvsagent.rows import Op
@@ -42,10 +42,12 @@ class IptablesNode:
         self.ledger_path = config.state_dir / f"{key}.ledger"
         host.make_state_dir(config.state_dir)
         self.addresses = AddressTable(config.interface)
-        self.sets = SetTable()
+        self.sets = SetTable(leaves=VIP_SETS)
         self.unset_limits: tuple[Finding, ...] = ()
         self._other: Retirement | None = None
+        self._serves = False
         self._sysctls = Sysctls()
+        self.raised = Raised(config.state_dir / f"{key}.raised")
         self.localhost = Raised(config.state_dir / f"{key}.localhost")
         self._guarded = False
         self._clients = ClientSets()
@@ -68,7 +70,7 @@ class IptablesNode:
             self.sets,
             prepare=lambda: self.sets.ensure(set_specs()),
             listing=lambda: self.servers.read(None),
-            set_sizes=lambda: set_sizes(self.sets),
+            set_sizes=lambda: {name: size for name, size in set_sizes(self.sets).items() if name not in VIP_SETS},
             touched=self.servers.touched,
         )
 
@@ -163,9 +165,13 @@ class IptablesNode:
         """
         unset = self.rules_stand()
         if self._other is None:
-            return unset
+            return unset + self.raised.restored()
+        if not self._serves:
+            rules.serve()
+            self._serves = True
         if self._other.look(now):
             rules.take_over()
+            self._other.end(self.sets)
             self._other = None
             return unset
         return unset + self._other.findings()

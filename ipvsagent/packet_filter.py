@@ -38,12 +38,14 @@ READ_ALL_EVERY = 300  # looks: as long as a pass of the audit takes at most
 
 class Kind(Struct, frozen=True):
     """Which rules. needed: features that none of them can do without, with the module that has them. marks: they mark
-    packets by a set, if they can. others: chains of the other backend, which serves until this one does."""
+    packets by a set, if they can. others: chains of the other backend, which serves until this one does. holding: of
+    these, those that its connections need afterwards."""
 
     rules: Callable[[Family, RuleOptions, Config], RuleSet]
     needed: Mapping[Feature, str]
     marks: bool
     others: Callable[[str], bool]
+    holding: Callable[[str], bool]
 
 
 _LACKING = [
@@ -63,6 +65,7 @@ BESIDE_IPVS = Kind(
     {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},
     marks=True,
     others=lambda chain: chain in _INSTEAD or is_servers(chain),
+    holding=lambda chain: False,
 )
 INSTEAD_OF_IPVS = Kind(
     lambda family, options, config: nat_rule_set(
@@ -71,6 +74,8 @@ INSTEAD_OF_IPVS = Kind(
     {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
     marks=False,
     others=lambda chain: chain in _BESIDE,
+    # What begins a connection is marked, or dropped, before it comes to nat.
+    holding=lambda chain: chain in _BESIDE and not chain.startswith("IPVSAGENT-MARK-"),
 )
 
 
@@ -102,7 +107,7 @@ class PacketFilter:
         self.variant = tables[0].variant if tables else find_variant()
         self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
         for table in self._tables:
-            table.leaves = kind.others
+            table.leave(kind.others)
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         self._looks = 0
         self._without_self_match: set[Family] = set()
@@ -155,13 +160,20 @@ class PacketFilter:
         if self._next is config:
             self._next = None
 
+    def serve(self) -> None:
+        """Services are served by this backend: of the other one's rules those stay that its connections need. Raises as
+        `install`."""
+        for table in self._tables:
+            table.leave(self._kind.holding)
+        self.install()
+
     def take_over(self) -> None:
         """Services are served by this backend and in this variant: what the other ones left goes. Raises as `install`.
 
         A node changes its variant when it gets another kubelet or CNI plugin. Packets meet the rules of both, so that
         old ones would go on choosing endpoints that are gone."""
         for table in self._tables:
-            table.take_over()
+            table.leave()
         self.install()
         self._remove_other_variant()
         if self._kind is BESIDE_IPVS:
@@ -171,13 +183,13 @@ class PacketFilter:
     def removals(self) -> list[str]:
         """What `remove` would do, as commands."""
         for table in self._tables:
-            table.take_over()
+            table.leave()
         return [line for table in self._tables for line in table.removals()]
 
     def remove(self) -> None:
         """What is ours, of both backends and in both variants."""
         for table in self._tables:
-            table.take_over()
+            table.leave()
             table.remove()
         self._remove_other_variant()
 

@@ -14,6 +14,7 @@ import json
 import resource
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -29,6 +30,7 @@ TIMEOUT = 3.0
 _CHUNK = 65536
 _LOOK = 0.05
 _SOCKETS = 16384
+_SENT_AGAIN = 100  # where tcpi_total_retrans is in struct tcp_info (linux/tcp.h)
 
 
 class Failure(StrEnum):
@@ -107,7 +109,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request. begun: time.monotonic(). server, client: who answered, and the address it saw. HTTP: the status."""
+    """One request. begun: time.monotonic(). server, client: who answered, and the address it saw. HTTP: the status.
+
+    sent_again: how many segments of the client got lost, or seemed to (TCP): on a busy machine that an answer is late
+    says little.
+    """
 
     target: Target
     begun: float
@@ -115,6 +121,7 @@ class Outcome:
     server: str = ""
     client: str = ""
     failure: Failure | None = None
+    sent_again: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,7 +203,10 @@ def _allow_sockets() -> None:
 
 
 class Load:
-    """Requests at a steady rate in the background, from construction until `stop`."""
+    """Requests at a steady rate in the background, from construction until `stop`.
+
+    ports: of the client, one for each request; None = the kernel's choice.
+    """
 
     def __init__(
         self,
@@ -206,8 +216,9 @@ class Load:
         rate: float,
         timeout: float = TIMEOUT,
         seen: Callable[[Outcome], None] | None = None,
+        ports: Iterator[int] | None = None,
     ) -> None:
-        self._schedule = _Schedule(targets, count=None, concurrency=0, rate=rate)
+        self._schedule = _Schedule(targets, count=None, concurrency=0, rate=rate, ports=ports)
         self._outcomes: list[Outcome] = []
         self._error: BaseException | None = None
         _allow_sockets()
@@ -240,12 +251,19 @@ class _Schedule:
     """When the next request may start, and to where."""
 
     def __init__(
-        self, targets: Target | Sequence[Target], *, count: int | None, concurrency: int, rate: float | None
+        self,
+        targets: Target | Sequence[Target],
+        *,
+        count: int | None,
+        concurrency: int,
+        rate: float | None,
+        ports: Iterator[int] | None = None,
     ) -> None:
         listed = [targets] if isinstance(targets, Target) else list(targets)
         if not listed:
             raise LabError("no target to send requests to")
         self._targets = itertools.cycle(listed)
+        self._ports = ports or itertools.repeat(0)
         self._count = count
         self._concurrency = concurrency
         self._rate = rate
@@ -270,7 +288,7 @@ class _Schedule:
 
     def next(self) -> _Call:
         self._started += 1
-        return _Call(next(self._targets))
+        return _Call(next(self._targets), port=next(self._ports))
 
 
 class _Questions:
@@ -301,11 +319,11 @@ class _Questions:
 class _Call:
     """One request under way. number: its place among questions."""
 
-    def __init__(self, target: Target, source: str = "", number: int = 0) -> None:
+    def __init__(self, target: Target, source: str = "", number: int = 0, port: int = 0) -> None:
         self.target = target
         self.number = number
         self.begun = time.monotonic()
-        self._source = source
+        self._source = source, port
         kind, protocol = SOCKETS[target.protocol]
         if target.protocol == "PING" and target.family == socket.AF_INET6:
             protocol = socket.IPPROTO_ICMPV6
@@ -319,8 +337,8 @@ class _Call:
     def start(self) -> Outcome | None:
         """The outcome if it failed at once."""
         try:
-            if self._source:
-                self.socket.bind((self._source, 0))
+            if self._source != ("", 0):
+                self.socket.bind(self._source)
             error = self.socket.connect_ex((self.target.address, self.target.port))
         except OSError as failure:
             error = failure.errno or 0
@@ -376,10 +394,20 @@ class _Call:
         whole = received == self.target.body and len(answer) >= self.target.wanted
         if self._is_stream and not whole:
             return self._failed(Failure.GARBLED)
-        return Outcome(self.target, self.begun, time.monotonic() - self.begun, server, client)
+        return Outcome(
+            self.target, self.begun, time.monotonic() - self.begun, server, client, sent_again=self._sent_again()
+        )
 
     def _failed(self, failure: Failure) -> Outcome:
-        return Outcome(self.target, self.begun, time.monotonic() - self.begun, failure=failure)
+        return Outcome(
+            self.target, self.begun, time.monotonic() - self.begun, failure=failure, sent_again=self._sent_again()
+        )
+
+    def _sent_again(self) -> int:
+        if self.target.protocol != "TCP":
+            return 0
+        info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SENT_AGAIN + 4)
+        return int.from_bytes(info[_SENT_AGAIN:], sys.byteorder)
 
 
 class _Calls:
@@ -462,14 +490,16 @@ class _Calls:
 
 
 class Conversation:
-    """A long connection: many requests, one after the other, on one connection."""
+    """A long connection: many requests, one after the other, on one connection. port: the client's, 0 = any."""
 
-    def __init__(self, namespace: Namespace, target: Target, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, namespace: Namespace, target: Target, *, timeout: float = TIMEOUT, port: int = 0) -> None:
         self.target = target
         self._received = b""
         self._socket = namespace.socket(target.family, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
         try:
+            if port:
+                self._socket.bind(("", port))
             self._socket.connect((target.address, target.port))
         except OSError:
             self._socket.close()

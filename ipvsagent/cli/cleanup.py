@@ -97,8 +97,7 @@ def command(
     rules.remove()
     chains.sets.remove()
     chains.addresses.remove_interface()
-    if node:
-        node.raised.restore()
+    chains.raised.restore()
     for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)
     click.echo(f"removed {what}" if what else "nothing to remove", err=True)

@@ -11,7 +11,7 @@ Knows ipset's protocol, nothing of Services. A set is ours if its name begins wi
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.client_sets import is_client_set
@@ -29,7 +29,9 @@ class SetTable:
     kernel, which finds members by key, would take the new one away.
     """
 
-    def __init__(self, timeout: float = 10.0) -> None:
+    # leaves: sets whose members are no business of `read`
+    def __init__(self, timeout: float = 10.0, *, leaves: Collection[str] = ()) -> None:
+        self._leaves = frozenset(leaves)
         self._definitions = Definitions(timeout)
         self._socket = self._definitions.socket
         self._headers: dict[str, SetHeader] = {}
@@ -71,7 +73,7 @@ class SetTable:
         """All members of our sets, or those of the asked rows that are there."""
         if keys is None:
             self._options.clear()
-            found = [row for name in self.state() for row in self._members(name)]
+            found = [row for name in self.state() if name not in self._leaves for row in self._members(name)]
         else:
             found = self._present([row for row in keys if isinstance(row, SetMemberRow)])
         return iter([Observed(row, Owner.OURS) for row in found])

@@ -74,11 +74,13 @@ class RuleTool(Protocol):
 
 
 class RuleTable:
-    """The rules of one address family. variant: None = the one the node uses; share it between families.
+    """The rules of one address family, but for chains of ours that another backend needs for a while (`leave`).
 
-    leaves: chains of ours, with the jumps to them, that another backend needs for a while. refused: why a feature is
-    not there. blocking: chains of policy DROP, marking: chains of others that set bits of packet marks, as last read.
-    failed: told of every write that iptables refuses, and whether it was of a part of the rules alone.
+    variant: None = the one the node uses; share it between families.
+
+    refused: why a feature is not there. blocking: chains of policy DROP, marking: chains of others that set bits of
+    packet marks, as last read. failed: told of every write that iptables refuses, and whether it was of a part of the
+    rules alone.
     lock_seconds: how long a write waits for other programs' writes.
     Raises StartError if there is no iptables.
     """
@@ -98,12 +100,12 @@ class RuleTable:
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
         self.marking: dict[str, int] = {}
-        self.leaves: Callable[[str], bool] = lambda chain: False
         self.failed: Callable[[bool], None] = lambda partial: None
         self._held_rules: dict[str, int] = {}
         self._written_rules = rules_in("")
         self._tables: list[str] = []
         self._seen: Hashable = None
+        self.leave()
 
     def close(self) -> None:
         self._tool.close()
@@ -217,11 +219,11 @@ class RuleTable:
 
     def _keeps(self, chain: str) -> bool:
         """Whether a chain of ours is none of this table's business."""
-        return self.leaves(chain)
+        return self._leaves(chain)
 
-    def take_over(self) -> None:
-        """Nothing is left alone any more; the next `verify` finds what was."""
-        self.leaves = lambda chain: False
+    def leave(self, chains: Callable[[str], bool] = lambda chain: False) -> None:
+        """From now on these are left alone, and no others; the next `verify` finds what was."""
+        self._leaves = chains
         self._seen = None
 
     def _parsed(self, text: str) -> list[Held]:

@@ -62,37 +62,36 @@ class RouteTable:
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         """ADD replaces a route of ours with another source; DELETE is for exactly the row it names."""
         failures = []
+        held = dict(self._held)
         loopback = socket.if_nametoindex("lo")
-        for op in ops:
+        sent: dict[int, tuple[Op, RouteRow]] = {}
+        messages = []
+        mtus: dict[Address, int | None] = {}
+        first = self._socket.reserve(len(ops))
+        for sequence, op in enumerate(ops, first):
             row = op.row
             if not isinstance(row, RouteRow):
                 failures.append(Failure(op, KernelError.of(errno.EINVAL, "not sent: it is no route")))
                 continue
-            if op.verb is Verb.DELETE and self._held.get(row.network, row) != row:
+            if op.verb is Verb.DELETE and held.get(row.network, row) != row:
                 continue
-            error = self._send(op.verb, row, loopback)
-            if error is None or (op.verb is Verb.DELETE and isinstance(error, NotThere)):
-                if op.verb is Verb.DELETE:
-                    self._held.pop(row.network, None)
-                else:
-                    self._held[row.network] = row
-            else:
+            if op.verb is not Verb.DELETE:
+                held[row.network] = row
+            if row.source and row.source not in mtus:
+                mtus[row.source] = _mtu_of(row.source, self._addresses)
+            sent[sequence] = op, row
+            messages.append(_packed(op.verb, row, sequence, loopback, mtus.get(row.source)))
+        errors = self._socket.send(messages)
+        for sequence, (op, row) in sent.items():
+            error = errors.get(sequence)
+            if error is not None and not (op.verb is Verb.DELETE and isinstance(error, NotThere)):
                 failures.append(Failure(op, error))
+            elif op.verb is Verb.DELETE:
+                self._held.pop(row.network, None)
+            else:
+                self._held[row.network] = row
         self._note()
         return failures
-
-    def _send(self, verb: Verb, row: RouteRow, loopback: int) -> KernelError | None:
-        network = ipaddress.ip_network(row.network)
-        place = (Address(str(network.network_address)), network.prefixlen)
-        sequence = self._socket.reserve(1)
-        if verb is Verb.DELETE:
-            message = pack_local_route(DELETE_ROUTE, 0, sequence, place, loopback)
-        else:
-            source = row.source or None
-            mtu = _mtu_of(row.source, self._addresses) if network.version == 4 and row.source else None
-            message = pack_local_route(NEW_ROUTE, CREATE | REPLACE, sequence, place, loopback, source, mtu)
-        errors = self._socket.send([message])
-        return next(iter(errors.values()), None)
 
     def _note(self) -> None:
         self.networks.clear()
@@ -110,6 +109,15 @@ class RouteTable:
             row = _row(body)
             if row is not None:
                 yield row
+
+
+def _packed(verb: Verb, row: RouteRow, sequence: int, loopback: int, mtu: int | None) -> bytes:
+    network = ipaddress.ip_network(row.network)
+    place = (Address(str(network.network_address)), network.prefixlen)
+    if verb is Verb.DELETE:
+        return pack_local_route(DELETE_ROUTE, 0, sequence, place, loopback)
+    mtu = mtu if network.version == 4 else None
+    return pack_local_route(NEW_ROUTE, CREATE | REPLACE, sequence, place, loopback, row.source or None, mtu)
 
 
 def _row(body: Body) -> RouteRow | None:

@@ -67,9 +67,12 @@ class IptablesRenderer:
         return [ChainsRow(server_id, bucket, dispatch, chains, sets)]
 
     def shared(self, server: VirtualServer) -> list[SharedRow]:
-        """Without endpoints of any weight it is one without endpoints."""
+        """Without endpoints of any weight it is one without endpoints; with such as a Local policy keeps from clients
+        outside, it is in the same sets as beside IPVS, so that these can stay as they are when a node changes over."""
         if server.real_servers and not _weighted(server, server.real_servers):
             server = replace(server, real_servers=())
+        if not server.real_servers and server.node_real_servers:
+            server = replace(server, real_servers=server.node_real_servers, node_only=True)
         vip = set_name("VIP", server.id.family)
         return [row for row in members(server) if row.set != vip]
 

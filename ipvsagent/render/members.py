@@ -54,6 +54,7 @@ def set_name(noun: str, family: Family) -> str:
 
 
 MARK_SETS = tuple(set_name(_WITH_MARKS, family) for family in Family)
+VIP_SETS = tuple(set_name("VIP", family) for family in Family)
 
 
 def set_specs() -> tuple[SetSpec, ...]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from ipvsagent.address import Family
 from ipvsagent.chain_rows import BUCKETS, bucket_name
 from ipvsagent.packet_rules import Chain, Jump, RuleSet
-from ipvsagent.render.rules import SELF_MATCH, RuleOptions, bit_of, in_set, not_in_set
+from ipvsagent.render.rules import SELF_MATCH, RuleOptions, bit_of, from_outside, in_set, not_in_set
 
 _NEW = "-m conntrack --ctstate NEW"
 
@@ -39,7 +39,7 @@ def nat_rule_set(
         Chain("filter", "IPVSAGENT-NAT-IN", tuple(_input(family, options, localhost))),
         Chain("filter", "IPVSAGENT-NAT-FWD", tuple(_forward(family, options, drop_invalid))),
         Chain("filter", "IPVSAGENT-NAT-OUT", tuple(_output(family, options))),
-        Chain("filter", "IPVSAGENT-REFUSE", tuple(_refuse(family))),
+        Chain("filter", "IPVSAGENT-REFUSE", tuple(_refuse(family, options))),
     )
     jumps = (
         Jump("nat", "PREROUTING", "IPVSAGENT-DNAT"),
@@ -130,9 +130,11 @@ def _output(family: Family, options: RuleOptions) -> Iterable[str]:
     yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
 
 
-def _refuse(family: Family) -> Iterable[str]:
+def _refuse(family: Family, options: RuleOptions) -> Iterable[str]:
     empty = in_set("EMPTY", family)
     yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
     yield f"-p tcp {empty} -j REJECT --reject-with tcp-reset"
     yield f"{empty} -j REJECT"
     yield f"{in_set('SILENT', family)} -j DROP"
+    # Clients on the node meet this while IPVS serves them still.
+    yield f"{in_set('INNER', family)} {from_outside(family, options)}-j DROP"

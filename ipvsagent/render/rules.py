@@ -129,7 +129,7 @@ def _from_pods(family: Family, options: RuleOptions) -> str:
     return in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
-def _from_outside(family: Family, options: RuleOptions) -> str:
+def from_outside(family: Family, options: RuleOptions) -> str:
     """Matches the other packets that come into mangle or filter INPUT; ends in a space."""
     if options.interface:
         return f"! -i {options.interface} "
@@ -179,7 +179,7 @@ def _input(family: Family, options: RuleOptions) -> Iterable[str]:
     yield f"-p tcp {empty} {new} -j REJECT --reject-with tcp-reset"
     yield f"{empty} {new} -j REJECT"
     yield f"{silent} {new} -j DROP"
-    yield f"{in_set('INNER', family)} {_from_outside(family, options)}{new} -j DROP"
+    yield f"{in_set('INNER', family)} {from_outside(family, options)}{new} -j DROP"
     yield f"{in_set('SERVICE', family)} -j ACCEPT"
     yield f"{in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"
     yield f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
