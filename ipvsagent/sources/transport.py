@@ -238,7 +238,7 @@ def _in_words(error: Exception) -> str:
     # Not the connection or the pool in front of it: an object's address would make each attempt another trouble.
     args: tuple[object, ...] = error.args
     text = str(args[-1]) if len(args) > 1 and not isinstance(error, OSError) else str(error)
-    text = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>:? *", "", text)
+    text = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>:? *|^\w*Pool\(host=.*?, port=\w+\): ", "", text)
     for mark in ("Failed to establish a new connection: ", "Connection broken: "):
         text = text.partition(mark)[2] or text
     return " ".join(text.split()) or type(error).__name__

@@ -47,6 +47,9 @@ LINE_LIMIT = 64 * 1024 * 1024
 
 TOO_MANY = 429
 _UNSUPPORTED = (400, 404, 405, 406, 415, 422)
+_UNKNOWN_FIELD = ("field label not supported", "is not a known field selector")
+"""What a server says to a field that it cannot select by: of a kind that has such fields (pkg/apis/core/v1/
+conversion.go), and of one that has none, as Services once (apimachinery/pkg/runtime/conversion.go)."""
 
 
 class Trouble(Struct, frozen=True):
@@ -262,7 +265,7 @@ class Reflector:
             return self._turn(Turn.EXPIRED, now, said, status)
         if code == EXPIRED:
             return self._turn(Turn.EXPIRED, now, said, status)
-        if code == 400 and "field label" in status.message and self._selects_fields:
+        if code == 400 and self._selects_fields and any(words in status.message for words in _UNKNOWN_FIELD):
             self._selects_fields = False
             return None
         if code in _UNSUPPORTED:

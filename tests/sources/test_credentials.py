@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, ReadTimeoutError
 
 from integration.apiserver import Access, ApiServer, Certificates
 from ipvsagent.errors import ConfigError, SourceError, StartError
@@ -528,3 +529,11 @@ def test_the_same_trouble_has_the_same_words():
         return _in_words(ConnectTimeoutError(HTTPSConnection("192.0.2.1", 6443), "Connection to 192.0.2.1 timed out."))
 
     assert words() == "Connection to 192.0.2.1 timed out."
+
+
+def test_trouble_is_told_without_the_objects_that_had_it():
+    def words(pool: HTTPConnectionPool) -> str:
+        return _in_words(ReadTimeoutError(pool, "/api", "Read timed out. (read timeout=30.0)"))
+
+    for pool in (HTTPConnectionPool("192.0.2.1", 80), HTTPSConnectionPool("2001:db8::1", 6443)):
+        assert words(pool) == "Read timed out. (read timeout=30.0)"
