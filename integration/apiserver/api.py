@@ -28,6 +28,7 @@ JSON = "application/json"
 COMPRESSED_FROM = 128 * 1024
 """Bytes from which an answer is compressed, for those who ask (apiserver/pkg/endpoints/handlers/responsewriters)."""
 JOURNAL = 100_000
+_WRITES = ("create", "update", "patch", "delete", "deletecollection")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class Api:
         accepted = request.headers.get("Accept") or "*/*"
         if not any(kind in accepted for kind in ("json", "*/*", "application/*")):
             raise ApiError(406, "NotAcceptable", f"only the following media types are accepted: {JSON}")
-        resource, namespace, name, store = way.resource, way.namespace, way.name, self.store
+        resource, namespace, name = way.resource, way.namespace, way.name
+        store = self._rehearsed(request) if way.verb in _WRITES and "dryRun" in request.query else self.store
         status = way.subresource == "status"
         if way.verb == "watch":
             options = read_options(request.query, resource, disturbance.watch_list)
@@ -143,8 +145,8 @@ class Api:
             made, created = writes.update(store, resource, namespace, name, _thing(request), status=status)
             return _one(made, 201 if created else 200)
         if way.verb == "patch":
-            return self._patch(request, way, status=status)
-        body = json.loads(request.body) if request.body else None
+            return _patch(store, request, way, status=status)
+        body = _thing(request) if request.body else None
         if way.verb == "delete":
             gone = writes.delete(store, resource, namespace, name, body)
             return _one(gone) if resource.returns_deleted else Answer(200, _json(_deleted(way, gone)))
@@ -153,24 +155,30 @@ class Api:
             writes.delete(store, resource, record.namespace, record.name, body)
         return Answer(200, reads.list_body(resource, page))
 
-    def _patch(self, request: Request, way: Route, *, status: bool) -> Answer:
-        content_type = request.headers.get("Content-Type") or ""
-        resource, namespace, name = way.resource, way.namespace, way.name
+    def _rehearsed(self, request: Request) -> Store:
+        if request.query["dryRun"] != "All":
+            raise ApiError(422, "Invalid", f'dryRun: Unsupported value: "{request.query["dryRun"]}": supported: "All"')
+        return self.store.copy()
 
-        def new(old: Thing) -> Thing:
-            # What the patch says of the version is a condition; what the object says is none.
-            metadata = {key: value for key, value in old["metadata"].items() if key != "resourceVersion"}
-            return patched({**old, "metadata": metadata}, content_type, request.body)
 
-        with self.store.lock:
-            try:
-                return _one(writes.change(self.store, resource, namespace, name, new, status=status))
-            except ApiError as error:
-                if error.code != 404 or not content_type.startswith(APPLY_PATCH):
-                    raise
-            thing = patched({}, content_type, request.body)
-            thing.setdefault("metadata", {})["name"] = name
-            return _one(writes.create(self.store, resource, namespace, thing), 201)
+def _patch(store: Store, request: Request, way: Route, *, status: bool) -> Answer:
+    content_type = request.headers.get("Content-Type") or ""
+    resource, namespace, name = way.resource, way.namespace, way.name
+
+    def new(old: Thing) -> Thing:
+        # What the patch says of the version is a condition; what the object says is none.
+        metadata = {key: value for key, value in old["metadata"].items() if key != "resourceVersion"}
+        return patched({**old, "metadata": metadata}, content_type, request.body)
+
+    with store.lock:
+        try:
+            return _one(writes.change(store, resource, namespace, name, new, status=status))
+        except ApiError as error:
+            if error.code != 404 or not content_type.startswith(APPLY_PATCH):
+                raise
+        thing = patched({}, content_type, request.body)
+        thing.setdefault("metadata", {})["name"] = name
+        return _one(writes.create(store, resource, namespace, thing), 201)
 
 
 def _refused(disturbance: Disturbance, way: Route, user: str) -> Answer | None:

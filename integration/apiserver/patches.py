@@ -28,6 +28,7 @@ _MERGE_KEYS = {
     "status.addresses": "type",
     "spec.taints": "key",
 }
+_OPERATIONS = ("add", "remove", "replace", "move", "copy", "test")
 _MERGED_VALUES = {"metadata.finalizers", "spec.podCIDRs"}
 
 
@@ -120,7 +121,11 @@ def _merge_list(old: list[Any], changes: list[Any], by: str, path: str, order: l
 
 def _json_patch(thing: Thing, operations: Any) -> Thing:
     result = copy.deepcopy(thing)
+    if not isinstance(operations, list) or not all(isinstance(each, dict) for each in operations):
+        raise bad_request("error decoding patch: it must be a list of operations")
     for operation in operations:
+        if operation.get("op") not in _OPERATIONS:
+            raise bad_request(f"invalid operation {json.dumps(operation)}: unsupported operation")
         try:
             _operate(result, operation)
         except (KeyError, IndexError, ValueError, TypeError) as error:

@@ -160,6 +160,12 @@ class Store:
             self._versions.clear()
             self._changed.notify_all()
 
+    def copy(self) -> Store:
+        """With what is there, but not what happened."""
+        made = Store(self._history)
+        made.restore(self.snapshot())
+        return made
+
     def fill(self, things: Iterable[tuple[Resource, Thing]]) -> None:
         for resource, thing in things:
             self.put(resource, thing)

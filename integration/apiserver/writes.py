@@ -15,6 +15,7 @@ from integration.apiserver.reads import get
 from integration.apiserver.records import Record, Thing, key_of
 from integration.apiserver.resources import ENDPOINT_SLICES, NAMESPACES, NEW_EVENTS, SERVICES, Resource
 from integration.apiserver.services import complete_service
+from integration.apiserver.shapes import check_shape
 from integration.apiserver.store import Store
 
 _FIXED = ("uid", "creationTimestamp", "selfLink", "deletionTimestamp", "generation")
@@ -57,6 +58,8 @@ def update(
     store: Store, resource: Resource, namespace: str, name: str, thing: Thing, *, status: bool = False
 ) -> tuple[Record, bool]:
     """Whether it was created, beside the result. status: only that part. Raises ApiError."""
+    if not (thing.get("metadata") or {}).get("name"):
+        raise bad_request(f"the name of the object ({name} based on URL) was undeterminable: name must be provided")
     metadata = _metadata(resource, namespace, name, thing)
     version = metadata.get("resourceVersion", "")
     with store.lock:
@@ -146,16 +149,14 @@ def _differs(old: Thing, new: Thing) -> bool:
 
 def _metadata(resource: Resource, namespace: str, name: str, thing: Thing) -> dict[str, Any]:
     """Checked against the path. name: empty for a new object."""
+    check_shape(resource, thing)
     kind, version = thing.get("kind", resource.kind), thing.get("apiVersion", resource.api_version)
     if (kind, version) != (resource.kind, resource.api_version):
         raise bad_request(
             f"{kind} in version {version!r} cannot be handled as a {resource.kind}: "
             f"{resource.kind} in version {resource.api_version!r} is expected"
         )
-    metadata = thing.get("metadata")
-    if not isinstance(metadata, dict):
-        metadata = {}
-    metadata = dict(metadata)
+    metadata = dict(thing.get("metadata") or {})
     if resource.namespaced:
         if metadata.get("namespace", namespace) != namespace:
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")

@@ -86,7 +86,7 @@ class ApiClient:
         return self._pool.request(
             method,
             f"{self._server}{path}{'?' + urlencode(query) if query else ''}",
-            body=None if body is None else json.dumps(body).encode(),
+            body=body if body is None or isinstance(body, bytes) else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", **self.headers, **(headers or {})},
             timeout=LIMIT,
             retries=False,
