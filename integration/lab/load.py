@@ -499,6 +499,7 @@ class Conversation:
         self._socket.settimeout(timeout)
         try:
             if port:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # to several places
                 self._socket.bind(("", port))
             self._socket.connect((target.address, target.port))
         except OSError:

@@ -7,16 +7,19 @@ import re
 import shutil
 import subprocess
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from integration.lab import Load, Target
+from integration.lab.load import Conversation
 from tests.kernel.agent_processes import IN_SYNC, executed
 from tests.kernel.cluster_documents import DNS, endpoint, endpoint_slice, manifest, node, service
 from tests.kernel.proxied_node import ADDRESS, A, B, C, D, eventually
 
 pytestmark = pytest.mark.kernel
 
+PORT = 21_000
 FAILED, WOULD_CHANGE, USAGE = 1, 2, 64
 
 
@@ -120,6 +123,29 @@ def test_a_second_agent_waits_for_the_first(place, agents, web):
     assert place.bound() == {address, new}, "also what the first made while it waited"
     assert place.weights(new) == {"D": 1}
     assert second.stop() == 0
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(
+            "ipvs", marks=pytest.mark.xfail(strict=True, reason="IPVS finds connections by client and endpoint")
+        ),
+        "iptables",
+    ],
+)
+def test_one_port_of_a_client_to_two_services_with_one_endpoint(place, agents, backend):
+    """What an endpoint answers is given to the one of its client's connections that IPVS finds first
+    (ip_vs_conn_out_get of ip_vs_conn.c)."""
+    addresses = place.free_address(), place.free_address()
+    named = list(zip(("web", "shop"), addresses, strict=True))
+    agents.wants(*(service(n, a) for n, a in named), *(endpoint_slice(n, [A]) for n, _ in named))
+    agents.in_sync("--backend", backend)
+    with ExitStack() as open_ones:
+        both = [Conversation(place.client, Target(a, 80), timeout=1.0, port=PORT) for a in addresses]
+        for each in both:
+            open_ones.callback(each.close)
+        assert [each.ask().server for each in both] == ["A", "A"]
 
 
 def test_refuses_to_run_beside_kube_proxy(place, agents, web, tmp_path):
