@@ -33,6 +33,7 @@ SLOWEST = (
     "test_agent_rules.py",
     "test_agent_process.py",
     "test_flows_planted.py",
+    "test_flows_iptables.py",
     "test_changing_sides.py",
     "test_arp.py",
     "test_route_mode.py",
