@@ -24,6 +24,7 @@
 A watch also counts as expired when what it goes on from is in doubt: its list was empty (EMPTY_AGAIN ago), a version
 is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
 follows is then not from a cache.
+The watch after one that was cut is a short one, so that the last of these shows soon.
 
 A turn is followed by a pause unless it is progress: `complete`, `more`, `unsupported` of a streamed list, `ended`
 after SHORT, and `expired` when the last list is older than FRESH. A server that answers nonsense is asked as seldom as

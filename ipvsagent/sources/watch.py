@@ -32,6 +32,9 @@ from ipvsagent.sources.states import TABLE, State, Turn
 PAGE = 500
 WATCH_FOR = (300, 600)
 """Seconds that a watch is asked for: between these, so that not all nodes come back at once."""
+AFTER_A_CUT = (120, 240)
+"""The same, for the one after a watch that did not last so long: its server may be back in an older state, which only
+its end can tell (QUIET)."""
 MARGIN = 15.0
 LIST_SILENCE = 60.0
 LIST_LIMIT = 300.0
@@ -89,6 +92,7 @@ class Reflector:
         self._asked_at = 0.0
         self._listed_at = float("-inf")
         self._watch_for = 0
+        self._cut = False
         self._empty = False
         self._bookmarks = False
         self._quiet = True
@@ -114,7 +118,7 @@ class Reflector:
             query.append(("fieldSelector", resource.fields))
         if self.state is State.PAGED_LIST:
             return Request(resource.path, (*query, *self._page_query()), LIST_SILENCE)
-        shortest, longest = WATCH_FOR
+        shortest, longest = AFTER_A_CUT if self._cut else WATCH_FOR
         self._watch_for = int(shortest + (longest - shortest) * chance)
         query += [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", str(self._watch_for))]
         if self.state is State.STREAMED_LIST:
@@ -279,6 +283,8 @@ class Reflector:
             self._more = ""
         if self.state is State.STREAMED_LIST and not self._streams:
             self.state = State.PAGED_LIST
+        if turn is not Turn.REFUSED:
+            self._cut = before is self.state is State.WATCH and now - self._asked_at < self._watch_for
         at_once = turn in (Turn.COMPLETE, Turn.MORE)
         if turn is Turn.COMPLETE:
             self._whole = False

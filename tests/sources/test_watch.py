@@ -264,6 +264,27 @@ def test_a_watch_in_which_nothing_comes_makes_a_new_list(reason):
     assert "resourceVersion" not in driven.ask()
 
 
+def test_after_a_watch_that_was_cut_the_next_is_short():
+    """Whoever puts etcd back restarts the API server, and ten minutes are long for what nobody tells."""
+    driven = Driven().watching(1000)
+    driven.ends("reset by peer")
+    assert driven.ask(0.0)["timeoutSeconds"] == str(int(QUIET)), "long enough to be doubted"
+    driven.refuses(REFUSED)
+    assert int(driven.ask(0.999)["timeoutSeconds"]) < 240
+    driven.accepts(bookmark(1001))
+    driven.now += 240
+    driven.ends()
+    assert driven.ask(0.0)["timeoutSeconds"] == "300"
+    driven.accepts(bookmark(1002))
+    driven.now += 299
+    driven.ends()  # as a server does that is told to stop
+    assert driven.ask(0.0)["timeoutSeconds"] == str(int(QUIET))
+    driven.accepts()
+    driven.now += QUIET
+    driven.ends()
+    assert driven.state is State.STREAMED_LIST and driven.ask(0.0)["timeoutSeconds"] == "300"
+
+
 def test_a_server_without_bookmarks_may_be_quiet():
     driven = Driven()
     driven.ask()
