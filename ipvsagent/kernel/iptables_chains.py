@@ -11,6 +11,7 @@ from ipvsagent.address import Address, pack, unpack
 from ipvsagent.chain_rows import (
     BUCKET,
     ENTRY,
+    FOR_NODE,
     OWN_PREFIXES,
     ChainsRow,
     MarkedRule,
@@ -120,10 +121,19 @@ def _reached_from(entry: str, chains: dict[str, list[str]]) -> list[str]:
 
 
 def real_servers_of(row: ChainsRow) -> list[tuple[str, int, int]]:
-    """Address, port and weight of every endpoint that new connections from outside may get, in the rules' order."""
-    chains = {chain.name: chain for chain in row.chains}
+    """Address, port and weight of every endpoint that new connections from outside may get, in the rules' order; if
+    these get none, of those for clients on this node."""
+    for_node = (chain for chain in row.chains if chain.name.startswith(FOR_NODE))
+    for first in (row.chains[0], *for_node):
+        if found := _endpoints(first, row):
+            return found
+    return []
+
+
+def _endpoints(first: ServerChain, row: ChainsRow) -> list[tuple[str, int, int]]:
+    chains = {chain.name: chain for chain in row.chains if not chain.name.startswith(FOR_NODE)}
     found: dict[tuple[str, int], int] = {}
-    for rule in row.chains[0].rules:
+    for rule in first.rules:
         if "--match-set" in rule.text or "--src-type" in rule.text:
             continue
         weight = int(match[1]) if (match := _WEIGHT.search(rule.text)) else 1

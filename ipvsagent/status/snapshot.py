@@ -33,7 +33,7 @@ class ServerView(Struct, frozen=True, omit_defaults=True):
     """condition: confirmed, pending, suspect or shadowed. error: what the kernel said last, of a suspect.
 
     clients: whom it serves: "outside" this node or on this "node", "" = everybody. mark: with "outside", the firewall
-    mark that names the virtual server of the others.
+    mark that names the virtual server of the others; 0 on iptables, which needs none.
     """
 
     id: VirtualServerId
@@ -164,6 +164,9 @@ def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> Serve
 
 
 def _clients(server: VirtualServer) -> str:
-    if server.frontend is Frontend.NODE_CLIENTS or server.node_only:
+    """On iptables one virtual server has the endpoints of both; those for clients outside are shown, if any."""
+    elsewhere = bool(server.node_real_servers) and not server.real_servers
+    if server.frontend is Frontend.NODE_CLIENTS or server.node_only or elsewhere:
         return "node"
-    return "outside" if server.node_mark else ""
+    differ = server.node_real_servers is not None and set(server.node_real_servers) != set(server.real_servers)
+    return "outside" if server.node_mark or differ else ""

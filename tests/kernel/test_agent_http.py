@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import shutil
@@ -18,6 +19,7 @@ from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
 pytestmark = pytest.mark.kernel
 
 HEALTH, METRICS = 10256, 10249
+LOCAL = "10.96.7.1"
 
 
 @pytest.fixture
@@ -114,16 +116,43 @@ def test_packet_rules_are_counted_and_so_are_writes_that_iptables_refuses(place,
     def held() -> int:
         return place.node.run("sh", "-c", "iptables-save -t nat").count("\n-A IPVSAGENT-")
 
-    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
-    agents.in_sync("--backend", "iptables")
+    web, more = place.free_address(), place.free_address()
+    agents.wants(service("web", web), endpoint_slice("web", [A, B]))
+    agent = agents.in_sync("--backend", "iptables")
     found = samples(place)
     assert found[f'{name}_total{{ip_family="IPv4",table="nat"}}'] == held() > 64
     assert found[f'{name}_last{{ip_family="IPv4",table="nat"}}'] == 3
     assert found[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] == 0
-    flush = "for t in nat filter; do iptables -t $t -F; ip6tables -t $t -F; done; ipset destroy"
-    place.node.run("sh", "-c", flush)  # rules that ask sets are refused until the sets are back
-    eventually(lambda: samples(place)[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] > 0, 20)
-    eventually(lambda: samples(place)[f'{name}_total{{ip_family="IPv4",table="nat"}}'] == held() > 64, 20)
+    before = held()
+    with open("/run/xtables.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        agents.wants(service("web", more), endpoint_slice("web", [A, B]))
+        eventually(lambda: samples(place)[f'{name}_partial_restore_failures_total{{ip_family="IPv4"}}'] > 0, 30)
+        assert samples(place)[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] > 0
+    agent.says("in sync again", 30)
+    assert place.answers(more, 2)
+    assert samples(place)[f'{name}_total{{ip_family="IPv4",table="nat"}}'] == held() == before
+
+
+def test_services_without_a_local_endpoint_are_counted_on_iptables(place, agents):
+    inside, outside = service("inside", place.free_address()), service("outside", place.free_address(), local_at=LOCAL)
+    inside["spec"]["internalTrafficPolicy"] = "Local"
+    elsewhere = [endpoint(B, node="node-9")]
+    agents.wants(inside, outside, endpoint_slice("inside", elsewhere), endpoint_slice("outside", elsewhere))
+    agents.in_sync("--backend", "iptables")
+
+    def counted() -> tuple[float, float]:
+        name, found = "kubeproxy_sync_proxy_rules_no_local_endpoints_total", samples(place)
+        internal, external = (f'{name}{{ip_family="IPv4",traffic_policy="{p}"}}' for p in ("internal", "external"))
+        return found[internal], found[external]
+
+    assert counted() == (1, 1)
+    shown = agents.end_of("status").output
+    assert f"TCP {LOCAL}:80 random  (no endpoint on this node: silence for clients outside)" in shown
+    both = [*elsewhere, A]
+    agents.wants(inside, outside, endpoint_slice("inside", elsewhere), endpoint_slice("outside", both))
+    eventually(lambda: counted() == (1, 0), 20)
+    assert f"TCP {LOCAL}:80 random  (for clients outside this node)" in agents.end_of("status").output
 
 
 def test_a_second_agent_takes_the_ports_over(place, agents, agent):

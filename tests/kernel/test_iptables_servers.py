@@ -106,6 +106,18 @@ def test_what_is_written_is_read_back_exactly(table: Table) -> None:
     assert len(real_servers_of(rows[some[1].id])) == 3
 
 
+@pytest.mark.parametrize("options", [RuleOptions(), RuleOptions(pods_known=True), RuleOptions(interface="cali+")])
+def test_endpoints_for_clients_outside_are_told_from_the_others(table: Table, options: RuleOptions) -> None:
+    reals = table.server(1, 3).real_servers
+    local = table.server(1, real_servers=reals[:1], node_real_servers=reals)
+    elsewhere = table.server(2, real_servers=(), node_real_servers=reals, persistence_timeout=60)
+    renderer = IptablesRenderer(dict.fromkeys(Family, options))
+    assert table.servers.write([Op(ADD, row) for server in (local, elsewhere) for row in renderer.rows(server)]) == []
+    rows = ServerRuleTable(table.rules.family, table.rules.variant, tool=table.rules._tool).rows()
+    assert [address for address, _, _ in real_servers_of(rows[local.id])] == [reals[0].address]
+    assert {address for address, _, _ in real_servers_of(rows[elsewhere.id])} == {real.address for real in reals}
+
+
 def test_changes_and_deletions(table: Table) -> None:
     table.write(ADD, table.server(1, 3, persistence_timeout=60), table.server(2), table.server(66))
     renamed = table.server(2, service=ServicePortName("shop", "other", ""))

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import get_type_hints
 
+from msgspec.structs import replace
+
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice
 from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.rows import VirtualServerRow
+from ipvsagent.rows import Observed, VirtualServerRow
 from ipvsagent.sources.view import SourceView
+from ipvsagent.status.chains import as_entries
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
 from ipvsagent.status.snapshot import Programming, Snapshot, server_views, totals_of
 from tests.test_laws import Agent, many
+from tests.test_laws_iptables import Agent as AgentOnIptables
 
 
-def shown(kernel: FakeKernel, agent: Agent, **said_of_it: object) -> tuple[str, StatusDocument]:
+def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: object) -> tuple[str, StatusDocument]:
     views = server_views(agent.pipeline, 0.0)
 
     kinds = {int: 0, float: 0.0, str: "", bool: True, dict[str, int]: {}}
@@ -32,7 +36,10 @@ def shown(kernel: FakeKernel, agent: Agent, **said_of_it: object) -> tuple[str, 
     said = Snapshot(
         **{name: known[name] if name in known else kinds[kind] for name, kind in get_type_hints(Snapshot).items()}
     )
-    entries = []
+    if isinstance(agent, AgentOnIptables):
+        made = document(None, 0, as_entries(agent.servers.read(None)), said)
+        return "\n".join(text for text, _ in lines(made)), made
+    entries: list[tuple[Observed, list[Observed]]] = []
     for seen in kernel.ipvs.read(None):
         if isinstance(seen.row, VirtualServerRow):
             entries.append((seen, []))
@@ -65,16 +72,34 @@ def test_silence_is_said() -> None:
     assert isinstance(piece, EndpointSlice)
     agent = Agent(kernel, [service, piece], 0.0, EVERYTHING_KNOWN)
     elsewhere = tuple(endpoint for endpoint in piece.endpoints if endpoint.node == "other")
-    changed = EndpointSlice(
-        namespace="ns",
-        name=piece.name,
-        service=piece.service,
-        family=piece.family,
-        ports=piece.ports,
-        endpoints=elsewhere,
-    )
-    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 1.0)
     agent.round(1.0)
     text, _ = shown(kernel, agent)
     assert "  TCP 192.0.0.1:80 rr  (no endpoint on this node: silence for clients outside)" in text.splitlines()
     assert Address("192.0.0.1") in kernel.bound
+
+
+def test_on_iptables_one_virtual_server_has_both_halves() -> None:
+    kernel = FakeKernel()
+    service, piece = many(1, local=True)
+    assert isinstance(piece, EndpointSlice)
+    agent = AgentOnIptables(kernel, [service, piece], 0.0)
+    text, made = shown(kernel, agent)
+    assert "  TCP 192.0.0.1:80 random  (for clients outside this node)" in text.splitlines()
+    (outside,) = [each for each in made.virtual_servers if each.clients]
+    here = {endpoint.address for endpoint in piece.endpoints if endpoint.node != "other"}
+    assert {real.address for real in outside.real_servers} == here
+
+    only_here = tuple(endpoint for endpoint in piece.endpoints if endpoint.node != "other")
+    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=only_here),)), 1.0)
+    agent.round(1.0)
+    assert not [each.clients for each in shown(kernel, agent)[1].virtual_servers if each.clients]
+
+    elsewhere = tuple(endpoint for endpoint in piece.endpoints if endpoint.node == "other")
+    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 2.0)
+    agent.round(2.0)
+    text, made = shown(kernel, agent)
+    assert "  TCP 192.0.0.1:80 random  (no endpoint on this node: silence for clients outside)" in text.splitlines()
+    (silent,) = [each for each in made.virtual_servers if each.clients]
+    assert {real.address for real in silent.real_servers} == {endpoint.address for endpoint in elsewhere}
+    assert {each.condition for each in made.virtual_servers} == {"confirmed"}
