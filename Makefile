@@ -10,14 +10,14 @@ PYTEST := $(PYTHON) -m pytest -q
 NO_SKIPS = $(if $(filter 0,$(shell id -u)),--no-skips)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant requirements test-native test-kernel bench clean
+.PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant test-apiserver requirements test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 # In a guest, compiling what pytest imports takes longer than the tests. Natively compiled, it finds it in the checkout.
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP) ## make .venv with the project and its tools in it
 
@@ -64,6 +64,10 @@ test-image: venv ## build the container image and run it, also with real IPVS; a
 test-vagrant: venv ## boot the three machines of the Vagrantfile and ask their Services; as root, takes long
 	@sh integration/setup.sh vagrant
 	@integration/vagrant/test.sh
+
+test-apiserver: venv ## hold an API server made from Kubernetes' own library to the double's contract; as root
+	@sh integration/setup.sh apiserver
+	@integration/apiserver/real/test.sh
 
 requirements: venv ## write anew, by content, what the image and what developers install
 	@$(PIP) uv

@@ -4,6 +4,7 @@
 #   setup.sh            Debian packages for the demo and the tests (as root, or by sudo without a password)
 #   setup.sh image      what `make test-image` needs as well
 #   setup.sh vagrant    what `make test-vagrant` needs as well
+#   setup.sh apiserver  what `make test-apiserver` needs as well
 #   setup.sh venv DIR   a virtual environment in DIR, with the newest Python that comes first on PATH
 set -eu
 
@@ -103,6 +104,10 @@ image)
 vagrant)
     programs="$programs $vagrant_programs"
     plugin=/usr/share/vagrant-plugins/plugins.d/vagrant-libvirt.json
+    install_packages
+    ;;
+apiserver)
+    programs="$programs mmdebstrap:mmdebstrap unshare:util-linux"
     install_packages
     ;;
 venv) make_venv "${2:?the folder of the virtual environment}" ;;

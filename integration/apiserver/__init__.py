@@ -9,11 +9,12 @@ semantics of the real one, and faults on demand.
         server.restart(history="lost")
 
 `python -m integration.apiserver --help` is the same for a shell. The contract suite,
-tests/integration/test_apiserver_contract.py, holds it to what a real API server does.
+tests/integration/test_apiserver_contract.py, holds it to what a real API server does; real/ makes one to hold the suite
+to. It takes JSON and YAML, but no protobuf, which `kubectl create namespace` and its like send: `kubectl apply` works.
 
 Map: store.py is the versions and the log; reads.py, watches.py, writes.py the verbs; events.py what an Event must be;
-options.py, selectors.py, routes.py, patches.py how they are asked for; api.py joins them; connections.py and access.py
-are HTTP, TLS and credentials; faults.py is the fault script, control.py how it is changed from outside.
+options.py, selectors.py, routes.py, patches.py, shapes.py how they are asked for; api.py joins them; connections.py and
+access.py are HTTP, TLS and credentials; faults.py is the fault script, control.py how it is changed from outside.
 """
 
 from integration.apiserver.access import Access

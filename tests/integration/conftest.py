@@ -1,4 +1,6 @@
-"""Labs for tests. They need root, not ip_vs: without root they fail and say so, for a skip would look like a pass."""
+"""Labs for tests, and places on an API server.
+
+Labs need root, not ip_vs: without root they fail and say so, for a skip would look like a pass."""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.lab import Lab, Machine, Pod, Server, Servers, Topology
+from tests.integration.api_place import kubeconfig, place  # noqa: F401
 
 NOT_ROOT = "network namespaces need root: run these tests as root (`sudo make test-native`)"
 
