@@ -40,7 +40,6 @@ class IptablesNode:
         key = state_key()
         self.socket_path = config.state_dir / f"{key}.sock"
         self.ledger_path = config.state_dir / f"{key}.ledger"
-        host.make_state_dir(config.state_dir)
         self.addresses = AddressTable(config.interface)
         self.sets = SetTable(leaves=VIP_SETS)
         self.unset_limits: tuple[Finding, ...] = ()

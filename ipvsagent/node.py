@@ -72,7 +72,6 @@ class Node:
         key = state_key()
         self.socket_path = config.state_dir / f"{key}.sock"
         self.ledger_path = config.state_dir / f"{key}.ledger"
-        host.make_state_dir(config.state_dir)
         self.addresses = AddressTable(config.interface)
         self.routes = RouteTable(self.addresses)
         self.ownership = Ownership(

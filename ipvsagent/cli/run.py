@@ -75,6 +75,7 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     _end_on_sigterm(TERMINATED if once or init_only else 0)
     host.require_privilege()
     if init_only:
+        host.make_state_dir(config.state_dir)
         node = open_node(config, load_modules=True)
         node.prepare_host()
         for finding in (*node.findings, *node.unset_limits):

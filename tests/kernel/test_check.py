@@ -27,12 +27,21 @@ def states(found: dict) -> dict[str, str]:
 
 
 def everything(place) -> str:
+    """Tables of packet rules, which the kernel makes when somebody first looks, are looked at before."""
     return place.node.run(
         "sh",
         "-c",
-        "ip address; ip route show table all; ipvsadm -Sn; ipset save; iptables-save | grep -v '^#';"
+        "for table in filter nat mangle; do iptables -t $table -S; done >/dev/null; ip address; ip route show table all; ipvsadm -Sn; ipset save; iptables-save | grep -v '^#';"
         "sysctl net.ipv4.vs net.ipv4.conf net.netfilter.nf_conntrack_tcp_timeout_established 2>/dev/null",
     )
+
+
+@pytest.mark.parametrize("words", [["check"], ["plan"], ["status"], ["save"], ["cleanup", "--dry-run"]], ids=" ".join)
+def test_who_only_looks_leaves_nothing(place, agents: Agents, web, words):
+    agents.wants(*web[:2])
+    before = everything(place)
+    assert agents.end_of(*words).wait() in (0, 2)
+    assert everything(place) == before and not agents.state_dir.exists()
 
 
 def test_before_and_beside_an_agent(place, agents: Agents, web):
