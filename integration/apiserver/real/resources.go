@@ -28,7 +28,7 @@ type strategy struct {
 	runtime.ObjectTyper
 	names.NameGenerator
 	namespaced bool
-	upserts    bool // whether a PUT creates
+	upserts    bool                            // whether a PUT creates
 	prepare    func(thing, old runtime.Object) // old is nil at creation
 }
 
