@@ -31,7 +31,8 @@ def everything(place) -> str:
     return place.node.run(
         "sh",
         "-c",
-        "for table in filter nat mangle; do iptables -t $table -S; done >/dev/null; ip address; ip route show table all; ipvsadm -Sn; ipset save; iptables-save | grep -v '^#';"
+        "for table in filter nat mangle; do iptables -t $table -S; done >/dev/null;"
+        "ip address; ip route show table all; ipvsadm -Sn; ipset save; iptables-save | grep -v '^#';"
         "sysctl net.ipv4.vs net.ipv4.conf net.netfilter.nf_conntrack_tcp_timeout_established 2>/dev/null",
     )
 
