@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -55,10 +55,35 @@ PLANTS: dict[str, tuple[str, str, str, Callable[[str], bool], str]] = {
 STANDS = list(dict.fromkeys(plant[0] for plant in PLANTS.values()))
 
 
+class Stands:
+    """One at a time, as long as the same one is asked for: pytest makes an indirect parameter anew for every test."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._built: Stand | None = None
+
+    def __getitem__(self, name: str) -> Stand:
+        if self._built is None or self._built.row.name != name:
+            self.close()
+            row = next(row for row in TABLE.stands if row.name == name)
+            self._built = self._open.enter_context(Stand(row, TABLE))
+            self._open.enter_context(self._built.agent_halted())
+        return self._built
+
+    def close(self) -> None:
+        self._built = None
+        self._open.close()
+
+
 @pytest.fixture(scope="module")
-def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
-    with Stand(next(row for row in TABLE.stands if row.name == request.param), TABLE) as built, built.agent_halted():
-        yield built
+def stands() -> Iterator[Stands]:
+    with closing(Stands()) as made:
+        yield made
+
+
+@pytest.fixture
+def stand(request: pytest.FixtureRequest, stands: Stands) -> Stand:
+    return stands[request.param]
 
 
 def unexpected(stand: Stand, section: str = "") -> list[Case]:
@@ -107,16 +132,17 @@ def test_a_mark_that_leaves_the_node_is_seen(stand: Stand) -> None:
 
 
 def scheduled(stand: Stand, cases: Sequence[Case]) -> int:
-    """Connections that IPVS made of these cases."""
+    """Connections that IPVS made of these cases. It lists them at once, while it counts them every two seconds
+    (estimation_timer of net/netfilter/ipvs/ip_vs_est.c)."""
     before = connections(stand)
     stand.results(cases)
-    return connections(stand) - before
+    return len(connections(stand) - before)
 
 
-def connections(stand: Stand) -> int:
-    """Of all virtual servers, since they exist."""
-    lines = stand.node.run("ipvsadm", "-Ln", "--stats", "--exact").splitlines()
-    return sum(int(line.split()[2]) for line in lines if line.startswith(("TCP", "UDP", "SCTP")))
+def connections(stand: Stand) -> set[tuple[str, str, str]]:
+    """Protocol, client, virtual server of each."""
+    rows = [line.split() for line in stand.node.run("ipvsadm", "-Lnc").splitlines()]
+    return {(row[0], row[3], row[4]) for row in rows if row[0] in ("TCP", "UDP", "SCTP")}
 
 
 @contextmanager
