@@ -15,7 +15,7 @@ from integration.nursery import CHECKOUT, Child, nursery
 from tests.kernel.cluster_documents import THIS_NODE, Document, manifest, node
 from tests.kernel.proxied_node import eventually
 
-START_LIMIT = 20.0
+START_LIMIT = 60.0
 IN_SYNC = r" in sync: .*\((\d+) writes, [\d.]+ s\)"
 
 

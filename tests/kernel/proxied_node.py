@@ -38,7 +38,7 @@ NAME = dict(zip(PODS, "ABCD", strict=True))
 ADDRESS = {name: address for address, name in NAME.items()}
 CLIENT = "203.0.113.50"
 CLIENTS = tuple(f"203.0.113.{n}" for n in range(100, 200))
-PATIENCE = 10.0
+PATIENCE = 30.0
 POLL = 0.02
 
 T = TypeVar("T")

@@ -68,7 +68,7 @@ def test_health_metrics_and_the_rest(place, agents, agent):
     assert began <= first['kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'] <= time.time()
 
     place.node.run("ipvsadm", "-C")
-    eventually(lambda: samples(place)['ipvsagent_drift_total{kind="lost"}'] > 0, 20)
+    eventually(lambda: samples(place)['ipvsagent_drift_total{kind="lost"}'] > 0)
 
 
 def test_a_node_that_leaves(place, agents, agent):
@@ -79,7 +79,7 @@ def test_a_node_that_leaves(place, agents, agent):
     }
     agents.writes("node.json", json.dumps(leaving))
     (agents.source / "objects.json").unlink()
-    eventually(lambda: get(place, HEALTH, "/healthz")[0] == 503, 20)
+    eventually(lambda: get(place, HEALTH, "/healthz")[0] == 503)
     assert json.loads(get(place, HEALTH, "/healthz")[1])["nodeEligible"] is False
     assert get(place, HEALTH, "/livez")[0] == 200
 
@@ -90,7 +90,7 @@ def test_health_check_of_a_service(place, agents, agent):
     document["spec"] |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": port}
     elsewhere = endpoint(B, node="node-9")
     agents.wants(document, endpoint_slice("local", [A, elsewhere]))
-    eventually(lambda: refused_or(place, port) == 200, 20)
+    eventually(lambda: refused_or(place, port) == 200)
     status, body = get(place, port, "/any/path")
     assert (status, json.loads(body)) == (
         200,
@@ -98,9 +98,9 @@ def test_health_check_of_a_service(place, agents, agent):
     )
     assert f",tcp:{port}" in place.node.run("ipset", "save", "IPVSAGENT-SERVICE")
     agents.wants(document, endpoint_slice("local", [elsewhere, endpoint(A, "terminating")]))
-    eventually(lambda: refused_or(place, port) == 503, 20)
+    eventually(lambda: refused_or(place, port) == 503)
     agents.wants(service("local", document["spec"]["clusterIP"]), endpoint_slice("local", [A]))
-    eventually(lambda: refused_or(place, port) is None, 20)
+    eventually(lambda: refused_or(place, port) is None)
 
 
 def refused_or(place: ProxiedNode, port: int) -> int | None:
@@ -151,7 +151,7 @@ def test_services_without_a_local_endpoint_are_counted_on_iptables(place, agents
     assert f"TCP {LOCAL}:80 random  (no endpoint on this node: silence for clients outside)" in shown
     both = [*elsewhere, A]
     agents.wants(inside, outside, endpoint_slice("inside", elsewhere), endpoint_slice("outside", both))
-    eventually(lambda: counted() == (1, 0), 20)
+    eventually(lambda: counted() == (1, 0))
     assert f"TCP {LOCAL}:80 random  (for clients outside this node)" in agents.end_of("status").output
 
 
@@ -160,4 +160,4 @@ def test_a_second_agent_takes_the_ports_over(place, agents, agent):
     second.says("holds this node; waiting")
     agent.send(signal.SIGTERM)
     second.says("in sync")
-    eventually(lambda: get(place, HEALTH, "/livez")[0] == 200, 20)
+    eventually(lambda: get(place, HEALTH, "/livez")[0] == 200)

@@ -66,7 +66,7 @@ def test_repairs_what_somebody_edits(place, agents, web):
         stdin=f"-E -t {virtual} -s wlc -p 60\n-d -t {virtual} -r {A}:8080\n"
         f"-e -t {virtual} -r {B}:8080 -m -w 9\n-a -t {virtual} -r {C}:8080 -m -w 1\n",
     )
-    eventually(lambda: place.weights(address) == {"A": 1, "B": 1}, 10)
+    eventually(lambda: place.weights(address) == {"A": 1, "B": 1})
     assert f"-A -t {virtual} -s rr" in place.saved()
     for kind in ("lost", "edited", "stray"):
         agent.says(rf"drift \({kind}\)")

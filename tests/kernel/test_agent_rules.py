@@ -6,6 +6,7 @@ What they do to packets is for the table in integration/flows.
 from __future__ import annotations
 
 import fcntl
+import signal
 import time
 
 import pytest
@@ -49,12 +50,14 @@ def test_what_others_break_is_back_within_two_seconds(place, agents: Agents, web
     for rule in FOREIGN:
         place.node.run("iptables", *rule.split())
     agents.wants(document, pieces)
-    agents.in_sync()
+    agent = agents.in_sync()
     asked = time.monotonic()
     rules, sets = saved(place), members(place)
     four_processes = time.monotonic() - asked
     assert any("IPVSAGENT-MASQ" in rule for rule in rules) and sets
+    agent.send(signal.SIGSTOP)  # or it repairs the first half before the second is broken
     place.node.run("sh", "-c", BREAKAGES[breakage].replace("$ADDRESS", address))
+    agent.send(signal.SIGCONT)
     began = time.monotonic()
     flushed = {line for line in FOREIGN if "-F" in BREAKAGES[breakage]}
 

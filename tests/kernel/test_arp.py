@@ -224,7 +224,7 @@ def test_addresses_of_kube_proxy_change_scope_under_traffic(place, agents: Agent
     # The same while it runs.
     place.node.run("ip", "address", "del", f"{LB}/32", "dev", "kube-ipvs0")
     place.node.run("ip", "address", "replace", f"{LB}/32", "dev", "kube-ipvs0")
-    eventually(lambda: scopes(place).get(LB) == "host", 5)
+    eventually(lambda: scopes(place).get(LB) == "host")
     agent.kill()
     assert " (0 writes" in agents.in_sync().log
 

@@ -86,12 +86,12 @@ def test_an_agent_with_routes(place, agents: Agents, web):
     assert sorted(place.answers(address, 2)) == ["A", "B"]
     # Somebody deletes it, or the interface's addresses move.
     place.node.run("ip", "route", "del", "local", RANGE, "dev", "lo", "table", "local")
-    eventually(lambda: routes(place) == [f"{RANGE} {NODE_ADDRESS}"], 3)
+    eventually(lambda: routes(place) == [f"{RANGE} {NODE_ADDRESS}"])
     agent.says(r"drift \(lost\): repaired by `ip route replace local 10.96.0.0/16")
     # What somebody adds in our range is ours to remove.
     stray = place.free_address()
     place.node.run("ipvsadm", "-A", "-t", f"{stray}:80", "-s", "rr")
-    eventually(lambda: not [line for line in place.saved() if stray in line], 10)
+    eventually(lambda: not [line for line in place.saved() if stray in line])
     agent.kill()
     assert " (0 writes" in agents.in_sync(*ROUTED).log
     agents.stop_all()
@@ -122,11 +122,11 @@ def test_the_source_follows_the_nodes_address(place, agents: Agents, web):
     place.node.run("ip", "address", "add", "192.168.56.31/32", "dev", "eth0")
     place.node.run("ip", "address", "del", f"{NODE_ADDRESS}/24", "dev", "eth0")
     try:
-        eventually(lambda: routes(place) == [f"{RANGE} 192.168.56.31"], 5)
+        eventually(lambda: routes(place) == [f"{RANGE} 192.168.56.31"])
     finally:
         place.node.run("ip", "address", "add", f"{NODE_ADDRESS}/24", "dev", "eth0")
         place.node.run("ip", "address", "del", "192.168.56.31/32", "dev", "eth0")
         place.node.run("ip", "route", "replace", "default", "via", "192.168.56.1")
-    eventually(lambda: routes(place) == [f"{RANGE} {NODE_ADDRESS}"], 5)
+    eventually(lambda: routes(place) == [f"{RANGE} {NODE_ADDRESS}"])
     agents.wants(document, endpoint_slice("web", [C]))
     eventually(lambda: place.weights(address).get("C") == 1)

@@ -151,7 +151,7 @@ def test_moved_until_idle(place, tmp_path):
             settled(proxy)
             assert proxy.after(1) == 0
             assert web.weight == 0 and web.goes_on()
-            eventually(lambda: sum(_connections(web)) == 0, 10)
+            eventually(lambda: sum(_connections(web)) == 0)
             assert proxy.after(1) == 1
             assert web.weight is None
     finally:

@@ -124,7 +124,7 @@ def test_an_endpoint_is_replaced_under_every_stream(place, agents: Agents, dns, 
         agents.wants(document, endpoint_slice("dns", [real], DNS))
         eventually(lambda name=name: place.weights(document["spec"]["clusterIP"], 53, "UDP") == {name: 1})
         # IPVS takes its entries away a moment after the real server; from then on no packet is lost.
-        eventually(lambda name=name: answers(streams) == dict.fromkeys(streams, name), 5)
+        eventually(lambda name=name: answers(streams) == dict.fromkeys(streams, name))
         assert [answers(streams) for _ in range(2)] == [dict.fromkeys(streams, name)] * 2
 
 
@@ -139,7 +139,7 @@ def test_a_service_without_endpoints_for_a_while(place, agents: Agents, dns, str
     assert set(answers(streams, 0.05).values()) == {""}
     agents.wants(document, endpoint_slice("dns", [B], DNS))
     eventually(lambda: place.weights(address, 53, "UDP") == {"B": 1})
-    eventually(lambda: answers(streams) == dict.fromkeys(streams, "B"), 5)
+    eventually(lambda: answers(streams) == dict.fromkeys(streams, "B"))
 
 
 @pytest.mark.kernel
