@@ -15,7 +15,7 @@ from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import find_variant
 from ipvsagent.kernel.ownership import Ledger, state_key
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
-from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes
+from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes, socket_path
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
@@ -38,7 +38,7 @@ class IptablesNode:
         host.require_privilege()
         self.config = config
         key = state_key()
-        self.socket_path = config.state_dir / f"{key}.sock"
+        self.socket_path = socket_path(config)
         self.ledger_path = config.state_dir / f"{key}.ledger"
         self.addresses = AddressTable(config.interface)
         self.sets = SetTable(leaves=VIP_SETS)
@@ -114,7 +114,12 @@ class IptablesNode:
         """
         self._sysctls.set(self.settings())
         self.set_limits()
-        self._other = Retirement(self.config, self.addresses, Ledger(self.ledger_path))
+        self._other = self.retirement()
+        self._other.begin()
+
+    def retirement(self) -> Retirement:
+        """Of what IPVS served here before."""
+        return Retirement(self.config, self.addresses, Ledger(self.ledger_path), self.sets)
 
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN, for an agent that comes later. The packet rules are
@@ -146,6 +151,8 @@ class IptablesNode:
     def reconfigure(self, config: Config) -> bool:
         """Take up what may change while the agent runs; whether chains of virtual servers become others by it."""
         self.config = config
+        if self._other:
+            self._other.configure(config)
         self.set_limits()
         return self._renderer.configure(options_of(config))
 

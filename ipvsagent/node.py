@@ -32,12 +32,17 @@ from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import MARK_SETS, marks_held, set_specs
 from ipvsagent.render.node_clients import NodeClients
-from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, Owner, VirtualServerRow
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, VirtualServerRow
 
 
 def lock_path(config: Config) -> Path:
     """What an agent locks in the network namespace that the process is in."""
     return config.state_dir / f"{state_key()}.lock"
+
+
+def socket_path(config: Config) -> Path:
+    """Where the agent of that namespace answers `status`."""
+    return config.state_dir / f"{state_key()}.sock"
 
 
 class Recorder:
@@ -70,7 +75,7 @@ class Node:
         host.require_ip_vs(load=load_modules)
         self.config = config
         key = state_key()
-        self.socket_path = config.state_dir / f"{key}.sock"
+        self.socket_path = socket_path(config)
         self.ledger_path = config.state_dir / f"{key}.ledger"
         self.addresses = AddressTable(config.interface)
         self.routes = RouteTable(self.addresses)
@@ -87,12 +92,7 @@ class Node:
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
         list(self.routes.read(None))
-        self.prove()
-
-    def prove(self) -> None:
-        """Take as ours, until they are adopted, the virtual servers that kube-proxy's sets show to be its."""
-        rows = self.sets.others(kube_proxy_sets.KINDS)
-        self.ownership.proved = kube_proxy_sets.proved(rows, self.addresses.node_addresses()) if rows else ()
+        kube_proxy_sets.prove(self.ownership, self.sets, self.addresses)
 
     def backend(self) -> Backend:
         """Writes, and makes the interface and the sets when they are missing."""
@@ -214,13 +214,9 @@ class Node:
         self.adopt_ours()
 
     def adopt_ours(self) -> None:
-        """Bring the ledger up to date: what is ours by its address only, or proved to be kube-proxy's, must stay ours
-        when its address or that proof goes first."""
-        self.prove()
-        owners = {seen.row.id: seen.owner for seen in self.ipvs.services() if isinstance(seen.row, VirtualServerRow)}
-        self.ownership.ledger.compact(owners.keys())
-        self.ownership.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
-        self.ownership.proved = ()  # a set that stays proves nothing about what others add later
+        """Before any address goes."""
+        kube_proxy_sets.prove(self.ownership, self.sets, self.addresses)
+        self.ownership.settle(self.ipvs.services())
 
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.

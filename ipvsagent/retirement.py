@@ -2,11 +2,13 @@
 
 New connections meet the rules of nat first and never come to IPVS; those that IPVS has go on there, as long as their
 virtual server and its address stay. So a virtual server goes when it has no connections any more, or when the drain
-timeout is over, and its address with the last one on it.
+timeout is over, and its address with the last one on it. Until then its real servers have weight 0: for a Service that
+is deleted meanwhile there are no rules of nat.
 
 Before Services are served, bound addresses become local routes that name the node's own address as the source: a
 process of this node would else take the Service's address for its own, and lose its new connection with that address.
 Which addresses a connection by firewall mark has cannot be told, so with the last of those go all of them.
+What is local by the doing of others, too, gets no route of ours: the kernel would take that for theirs made anew.
 """
 
 from __future__ import annotations
@@ -16,18 +18,20 @@ import socket
 import time
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from ipvsagent.address import Address, Family, family_of, parse_address
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.kernel import host
+from ipvsagent.kernel import host, kube_proxy_sets
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership
 from ipvsagent.kernel.service_routes import RouteTable
-from ipvsagent.model import Protocol
+from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.render.members import VIP_SETS
-from ipvsagent.rows import AddressRow, Observed, Op, Owner, RealServerRow, RouteRow, Verb, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, Owner, RealServerRow, RouteRow, Verb, VirtualServerRow
 
 _LOOK_AGAIN_AFTER = 10.0
 """Times what the last look took: it reads every virtual server."""
@@ -39,53 +43,64 @@ _ELSEWHERE = {
 
 
 class Retirement:
-    """ledger: of the IPVS backend. Makes no difference to connections before `look`. Raises StartError, KernelError."""
+    """ledger: of the IPVS backend. sets: those of kube-proxy prove what it left. Making one only reads. Raises
+    StartError, KernelError."""
 
-    def __init__(self, config: Config, addresses: AddressTable, ledger: Ledger) -> None:
-        if addresses.has_interface():
-            addresses.ensure_interface()  # or its addresses are none of ours
+    def __init__(self, config: Config, addresses: AddressTable, ledger: Ledger, sets: SetTable) -> None:
         self._config = config
         self._addresses = addresses
         self._routes = RouteTable(addresses)
-        self._deadline: float | None = None
+        self._ownership = Ownership(ledger, addresses.bound, map(str, config.excluded), self._routes.networks)
+        self._began: float | None = None
         self._due = 0.0
         self._ipvs: IpvsTable | None = None
         list(addresses.read(None))
         list(self._routes.read(None))
         if host.ip_vs_presence() is host.IpvsPresence.PRESENT:
-            ownership = Ownership(ledger, addresses.bound, map(str, config.excluded), self._routes.networks)
-            self._ipvs = IpvsTable(ownership)
-            ownership.adopt([row.id for row, _ in self._servers()])
-        self.left = sum(1 for _ in self._servers())
+            kube_proxy_sets.prove(self._ownership, sets, addresses)
+            self._ipvs = IpvsTable(self._ownership)
+        self.left = sum(seen.owner is Owner.OURS for seen in self._ipvs.services()) if self._ipvs else 0
+
+    def begin(self) -> None:
+        """Makes no difference to connections."""
+        if self._addresses.has_interface():
+            self._addresses.ensure_interface()  # or its addresses are none of ours
+        if self._ipvs:
+            self._ownership.settle(self._ipvs.services())
         self._deliver_by_routes()
+
+    def configure(self, config: Config) -> None:
+        """The next look goes by its drain timeout and its excluded networks."""
+        self._config = config
+        self._ownership.exclude(map(str, config.excluded))
 
     def look(self, now: float) -> bool:
         """Takes away what may go; True once nothing is left. Not before the rules of nat are there."""
-        if self._deadline is None:
-            self._deadline = now + self._config.drain_timeout
+        if self._began is None:
+            self._began = now
         if now < self._due:
             return False
-        began = time.monotonic()
+        looked = time.monotonic()
+        is_over = now >= self._began + self._config.drain_timeout
         ops: list[Op] = []
-        kept: set[Address] = set()
-        marked = False
-        self.left = 0
-        for row, connections in self._servers():
-            if connections and now < self._deadline:
-                self.left += 1
-                kept.add(row.id.address)
-                marked |= row.id.protocol is Protocol.FWM
+        kept: dict[VirtualServerId, VirtualServerRow] = {}
+        for row, real_servers, connections in self._servers():
+            if connections and not is_over:
+                kept[row.id] = row
+                ops += [Op(Verb.SET, replace(real, weight=0)) for real in real_servers if real.weight]
             else:
                 ops.append(Op(Verb.DELETE, row))
         if self._ipvs and ops:
-            self._ipvs.write(ops)
-        if not marked:
-            self._withdraw(kept)
-        if not self.left and self._ipvs:
+            failed = [failure.op.row for failure in self._ipvs.write(ops)]
+            kept.update((row.id, row) for row in failed if isinstance(row, VirtualServerRow))
+        self.left = len(kept)
+        if not any(server.protocol is Protocol.FWM for server in kept):
+            self._withdraw({server.address for server in kept})
+        if not kept and self._ipvs:
             self._ipvs.close()
             self._ipvs = None
-        self._due = now + (time.monotonic() - began) * _LOOK_AGAIN_AFTER
-        return not self.left
+        self._due = now + (time.monotonic() - looked) * _LOOK_AGAIN_AFTER
+        return not kept
 
     def end(self, sets: SetTable) -> None:
         """When its rules are gone, too, which ask these sets."""
@@ -96,35 +111,41 @@ class Retirement:
     def findings(self) -> tuple[Finding, ...]:
         if not self.left:
             return ()
+        servers = "1 virtual server" if self.left == 1 else f"{self.left} virtual servers"
         reason = (
-            f"{self.left} virtual servers of IPVS, which this node used before, still have connections; each goes when "
-            f"they have ended, all in {self._config.drain_timeout:.0f} s"
+            f"IPVS, which this node used before, still has {servers}; each goes with its last connection, all when "
+            f"{self._config.drain_timeout:.0f} s are over"
         )
         return (Finding(FindingKind.FALLBACK, "IPVS", reason),)
 
-    def _servers(self) -> Iterator[tuple[VirtualServerRow, int]]:
-        """Ours, each with its connections."""
+    def _servers(self) -> Iterator[tuple[VirtualServerRow, list[RealServerRow], int]]:
+        """Ours, each with its real servers, and how many connections they have."""
         if self._ipvs is None:
             return
         server: VirtualServerRow | None = None
+        real_servers: list[RealServerRow] = []
         connections = 0
         for seen in self._ipvs.read(None):
             if isinstance(seen.row, VirtualServerRow):
                 if server:
-                    yield server, connections
-                server = seen.row if _is_ours(seen) else None
+                    yield server, real_servers, connections
+                server = seen.row if seen.owner is Owner.OURS else None
+                real_servers = []
                 connections = 0
             elif isinstance(seen.row, RealServerRow):
+                real_servers.append(seen.row)
                 connections += seen.active + seen.inactive
         if server:
-            yield server, connections
+            yield server, real_servers, connections
 
     def _deliver_by_routes(self) -> None:
         """There is no moment in which an address is not local, so that no connection notices."""
         bound = sorted(self._addresses.bound)
         sources = {family: self._own_address(family) for family in {family_of(address) for address in bound}}
+        others = self._addresses.node_addresses().keys() | self._routes.others()
         routes = {address: RouteRow(_network(address), sources[family_of(address)]) for address in bound}
-        failed = {failure.op.row for failure in self._routes.write([Op(Verb.ADD, row) for row in routes.values()])}
+        added = [Op(Verb.ADD, row) for address, row in routes.items() if not others & {address, row.network}]
+        failed = {failure.op.row for failure in self._routes.write(added)}
         self._addresses.write([Op(Verb.DELETE, AddressRow(a)) for a, route in routes.items() if route not in failed])
 
     def _own_address(self, family: Family) -> Address:
@@ -159,7 +180,3 @@ class Retirement:
 
 def _network(address: Address) -> str:
     return f"{address}/{128 if family_of(address) is Family.IPV6 else 32}"
-
-
-def _is_ours(seen: Observed) -> bool:
-    return seen.owner is Owner.OURS

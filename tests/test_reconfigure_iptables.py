@@ -58,6 +58,7 @@ class NodeOfFakes(IptablesNode):
     def __init__(self, config: Config, folder: Path) -> None:
         self.config = config
         self._why = ()
+        self._other = None
         self.localhost = Raised(folder / "localhost")
         self._renderer = renderer(config)
 

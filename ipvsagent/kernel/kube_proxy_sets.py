@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ipvsagent.address import Address, Family, family_of, parse_address
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.ipset import SetTable
+from ipvsagent.kernel.ownership import Ownership
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import SetMemberRow
 
@@ -23,6 +26,12 @@ KINDS = {
     for noun in (*_PLACES, *_NODE_PORTS, _NODE_PLACES)
 }
 """What each of these sets is; one of another kind is not kube-proxy's."""
+
+
+def prove(ownership: Ownership, sets: SetTable, addresses: AddressTable) -> None:
+    """Take as ours, until they are adopted, the virtual servers that kube-proxy's sets show to be its."""
+    rows = sets.others(KINDS)
+    ownership.proved = proved(rows, addresses.node_addresses()) if rows else ()
 
 
 def proved(rows: Iterable[SetMemberRow], node_addresses: Collection[Address]) -> frozenset[VirtualServerId]:

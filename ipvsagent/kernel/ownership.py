@@ -24,7 +24,7 @@ from ipvsagent.errors import KernelError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.model import Protocol, VirtualServerId
-from ipvsagent.rows import Op, Owner, Verb, VirtualServerRow
+from ipvsagent.rows import Observed, Op, Owner, Verb, VirtualServerRow
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SLACK = 4096  # lines that may be out of date before the file is rewritten
@@ -245,6 +245,14 @@ class Ownership:
         """Notes what is ours only by its address, as after a take-over: an address leaves before its virtual
         server does, and a crash in between must not make that one a stranger."""
         self.ledger.claim(servers)
+
+    def settle(self, services: Iterable[Observed]) -> None:
+        """Bring the ledger up to date with all that IPVS has: what is ours by its address only, or proved to be
+        kube-proxy's, must stay ours when its address or that proof goes first."""
+        owners = {seen.row.id: seen.owner for seen in services if isinstance(seen.row, VirtualServerRow)}
+        self.ledger.compact(owners.keys())
+        self.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
+        self.proved = ()  # a set that stays proves nothing about what others add later
 
 
 def state_key() -> str:

@@ -35,6 +35,8 @@ from ipvsagent.kernel.routes import (
 )
 from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, RouteRow, Verb
 
+_OF_ADDRESSES = (0, 2)  # RTPROT_UNSPEC, of IPv6 addresses in older kernels, and RTPROT_KERNEL
+
 
 class RouteTable:
     """`KernelTable` of `RouteRow`. For one thread. Only routes with our protocol number are read or deleted.
@@ -54,10 +56,14 @@ class RouteTable:
 
     def read(self, keys: Keys) -> Iterator[Observed]:
         """Always two dumps, whatever is asked for; the kernel leaves out other tables' routes from 4.20 on."""
-        found = [row for family in (socket.AF_INET, socket.AF_INET6) for row in self._dump(family)]
+        found = [row for row, protocol in self._dump(PROTOCOL) if protocol == PROTOCOL]
         self._held = {row.network: row for row in found}
         self._note()
         return iter([Observed(row, Owner.OURS) for row in found if keys is None or row.key in set(keys)])
+
+    def others(self) -> set[str]:
+        """Networks that are local by routes which other programs made, and not the kernel for an address."""
+        return {row.network for row, protocol in self._dump() if protocol not in (PROTOCOL, *_OF_ADDRESSES)}
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         """ADD replaces a route of ours with another source; DELETE is for exactly the row it names."""
@@ -97,18 +103,17 @@ class RouteTable:
         self.networks.clear()
         self.networks.update(ipaddress.ip_network(network) for network in self._held)
 
-    def _dump(self, family: int) -> Iterator[RouteRow]:
-        request = RTMSG.pack(family, 0, 0, 0, LOCAL_TABLE, PROTOCOL, 0, LOCAL, 0)
-        try:
-            answers = self._socket.dump(GET_ROUTE, request)
-        except KernelError as error:
-            if error.code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):  # IPv6 is off
-                return
-            raise
-        for body in answers:
-            row = _row(body)
-            if row is not None:
-                yield row
+    def _dump(self, asked: int = 0) -> Iterator[tuple[RouteRow, int]]:
+        """Local routes, with the protocol number of each. asked: only of this one, where the kernel can tell."""
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = RTMSG.pack(family, 0, 0, 0, LOCAL_TABLE, asked, 0, LOCAL, 0)
+            try:
+                answers = self._socket.dump(GET_ROUTE, request)
+            except KernelError as error:
+                if error.code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):  # IPv6 is off
+                    continue
+                raise
+            yield from filter(None, map(_row, answers))
 
 
 def _packed(verb: Verb, row: RouteRow, sequence: int, loopback: int, mtu: int | None) -> bytes:
@@ -120,14 +125,14 @@ def _packed(verb: Verb, row: RouteRow, sequence: int, loopback: int, mtu: int | 
     return pack_local_route(NEW_ROUTE, CREATE | REPLACE, sequence, place, loopback, row.source or None, mtu)
 
 
-def _row(body: Body) -> RouteRow | None:
+def _row(body: Body) -> tuple[RouteRow, int] | None:
     data, start, end = body
     _, prefix, _, _, table, protocol, _, kind, _ = RTMSG.unpack_from(data, start)
     found = attributes(data, start + RTMSG.size, end)
-    if (table, protocol, kind) != (LOCAL_TABLE, PROTOCOL, LOCAL) or DESTINATION not in found:
+    if (table, kind) != (LOCAL_TABLE, LOCAL) or DESTINATION not in found:
         return None
     source = found.get(SOURCE)
-    return RouteRow(f"{unpack(found[DESTINATION])}/{prefix}", unpack(source) if source else Address(""))
+    return RouteRow(f"{unpack(found[DESTINATION])}/{prefix}", unpack(source) if source else Address("")), protocol
 
 
 def _mtu_of(source: Address, addresses: AddressTable) -> int | None:

@@ -1,0 +1,139 @@
+"""What IPVS left on a node that is on iptables now: whose it is, and what goes when. Times are the tests' own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from ipvsagent.config import Config
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.ipset import SetTable
+from ipvsagent.kernel.ownership import Ledger
+from ipvsagent.retirement import Retirement
+from tests.kernel.cluster_documents import NODE_ADDRESS, THIS_NODE
+from tests.kernel.proxied_node import A, ProxiedNode
+
+pytestmark = pytest.mark.kernel
+
+LONG = 800.0
+"""Later than any look before it, and within the drain timeout."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(node_name=THIS_NODE, state_dir=tmp_path, drain_timeout=900.0)
+
+
+@pytest.fixture
+def run(place: ProxiedNode) -> Iterator:
+    """Command lines in the node; what they add is gone afterwards."""
+
+    def shell(*lines: str) -> str:
+        return "".join(place.node.run("sh", "-c", line) for line in lines)
+
+    shell("ip link add kube-ipvs0 type dummy", "ip link add mine type dummy")
+    yield shell
+    shell(
+        "ipvsadm -C; ip link delete mine; ip link delete kube-ipvs0 2>/dev/null; true",
+        "for v in -4 -6; do ip $v route flush table local proto static; ip $v route flush table local proto 119; done",
+        "for s in $(ipset list -n | grep ^KUBE-); do ipset destroy $s; done",
+    )
+
+
+@contextmanager
+def retiring(place: ProxiedNode, config: Config) -> Iterator[Retirement]:
+    with place.node.entered():
+        sets = SetTable()
+        addresses = AddressTable(config.interface)
+        made = Retirement(config, addresses, Ledger(config.state_dir / "ledger"), sets)
+        made.begin()
+        yield made
+        made.end(sets)
+        sets.close()
+        addresses.close()
+
+
+def web_at(run, *places: str) -> None:
+    for place in places:
+        run(f"ipvsadm -A -t {place} -s rr", f"ipvsadm -a -t {place} -r {A}:8080 -m")
+
+
+def test_all_that_kube_proxy_left_goes_and_nothing_of_others(place: ProxiedNode, config, run) -> None:
+    address = place.free_address()
+    run(f"ip address add {address}/32 dev kube-ipvs0")
+    web_at(run, f"{address}:80", f"{NODE_ADDRESS}:30080", f"{NODE_ADDRESS}:8443")
+    run("ipset create KUBE-CLUSTER-IP hash:ip,port", f"ipset add KUBE-CLUSTER-IP {address},tcp:80")
+    run("ipset create KUBE-NODE-PORT-TCP bitmap:port range 0-65535", "ipset add KUBE-NODE-PORT-TCP 30080")
+    with retiring(place, config) as made:
+        assert made.left == 2
+        assert made.look(0.0)
+    assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:8443"}
+    assert "kube-ipvs0" not in run("ip -o link")
+
+
+def test_what_is_local_by_others_stays_so(place: ProxiedNode, config, run) -> None:
+    """An address that another interface got before ours lost it, and routes of other programs."""
+    moved, routed = place.free_address(), place.free_address()
+    for address in (f"{moved}/32", "fd00:96::1/128 nodad"):
+        run(f"ip address add {address} dev mine", f"ip address add {address} dev kube-ipvs0")
+    for address in (f"{routed}/32", "fd00:96::2/128"):
+        nodad = "nodad" if ":" in address else ""
+        run(f"ip route add local {address} dev lo proto static", f"ip address add {address} dev kube-ipvs0 {nodad}")
+
+    def of_others() -> list[str]:
+        lines = run("ip -4 route show table local", "ip -6 route show table local").splitlines()
+        return sorted(line for line in lines if " dev mine " in line or " proto static " in line)
+
+    before = of_others()
+    assert len(before) == 4
+    with retiring(place, config) as made:
+        assert of_others() == before
+        assert not place.bound()
+        assert made.look(0.0)
+    assert of_others() == before
+
+
+def test_a_kept_virtual_server_takes_nobody_new_and_goes_when_its_time_is_over(place: ProxiedNode, config, run) -> None:
+    address = place.free_address()
+    run(f"ip address add {address}/32 dev kube-ipvs0 scope host", "sysctl -w net.ipv4.vs.conntrack=1")
+    web_at(run, f"{address}:80", f"{address}:81")
+    with place.held(address) as (held,), retiring(place, config) as made:
+        assert not made.look(0.0) and made.left == 1
+        assert place.weights(address) == {"A": 0} and not place.real_servers(address, 81)
+        assert f"local {address} dev lo" in run("ip route show table local proto 119")
+        assert held.ask().failure is None
+        with pytest.raises(ConnectionRefusedError):
+            place.answers(address, 1)
+        assert not made.look(LONG)
+        made.configure(replace(config, drain_timeout=1.0))
+        assert made.look(2 * LONG)
+        assert not place.saved() and not run("ip route show table local proto 119")
+
+
+def test_begun_again_after_an_end_at_any_call(place: ProxiedNode, config, run, monkeypatch) -> None:
+    """As after `kill -9`: routes added and addresses there, then neither virtual servers nor routes gone."""
+    address = place.free_address()
+    run(f"ip address add {address}/32 dev kube-ipvs0 scope host", "sysctl -w net.ipv4.vs.conntrack=1")
+    web_at(run, f"{address}:80", f"{NODE_ADDRESS}:30080")
+    (config.state_dir / "ledger").write_text(f"+ TCP {NODE_ADDRESS} 30080\n")
+    writes = AddressTable.write
+    with place.held(address) as (held,):
+        monkeypatch.setattr(AddressTable, "write", lambda table, ops: [])
+        with place.node.entered():
+            made = Retirement(config, AddressTable(), Ledger(config.state_dir / "ledger"), SetTable())
+            made.begin()
+        assert place.bound() == {address} and run("ip route show table local proto 119")
+        monkeypatch.setattr(AddressTable, "write", writes)
+        with place.node.entered():
+            made = Retirement(config, AddressTable(), Ledger(config.state_dir / "ledger"), SetTable())
+            made.begin()
+        assert not place.bound() and held.ask().failure is None
+    (config.state_dir / "ledger").write_bytes(b"\xff\xfe broken\n+ TCP nowhere 80")
+    with retiring(place, config) as made:
+        assert made.look(0.0) is False  # its connection has not ended in IPVS
+        assert made.look(2 * LONG)
+    assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:30080"}  # whose it is, nobody knows
