@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ipvsagent.config import Backend, Config
 from ipvsagent.errors import IpvsAgentError, KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
@@ -10,7 +12,7 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.host import IpvsAbsent
 from ipvsagent.node import Node, empty_recorder, pipeline_for
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.rows import Op, Owner
+from ipvsagent.rows import Op
 
 AnyNode = Node | IptablesNode
 
@@ -35,19 +37,19 @@ def open_node(config: Config, *, load_modules: bool = False) -> AnyNode:
         return IptablesNode(config, (Finding(FindingKind.FALLBACK, "backend", reason),))
 
 
-def open_as_found(config: Config) -> AnyNode:
+def open_as_found(config: Config, told: str = "") -> AnyNode:
     """The node with the backend that serves on it now, for who only looks: iptables if the kernel has no IPVS, or if
-    virtual servers are chains here. Raises StartError."""
-    if host.ip_vs_presence() is host.IpvsPresence.ABSENT:
+    virtual servers are chains here, which new connections meet first. told: what the agent here says, if one runs.
+    Raises StartError.
+    """
+    if told == IptablesNode.backend_name or host.ip_vs_presence() is host.IpvsPresence.ABSENT:
         return IptablesNode(config)
-    node = Node(config)
-    if any(seen.owner is Owner.OURS for seen in node.ipvs.services()):
-        return node
-    try:
-        other = IptablesNode(config)
-        return other if any(other.servers.read(None)) else node
-    except (StartError, KernelError):
-        return node
+    if not told:
+        with contextlib.suppress(StartError, KernelError):
+            other = IptablesNode(config)
+            if any(other.servers.read(None)):
+                return other
+    return Node(config)
 
 
 def open_ipvs(config: Config) -> Node:

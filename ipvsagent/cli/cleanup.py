@@ -15,10 +15,11 @@ from ipvsagent.errors import StartError
 from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
 from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
+from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import LOCALHOST
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
-from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, Verb, VirtualServerRow
 
 _WORDS = {
     VirtualServerRow: "virtual server",
@@ -67,6 +68,9 @@ def command(
     planned: list[Op] = []
     if node:
         pipeline_for(config, node.recorder(planned), window=0).start(0.0)
+    routes = RouteTable(chains.addresses)
+    if not node:
+        planned += [Op(Verb.DELETE, seen.row) for seen in routes.read(None)]
     iptables_pipeline(config, chains.chain_recorder(planned), window=0).start(0.0)
     rules = PacketFilter(config)
     packet_rules = rules.removals()
@@ -97,6 +101,8 @@ def command(
     rules.remove()
     chains.sets.remove()
     chains.addresses.remove_interface()
+    if not node:
+        routes.write([op for op in planned if isinstance(op.row, RouteRow)])
     chains.raised.restore()
     for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)

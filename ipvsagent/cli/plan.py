@@ -19,7 +19,7 @@ from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.config import Backend
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity, input_failed
-from ipvsagent.iptables_node import unused_scheduler
+from ipvsagent.iptables_node import IptablesNode, unused_scheduler
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
@@ -66,6 +66,7 @@ def command(against: str, output: str, **options: Any) -> int:
     ops: list[Op] = []
     book = FindingBook()
     rules: list[str] = []
+    left: tuple[Finding, ...] = ()
     if against == "empty":
         pipeline = empty_pipeline(config, ops)
         if config.backend is Backend.IPTABLES:
@@ -76,16 +77,19 @@ def command(against: str, output: str, **options: Any) -> int:
         pipeline.node_addresses(node.addresses.node_addresses())
         rules = _rule_differences(node, book)
         book.replace("backend", node.findings)
+        if isinstance(node, IptablesNode):
+            left = node.retirement().findings()
+            book.replace("other backend", left)
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
     origins += pipeline.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)
     planned = _planned(ops, pipeline, config.interface)
-    status = FAILED if input_failed(findings) else WOULD_CHANGE if ops or rules else 0
+    status = FAILED if input_failed(findings) else WOULD_CHANGE if ops or rules or left else 0
     try:
         if output == "text":
-            _print_text(planned, rules, book.current())
+            _print_text(planned, rules, book.current(), would_change=bool(ops or rules or left))
         else:
             print_document(Plan(planned, tuple(rules), tuple(book.current())), output)
         sys.stdout.flush()
@@ -126,7 +130,9 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
     return tuple(sorted(planned, key=lambda p: p.service))
 
 
-def _print_text(planned: tuple[PlannedOp, ...], rules: list[str], findings: list[Finding]) -> None:
+def _print_text(
+    planned: tuple[PlannedOp, ...], rules: list[str], findings: list[Finding], *, would_change: bool
+) -> None:
     service = None
     for op in planned:
         if op.service != service:
@@ -149,5 +155,5 @@ def _print_text(planned: tuple[PlannedOp, ...], rules: list[str], findings: list
         click.echo(f"packet rules: {len(rules)} differences", err=True)
     if input_failed(findings):
         click.echo("an input could not be read: this plan lacks what it asks for", err=True)
-    elif not planned and not rules:
+    elif not would_change:
         click.echo("nothing would change", err=True)

@@ -14,10 +14,11 @@ from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.errors import IpvsAgentError
 from ipvsagent.iptables_node import IptablesNode
+from ipvsagent.kernel import host
 from ipvsagent.kernel.ipvs_connections import connections
 from ipvsagent.kernel.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
-from ipvsagent.node import Node
+from ipvsagent.node import Node, socket_path
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
 from ipvsagent.status.chains import as_entries, names_of
 from ipvsagent.status.document import document
@@ -78,14 +79,16 @@ def command(output: str, files: tuple[Path, ...], interface: str | None, state_d
     if options.timeout:
         _print_timeouts(open_ipvs(config), output)
         return 0
-    node = open_as_found(config)
+    host.require_privilege()
+    snapshot = ask(socket_path(config))
+    node = open_as_found(config, snapshot.backend if snapshot else "")
     if isinstance(node, IptablesNode):
         rows = list(node.servers.read(None))
-        shown = document(None, 0, as_entries(rows), ask(node.socket_path), names_of(rows))
+        shown = document(None, 0, as_entries(rows), snapshot, names_of(rows))
     else:
         info = node.ipvs.info()
         entries = grouped(node.ipvs.read(None, counters=output != "native"))
-        shown = document(info.version, info.table_size, entries, ask(node.socket_path))
+        shown = document(info.version, info.table_size, entries, snapshot)
     if output != "native":
         print_document(shown, output)
         return 0

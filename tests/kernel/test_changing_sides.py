@@ -13,7 +13,8 @@ from integration.flows import network
 from integration.flows.table import Case, read_table
 from integration.lab import Lab, Load, Namespace, Servers, Target
 from integration.lab.load import Conversation, Outcome, Report
-from tests.kernel.agent_processes import Agents
+from ipvsagent.cli import WOULD_CHANGE
+from tests.kernel.agent_processes import Agents, executed
 from tests.kernel.proxied_node import ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
@@ -32,6 +33,9 @@ def test_cleanup_takes_what_both_left(place: ProxiedNode, agents: Agents, web: t
     with place.held(address, 1):
         agents.in_sync("--backend", "iptables").stop()
         assert place.saved() and "IPVSAGENT-DNAT" in chains(place.node)
+        assert "Services are on iptables" in executed(place.node, agents.words("status")).stdout
+        plan = executed(place.node, agents.words("plan", "--backend", "iptables"))
+        assert plan.returncode == WOULD_CHANGE and "still has 1 virtual server;" in plan.stderr
         assert agents.end_of("cleanup", "--yes").wait() == 0
     assert not place.saved() and not chains(place.node)
     assert "IPVSAGENT" not in place.node.run("ipset", "list", "-n")
@@ -173,7 +177,7 @@ def test_connections_of_every_kind_survive(sides: Sides, capsys) -> None:
             with sides.under_load("ipvs to iptables"):
                 agent.stop()
                 agent = sides.agents.in_sync("--backend", "iptables", *OPTIONS)
-                agent.says("virtual servers of IPVS, which this node used before, still have connections")
+                agent.says("IPVS, which this node used before, still has")
                 time.sleep(2)
             assert broken() == []
             broken_on_iptables = later.enter_context(sides.held())

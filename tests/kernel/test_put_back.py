@@ -12,8 +12,10 @@ from ipvsagent import iptables_node, node
 from ipvsagent.cli import cleanup
 from ipvsagent.config import Config
 from ipvsagent.iptables_node import IptablesNode
+from ipvsagent.kernel import host
 from ipvsagent.kernel.arp import Raised, silence
 from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.host import IpvsPresence
 from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.render.members import set_specs
@@ -95,3 +97,16 @@ def test_answering_arp_again_puts_the_interfaces_back(config):
         made.set_limits()
         assert read_sysctl("net.ipv4.conf.lo.arp_ignore") == (0 if wish.answer_arp else 3)
     assert read_sysctl("net.ipv4.conf.lo.arp_announce") == 0 and not made.unset_limits
+
+
+def test_cleanup_takes_routes_where_ip_vs_is_gone(netns, config, monkeypatch):
+    monkeypatch.setattr(host, "ip_vs_presence", lambda: IpvsPresence.ABSENT)
+    netns.run("ip", "route", "add", "local", "10.96.0.0/16", "dev", "lo", "proto", "119")
+    netns.run("ip", "route", "add", "local", "10.97.0.0/16", "dev", "lo", "proto", "static")
+    words = ["--yes", "--state-dir", str(config.state_dir)]
+    told = CliRunner().invoke(cleanup.command, [*words, "--dry-run"], catch_exceptions=False)
+    assert "ip route delete local 10.96.0.0/16" in told.output and "10.97" not in told.output
+    done = CliRunner().invoke(cleanup.command, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    left = netns.run("ip", "route", "show", "table", "local")
+    assert "10.96.0.0/16" not in left and "10.97.0.0/16" in left
