@@ -183,7 +183,7 @@ class IptablesNode:
         return unset + self._other.findings()
 
     def ledger_findings(self) -> tuple[Finding, ...]:
-        """There is no ledger."""
+        """What is in it was noted by the IPVS backend."""
         return ()
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.config import Config
+from ipvsagent.errors import KernelError
+from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset import SetTable
+from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger
 from ipvsagent.retirement import Retirement
+from ipvsagent.rows import Failure
 from tests.kernel.cluster_documents import NODE_ADDRESS, THIS_NODE
 from tests.kernel.proxied_node import A, ProxiedNode
 
@@ -29,7 +34,7 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def run(place: ProxiedNode) -> Iterator:
+def run(place: ProxiedNode) -> Iterator[Callable[..., str]]:
     """Command lines in the node; what they add is gone afterwards."""
 
     def shell(*lines: str) -> str:
@@ -114,7 +119,7 @@ def test_a_kept_virtual_server_takes_nobody_new_and_goes_when_its_time_is_over(p
         assert not place.saved() and not run("ip route show table local proto 119")
 
 
-def test_begun_again_after_an_end_at_any_call(place: ProxiedNode, config, run, monkeypatch) -> None:
+def test_begun_again_after_being_killed(place: ProxiedNode, config, run, monkeypatch) -> None:
     """As after `kill -9`: routes added and addresses there, then neither virtual servers nor routes gone."""
     address = place.free_address()
     run(f"ip address add {address}/32 dev kube-ipvs0 scope host", "sysctl -w net.ipv4.vs.conntrack=1")
@@ -132,8 +137,28 @@ def test_begun_again_after_an_end_at_any_call(place: ProxiedNode, config, run, m
             made = Retirement(config, AddressTable(), Ledger(config.state_dir / "ledger"), SetTable())
             made.begin()
         assert not place.bound() and held.ask().failure is None
-    (config.state_dir / "ledger").write_bytes(b"\xff\xfe broken\n+ TCP nowhere 80")
-    with retiring(place, config) as made:
-        assert made.look(0.0) is False  # its connection has not ended in IPVS
-        assert made.look(2 * LONG)
+        (config.state_dir / "ledger").write_bytes(b"\xff\xfe broken\n+ TCP nowhere 80")
+        with retiring(place, config) as made:
+            assert not made.look(0.0) and held.ask().failure is None
+            assert made.look(2 * LONG)
     assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:30080"}  # whose it is, nobody knows
+
+
+def test_what_the_kernel_does_not_delete_is_tried_again(place: ProxiedNode, config, run, monkeypatch) -> None:
+    address = place.free_address()
+    run(f"ip address add {address}/32 dev kube-ipvs0 scope host")
+    web_at(run, f"{address}:80")
+    with retiring(place, config) as made:
+        with monkeypatch.context() as busy:
+            busy.setattr(IpvsTable, "write", lambda _, ops: [Failure(op, KernelError.of(errno.EBUSY)) for op in ops])
+            assert not made.look(0.0) and made.left == 1
+        assert made.look(LONG) and not place.saved()
+
+
+def test_addresses_go_where_ip_vs_is_gone(place: ProxiedNode, config, run, monkeypatch) -> None:
+    run(f"ip address add {place.free_address()}/32 dev kube-ipvs0 scope host")
+    run("ip route add local 10.97.0.0/16 dev lo proto 119")
+    monkeypatch.setattr(host, "ip_vs_presence", lambda: host.IpvsPresence.ABSENT)
+    with retiring(place, config) as made:
+        assert not made.findings() and made.look(0.0)
+    assert not run("ip route show table local proto 119") and "kube-ipvs0" not in run("ip -o link")
