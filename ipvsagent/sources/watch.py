@@ -52,7 +52,7 @@ TOO_MANY = 429
 _UNSUPPORTED = (400, 404, 405, 406, 415, 422)
 _UNKNOWN_FIELD = ("field label not supported", "is not a known field selector")
 """What a server says to a field that it cannot select by: of a kind that has such fields (pkg/apis/core/v1/
-conversion.go), and of one that has none, as Services once (apimachinery/pkg/runtime/conversion.go)."""
+conversion.go), and of one that has none, as Services in Kubernetes 1.20 (apimachinery/pkg/runtime/conversion.go)."""
 
 
 class Trouble(Struct, frozen=True):

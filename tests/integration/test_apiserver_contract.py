@@ -70,7 +70,8 @@ class TestList:
         exact = {"resourceVersion": version, "resourceVersionMatch": "Exact"}
         listed = place.api.get(place.services, **exact).thing
         assert names(listed) == ["a"] and listed["metadata"]["resourceVersion"] == version
-        assert names(place.api.get(place.services, resourceVersion=version).thing) == ["a", "b"]
+        cached = place.api.get(place.services, resourceVersion=version).thing
+        assert sorted(names(cached)) == ["a", "b"], "caches of older servers have no order"
 
     def test_version_still_to_come(self, place: Place) -> None:
         reply = place.api.get(place.services, resourceVersion=str(int(place.version()) + 1_000_000))
