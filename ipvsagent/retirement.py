@@ -5,6 +5,10 @@ virtual server and its address stay. So a virtual server goes when it has no con
 timeout is over, and its address with the last one on it. Until then its real servers have weight 0: for a Service that
 is deleted meanwhile there are no rules of nat.
 
+So it is with what kube-proxy's ipvs mode left, on the node's own addresses, too: there it takes no packet of a Service
+that is served, but would go on answering on a node port that no Service has any more. Its sets prove which these are;
+without them they are left alone, as another program's.
+
 Before Services are served, bound addresses become local routes that name the node's own address as the source: a
 process of this node would else take the Service's address for its own, and lose its new connection with that address.
 Which addresses a connection by firewall mark has cannot be told, so with the last of those go all of them.
