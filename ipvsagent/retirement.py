@@ -113,14 +113,14 @@ class Retirement:
         self._routes.close()
 
     def findings(self) -> tuple[Finding, ...]:
+        """One that stays as it is, or each connection that ends would be a line in the log."""
         if not self.left:
             return ()
-        servers = "1 virtual server" if self.left == 1 else f"{self.left} virtual servers"
         reason = (
-            f"IPVS, which this node used before, still has {servers}; each goes with its last connection, all when "
+            "virtual servers, which this node used before, are left; each goes with its last connection, all when "
             f"{self._config.drain_timeout:.0f} s are over"
         )
-        return (Finding(FindingKind.FALLBACK, "IPVS", reason),)
+        return (Finding(FindingKind.HOST, "IPVS", reason),)
 
     def _servers(self) -> Iterator[tuple[VirtualServerRow, list[RealServerRow], int]]:
         """Ours, each with its real servers, and how many connections they have."""

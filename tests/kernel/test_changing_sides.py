@@ -19,6 +19,8 @@ from tests.kernel.proxied_node import ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
 
+LEFT = "IPVS: virtual servers, which this node used before, are left"
+
 
 def chains(node: Namespace) -> set[str]:
     """Chains of ours, whatever the table."""
@@ -35,7 +37,7 @@ def test_cleanup_takes_what_both_left(place: ProxiedNode, agents: Agents, web: t
         assert place.saved() and "IPVSAGENT-DNAT" in chains(place.node)
         assert "Services are on iptables" in executed(place.node, agents.words("status")).stdout
         plan = executed(place.node, agents.words("plan", "--backend", "iptables"))
-        assert plan.returncode == WOULD_CHANGE and "still has 1 virtual server;" in plan.stderr
+        assert plan.returncode == WOULD_CHANGE and LEFT in plan.stderr
         assert agents.end_of("cleanup", "--yes").wait() == 0
     assert not place.saved() and not chains(place.node)
     assert "IPVSAGENT" not in place.node.run("ipset", "list", "-n")
@@ -177,7 +179,7 @@ def test_connections_of_every_kind_survive(sides: Sides, capsys) -> None:
             with sides.under_load("ipvs to iptables"):
                 agent.stop()
                 agent = sides.agents.in_sync("--backend", "iptables", *OPTIONS)
-                agent.says("IPVS, which this node used before, still has")
+                agent.says(LEFT)
                 time.sleep(2)
             assert broken() == []
             broken_on_iptables = later.enter_context(sides.held())

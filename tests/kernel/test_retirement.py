@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError
+from ipvsagent.findings import FindingKind
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset import SetTable
@@ -107,7 +108,9 @@ def test_a_kept_virtual_server_takes_nobody_new_and_goes_when_its_time_is_over(p
     run(f"ip address add {address}/32 dev kube-ipvs0 scope host", "sysctl -w net.ipv4.vs.conntrack=1")
     web_at(run, f"{address}:80", f"{address}:81")
     with place.held(address) as (held,), retiring(place, config) as made:
-        assert not made.look(0.0) and made.left == 1
+        said = made.findings()
+        assert made.left == 2 and not made.look(0.0) and made.left == 1
+        assert made.findings() == said and said[0].kind is FindingKind.HOST  # no fallback, which is an Event
         assert place.weights(address) == {"A": 0} and not place.real_servers(address, 81)
         assert f"local {address} dev lo" in run("ip route show table local proto 119")
         assert held.ask().failure is None
