@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.netlink import NetlinkSocket
 from ipvsagent.kernel.ownership import Ledger
 from ipvsagent.retirement import Retirement
 from ipvsagent.rows import Failure
@@ -122,29 +125,70 @@ def test_a_kept_virtual_server_takes_nobody_new_and_goes_when_its_time_is_over(p
         assert not place.saved() and not run("ip route show table local proto 119")
 
 
-def test_begun_again_after_being_killed(place: ProxiedNode, config, run, monkeypatch) -> None:
-    """As after `kill -9`: routes added and addresses there, then neither virtual servers nor routes gone."""
-    address = place.free_address()
-    run(f"ip address add {address}/32 dev kube-ipvs0 scope host", "sysctl -w net.ipv4.vs.conntrack=1")
-    web_at(run, f"{address}:80", f"{NODE_ADDRESS}:30080")
-    (config.state_dir / "ledger").write_text(f"+ TCP {NODE_ADDRESS} 30080\n")
-    writes = AddressTable.write
-    with place.held(address) as (held,):
-        monkeypatch.setattr(AddressTable, "write", lambda table, ops: [])
-        with place.node.entered():
-            made = Retirement(config, AddressTable(), Ledger(config.state_dir / "ledger"), SetTable())
-            made.begin()
-        assert place.bound() == {address} and run("ip route show table local proto 119")
-        monkeypatch.setattr(AddressTable, "write", writes)
-        with place.node.entered():
-            made = Retirement(config, AddressTable(), Ledger(config.state_dir / "ledger"), SetTable())
-            made.begin()
-        assert not place.bound() and held.ask().failure is None
-        (config.state_dir / "ledger").write_bytes(b"\xff\xfe broken\n+ TCP nowhere 80")
+class Killed(BaseException):
+    """As `kill -9`: nobody expects it."""
+
+
+@contextmanager
+def killed_at(monkeypatch, moment: int) -> Iterator[None]:
+    """In the middle of this write to the kernel; 0 is the first."""
+    writes = itertools.count()
+    send = NetlinkSocket.send
+
+    def interrupted(netlink: NetlinkSocket, messages: list[bytes]) -> object:
+        if next(writes) < moment:
+            return send(netlink, messages)
+        send(netlink, messages[: len(messages) // 2])
+        raise Killed
+
+    with monkeypatch.context() as killing, contextlib.suppress(Killed):
+        killing.setattr(NetlinkSocket, "send", interrupted)
+        yield
+
+
+def test_killed_at_every_write(place: ProxiedNode, config, run, monkeypatch) -> None:
+    """Once in the beginning and once at the end, and begun again each time."""
+    run("sysctl -w net.ipv4.vs.conntrack=1")
+    ledger = config.state_dir / "ledger"
+    for moment in itertools.count():
+        finished = False
+        address, idle = place.free_address(), place.free_address()
+        run("ip link add kube-ipvs0 type dummy 2>/dev/null; true", "ip route add local 10.98.0.0/16 dev lo proto 119")
+        run(*(f"ip address add {each}/32 dev kube-ipvs0 scope host" for each in (address, idle)))
+        web_at(run, f"{address}:80", f"{idle}:80", f"{NODE_ADDRESS}:30080")
+        ledger.write_text(f"+ TCP {NODE_ADDRESS} 30080\n")
+        with place.held(address) as (held,), place.node.entered():
+            sets = SetTable()
+            with killed_at(monkeypatch, moment):
+                made = Retirement(config, AddressTable(), Ledger(ledger), sets)
+                made.begin()
+                made.look(0.0)
+            assert held.ask().failure is None
+            with killed_at(monkeypatch, moment):
+                made = Retirement(config, AddressTable(), Ledger(ledger), sets)
+                made.begin()
+                assert not made.look(0.0) and held.ask().failure is None
+                made.look(2 * LONG)
+                made.end(sets)
+                finished = True
+            sets.close()
         with retiring(place, config) as made:
-            assert not made.look(0.0) and held.ask().failure is None
-            assert made.look(2 * LONG)
-    assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:30080"}  # whose it is, nobody knows
+            assert made.look(0.0) or made.look(2 * LONG)
+        assert not place.saved() and not run("ip route show table local proto 119")
+        assert "kube-ipvs0" not in run("ip -o link") and not len(Ledger(ledger))
+        if finished:
+            break
+    assert moment > 3
+
+
+def test_with_a_broken_ledger_addresses_say_whose_it_is(place: ProxiedNode, config, run) -> None:
+    address = place.free_address()
+    run(f"ip address add {address}/32 dev kube-ipvs0 scope host")
+    web_at(run, f"{address}:80", f"{NODE_ADDRESS}:30080")
+    (config.state_dir / "ledger").write_bytes(b"\xff\xfe broken\n+ TCP nowhere 80\n+ TCP " + NODE_ADDRESS.encode())
+    with retiring(place, config) as made:
+        assert made.look(0.0)
+    assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:30080"}
 
 
 def test_what_the_kernel_does_not_delete_is_tried_again(place: ProxiedNode, config, run, monkeypatch) -> None:
