@@ -56,7 +56,10 @@ class Stand:
         self.seen.settimeout(0.5)
 
     def answer_out_of_window(self) -> None:
-        header = [POD[1], self.client.getsockname()[1], 0x7000_0000, 0x7000_0000, 5 << 4, 0x10, 512, 0, 0]
+        """Ahead of what the client takes: what is behind it conntrack lets pass, as something sent twice."""
+        sent, received = _sequence_numbers(self.served)
+        ahead = (sent + 0x2000_0000) & 0xFFFF_FFFF
+        header = [POD[1], self.client.getsockname()[1], ahead, received, 5 << 4, 0x10, 512, 0, 0]
         header[7] = _checksum(socket.inet_aton(POD[0]) + socket.inet_aton(CLIENT), _TCP.pack(*header))
         with self.pod.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
             raw.sendto(_TCP.pack(*header), (CLIENT, 0))
@@ -78,6 +81,20 @@ class Stand:
 
 
 _TCP = struct.Struct("!HHIIBBHHH")
+# linux/tcp.h
+_REPAIR, _REPAIR_QUEUE, _QUEUE_SEQ = 19, 20, 21
+_RECV_QUEUE, _SEND_QUEUE, _REPAIR_OFF_IN_SILENCE = 1, 2, -1
+
+
+def _sequence_numbers(connection: socket.socket) -> tuple[int, int]:
+    """Of the next byte to send, and of the next to receive."""
+    found = []
+    connection.setsockopt(socket.IPPROTO_TCP, _REPAIR, 1)
+    for queue in (_SEND_QUEUE, _RECV_QUEUE):
+        connection.setsockopt(socket.IPPROTO_TCP, _REPAIR_QUEUE, queue)
+        found.append(connection.getsockopt(socket.IPPROTO_TCP, _QUEUE_SEQ) & 0xFFFF_FFFF)
+    connection.setsockopt(socket.IPPROTO_TCP, _REPAIR, _REPAIR_OFF_IN_SILENCE)
+    return found[0], found[1]
 
 
 def _checksum(addresses: bytes, segment: bytes) -> int:
