@@ -147,7 +147,7 @@ class Retirement:
         bound = sorted(self._addresses.bound)
         sources = {family: self._own_address(family) for family in {family_of(address) for address in bound}}
         others = self._addresses.node_addresses().keys() | self._routes.others()
-        routes = {address: RouteRow(_network(address), sources[family_of(address)]) for address in bound}
+        routes = {address: RouteRow(str(AddressRow(address)), sources[family_of(address)]) for address in bound}
         added = [Op(Verb.ADD, row) for address, row in routes.items() if not others & {address, row.network}]
         failed = {failure.op.row for failure in self._routes.write(added)}
         self._addresses.write([Op(Verb.DELETE, AddressRow(a)) for a, route in routes.items() if route not in failed])
@@ -167,7 +167,7 @@ class Retirement:
     def _withdraw(self, kept: set[Address]) -> None:
         """Addresses, and routes of whatever length, that no connection needs."""
         needed = [ipaddress.ip_address(address) for address in kept]
-        singles = {_network(address) for address in kept}
+        singles = {str(AddressRow(address)) for address in kept}
         gone: list[Op] = []
         for seen in list(self._routes.read(None)):
             assert isinstance(seen.row, RouteRow)
@@ -180,7 +180,3 @@ class Retirement:
         unbound = self._addresses.bound - kept
         if unbound:
             self._addresses.write([Op(Verb.DELETE, AddressRow(address)) for address in sorted(unbound)])
-
-
-def _network(address: Address) -> str:
-    return f"{address}/{128 if family_of(address) is Family.IPV6 else 32}"
