@@ -419,29 +419,11 @@ class TestWrites:
         assert {key: patched.thing[key] for key in more} == more
 
 
-@pytest.mark.parametrize("when", ["2026-01-31T12:00:00Z", "2026-01-31T12:00:00.5Z", "yesterday"])
-def test_times_of_events_have_microseconds(place: Place, when: str) -> None:
-    path = f"/apis/events.k8s.io/v1/namespaces/{place.namespace}/events"
-    event = {
-        "metadata": {"name": "c.1"},
-        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": place.namespace, "name": "c"},
-        "type": "Normal",
-        "reason": "Test",
-        "action": "Test",
-        "eventTime": "2026-01-31T12:00:00.000000Z",
-        "reportingController": "ipvsagent.io/test",
-        "reportingInstance": "node-1",
-    }
-    assert place.api.call("POST", path, {**event, "eventTime": when}).code == 400
-    assert place.api.call("POST", path, event).code == 201
-    assert place.api.patch(f"{path}/c.1", {"series": {"count": 2, "lastObservedTime": when}}).code in (400, 422)
-
-
-def test_events_are_validated_and_never_say_something_else(place: Place) -> None:
-    path = f"/apis/events.k8s.io/v1/namespaces/{place.namespace}/events"
-    event = {
-        "metadata": {"name": "b.1"},
-        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": place.namespace, "name": "b"},
+def a_whole_event(place: Place, name: str) -> dict[str, Any]:
+    """About the Service of that name, with all that must be there."""
+    return {
+        "metadata": {"name": f"{name}.1"},
+        "regarding": {"apiVersion": "v1", "kind": "Service", "namespace": place.namespace, "name": name},
         "type": "Warning",
         "reason": "Test",
         "note": "text",
@@ -450,6 +432,20 @@ def test_events_are_validated_and_never_say_something_else(place: Place) -> None
         "reportingController": "ipvsagent.io/test",
         "reportingInstance": "node-1",
     }
+
+
+@pytest.mark.parametrize("when", ["2026-01-31T12:00:00Z", "2026-01-31T12:00:00.5Z", "yesterday"])
+def test_times_of_events_have_microseconds(place: Place, when: str) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{place.namespace}/events"
+    event = a_whole_event(place, "c")
+    assert place.api.call("POST", path, {**event, "eventTime": when}).code == 400
+    assert place.api.call("POST", path, event).code == 201
+    assert place.api.patch(f"{path}/c.1", {"series": {"count": 2, "lastObservedTime": when}}).code in (400, 422)
+
+
+def test_events_are_validated_and_never_say_something_else(place: Place) -> None:
+    path = f"/apis/events.k8s.io/v1/namespaces/{place.namespace}/events"
+    event = a_whole_event(place, "b")
     for field in ("eventTime", "action", "reportingController", "reportingInstance", "reason", "type"):
         lacking = {key: value for key, value in event.items() if key != field}
         assert place.api.call("POST", path, lacking).code == 422, field
