@@ -12,9 +12,10 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '%s\n' "setup: $*" >&2; }
 
-# What must be on PATH, and the Debian package it comes from.
+# What must be on PATH, or at its path, and the Debian package it comes from.
 programs='linux.uml:user-mode-linux modprobe:kmod busybox:busybox-static ip:iproute2
-    ipvsadm:ipvsadm ipset:ipset iptables-legacy:iptables conntrack:conntrack nft:nftables make:make'
+    ipvsadm:ipvsadm ipset:ipset iptables-legacy:iptables conntrack:conntrack nft:nftables make:make
+    /usr/lib/cni/portmap:containernetworking-plugins'
 
 image_programs='buildah:buildah podman:podman runc:runc mmdebstrap:mmdebstrap'
 vagrant_programs='vagrant:vagrant libvirtd:libvirt-daemon-system virsh:libvirt-clients rsync:rsync sfdisk:fdisk
