@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ipvsagent.kernel.netlink import attributes
-from ipvsagent.kernel.verdicts import Case, Step, Verdict
+from ipvsagent.kernel.verdicts import ALL, SOME, Case, Step, Verdict
 
 NFGENMSG = struct.Struct(">BBH")
 """Family, version, resource."""
@@ -22,7 +22,7 @@ FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", socket.AF_IN
 TABLE_NAME, _TABLE_FLAGS, _OWNED = 1, 2, 0x2  # NFTA_TABLE_*, NFT_TABLE_F_OWNER
 CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 1, 3, 4, 5, 7  # NFTA_CHAIN_*
 _HOOK_NUMBER, _HOOK_PRIORITY = 1, 2  # NFTA_HOOK_*
-RULE_TABLE, RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4  # NFTA_RULE_*
+RULE_TABLE, _RULE_CHAIN, _RULE_EXPRESSIONS = 1, 2, 4  # NFTA_RULE_*
 _EXPRESSION_NAME, _EXPRESSION_DATA = 1, 2  # NFTA_EXPR_*
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 _IP_FAMILIES = ("inet", "ip", "ip6")
@@ -38,6 +38,7 @@ _EQUAL, _UNEQUAL = 0, 1  # NFT_CMP_*
 _PAYLOAD_BASE, _PAYLOAD_OFFSET, _PAYLOAD_SIZE = 2, 3, 4  # NFTA_PAYLOAD_*
 _NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_*_HEADER
 _TO, _TO_PORT = ((16, 4), (24, 16)), (2, 2)  # offset and size of a destination address, IPv4 and IPv6, and of a port
+_FIB_RESULT, _FIB_FLAGS, _FIB_TYPE, _FIB_DESTINATION, _LOCAL = 2, 3, 3, 2, 2  # NFTA_FIB_*, ADDRTYPE, DADDR, RTN_LOCAL
 _NAT_TYPE, _DNAT = 1, 1  # NFTA_NAT_TYPE, NFT_NAT_DNAT
 _FREE = frozenset(["counter", "log", "last"])
 """Expressions that no packet fails."""
@@ -110,7 +111,7 @@ def parse_base_chain(data: bytes, start: int, end: int) -> BaseChain | None:
 def parse_rule(data: bytes, start: int, end: int) -> Rule:
     found = attributes(data, start + NFGENMSG.size, end)
     expressions = tuple(_expressions(found.get(_RULE_EXPRESSIONS, b"")))
-    return Rule(_text(found.get(RULE_TABLE)), _text(found.get(RULE_CHAIN)), expressions)
+    return Rule(_text(found.get(RULE_TABLE)), _text(found.get(_RULE_CHAIN)), expressions)
 
 
 def _expressions(data: bytes) -> Iterator[Expression]:
@@ -135,12 +136,12 @@ def step_of(rule: Rule, bit: int) -> Step:
     for expression in rule.expressions:
         verdict, target = _verdict_of(expression)
         if verdict is not None:
-            return Step(_case(conditions, bit), verdict, target)
+            return Step(_cases(conditions, bit), verdict, target)
         if expression.name not in _FREE:
             conditions.append(expression)
     if _is_map_of_states(conditions):
-        return Step(Case.ANSWERS, Verdict.ACCEPT)
-    return Step(Case.OTHER, Verdict.NONE)
+        return Step(frozenset([Case.ANSWERS]), Verdict.ACCEPT)
+    return Step(SOME, Verdict.NONE)
 
 
 def _verdict_of(expression: Expression) -> tuple[Verdict | None, str]:
@@ -153,9 +154,25 @@ def _verdict_of(expression: Expression) -> tuple[Verdict | None, str]:
     return _VERDICTS.get(code, Verdict.NONE), _text(verdict.get(_VERDICT_CHAIN))
 
 
-def _case(conditions: list[Expression], bit: int) -> Case:
+def _cases(conditions: list[Expression], bit: int) -> frozenset[Case]:
     if not conditions:
-        return Case.ALWAYS
+        return ALL
+    case = _case_of_address(conditions) if conditions[0].name == "fib" else _case_of_connection(conditions, bit)
+    return frozenset([case])
+
+
+def _case_of_address(conditions: list[Expression]) -> Case:
+    if [expression.name for expression in conditions] == ["fib", "cmp"]:
+        of_destination = _big(conditions[0].attributes.get(_FIB_FLAGS)) & _FIB_DESTINATION
+        is_type = _big(conditions[0].attributes.get(_FIB_RESULT)) == _FIB_TYPE
+        if of_destination and is_type and _big(conditions[1].attributes.get(_CMP_OPERATION)) == _EQUAL:
+            return (
+                Case.LOCAL if int.from_bytes(_value(conditions[1], _CMP_DATA), sys.byteorder) == _LOCAL else Case.OTHER
+            )
+    return Case.OTHER
+
+
+def _case_of_connection(conditions: list[Expression], bit: int) -> Case:
     first, *others = conditions
     if first.name != "ct":
         return Case.OTHER
@@ -163,7 +180,7 @@ def _case(conditions: list[Expression], bit: int) -> Case:
     names = [expression.name for expression in others]
     if key == _CT_STATE and names == ["lookup"]:
         return Case.ANSWERS
-    mask = value = ~0
+    mask = ~0
     if names == ["bitwise", "cmp"]:
         mask = int.from_bytes(_value(others[0], _MASK), sys.byteorder)
     elif names != ["cmp"]:

@@ -14,7 +14,6 @@ from ipvsagent.kernel.netlink import Body, NetlinkSocket, attribute, message
 from ipvsagent.kernel.nft_messages import (
     FAMILIES,
     NFGENMSG,
-    RULE_CHAIN,
     RULE_TABLE,
     TABLE_NAME,
     BaseChain,
@@ -49,12 +48,14 @@ def base_chains() -> list[BaseChain]:
     return sorted(found)
 
 
-def rules(table: Table, chain: str) -> list[Rule]:
-    """The rules of one chain in order; none if it is not there."""
-    # Kernels that do not select by chain in the dump (before 4.2) send the rules of all.
-    body = NFGENMSG.pack(_NUMBERS[table.family], 0, 0) + _name(RULE_TABLE, table.name) + _name(RULE_CHAIN, chain)
-    found = (parse_rule(*each) for each in _dump(_GET_RULE, body))
-    return [rule for rule in found if (rule.table, rule.chain) == (table.name, chain)]
+def rules(table: Table) -> dict[str, list[Rule]]:
+    """The rules of a table in order, by chain; empty if the table is not there."""
+    found: dict[str, list[Rule]] = {}
+    for body in _dump(_GET_RULE, NFGENMSG.pack(_NUMBERS[table.family], 0, 0) + _name(RULE_TABLE, table.name)):
+        rule = parse_rule(*body)
+        if rule.table == table.name:  # kernels before 4.2 do not select by table
+            found.setdefault(rule.chain, []).append(rule)
+    return found
 
 
 def _dump(kind: int, body: bytes) -> list[Body]:

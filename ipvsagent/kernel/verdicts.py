@@ -2,7 +2,7 @@
 
 A chain denies by default if its policy is to drop, or a rule without a condition denies everything that comes so far;
 also if a jump or goto without a condition leads to such a rule. Rules with other conditions decide about some packets
-only, and are passed over, but for the few that accept just what a Service's traffic can be told by.
+only, and are passed over, but for the few whose condition can be true of a Service's traffic as such.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ _DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables has loops refused as well
 
 
 class Case(StrEnum):
-    """Which packets a rule is about. SERVICES: those whose connection has our bit in its conntrack mark. TRANSLATED:
-    those of a connection that has another destination than its client thinks."""
+    """Which packets a rule is about. TRANSLATED: those of a connection that has another destination than its client
+    thinks. SERVICES: those whose connection has our bit in its conntrack mark. LOCAL: those to an address of this node,
+    as all are that IPVS is to take. OTHER: some that cannot be told."""
 
-    ALWAYS = "always"
     ANSWERS = "established connections"
     TRANSLATED = "translated connections"
     SERVICES = "connections to Services"
+    LOCAL = "local addresses"
     OTHER = "other"
 
 
@@ -39,11 +40,15 @@ class Verdict(StrEnum):
 
 
 class Step(Struct, frozen=True):
-    """A rule. target: the chain of a jump or goto."""
+    """A rule. cases: packets of any of them; empty = all packets. target: the chain of a jump or goto."""
 
-    case: Case
+    cases: frozenset[Case]
     verdict: Verdict
     target: str = ""
+
+
+ALL: frozenset[Case] = frozenset()
+SOME = frozenset([Case.OTHER])
 
 
 class Denial(Struct, frozen=True):
@@ -70,9 +75,11 @@ def _follow(chain: str, steps: Callable[[str], Sequence[Step]], accepted: set[Ca
     if depth > _DEEPEST:
         return Verdict.NONE, ""
     for step in steps(chain):
-        if step.case is not Case.ALWAYS:
-            if step.verdict is Verdict.ACCEPT and step.case is not Case.OTHER:
-                accepted.add(step.case)
+        if step.cases:
+            if step.verdict is Verdict.ACCEPT:
+                accepted |= step.cases
+            elif step.verdict is Verdict.RETURN and Case.LOCAL in step.cases:
+                return Verdict.NONE, ""
         elif step.verdict in (Verdict.ACCEPT, Verdict.DENY):
             return step.verdict, chain
         elif step.verdict is Verdict.RETURN:
@@ -82,6 +89,9 @@ def _follow(chain: str, steps: Callable[[str], Sequence[Step]], accepted: set[Ca
             if found[0] is not Verdict.NONE or step.verdict is Verdict.GOTO:
                 return found
     return Verdict.NONE, ""
+
+
+_STATES = {"ESTABLISHED": Case.ANSWERS, "DNAT": Case.TRANSLATED}
 
 
 class SavedTable(Struct, frozen=True):
@@ -118,21 +128,21 @@ def _saved_step(rule: str, table: SavedTable, bit: int) -> Step:
     try:
         words = list(_without_comments(shlex.split(rule)))
     except ValueError:
-        return Step(Case.OTHER, Verdict.NONE)
+        return Step(SOME, Verdict.NONE)
     place = next((i for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), None)
     if place is None:
-        return Step(Case.OTHER, Verdict.NONE)
+        return Step(SOME, Verdict.NONE)
     option, target = words[place], words[place + 1]
-    case = _saved_case(words[:place], bit)
+    cases = _saved_cases(words[:place], bit)
     if target == "ACCEPT":
-        return Step(case, Verdict.ACCEPT)
+        return Step(cases, Verdict.ACCEPT)
     if target in ("DROP", "REJECT"):
-        return Step(case, Verdict.DENY)
+        return Step(cases, Verdict.DENY)
     if target == "RETURN":
-        return Step(case, Verdict.RETURN)
+        return Step(cases, Verdict.RETURN)
     if target in table.rules:
-        return Step(case, Verdict.GOTO if option == "-g" else Verdict.JUMP, target)
-    return Step(case, Verdict.NONE)
+        return Step(cases, Verdict.GOTO if option == "-g" else Verdict.JUMP, target)
+    return Step(cases, Verdict.NONE)
 
 
 def _without_comments(words: list[str]) -> Iterator[str]:
@@ -144,15 +154,15 @@ def _without_comments(words: list[str]) -> Iterator[str]:
             yield word
 
 
-def _saved_case(words: list[str], bit: int) -> Case:
+def _saved_cases(words: list[str], bit: int) -> frozenset[Case]:
     match [word for i, word in enumerate(words) if word != "comment" and words[i : i + 2] != ["-m", "comment"]]:
         case []:
-            return Case.ALWAYS
+            return ALL
         case ["-m", "conntrack", "--ctstate", states] | ["-m", "state", "--state", states]:
-            if "ESTABLISHED" in states.split(","):
-                return Case.ANSWERS
-            if "DNAT" in states.split(","):
-                return Case.TRANSLATED
+            found = frozenset(_STATES[state] for state in states.split(",") if state in _STATES)
+            return found or SOME
         case ["-m", "connmark", "--mark", mark] if mark == f"{bit:#x}/{bit:#x}":
-            return Case.SERVICES
-    return Case.OTHER
+            return frozenset([Case.SERVICES])
+        case ["-m", "addrtype", "--dst-type", "LOCAL"]:
+            return frozenset([Case.LOCAL])
+    return SOME
