@@ -7,7 +7,6 @@ A program is known by the names of its chains, tables and interfaces. What canno
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
@@ -131,7 +130,7 @@ _SIGNS = (
     _Sign(
         "firewalld",
         Role.FIREWALL,
-        "its denials stay; only what it denies by default is opened for Services, where iptables rules can",
+        "its denials stay; what it denies by default is opened for Services, or an obstacle if it is in nftables",
         r"(INPUT|FORWARD)_(ZONES|POLICIES_pre)|(IN|FWD[IO]?)_public",
         ("firewalld",),
     ),
@@ -151,8 +150,8 @@ def neighbours(sight: Sight) -> tuple[Neighbour, ...]:
         found.remove(flannel)
     if cache := _dns_cache(sight):
         found.append(cache)
-    if not any(neighbour.kind is Role.FIREWALL for neighbour in found) and (unnamed := _unnamed_firewall(sight)):
-        found.append(unnamed)
+    if denying := _default_denial(sight):
+        found.append(denying)
     return tuple(found)
 
 
@@ -167,13 +166,13 @@ def _neighbour(sign: _Sign, sight: Sight) -> Neighbour | None:
     if not seen:
         return None
     facts = [*_published(chains, sight), *_untracked(chains, sight), *_before_ours(chains, sight)]
-    if sign.kind in (Role.FIREWALL, Role.RUNTIME):
-        facts += _denying(sight)
     remedy = ""
     if sign.name == "Calico" and (unaware := _unaware_of_ipvs(sight)):
         fact, remedy = unaware
         facts.append(fact)
-    return Neighbour(sign.name, sign.kind, tuple(map(printable, seen)), "; ".join([sign.means, *facts]), remedy)
+    return Neighbour(
+        sign.name, sign.kind, tuple(map(printable, seen)), printable("; ".join([sign.means, *facts])), remedy
+    )
 
 
 def _chains_seen(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
@@ -203,10 +202,12 @@ def _published(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
                 target = _TARGET.search(rule)
                 if "--dst-type LOCAL" in rule and target and chains.fullmatch(target[1]):
                     ports |= redirected_ports(table, target[1])
-    if ports:
-        listed = sorted(filter(None, ports), key=lambda port: int(re.split("[,:]", port)[0]))
-        what = f"port{'s' if len(ports) > 1 or ',' in listed[0] else ''} {', '.join(listed)}" if listed else "ports"
-        yield f"{what} of every local address go to its pods or containers; a Service on such a port comes first"
+    known = sorted(filter(None, ports), key=lambda port: int(re.split("[,:]", port)[0]))
+    if len(known) == 1 and known[0].isdigit():
+        yield f"port {known[0]} of every local address goes to its pods or containers; a Service on it comes first"
+    elif ports:
+        what = f"ports {', '.join(known)}" if known else "ports"
+        yield f"{what} of every local address go to its pods or containers; a Service on one of them comes first"
 
 
 def _untracked(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
@@ -236,25 +237,20 @@ def _before_ours(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
                 return
 
 
-def _denying(sight: Sight) -> list[str]:
-    """What is denied by default in our variant of iptables, whoever set it."""
-    hooks: Counter[str] = Counter()
+def _default_denial(sight: Sight) -> Neighbour | None:
+    """What is denied by default in our variant of iptables, whoever did it."""
+    denying: dict[str, None] = {}
     for (mode, _, name), table in sight.rules.items():
         if mode is sight.mode and name == "filter":
             steps = saved_steps(table, 0)
             for hook in ("INPUT", "FORWARD", "OUTPUT"):
-                hooks[hook] += default_denial(hook, table.policies.get(hook) == "DROP", steps) is not None
-    named = [hook for hook, count in hooks.items() if count]
-    if not named:
-        return []
-    return [f"{', '.join(named)} deny by default; rules of ours let Service traffic through before that"]
-
-
-def _unnamed_firewall(sight: Sight) -> Neighbour | None:
-    denying = _denying(sight)
+                if default_denial(hook, table.policies.get(hook) == "DROP", steps):
+                    denying[hook] = None
     if not denying:
         return None
-    return Neighbour("packet filter", Role.FIREWALL, (f"rules in iptables-{sight.mode}",), denying[0])
+    seen = f"{', '.join(denying)} in iptables-{sight.mode}"
+    means = "denied by default there; rules of ours let Service traffic through just before that"
+    return Neighbour("default denial", Role.FIREWALL, (seen,), means)
 
 
 def _unaware_of_ipvs(sight: Sight) -> tuple[str, str] | None:

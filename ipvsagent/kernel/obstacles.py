@@ -177,12 +177,16 @@ def _redirected(chain: str, rules: Mapping[str, Sequence[Rule]], depth: int = 0)
 
 def _redirection(place: str, hook: str, ports: frozenset[str]) -> Obstacle:
     known = sorted((port for port in ports if port), key=lambda port: int(re.split("[,:]", port)[0]))
-    what = f"ports {', '.join(known)} of every address" if known and "" not in ports else "ports of every address"
+    what = "ports of every address of this node are"
+    if len(known) == 1 and "" not in ports:
+        what = f"port {known[0]} of every address of this node is"
+    elif "" not in ports:
+        what = f"ports {', '.join(known)} of every address of this node are"
     return Obstacle(
         ObstacleKind.NAT,
         place,
         hook,
-        f"{what} of this node are redirected, also those of Services, and no rule of ours can prevent it",
+        f"{what} redirected there, also of Service addresses, and no rule of ours can prevent it",
         "Publish such ports on one address of the node (`podman run -p 192.0.2.1:8080:80`), or choose others than "
         "Services have",
     )
