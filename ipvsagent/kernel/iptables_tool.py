@@ -215,13 +215,13 @@ def working_modes(saved: SavedRules | None = None) -> dict[Mode, str]:
 
 
 def saved_rules() -> SavedRules:
-    """Of all variants and families: a process each."""
+    """Runs iptables-save once for each variant and family."""
     texts = {(mode, family): saved_rules_of(mode, family) for mode in Mode for family in Family}
     return {which: text for which, text in texts.items() if text is not None}
 
 
 def saved_rules_of(mode: Mode, family: Family) -> str | None:
-    """What iptables-save prints of one variant and family; None if that does not work here."""
+    """Returns what iptables-save prints of one variant and family; None if that does not work here."""
     try:
         return Tool(family, mode).save()
     except (StartError, RulesRefused):

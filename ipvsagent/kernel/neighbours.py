@@ -39,7 +39,7 @@ class Role(StrEnum):
 
 
 class Neighbour(Struct, frozen=True):
-    """seen: by what it is known, and what of it touches Service traffic. means: what that means here. remedy: what an
+    """Describes one program. seen: by what it is known, and what of it touches Service traffic. means: what that means here. remedy: what an
     operator should do; "" = nothing."""
 
     name: str
@@ -50,7 +50,7 @@ class Neighbour(Struct, frozen=True):
 
 
 class Sight(Struct, frozen=True, dict=True):
-    """What there is to see. saved: what iptables-save prints. addresses: on interfaces other than that of Services,
+    """Holds what there is to see. saved: what iptables-save prints. addresses: on interfaces other than that of Services,
     with the interface. mode: the variant of our rules. interface: of Service addresses; "" = the iptables backend."""
 
     saved: SavedRules = {}
@@ -66,7 +66,7 @@ class Sight(Struct, frozen=True, dict=True):
 
 
 class _Sign(Struct, frozen=True):
-    """chains: full names, a regular expression; tables: of nftables; links: full names, a regular expression."""
+    """Says by what a program is known. chains, links: regular expressions of full names. tables: of nftables."""
 
     name: str
     kind: Role
@@ -139,7 +139,7 @@ _SIGNS = (
 
 
 def neighbours(sight: Sight) -> tuple[Neighbour, ...]:
-    """Those that are seen, in a fixed order of kinds and names. flannel with Calico's policies is Canal."""
+    """Returns the programs that are seen, in a fixed order. flannel with Calico's policies is Canal."""
     found = [neighbour for sign in _SIGNS if (neighbour := _neighbour(sign, sight))]
     by_name = {neighbour.name: neighbour for neighbour in found}
     calico, flannel = by_name.get("Calico"), by_name.get("flannel")
@@ -192,7 +192,7 @@ def _links_seen(names: list[str]) -> Iterator[str]:
 
 
 def _published(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
-    """Redirects of ports of any local address, in our variant of iptables; others are an obstacle."""
+    """Names ports of any local address that are redirected in our variant of iptables; others are an obstacle."""
     ports: set[str] = set()
     for (mode, _, name), table in sight.rules.items():
         if mode is not sight.mode or name != "nat":
@@ -211,7 +211,7 @@ def _published(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
 
 
 def _untracked(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
-    """Packets without connection tracking, which IPVS cannot masquerade."""
+    """Names rules that exempt packets from connection tracking, which cannot be masqueraded then."""
     count = sum(
         "NOTRACK" in rule or "--notrack" in rule
         for (_, _, name), table in sight.rules.items()
@@ -225,7 +225,7 @@ def _untracked(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
 
 
 def _before_ours(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
-    """In filter INPUT, where ours refuse: only while the agent has not yet put them first again."""
+    """Names a chain before ours in filter INPUT, where ours refuse; the agent puts them first again."""
     for (mode, _, name), table in sight.rules.items():
         if mode is not sight.mode or name != "filter":
             continue
@@ -238,7 +238,7 @@ def _before_ours(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
 
 
 def _default_denial(sight: Sight) -> Neighbour | None:
-    """What is denied by default in our variant of iptables, whoever did it."""
+    """Says what is denied by default in our variant of iptables, whoever did it."""
     denying: dict[str, None] = {}
     for (mode, _, name), table in sight.rules.items():
         if mode is sight.mode and name == "filter":

@@ -45,7 +45,7 @@ _FREE = frozenset(["counter", "log", "last"])
 
 
 class Table(Struct, frozen=True, order=True):
-    """A table of nftables.
+    """Names a table of nftables.
 
     family: as `nft` calls it: ip, ip6, inet. owned: only the process that made it can change it.
     """
@@ -59,7 +59,7 @@ class Table(Struct, frozen=True, order=True):
 
 
 class BaseChain(Struct, frozen=True, order=True):
-    """A chain that packets enter at a hook. type: filter, nat or route. drops: its policy is drop."""
+    """Describes a chain that packets enter at a hook. type: filter, nat or route. drops: its policy is drop."""
 
     table: Table
     name: str
@@ -73,7 +73,7 @@ class BaseChain(Struct, frozen=True, order=True):
 
 
 class Expression(Struct, frozen=True):
-    """One expression of a rule, with its attributes by number."""
+    """Holds one expression of a rule, with its attributes by number."""
 
     name: str
     attributes: dict[int, bytes]
@@ -91,7 +91,7 @@ def parse_table(data: bytes, start: int, end: int) -> Table:
 
 
 def parse_base_chain(data: bytes, start: int, end: int) -> BaseChain | None:
-    """The chain of one NFT_MSG_NEWCHAIN, with `owned` left out; None if it hangs on no hook of IP packets."""
+    """Returns a chain whose table has no `owned` yet; None if it hangs on no hook of IP packets."""
     found = attributes(data, start + NFGENMSG.size, end)
     hook = attributes(found.get(_CHAIN_HOOK, b""))
     number = _big(hook.get(_HOOK_NUMBER))
@@ -115,7 +115,7 @@ def parse_rule(data: bytes, start: int, end: int) -> Rule:
 
 
 def _expressions(data: bytes) -> Iterator[Expression]:
-    """The elements of a list, which all have the same attribute number."""
+    """Yields the elements of a list, which all have the same attribute number."""
     offset = 0
     while offset + 4 <= len(data):
         length = int.from_bytes(data[offset : offset + 2], sys.byteorder)
@@ -127,10 +127,10 @@ def _expressions(data: bytes) -> Iterator[Expression]:
 
 
 def step_of(rule: Rule, bit: int) -> Step:
-    """What a rule decides, and about which packets; bit: of the conntrack mark that connections to Services have.
+    """Returns what a rule decides, and about which packets.
 
-    A set or map of connection states is taken for one that accepts established connections, because its elements
-    would have to be asked for one by one.
+    bit: of the conntrack mark that connections to Services have. A set or map of connection states is taken for one
+    that accepts established connections, because its elements would have to be asked for with further messages.
     """
     conditions: list[Expression] = []
     for expression in rule.expressions:
@@ -208,7 +208,7 @@ def _is_map_of_states(conditions: list[Expression]) -> bool:
 
 
 def redirects(rule: Rule) -> bool:
-    """Whether it gives connections another destination."""
+    """Returns whether the rule gives connections another destination."""
     return any(
         expression.name == "redir" or (expression.name == "nat" and _big(expression.attributes.get(_NAT_TYPE)) == _DNAT)
         for expression in rule.expressions
@@ -216,7 +216,7 @@ def redirects(rule: Rule) -> bool:
 
 
 def names_destination(rule: Rule) -> bool:
-    """Whether it is about certain destination addresses, and no others."""
+    """Returns whether the rule is about certain destination addresses, and no others."""
     is_destination = False
     for expression in rule.expressions:
         if expression.name == "payload":
@@ -228,7 +228,7 @@ def names_destination(rule: Rule) -> bool:
 
 
 def port_of(rule: Rule) -> int | None:
-    """The destination port that a rule is about, if it is one."""
+    """Returns the destination port that a rule is about, None if it is not about a single one."""
     is_port = False
     for expression in rule.expressions:
         if expression.name == "payload":

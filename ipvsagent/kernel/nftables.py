@@ -32,12 +32,12 @@ _NUMBERS = {name: number for number, name in FAMILIES.items()}
 
 
 def tables() -> Iterator[Table]:
-    """Tables of all families; none on a kernel without nf_tables."""
+    """Returns the tables of all families; none on a kernel without nf_tables."""
     return (parse_table(*body) for body in _dump(_GET_TABLE, NFGENMSG.pack(0, 0, 0)))
 
 
 def base_chains() -> list[BaseChain]:
-    """Chains at hooks of IP packets (families ip, ip6, inet), sorted; none on a kernel without nf_tables."""
+    """Returns the chains at hooks of IP packets (families ip, ip6, inet), sorted; none on a kernel without nf_tables."""
     by_name = {(table.family, table.name): table for table in tables()}
     found = []
     for body in _dump(_GET_CHAIN, NFGENMSG.pack(0, 0, 0)):
@@ -49,7 +49,7 @@ def base_chains() -> list[BaseChain]:
 
 
 def rules(table: Table) -> dict[str, list[Rule]]:
-    """The rules of a table in order, by chain; empty if the table is not there."""
+    """Returns the rules of a table in order, by chain; none if the table is not there."""
     found: dict[str, list[Rule]] = {}
     for body in _dump(_GET_RULE, NFGENMSG.pack(_NUMBERS[table.family], 0, 0) + _name(RULE_TABLE, table.name)):
         rule = parse_rule(*body)
@@ -59,7 +59,7 @@ def rules(table: Table) -> dict[str, list[Rule]]:
 
 
 def _dump(kind: int, body: bytes) -> list[Body]:
-    """Empty where the kernel has no nf_tables, or refuses."""
+    """Returns nothing where the kernel has no nf_tables, or refuses."""
     try:
         netlink = NetlinkSocket(NETLINK_NETFILTER)
     except OSError:

@@ -51,7 +51,7 @@ class ObstacleKind(StrEnum):
 
 
 class Obstacle(Struct, frozen=True):
-    """One chain of another table in the way.
+    """Describes one chain of another table in the way.
 
     place: `table inet firewalld, chain filter_INPUT`. hook: input, forward, output or prerouting.
     reason: one sentence. command: what an operator can run, or do. lasting: how to keep it.
@@ -73,7 +73,9 @@ class Obstacle(Struct, frozen=True):
 
 
 def in_the_way(mode: Mode, *, bit: int, translated: bool = False, saved: SavedRules | None = None) -> list[Obstacle]:
-    """Obstacles of now, in the network namespace of the caller; none of what this kernel or installation lacks.
+    """Returns the obstacles in the network namespace of the caller.
+
+    It raises nothing: a kernel without nf_tables, and a variant that is not installed, have no obstacles.
 
     mode: the variant of iptables that our rules are in. bit: of the conntrack mark that connections to Services carry.
     translated: Services are served by the iptables backend, which translates addresses itself. saved: what
@@ -95,7 +97,7 @@ def of_nftables(
     bit: int,
     translated: bool,
 ) -> Iterator[Obstacle]:
-    """Obstacles among base chains that iptables did not make. rules: those of a table, by chain. Pure."""
+    """Yields the obstacles among base chains that iptables did not make. rules: reads those of a table, by chain."""
     rules = cache(rules)
     for chain in chains:
         if is_of_iptables(chain) or chain.table.name == "kube-proxy":  # that has a check and a finding of its own
@@ -117,7 +119,7 @@ def _steps(rules: Mapping[str, Sequence[Rule]], bit: int, chain: str) -> list[St
 
 
 def is_of_iptables(chain: BaseChain) -> bool:
-    """Whether iptables-nft made it, or would use it as its own."""
+    """Returns whether iptables-nft made the chain, or would use it as its own."""
     table = chain.table
     return table.family in _OF_IPTABLES and table.name in _TABLES_OF_IPTABLES and chain.name == chain.hook.upper()
 
@@ -159,7 +161,7 @@ def _nft_denial(chain: BaseChain, place: str, denial: Denial, bit: int, translat
 
 
 def _redirected(chain: str, rules: Mapping[str, Sequence[Rule]], depth: int = 0) -> frozenset[str]:
-    """The ports that a chain redirects whatever the destination address; "" = not told by port."""
+    """Returns the ports that a chain redirects whatever the destination address; "" = not told by port."""
     found: set[str] = set()
     if depth > _DEEPEST:
         return frozenset()
@@ -207,7 +209,8 @@ def _of_other_variant(
 
 
 def _other_families(mode: Mode, chains: Sequence[BaseChain]) -> Iterator[Family]:
-    """Families in which a variant of iptables has a filter or nat table; legacy would make it when asked for it."""
+    """Yields the families in which a variant has a filter or nat table. Nothing asks legacy for its rules before, which
+    would load its modules."""
     for name, family in _OF_IPTABLES.items():
         if mode is Mode.NFT:
             names = {chain.table.name for chain in chains if chain.table.family == name and is_of_iptables(chain)}
@@ -221,7 +224,7 @@ def _other_families(mode: Mode, chains: Sequence[BaseChain]) -> Iterator[Family]
 
 
 def of_iptables(text: str, mode: Mode, family: Family, bit: int, translated: bool) -> Iterator[Obstacle]:
-    """Obstacles in what iptables-save prints of the variant that our rules are not in. Pure."""
+    """Yields the obstacles in what iptables-save prints of the variant that our rules are not in."""
     filters = saved_table(text, "filter")
     program = f"{'ip6tables' if family is Family.IPV6 else 'iptables'}-{mode}"
     match = "-m conntrack --ctstate DNAT" if translated else f"-m connmark --mark {bit:#x}/{bit:#x}"
@@ -245,7 +248,7 @@ def of_iptables(text: str, mode: Mode, family: Family, bit: int, translated: boo
 
 
 def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
-    """The ports of any local address that it translates; kube-proxy's chains have a check of their own."""
+    """Returns the ports of any local address that a hook translates; kube-proxy's chains have a check of their own."""
     found: set[str] = set()
     for rule in nat.rules.get(chain, ()):
         if (match := _TO_LOCAL.search(rule)) and not match[1].startswith("KUBE-"):
@@ -254,7 +257,7 @@ def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
 
 
 def redirected_ports(nat: SavedTable, chain: str, depth: int = 0) -> set[str]:
-    """The ports that a chain of table nat translates, as its rules write them; "" = not told by port."""
+    """Returns the ports that a chain of table nat translates, as its rules write them; "" = not told by port."""
     found: set[str] = set()
     if depth > _DEEPEST:
         return found

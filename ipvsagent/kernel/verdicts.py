@@ -19,9 +19,11 @@ _DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables has loops refused as well
 
 
 class Case(StrEnum):
-    """Which packets a rule is about. TRANSLATED: those of a connection that has another destination than its client
-    thinks. SERVICES: those whose connection has our bit in its conntrack mark. LOCAL: those to an address of this node,
-    as all are that IPVS is to take. OTHER: some that cannot be told."""
+    """Tells which packets a rule is about.
+
+    ANSWERS: those of established connections. TRANSLATED: those of a connection that has another destination than its
+    client thinks. SERVICES: those whose connection has our bit in its conntrack mark. LOCAL: those to an address of this
+    node, as all are that IPVS is to take. OTHER: some, by another condition."""
 
     ANSWERS = "established connections"
     TRANSLATED = "translated connections"
@@ -40,7 +42,7 @@ class Verdict(StrEnum):
 
 
 class Step(Struct, frozen=True):
-    """A rule. cases: packets of any of them; empty = all packets. target: the chain of a jump or goto."""
+    """Describes a rule. cases: it is about packets of any of them; empty = all packets. target: of a jump or goto."""
 
     cases: frozenset[Case]
     verdict: Verdict
@@ -52,15 +54,17 @@ SOME = frozenset([Case.OTHER])
 
 
 class Denial(Struct, frozen=True):
-    """A chain that denies by default. by: the chain whose rule denies, "" = the policy does. accepted: what a rule
-    before it accepts."""
+    """Says how a chain denies by default. by: the chain whose rule denies, "" = the policy does. accepted: what rules
+    before it accept."""
 
     by: str
     accepted: frozenset[Case] = frozenset()
 
 
 def default_denial(chain: str, drops: bool, steps: Callable[[str], Sequence[Step]]) -> Denial | None:
-    """Follows a packet that no condition holds for. drops: the policy of the chain is to drop."""
+    """Follows a packet for which no condition holds; None if it is not denied.
+
+    drops: the policy of the chain is to drop. steps: returns the rules of a chain."""
     accepted: set[Case] = set()
     verdict, by = _follow(chain, steps, accepted, 0)
     if verdict is Verdict.DENY:
@@ -71,7 +75,7 @@ def default_denial(chain: str, drops: bool, steps: Callable[[str], Sequence[Step
 
 
 def _follow(chain: str, steps: Callable[[str], Sequence[Step]], accepted: set[Case], depth: int) -> tuple[Verdict, str]:
-    """ACCEPT, DENY with the chain that says so, or NONE: it comes back."""
+    """Returns ACCEPT or DENY with the chain that says so, or NONE if the packet comes back."""
     if depth > _DEEPEST:
         return Verdict.NONE, ""
     for step in steps(chain):
@@ -95,14 +99,14 @@ _STATES = {"ESTABLISHED": Case.ANSWERS, "DNAT": Case.TRANSLATED}
 
 
 class SavedTable(Struct, frozen=True):
-    """A table as iptables-save prints it. policies: of built-in chains. rules: of every chain, without `-A CHAIN`."""
+    """Holds a table as iptables-save prints it. policies: of built-in chains. rules: of every chain, without `-A CHAIN`."""
 
     policies: dict[str, str]
     rules: dict[str, list[str]]
 
 
 def saved_table(text: str, table: str) -> SavedTable:
-    """From the output of iptables-save for one family; empty if the table is not there."""
+    """Parses the output of iptables-save for one family; the result is empty if the table is not there."""
     found = SavedTable({}, {})
     is_inside = False
     for line in save_lines(text):
@@ -120,7 +124,7 @@ def saved_table(text: str, table: str) -> SavedTable:
 
 
 def saved_steps(table: SavedTable, bit: int) -> Callable[[str], Sequence[Step]]:
-    """For `default_denial`. bit: of the conntrack mark that connections to Services have."""
+    """Returns what `default_denial` needs. bit: of the conntrack mark that connections to Services have."""
     return lambda chain: [_saved_step(rule, table, bit) for rule in table.rules.get(chain, ())]
 
 
