@@ -31,7 +31,7 @@ Where do I change...
     Services without IPVS                    render/iptables.py, nat_rules.py; chain_rows.py; kernel/iptables_servers.py
     which backend, and changing it           choice.py; iptables_node.py, node.py, retirement.py
     what kube-proxy left                     kernel/kube_proxy.py, kube_proxy_sets.py, _rules.py; nftables.py
-    which tables of others are in the way    kernel/obstacles.py, verdicts.py; read by kernel/nftables.py, nft_messages.py
+    which tables of others are in the way    kernel/obstacles.py, verdicts.py; nftables.py, nft_messages.py
     a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
     what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
     what must be there to start              kernel/host.py; kernel settings: kernel/sysctls.py, conntrack_sysctls.py

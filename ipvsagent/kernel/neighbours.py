@@ -24,7 +24,7 @@ from ipvsagent.printable import printable
 
 _TABLES = ("raw", "mangle", "nat", "filter")
 _FELIX_LOOKS_FOR = "kube-ipvs0"  # Felix knows IPVS by this interface, whatever the proxy is
-_TARGET = re.compile(r"-[jg] (\S+)")
+_TARGET = re.compile(r".*-[jg] (\S+)")  # the last: a comment may hold anything
 _UNTRACKED = re.compile(r"-d (\S+?)(?:/\d+)? .*-j (?:NOTRACK|CT --notrack)")
 _CACHE_COMMENT = "NodeLocal DNS Cache"
 
@@ -39,8 +39,8 @@ class Role(StrEnum):
 
 
 class Neighbour(Struct, frozen=True):
-    """Describes one program. seen: by what it is known, and what of it touches Service traffic. means: what that means here. remedy: what an
-    operator should do; "" = nothing."""
+    """Describes one program. seen: by what it is known. means: what that means for Services here, with what of it
+    touches their traffic. remedy: what an operator should do; "" = nothing."""
 
     name: str
     kind: Role
@@ -50,8 +50,11 @@ class Neighbour(Struct, frozen=True):
 
 
 class Sight(Struct, frozen=True, dict=True):
-    """Holds what there is to see. saved: what iptables-save prints. addresses: on interfaces other than that of Services,
-    with the interface. mode: the variant of our rules. interface: of Service addresses; "" = the iptables backend."""
+    """Holds what there is to see.
+
+    saved: what iptables-save prints. addresses: on other interfaces than that of Services, with the interface. mode: of
+    our rules. interface: of Service addresses; "" = the iptables backend.
+    """
 
     saved: SavedRules = {}
     tables: Sequence[Table] = ()

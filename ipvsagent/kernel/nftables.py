@@ -37,7 +37,7 @@ def tables() -> Iterator[Table]:
 
 
 def base_chains() -> list[BaseChain]:
-    """Returns the chains at hooks of IP packets (families ip, ip6, inet), sorted; none on a kernel without nf_tables."""
+    """Returns the chains at hooks of IP packets (ip, ip6, inet), sorted; none on a kernel without nf_tables."""
     by_name = {(table.family, table.name): table for table in tables()}
     found = []
     for body in _dump(_GET_CHAIN, NFGENMSG.pack(0, 0, 0)):

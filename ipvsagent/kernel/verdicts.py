@@ -22,8 +22,9 @@ class Case(StrEnum):
     """Tells which packets a rule is about.
 
     ANSWERS: those of established connections. TRANSLATED: those of a connection that has another destination than its
-    client thinks. SERVICES: those whose connection has our bit in its conntrack mark. LOCAL: those to an address of this
-    node, as all are that IPVS is to take. OTHER: some, by another condition."""
+    client thinks. SERVICES: those whose connection has our bit in its conntrack mark. LOCAL: those to an address of
+    this node, as all are that IPVS is to take. OTHER: some, by another condition.
+    """
 
     ANSWERS = "established connections"
     TRANSLATED = "translated connections"
@@ -99,7 +100,7 @@ _STATES = {"ESTABLISHED": Case.ANSWERS, "DNAT": Case.TRANSLATED}
 
 
 class SavedTable(Struct, frozen=True):
-    """Holds a table as iptables-save prints it. policies: of built-in chains. rules: of every chain, without `-A CHAIN`."""
+    """Holds a table as iptables-save prints it. policies: of built-in chains. rules: by chain, without `-A CHAIN`."""
 
     policies: dict[str, str]
     rules: dict[str, list[str]]
