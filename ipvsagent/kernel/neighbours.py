@@ -183,7 +183,7 @@ def _chains_seen(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
     for (mode, _, _), table in sight.rules.items():
         names.setdefault(mode, []).extend(chain for chain in table.rules if chains.fullmatch(chain))
     for mode, found in names.items():
-        different = sorted(set(found))
+        different = sorted(set(found), key=lambda name: (len(name), name))
         if different:
             more = f" and {len(different) - 1} more" if len(different) > 1 else ""
             yield f"chain {different[0]}{more} in iptables-{mode}"
@@ -205,7 +205,7 @@ def _published(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
                 target = _TARGET.search(rule)
                 if "--dst-type LOCAL" in rule and target and chains.fullmatch(target[1]):
                     ports |= redirected_ports(table, target[1])
-    known = sorted(filter(None, ports), key=lambda port: int(re.split("[,:]", port)[0]))
+    known = sorted(filter(None, ports), key=lambda port: int(port.partition(":")[0]))
     if len(known) == 1 and known[0].isdigit():
         yield f"port {known[0]} of every local address goes to its pods or containers; a Service on it comes first"
     elif ports:

@@ -178,7 +178,7 @@ def _redirected(chain: str, rules: Mapping[str, Sequence[Rule]], depth: int = 0)
 
 
 def _redirection(place: str, hook: str, ports: frozenset[str]) -> Obstacle:
-    known = sorted((port for port in ports if port), key=lambda port: int(re.split("[,:]", port)[0]))
+    known = sorted((port for port in ports if port), key=lambda port: int(port.partition(":")[0]))
     what = "ports of every address of this node are"
     if len(known) == 1 and "" not in ports:
         what = f"port {known[0]} of every address of this node is"
@@ -257,15 +257,16 @@ def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
 
 
 def redirected_ports(nat: SavedTable, chain: str, depth: int = 0) -> set[str]:
-    """Returns the ports that a chain of table nat translates, as its rules write them; "" = not told by port."""
+    """Returns the ports, or ranges `8000:8009`, that a chain of table nat translates; "" = not told by port."""
     found: set[str] = set()
     if depth > _DEEPEST:
         return found
     for rule in nat.rules.get(chain, ()):
         target = rule.rpartition("-j ")[2].split(" ", 1)[0]
         port = _TO_PORTS.search(rule)
+        ports = set(port[1].split(",")) if port else {""}
         if target in ("DNAT", "REDIRECT"):
-            found.add(port[1] if port else "")
+            found |= ports
         elif target in nat.rules and (below := redirected_ports(nat, target, depth + 1)):
-            found |= {port[1]} if port else below
+            found |= ports if port else below
     return found

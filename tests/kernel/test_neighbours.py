@@ -110,7 +110,7 @@ def test_flannel_with_the_policies_of_calico_is_canal():
 def test_calico_that_knows_of_ipvs():
     found = only(saved={NFT4: recorded("calico")}, links=[link("kube-ipvs0")])
     assert (found.name, found.remedy) == ("Calico", "")
-    assert found.seen == ("chain cali-FORWARD and 12 more in iptables-nft",)
+    assert found.seen == ("chain cali-INPUT and 12 more in iptables-nft",)
 
 
 def test_calico_that_has_not_noticed_ipvs():
@@ -157,7 +157,7 @@ def test_host_ports_of_portmap():
         "-A CNI-DN-1 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.0.9:8080\nCOMMIT\n"
     )
     found = only(saved={NFT4: text})
-    assert found.name == "portmap" and "ports 443,80 of every local address go to" in found.means
+    assert found.name == "portmap" and "ports 80, 443 of every local address go to" in found.means
 
 
 @pytest.mark.parametrize(("file", "name"), [("ufw-deny-4", "ufw"), ("firewalld-eth0-4", "firewalld")])
