@@ -31,13 +31,14 @@ Where do I change...
     Services without IPVS                    render/iptables.py, nat_rules.py; chain_rows.py; kernel/iptables_servers.py
     which backend, and changing it           choice.py; iptables_node.py, node.py, retirement.py
     what kube-proxy left                     kernel/kube_proxy.py, kube_proxy_sets.py, _rules.py; nftables.py
+    which tables of others are in the way    kernel/obstacles.py, verdicts.py; nftables.py, nft_messages.py
     a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
     what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
     what must be there to start              kernel/host.py; kernel settings: kernel/sysctls.py, conntrack_sysctls.py
     who answers ARP for Service addresses    kernel/arp.py; how addresses are bound: kernel/addresses.py
     what happens to UDP flows of old times   udp_flows.py, kernel/conntrack.py
     ranges delivered by a route              policy/routes.py, kernel/service_routes.py
-    what `check` looks at                    checks.py
+    what `check` looks at                    checks.py; CNI plugins, firewalls, runtimes: kernel/neighbours.py
     a column of `status`                     status/native.py; ipvsadm's own text: status/ipvsadm*.py, cli/save.py
     what makes the agent unhealthy           status/health.py; a metric: status/*metrics.py; told by status/vitals.py
     which finding is an Event, and when      events/event.py, plan.py; how it is written: sources/events.py

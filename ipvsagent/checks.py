@@ -18,9 +18,13 @@ from ipvsagent.config import Backend, Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel import arp, host, kube_proxy_rules
+from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.arp import Answers
-from ipvsagent.kernel.iptables_tool import find_variant
+from ipvsagent.kernel.iptables_tool import Mode, SavedRules, Variant, find_variant, saved_rules
 from ipvsagent.kernel.links import links
+from ipvsagent.kernel.neighbours import Sight, neighbours
+from ipvsagent.kernel.nftables import tables
+from ipvsagent.kernel.obstacles import in_the_way
 from ipvsagent.kernel.sysctls import ConnReuse, Setting, conn_reuse, is_writable, read_sysctl
 from ipvsagent.kernel.timeouts import ESTABLISHED, IdleTimeout, idle_timeouts
 from ipvsagent.node import Node, lock_path
@@ -46,7 +50,8 @@ class Check(Struct, frozen=True, omit_defaults=True):
 
 
 class NodeChecks(Struct, frozen=True):
-    """fit: nothing failed. conn_reuse, timeouts, arp: the facts behind some of the checks."""
+    """fit: nothing failed. neighbours: other programs and tables of the node's network that Services meet, by
+    `neighbour NAME` and `obstacle PLACE`. conn_reuse, timeouts, arp: the facts behind some of the checks."""
 
     version: str
     node: str
@@ -54,6 +59,7 @@ class NodeChecks(Struct, frozen=True):
     fit: bool
     checks: tuple[Check, ...]
     conn_reuse: ConnReuse
+    neighbours: tuple[Check, ...] = ()
     timeouts: tuple[IdleTimeout, ...] = ()
     arp: tuple[Answers, ...] = ()
 
@@ -63,14 +69,19 @@ def check_node(config: Config) -> NodeChecks:
     checks: list[Check] = []
     timeouts: tuple[IdleTimeout, ...] = ()
     answers: tuple[Answers, ...] = ()
+    beside: tuple[Check, ...] = ()
     if _passed(checks, "privileges", host.require_privilege, "CAP_NET_ADMIN"):
-        checks += _others(config)
-        rules = _iptables()
+        saved = saved_rules()
+        checks += _others(config, saved)
+        rules, variant = _iptables(saved)
         ip_vs = _ip_vs(config.backend)
         checks += [rules, ip_vs]
-        if config.backend is Backend.IPTABLES or ip_vs.state is State.WARNING:
-            if rules.state is State.OK:
-                checks += [_setting(setting) for setting in IptablesNode(config).settings()]
+        translated = config.backend is Backend.IPTABLES or ip_vs.state is State.WARNING
+        if variant is not None:
+            beside = tuple(neighbour_checks(config, saved, variant.mode, translated))
+        if translated:
+            if variant is not None:
+                checks += [_setting(setting) for setting in IptablesNode(config, variant=variant).settings()]
         elif ip_vs.state is State.OK:
             node = Node(config)
             _passed(checks, f"scheduler {config.scheduler}", lambda: host.require_scheduler(config.scheduler), "works")
@@ -87,8 +98,20 @@ def check_node(config: Config) -> NodeChecks:
         checks.append(Check(finding.subject, State.WARNING, finding.reason))
     fit = not any(check.state is State.FAILED for check in checks)
     return NodeChecks(
-        __version__, config.node_name, os.uname().release, fit, tuple(checks), decision, timeouts, answers
+        __version__, config.node_name, os.uname().release, fit, tuple(checks), decision, beside, timeouts, answers
     )
+
+
+def neighbour_checks(config: Config, saved: SavedRules, mode: Mode, translated: bool) -> Iterator[Check]:
+    """saved: what iptables-save prints. mode: the variant of our rules. translated: by the iptables backend."""
+    interface = "" if translated else config.interface
+    addresses = AddressTable(config.interface).node_addresses()
+    for each in neighbours(Sight(saved, tuple(tables()), tuple(links()), addresses, mode, interface)):
+        state = State.WARNING if each.remedy else State.OK
+        found = f"{each.kind} ({', '.join(each.seen)}): {each.means}"
+        yield Check(f"neighbour {each.name}", state, found, each.remedy)
+    for obstacle in in_the_way(mode, bit=1 << config.masquerade_bit, translated=translated, saved=saved):
+        yield Check(f"obstacle {obstacle.place}", State.WARNING, obstacle.reason, obstacle.remedy)
 
 
 def _passed(checks: list[Check], name: str, require: Callable[[], None], found: str) -> bool:
@@ -101,7 +124,7 @@ def _passed(checks: list[Check], name: str, require: Callable[[], None], found: 
     return True
 
 
-def _others(config: Config) -> Iterator[Check]:
+def _others(config: Config, saved: SavedRules) -> Iterator[Check]:
     pid = host.kube_proxy_here()
     if pid:
         remedy = "Stop it before `ipvsagent run`: kubectl -n kube-system delete daemonset kube-proxy"
@@ -110,7 +133,7 @@ def _others(config: Config) -> Iterator[Check]:
         )
     else:
         yield Check("kube-proxy", State.OK, "none is visible from here")
-    left = kube_proxy_rules.left()
+    left = kube_proxy_rules.left(saved)
     if left.translating or left.canary:
         remedy = f"Once kube-proxy is stopped for good, run `{kube_proxy_rules.REMEDY}`"
         what = "its chain KUBE-PROXY-CANARY is there: it runs here, or ran and left its rules"
@@ -126,14 +149,14 @@ def _others(config: Config) -> Iterator[Check]:
     yield Check("other agents", State.OK, "none")
 
 
-def _iptables() -> Check:
+def _iptables(saved: SavedRules) -> tuple[Check, Variant | None]:
     try:
-        variant = find_variant()
+        variant = find_variant(saved)
     except (StartError, KernelError) as error:
         remedy = error.remedy if isinstance(error, StartError) else ""
         what = error.what if isinstance(error, StartError) else str(error)
-        return Check("iptables", State.FAILED, what, remedy)
-    return Check("iptables", State.OK, f"{variant.mode} ({variant.reason})")
+        return Check("iptables", State.FAILED, what, remedy), None
+    return Check("iptables", State.OK, f"{variant.mode} ({variant.reason})"), variant
 
 
 def _ip_vs(backend: Backend) -> Check:

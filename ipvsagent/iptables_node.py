@@ -12,7 +12,7 @@ from ipvsagent.kernel.client_sets import ClientSets
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
-from ipvsagent.kernel.iptables_tool import find_variant
+from ipvsagent.kernel.iptables_tool import Variant, find_variant
 from ipvsagent.kernel.ownership import Ledger, state_key
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
 from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes, socket_path
@@ -28,12 +28,13 @@ from ipvsagent.rows import Op
 
 
 class IptablesNode:
-    """The same for the agent as `Node`; opening it only reads. Raises StartError. findings: why it is this one."""
+    """The same for the agent as `Node`; opening it only reads. Raises StartError. findings: why it is this one.
+    variant: what `find_variant` said a moment ago, if anybody asked it."""
 
     backend_name = "iptables"
     rules_in_loop = True
 
-    def __init__(self, config: Config, findings: tuple[Finding, ...] = ()) -> None:
+    def __init__(self, config: Config, findings: tuple[Finding, ...] = (), variant: Variant | None = None) -> None:
         self._why = findings
         host.require_privilege()
         self.config = config
@@ -50,7 +51,7 @@ class IptablesNode:
         self.localhost = Raised(config.state_dir / f"{key}.localhost")
         self._guarded = False
         self._clients = ClientSets()
-        variant = find_variant()
+        variant = variant or find_variant()
         self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
         self.servers = ServerRules(self._tables)
         self._renderer = renderer(config)

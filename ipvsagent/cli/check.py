@@ -23,7 +23,8 @@ _COLOUR = {State.OK: "green", State.TO_DO: "cyan", State.WARNING: "yellow", Stat
 def command(output: str, **options: Any) -> int:
     """Say whether this node is fit for ipvsagent, and who answers ARP for Service addresses.
 
-    Looks at privileges, kernel, settings, iptables, other proxies, timeouts and interfaces, and changes nothing.
+    Looks at privileges, kernel, settings, iptables, other programs of the node's network, timeouts and interfaces, and
+    changes nothing.
     `to-do` is what `run` would do by itself. Exit status 1 when something would keep it from working.
     """
     checked = check_node(given(options).config)
@@ -36,18 +37,25 @@ def command(output: str, **options: Any) -> int:
 
 def _print_text(checked: NodeChecks) -> None:
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    width = max(len(check.name) for check in checked.checks)
-    for check in checked.checks:
+    _print_checks(checked.checks, colour)
+    if checked.neighbours:
+        click.echo()
+        _print_checks(checked.neighbours, colour)
+    if checked.timeouts:
+        click.echo()
+        for text, _ in timeout_lines(checked.timeouts):
+            click.echo(text)
+    click.echo(_summary((*checked.checks, *checked.neighbours)), err=True)
+
+
+def _print_checks(checks: tuple[Check, ...], colour: bool) -> None:
+    width = max(len(check.name) for check in checks)
+    for check in checks:
         state = f"{check.state:<8}"
         shown = click.style(state, fg=_COLOUR[check.state]) if colour else state
         click.echo(f"{shown} {check.name:<{width}}  {check.found}")
         if check.remedy:
             click.echo(f"{'':<8} {'':<{width}}  {check.remedy}")
-    if checked.timeouts:
-        click.echo()
-        for text, _ in timeout_lines(checked.timeouts):
-            click.echo(text)
-    click.echo(_summary(checked.checks), err=True)
 
 
 def _summary(checks: tuple[Check, ...]) -> str:

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
@@ -34,6 +34,10 @@ _COMMAND = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 class Mode(StrEnum):
     NFT = "nft"
     LEGACY = "legacy"
+
+
+SavedRules = Mapping[tuple[Mode, Family], str]
+"""What iptables-save prints, by variant and family; without those that do not work here."""
 
 
 class Variant(Struct, frozen=True):
@@ -164,9 +168,10 @@ def _mode_of(command: str) -> Mode:
     return Mode.NFT if "nf_tables" in done.stdout else Mode.LEGACY
 
 
-def find_variant() -> Variant:
-    """The variant that this node uses, of both families together. Raises StartError if there is no iptables."""
-    texts = working_modes()
+def find_variant(saved: SavedRules | None = None) -> Variant:
+    """The variant that this node uses, of both families together. Raises StartError if there is no iptables. saved:
+    what `saved_rules` read a moment ago, if anybody did."""
+    texts = working_modes(saved)
     for mode, text in texts.items():
         if hint := _HINT.search(text):
             return Variant(mode, f"kubelet's chain {hint[1]} is there")
@@ -200,17 +205,24 @@ def _can_write(mode: Mode) -> bool:
     return True
 
 
-def working_modes() -> dict[Mode, str]:
-    """The kinds of rules that this kernel and this installation have, with all their rules in both families."""
-    return {mode: text for mode in Mode if (text := _all_rules(mode)) is not None}
+def working_modes(saved: SavedRules | None = None) -> dict[Mode, str]:
+    """The kinds of rules that this kernel and this installation have, with all their rules in both families. saved:
+    what `saved_rules` read a moment ago, if anybody did."""
+    texts: dict[Mode, str] = {}
+    for (mode, _), text in (saved_rules() if saved is None else saved).items():
+        texts[mode] = texts.get(mode, "") + text
+    return texts
 
 
-def _all_rules(mode: Mode) -> str | None:
-    """Of both families; None if the variant does not work here."""
-    texts = []
-    for family in Family:
-        try:
-            texts.append(Tool(family, mode).save())
-        except (StartError, RulesRefused):
-            continue
-    return "".join(texts) if texts else None
+def saved_rules() -> SavedRules:
+    """Runs iptables-save once for each variant and family."""
+    texts = {(mode, family): saved_rules_of(mode, family) for mode in Mode for family in Family}
+    return {which: text for which, text in texts.items() if text is not None}
+
+
+def saved_rules_of(mode: Mode, family: Family) -> str | None:
+    """Returns what iptables-save prints of one variant and family; None if that does not work here."""
+    try:
+        return Tool(family, mode).save()
+    except (StartError, RulesRefused):
+        return None

@@ -16,7 +16,8 @@ from ipvsagent.errors import StartError
 from ipvsagent.kernel.ipset_definitions import Definitions
 from ipvsagent.kernel.iptables_text import save_lines
 from ipvsagent.kernel.iptables_tool import RulesRefused, Tool, working_modes
-from ipvsagent.kernel.nftables import Table, delete, tables
+from ipvsagent.kernel.nft_messages import Table
+from ipvsagent.kernel.nftables import delete, tables
 
 _CHAIN = re.compile(
     r"KUBE-(SERVICES|EXTERNAL-SERVICES|NODEPORTS|POSTROUTING|MARK-MASQ|FORWARD|PROXY-FIREWALL|PROXY-CANARY"

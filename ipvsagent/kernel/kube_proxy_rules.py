@@ -14,7 +14,7 @@ from threading import Event
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.host import STOP_KUBE_PROXY
-from ipvsagent.kernel.iptables_tool import working_modes
+from ipvsagent.kernel.iptables_tool import SavedRules, working_modes
 from ipvsagent.kernel.nftables import tables
 
 REMEDY = "ipvsagent cleanup --kube-proxy"
@@ -34,9 +34,9 @@ class Left:
     canary: bool = False
 
 
-def left() -> Left:
-    """Raises KernelError, StartError."""
-    texts = {str(mode): text for mode, text in working_modes().items()}
+def left(saved: SavedRules | None = None) -> Left:
+    """Raises KernelError, StartError. saved: what `iptables_tool.saved_rules` read a moment ago, if anybody did."""
+    texts = {str(mode): text for mode, text in working_modes(saved).items()}
     canary = any(_CANARY.search(text) for text in texts.values())
     return Left((*in_iptables(texts), *_in_nftables()), canary)
 
