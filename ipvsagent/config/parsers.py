@@ -78,7 +78,7 @@ def parse_port_range(text: str) -> PortRange:
     first, last = int(found[1]), int(found[3] or found[1])
     if found[2] == "+":
         last += first
-    if not 1 <= first or last > 65535:
+    if first < 1 or last > 65535:
         raise ConfigError([f"{text!r} has ports that are not from 1 to 65535"])
     if last < first:
         raise ConfigError([f"{text!r} ends before it begins"])
