@@ -35,6 +35,7 @@ Where do I change...
     a setting, an option                     config/service_settings.py, host_settings.py; config/settings.py
     what a changed configuration file does   sources/configuration.py, config/takeover.py, reconfiguration.py
     what must be there to start              kernel/host.py; kernel settings: kernel/sysctls.py, conntrack_sysctls.py
+    source ports of the node's own           kernel/reserved_ports.py
     who answers ARP for Service addresses    kernel/arp.py; how addresses are bound: kernel/addresses.py
     what happens to UDP flows of old times   udp_flows.py, kernel/conntrack.py
     ranges delivered by a route              policy/routes.py, kernel/service_routes.py

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ipvsagent import __version__
 from ipvsagent.address import Family
-from ipvsagent.config import Backend, Config
+from ipvsagent.config import Backend, Config, PortRange
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel import arp, host, kube_proxy_rules
@@ -25,6 +25,7 @@ from ipvsagent.kernel.links import links
 from ipvsagent.kernel.neighbours import Sight, neighbours
 from ipvsagent.kernel.nftables import tables
 from ipvsagent.kernel.obstacles import in_the_way
+from ipvsagent.kernel.reserved_ports import source_ports
 from ipvsagent.kernel.sysctls import ConnReuse, Setting, conn_reuse, is_writable, read_sysctl
 from ipvsagent.kernel.timeouts import ESTABLISHED, IdleTimeout, idle_timeouts
 from ipvsagent.node import Node, lock_path
@@ -87,6 +88,7 @@ def check_node(config: Config) -> NodeChecks:
             _passed(checks, f"scheduler {config.scheduler}", lambda: host.require_scheduler(config.scheduler), "works")
             checks += _tables(node)
             checks += [_setting(setting) for setting in node.settings()]
+            checks.append(_source_ports(config.service_node_port_range))
             timeouts = idle_timeouts(node.ipvs)
             checks += _timeouts(timeouts)
             lan = node.lan()
@@ -192,6 +194,19 @@ def _setting(setting: Setting) -> Check:
         return Check(setting.name, State.TO_DO, found)
     remedy = f"Run on the host `sysctl -w {setting.name}={setting.value}`"
     return Check(setting.name, State.FAILED if setting.vital else State.WARNING, found, remedy)
+
+
+def _source_ports(node_ports: PortRange) -> Check:
+    """Whether connections of the node itself may begin at a node port, where IPVS takes their answers."""
+    name = "source ports"
+    now = source_ports(node_ports)
+    if not now.missing:
+        return Check(name, State.OK, f"{now.said}: they are reserved")
+    if now.crowded:
+        return Check(name, State.WARNING, now.said, now.remedy)
+    if now.writable:
+        return Check(name, State.TO_DO, f"{now.said}; they are not reserved")
+    return Check(name, State.WARNING, now.said, now.remedy) if now.clashing else Check(name, State.OK, now.said)
 
 
 def _reuse(decision: ConnReuse) -> Check:

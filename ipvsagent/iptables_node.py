@@ -14,6 +14,7 @@ from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
 from ipvsagent.kernel.iptables_tool import Variant, find_variant
 from ipvsagent.kernel.ownership import Ledger, state_key
+from ipvsagent.kernel.reserved_ports import ReservedPorts
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
 from ipvsagent.node import Recorder, pipeline_for, policy_options, set_sizes, socket_path
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
@@ -49,6 +50,7 @@ class IptablesNode:
         self._sysctls = Sysctls()
         self.raised = Raised(config.state_dir / f"{key}.raised")
         self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
         self._guarded = False
         self._clients = ClientSets()
         variant = variant or find_variant()
@@ -172,7 +174,7 @@ class IptablesNode:
         """
         unset = self.rules_stand()
         if self._other is None:
-            return unset + self.raised.restored()
+            return unset + self.raised.restored() + self.reserved.restored()
         if not self._serves:
             rules.serve()
             self._serves = True

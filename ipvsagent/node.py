@@ -19,6 +19,7 @@ from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership, state_key
+from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.kernel.timeouts import established_setting
@@ -85,6 +86,7 @@ class Node:
         self.ipvs = IpvsTable(self.ownership)
         self.raised = Raised(config.state_dir / f"{key}.raised")
         self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
         self._sysctls = Sysctls()
         self.sets = SetTable()
         self.unset_limits: tuple[Finding, ...] = ()
@@ -198,7 +200,13 @@ class Node:
         """Put right what somebody changed since: findings, and the names of what was changed."""
         settings = self.settings()
         self.raised.note(settings)
-        return self._sysctls.keep(settings, now)
+        findings, changed = self._sysctls.keep(settings, now)
+        node_ports = self.config.service_node_port_range
+        if not self.unset_limits and not self.reserved.holds(node_ports):
+            self.set_limits()
+            if self.reserved.holds(node_ports):
+                changed.append(RESERVED)
+        return findings, changed
 
     def mend_addresses(self) -> int:
         """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
@@ -251,7 +259,7 @@ class Node:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
         # Before the guard goes that the iptables backend needs with it, and which stays until IPVS serves.
-        put_back = self.localhost.restored()
+        put_back = self.localhost.restored() + self.reserved.reserve(self.config.service_node_port_range)
         if self.config.answer_arp or self.config.strict_arp:
             put_back += self.raised.restored()
         self.unset_limits = limits + put_back

@@ -7,7 +7,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from ipvsagent.address import Family
-from ipvsagent.config import Config
+from ipvsagent.config import Config, PortRange
+from ipvsagent.findings import Finding
 from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.sysctls import Setting, Sysctls
 from ipvsagent.loop import Loop
@@ -21,6 +22,16 @@ from ipvsagent.status.vitals import Vitals
 from tests.interrupted import Calls, Interrupted
 
 MOST_TURNS = 40  # in one second of the clock: more would be a loop that does not wait
+
+
+class NothingReserved:
+    """Ports of the machine that runs the tests stay as they are."""
+
+    def holds(self, wanted: PortRange) -> bool:
+        return True
+
+    def reserve(self, wanted: PortRange) -> tuple[Finding, ...]:
+        return ()
 
 
 class TestedNode(Node):
@@ -42,6 +53,7 @@ class TestedNode(Node):
         self.settings_error: Exception | None = None
         self.raised = Raised(config.state_dir / "raised")
         self.localhost = Raised(config.state_dir / "localhost")
+        self.reserved: Any = NothingReserved()
         self._sysctls = Sysctls()
 
     def scheduler_works(self, name: str) -> bool:

@@ -51,7 +51,7 @@ def command(
     That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets, of both
     backends; what other programs made stays.
     Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces and
-    route_localnet, where they were raised.
+    route_localnet, where they were raised, and the node ports in ip_local_reserved_ports.
     """
     config = found_by(files, interface, state_dir)
     host.require_privilege()
@@ -104,6 +104,7 @@ def command(
     if not node:
         routes.write([op for op in planned if isinstance(op.row, RouteRow)])
     chains.raised.restore()
+    chains.reserved.restore()
     for path in (chains.socket_path, chains.ledger_path):
         path.unlink(missing_ok=True)
     click.echo(f"removed {what}" if what else "nothing to remove", err=True)

@@ -6,7 +6,7 @@
     documents.py  which fields a file sets
     kube_proxy.py what kube-proxy has and we mean otherwise, or not at all
     kinds.py      what may be written for a setting, in a document and on a command line
-    parsers.py    durations, CIDRs, addresses
+    parsers.py    durations, CIDRs, addresses, ranges of ports
     resolve.py    defaults, documents and options become a Config; every problem at once
     takeover.py   what of a new Config a running agent takes up
     write.py      a Config as documents that load back to it
@@ -15,7 +15,7 @@ A new setting is a field of `Config` and a line of the table; option, help text 
 here reads the environment, and nothing else in the program reads a setting from anywhere but its `Config`.
 """
 
-from ipvsagent.config.parsers import Network, parse_duration, parse_network
+from ipvsagent.config.parsers import Network, PortRange, parse_duration, parse_network
 from ipvsagent.config.remarks import Remark
 from ipvsagent.config.resolve import Resolved, resolve
 from ipvsagent.config.settings import Backend, Config, for_this_node, node_name
@@ -24,6 +24,7 @@ __all__ = [
     "Backend",
     "Config",
     "Network",
+    "PortRange",
     "Remark",
     "Resolved",
     "for_this_node",

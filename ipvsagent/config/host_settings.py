@@ -109,6 +109,16 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "--conntrack-udp-timeout-stream",
         of="Conntrack timeout of answered UDP flows",
     ),
+    of_agent(
+        "service_node_port_range",
+        "serviceNodePortRange",
+        kinds.PORT_RANGE,
+        "--service-node-port-range",
+        help="kube-apiserver's range of node ports: this node's own connections take no source port from it, as IPVS "
+        "would take the answers for packets to a node port.",
+        section=HOST,
+        live=True,
+    ),
     of_kube_proxy(
         "oom_score_adj",
         "oomScoreAdj",

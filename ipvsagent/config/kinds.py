@@ -16,6 +16,7 @@ from ipvsagent.config.parsers import (
     parse_duration,
     parse_listener,
     parse_network,
+    parse_port_range,
     write_duration,
 )
 from ipvsagent.config.settings import Backend
@@ -239,6 +240,7 @@ CLUSTER_CIDRS = Kind(
 NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True, words=("primary",))
 ANYTHING = Kind(Any, _same, _same, _same, flag=True)
 MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables", words=("auto", "ipvs", "iptables"))
+PORT_RANGE = Kind(str, parse_port_range, _same, str, "PORT-PORT")
 ADDRESS = Kind(str, parse_address, _same, _same, "ADDRESS")
 GATES = Kind(dict[str, bool], _same, _gates, _same, "NAME=true,...")
 PATH = Kind(str, Path, _same, str, "PATH")

@@ -5,12 +5,30 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from msgspec import Struct
+
 from ipvsagent.errors import ConfigError
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 
+_PORT_RANGE = re.compile(r"(\d{1,5})(?:([-+])(\d{1,5}))?", re.ASCII)
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class PortRange(Struct, frozen=True):
+    """Ports from first to last, both of them in it; 1 to 65535."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+    @property
+    def ports(self) -> range:
+        return range(self.first, self.last + 1)
 
 
 def parse_duration(text: str) -> float:
@@ -49,6 +67,22 @@ def parse_address(text: str) -> str:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:
         raise ConfigError([f"{text!r} is not an IP address"]) from None
+
+
+def parse_port_range(text: str) -> PortRange:
+    """`FIRST-LAST`, `FIRST+MORE` (so many ports after the first), or one port, as kube-apiserver's flag takes them
+    (PortRange.Set, k8s.io/apimachinery/pkg/util/net/port_range.go); port 0, which it takes, is none."""
+    found = _PORT_RANGE.fullmatch(text.strip())
+    if not found:
+        raise ConfigError([f"{text!r} is not a range of ports; write for example 30000-32767"])
+    first, last = int(found[1]), int(found[3] or found[1])
+    if found[2] == "+":
+        last += first
+    if first < 1 or last > 65535:
+        raise ConfigError([f"{text!r} has ports that are not from 1 to 65535"])
+    if last < first:
+        raise ConfigError([f"{text!r} ends before it begins"])
+    return PortRange(first, last)
 
 
 def parse_listener(text: str, port: int) -> str:

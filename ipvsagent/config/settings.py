@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ipvsagent.config.parsers import Network
+from ipvsagent.config.parsers import Network, PortRange
 
 
 class Backend(StrEnum):
@@ -53,7 +53,8 @@ class Config(Struct, frozen=True, kw_only=True):
       idle_timeout: how long a TCP connection of a Service may be idle, for IPVS and connection tracking.
       strict_arp: sets arp_ignore and arp_announce for the whole host. answer_arp: the kernel goes on answering ARP for
       Service addresses; else it is kept from that on the LAN's interfaces. conntrack_max_per_core: 0 leaves the size of
-      the connection tracking table alone, and conntrack_min with it. oom_score_adj: of this process.
+      the connection tracking table alone, and conntrack_min with it. service_node_port_range: the API server's; no
+      connection of the node itself takes its source port from there. oom_score_adj: of this process.
 
     Servers
       healthz_address, metrics_address: `ADDRESS:PORT`, "" = no server. bind_hard_fail: a server that cannot listen
@@ -101,6 +102,7 @@ class Config(Struct, frozen=True, kw_only=True):
     conntrack_be_liberal: bool = False
     conntrack_udp: float = 0.0
     conntrack_udp_stream: float = 0.0
+    service_node_port_range: PortRange = PortRange(30000, 32767)
     oom_score_adj: int = -999
     healthz_address: str = "0.0.0.0:10256"
     metrics_address: str = "127.0.0.1:10249"

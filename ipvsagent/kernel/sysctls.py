@@ -115,7 +115,7 @@ def needed() -> tuple[Setting, ...]:
 def read_sysctl(name: str) -> int | None:
     """`net.ipv4.ip_forward` as a number; None if the kernel has no such setting, or it is no number."""
     try:
-        return int(_path(name).read_text())
+        return int(sysctl_path(name).read_text())
     except (OSError, ValueError):
         return None
 
@@ -124,12 +124,12 @@ def write_sysctl(name: str, value: int) -> bool:
     """False if it was so already; then nothing is written. Raises OSError."""
     if read_sysctl(name) == value:
         return False
-    _path(name).write_text(f"{value}\n")
+    sysctl_path(name).write_text(f"{value}\n")
     return True
 
 
 def is_writable(name: str) -> bool:
-    return os.access(_path(name), os.W_OK)
+    return os.access(sysctl_path(name), os.W_OK)
 
 
 def require(settings: Iterable[Setting]) -> None:
@@ -206,6 +206,6 @@ def _cannot(setting: Setting, found: str, severity: Severity = Severity.WARNING)
     return Finding(FindingKind.HOST, setting.name, reason, severity=severity)
 
 
-def _path(name: str) -> Path:
+def sysctl_path(name: str) -> Path:
     """As sysctl(8): where the first separator is a dot, a slash stands for a dot in a name."""
     return Path("/proc/sys", *(part.replace("/", ".") for part in name.split(".")))

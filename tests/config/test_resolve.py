@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ipvsagent.config import Backend, Config, Resolved, parse_network, resolve
+from ipvsagent.config import Backend, Config, PortRange, Resolved, parse_network, resolve
 from ipvsagent.config.kube_proxy import EVERY_ADDRESS, TRANSLATED, WITHOUT_EFFECT
 from ipvsagent.config.schema import SETTINGS, Document
 
@@ -145,6 +145,14 @@ FIELDS: dict[str, tuple[Document | None, str, object, str, str, object]] = {
         "3m",
         180.0,
     ),
+    "service_node_port_range": (
+        AGENT,
+        "serviceNodePortRange",
+        "20000-40000",
+        "--service-node-port-range",
+        " 20000+20000 ",
+        PortRange(20000, 40000),
+    ),
     "oom_score_adj": (KUBE_PROXY, "oomScoreAdj", 0, "--oom-score-adj", "0", 0),
     "healthz_address": (
         KUBE_PROXY,
@@ -273,6 +281,9 @@ def test_zero_is_not_set_where_kube_proxy_cannot_tell(path: str, value: object) 
         (AGENT, "drainTimeOut", "1s", "is no field of IPVSAgentConfiguration; is drainTimeout meant?"),
         (AGENT, "scheduler", "rr", "is no field of IPVSAgentConfiguration"),
         (AGENT, "localMarkMask", -1, "-1 is not a mask of 32 bits"),
+        (AGENT, "serviceNodePortRange", "", "'' is not a range of ports; write for example 30000-32767"),
+        (AGENT, "serviceNodePortRange", "40000-30000", "'40000-30000' ends before it begins"),
+        (AGENT, "serviceNodePortRange", 30000, "must be text, not a whole number"),
         (AGENT, "logLevel", "loud", "'loud' is not one of debug, info, warning, error"),
         (AGENT, "sources", "a.yaml", "must be a list, not text"),
     ],

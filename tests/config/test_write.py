@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsagent.config import Backend, Config, resolve
+from ipvsagent.config import Backend, Config, PortRange, resolve
 from ipvsagent.config.parsers import parse_duration, write_duration
 from ipvsagent.config.write import written
 
@@ -69,6 +69,9 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "conntrack_be_liberal": st.booleans(),
     "conntrack_udp": SECONDS,
     "conntrack_udp_stream": SECONDS,
+    "service_node_port_range": st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(
+        lambda ports: PortRange(min(ports), max(ports))
+    ),
     "oom_score_adj": st.integers(-1000, 1000),
     "healthz_address": LISTENERS,
     "metrics_address": LISTENERS,
