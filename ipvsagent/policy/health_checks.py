@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from ipvsagent.address import Family, family_of
+from ipvsagent.address import Family
 from ipvsagent.cluster.objects import EndpointSlice, Service, ServiceKey
 
 
@@ -27,7 +27,7 @@ def health_check_of(service: Service, slices: Iterable[EndpointSlice], node: str
     """node: this one's name."""
     if service.type != "LoadBalancer" or not service.external_local or not service.health_check_node_port:
         return None
-    found = {family_of(address): set[str]() for address in service.cluster_ips}
+    found = {family: set[str]() for family in service.families}
     for piece in slices:
         if piece.family in found:
             found[piece.family].update(
