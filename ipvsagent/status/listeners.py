@@ -31,11 +31,8 @@ log = logging.getLogger("ipvsagent")
 
 _Key = tuple[str, Hashable]
 
-# <linux/in.h>, <linux/in6.h>
-_FREEBIND: dict[int, tuple[int, int]] = {
-    socket.AF_INET: (socket.IPPROTO_IP, 15),
-    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
-}
+_IP_FREEBIND = 15
+"""<linux/in.h>; of sockets of both families, where IPV6_FREEBIND needs Linux 4.15."""
 
 RETRY_AFTER = 5.0
 REQUEST_WITHIN = 10.0
@@ -194,7 +191,7 @@ class _Server(ThreadingMixIn, TCPServer):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._only_family)
         if self._may_come:
-            self.socket.setsockopt(*_FREEBIND[self.socket.family], 1)
+            self.socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         super().server_bind()
 
     def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
