@@ -24,13 +24,18 @@ LOCAL = "10.96.7.1"
 
 
 @pytest.fixture
-def agent(agents, place) -> Iterator[Process]:
-    """One that is in sync; what it began with is gone afterwards."""
-    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
-    process = agents.in_sync()
-    yield process
+def forgotten(agents) -> Iterator[None]:
+    """What an agent knows of its predecessors is gone afterwards."""
+    yield
     agents.stop_all()
     shutil.rmtree(agents.state_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def agent(agents, place, forgotten) -> Process:
+    """One that is in sync."""
+    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
+    return agents.in_sync()
 
 
 def get(place: ProxiedNode, port: int, path: str) -> tuple[int, str]:
@@ -109,7 +114,7 @@ def test_health_check_of_a_service(place, agents, agent):
 
 
 @pytest.mark.parametrize("words", [(), ("--nodeport-addresses", "192.168.56.0/24")], ids=["everywhere", "restricted"])
-def test_health_checks_on_load_balancer_addresses(place, agents, words):
+def test_health_checks_on_load_balancer_addresses(place, agents, forgotten, words):
     """As Google's load balancers ask; nothing else of the host can be seen there."""
     port, first, second = 32101, place.free_address(), place.free_address()
     document = service("local", place.free_address(), local_at=first)
