@@ -56,7 +56,7 @@ class Agent:
         self._server = Server(config, node.backend_name, families(), self._inbox.put)
         self._source = source
         self._events = self._event_writer()
-        self._vitals = Vitals(config, self._server, os.environ, self._events)
+        self._vitals = Vitals(self._server, os.environ, self._events)
         self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
         self._files = files
         self._rules: PacketFilter | None = None

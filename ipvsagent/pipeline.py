@@ -17,7 +17,7 @@ from ipvsagent.config import Network, parse_network
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, VirtualServer
 from ipvsagent.policy.desired import DesiredState, Rank, Replaced, rank_of
-from ipvsagent.policy.health_checks import HealthCheck, health_check_of
+from ipvsagent.policy.health_checks import HealthCheck, HealthChecks
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.reconcile.audit import Audit
@@ -50,7 +50,8 @@ class Pipeline:
         self._nodes_revision = 0
         self._dirty: set[ServiceKey] = set()
         self._missing_schedulers: dict[ServiceKey, str] = {}
-        self.health_checks: dict[ServiceKey, HealthCheck] = {}
+        self._health_checks = HealthChecks(self.desired)
+        self._binds = backend.binds
         self._fix(0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
@@ -71,8 +72,10 @@ class Pipeline:
 
     def node_addresses(self, addresses: Iterable[Address]) -> Origins:
         """The addresses on this node's other interfaces, now."""
-        self._interface_addresses = frozenset(addresses)
+        before, self._interface_addresses = self._interface_addresses, frozenset(addresses)
         self._dirty |= self._learn_facts()
+        if before != self._interface_addresses:
+            self._dirty |= self._health_checks.addresses_changed()
         self._fix(0.0)
         return [("nodes", self._facts_findings)]
 
@@ -148,9 +151,14 @@ class Pipeline:
         return address in self._interface_addresses
 
     @property
-    def node_port_addresses(self) -> tuple[Address, ...]:
-        """Where this node serves node ports."""
-        return self._facts.node_port_addresses
+    def health_checks(self) -> dict[ServiceKey, HealthCheck]:
+        """Those that this node answers; the next version is another value."""
+        return self._health_checks.answered
+
+    @property
+    def node_port_addresses(self) -> tuple[Address, ...] | None:
+        """Where this node serves node ports, by the operator's choice; None = on every address."""
+        return self._facts.node_port_addresses if self._options.node_ports_on else None
 
     def _fix(self, now: float) -> None:
         """What is needed whatever virtual servers there are: routes of route mode, where pods are, which of them are
@@ -168,8 +176,11 @@ class Pipeline:
             of_cluster = [network for network in pods if network.version == version]
             in_use = any(address in network for address in here for network in of_node)
             home += of_node if in_use or not of_cluster else of_cluster
-        checked = {check.port for check in self.health_checks.values()}
-        checks = health_check_members(self._facts.node_port_addresses, sorted(checked))
+        checks = [
+            row
+            for _, check in sorted(self.health_checks.items())
+            for row in health_check_members(check.answers_on(self._facts.node_port_addresses), [check.port])
+        ]
         routes = self._facts.routes
         ranges = routed_members(route.network for route in routes)
         delivered = [RouteRow(str(route.network), route.source) for route in routes]
@@ -210,13 +221,15 @@ class Pipeline:
         Raises KernelError where the kernel has to be asked for a mark; that Service and those after it stay dirty.
         """
         rejudged: set[ServiceKey] = set()
-        ports_checked = False
         try:
             queue = deque(dirty)
             while queue:
                 key = queue.popleft()
-                ports_checked |= self._check_health(key)
+                self._health_checks.replace(
+                    key, self.table.services.get(key), self.table.slices_of(key), self.node_name
+                )
                 replaced = self._wish_of(key, report)
+                self._health_checks.virtual_servers_changed(key, replaced)
                 rejudged |= replaced.rejudged | {key}
                 if self._node_clients is not None:  # a mark is for a Service that has an address
                     queue.extend(replaced.passed - self._dirty)
@@ -224,8 +237,10 @@ class Pipeline:
         finally:
             if not self._dirty:
                 self._dirty = set()  # looking through one that once held every Service takes as long as if it did
-            if ports_checked:
+            moved, findings = self._health_checks.settle(self._facts.node_port_addresses, self._is_local)
+            if moved:
                 self._fix(0.0)
+            report.findings.extend((("health check", key), found) for key, found in findings)
             report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
 
     def _in_order(self) -> list[ServiceKey]:
@@ -258,17 +273,9 @@ class Pipeline:
         self.reconciler.change(replaced.changed)
         return replaced
 
-    def _check_health(self, key: ServiceKey) -> bool:
-        """True if a port came or went. The table is replaced, never changed: other threads read it."""
-        service = self.table.services.get(key)
-        new = health_check_of(service, self.table.slices_of(key), self.node_name) if service else None
-        old = self.health_checks.get(key)
-        if new == old:
-            return False
-        self.health_checks = {k: check for k, check in self.health_checks.items() if k != key}
-        if new:
-            self.health_checks[key] = new
-        return (old and old.port) != (new and new.port)
+    def _is_local(self, address: Address) -> bool:
+        """Of a Service's address that is served here: on an interface, ours or another one, or local by a route."""
+        return address in self._interface_addresses or (self._binds and address not in self._facts.own_addresses)
 
     def _arrange(
         self, key: ServiceKey, rank: Rank, servers: Sequence[VirtualServer]

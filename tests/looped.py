@@ -92,7 +92,7 @@ class Looped:
         kernel.addresses.ensure_interface()
         self.inbox = _Waits()
         self.node = TestedNode(kernel, config, calls)
-        vitals = Vitals(config, Server(config, "ipvs", tuple(Family), self.inbox.put), {})
+        vitals = Vitals(Server(config, "ipvs", tuple(Family), self.inbox.put), {})
         self.loop = Loop(
             config,
             self.node,

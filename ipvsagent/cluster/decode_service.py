@@ -44,7 +44,15 @@ def service_of(item: wire.Service, findings: list[Finding]) -> Service:
     created = created_at(metadata)
     annotations = annotations_of(metadata)
     first = spec.clusterIP or (spec.clusterIPs or ("",))[0]
-    if first in ("", "None") or kind == "ExternalName" or PROXY_NAME_LABEL in (metadata.labels or ()):
+    key = ObjectKey("Service", namespace, name)
+    elsewhere = kind == "ExternalName" or PROXY_NAME_LABEL in (metadata.labels or ())
+    if not first and not elsewhere:
+        reason = (
+            "is missing: the Service was never applied to a cluster, which would have given it one, so it is not "
+            "served; apply it, and take what `kubectl get services -o yaml` prints"
+        )
+        findings.append(left_out(key, "spec.clusterIP", reason))
+    if first in ("", "None") or elsewhere:
         return Service(
             namespace=namespace,
             name=name,
@@ -53,7 +61,6 @@ def service_of(item: wire.Service, findings: list[Finding]) -> Service:
             headless=True,
             annotations=annotations,
         )
-    key = ObjectKey("Service", namespace, name)
     ingress = _ingress(item.status, key, findings)
     source_ranges = _source_ranges(spec, key, findings) if spec.loadBalancerSourceRanges else ()
     if source_ranges is None:

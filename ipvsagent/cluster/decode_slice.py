@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from sys import intern
 
-from msgspec import UNSET
-
 from ipvsagent.address import Address, Family, is_ordinary_ipv4, parse_address
 from ipvsagent.cluster import wire
 from ipvsagent.cluster.fields import (
@@ -58,10 +56,10 @@ def endpoint_slice_of(item: wire.EndpointSlice, findings: list[Finding]) -> Endp
 def _ports(ports: tuple[wire.EndpointPort, ...]) -> tuple[EndpointPort, ...]:
     found: dict[tuple[str, Protocol], EndpointPort] = {}
     for index, port in enumerate(ports):
-        if port.name is None or not port.port:
+        if not port.port:
             continue
         field = f"ports[{index}]"
-        name = "" if port.name is UNSET else intern(port.name)
+        name = intern(port.name or "")
         protocol = protocol_at(f"{field}.protocol", port.protocol)
         if (name, protocol) in found:
             raise Broken(f"{field}.name", f"{quoted(name)} is the name of an earlier {protocol} port, too")

@@ -5,13 +5,15 @@
 3. What vanished may have moved to where nobody can read: while an input is unreadable, or an object is broken
    that was never accepted, the removals that it may undo are held back.
 4. A source that holds nothing at all is taken for a mistake: nothing is removed until something is there again.
-5. An object that several files hold is taken from the first of them in order of their names.
+5. An object that several files hold is taken from the first of them in order of their names. Of one that a file holds
+   several times the last counts, as for `kubectl apply`: `kubectl get --watch` prints it again when it changes.
 
 It knows names of files, not files; what is on disk is for sources/manifests.py.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -224,21 +226,29 @@ class ManifestSet:
 def _understood(name: str, content: Content, old: _Input | None) -> _Input:
     new = _Input()
     new.understood = True
-    findings: list[Finding] = []
-    rejected: list[Rejected] = []
+    findings: dict[ObjectKey, tuple[Finding, ...]] = {}
+    rejected: dict[ObjectKey, Rejected] = {}
+    nameless: list[Rejected] = []
+    times: Counter[ObjectKey] = Counter()
     for result in content.objects:
+        key = result.key
         if isinstance(result, Rejected):
-            rejected.append(result)
-        elif isinstance(result, Accepted):
-            key = result.key
-            if key in new.objects:
-                findings.append(_duplicate(name, key, "this file holds it twice; the first counts"))
-                continue
+            if key.name:
+                rejected[key] = result
+            else:
+                nameless.append(result)
+            continue
+        rejected.pop(key, None)
+        if isinstance(result, Accepted):
+            times[key] += 1
             new.objects[key] = result.value
-            findings.extend(replace(finding, file=name) for finding in result.findings)
+            findings[key] = result.findings
+        else:
+            new.objects.pop(key, None)
+            findings.pop(key, None)
     known = old.objects if old else {}
     accepted = set(new.objects)
-    for each in rejected:
+    for each in (*rejected.values(), *nameless):
         if each.key.name:
             keep = [each.key] if each.key in known and each.key not in accepted else []
         else:
@@ -247,7 +257,14 @@ def _understood(name: str, content: Content, old: _Input | None) -> _Input:
         for key in keep:
             new.objects[key] = known[key]
         new.rejected.append((each, bool(keep)))
-    new.findings = tuple(findings)
+    new.findings = (
+        *(replace(finding, file=name) for found in (content.findings, *findings.values()) for finding in found),
+        *(
+            _duplicate(name, key, f"this file holds it {count} times; the last counts")
+            for key, count in times.items()
+            if count > 1
+        ),
+    )
     return new
 
 

@@ -19,12 +19,19 @@ from ipvsagent.cluster.decode import API_VERSIONS, Decoded, Rejected, decode_jso
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.yaml_documents import yaml_documents
 
+_GZIP = b"\x1f\x8b"
+_WATCH_EVENTS = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR")
+
 
 class Content(Struct, frozen=True):
-    """objects: in the order of the text. other: how many objects are of kinds that ipvsagent does not read."""
+    """objects: in the order of the text. other: how many objects are of kinds that ipvsagent does not read.
+
+    findings: about items that are nothing at all.
+    """
 
     objects: tuple[Decoded, ...] = ()
     other: int = 0
+    findings: tuple[Finding, ...] = ()
 
 
 class Unreadable(Struct, frozen=True):
@@ -35,6 +42,8 @@ class Unreadable(Struct, frozen=True):
 
 def read_manifest(text: bytes, *, only_json: bool = False) -> Content | Unreadable:
     """only_json: the file's name says that it is JSON. Otherwise it is YAML, or JSON if it reads as that."""
+    if text.startswith(_GZIP):
+        return Unreadable("it is compressed with gzip; unpack it, as `gzip -d` does")
     text = text.removeprefix(b"\xef\xbb\xbf")
     try:
         if only_json or text.lstrip()[:1] == b"{":
@@ -84,17 +93,26 @@ class _NotAManifest(Exception):
 
 
 class _Head(Struct, frozen=True):
-    """What tells the objects apart. items: None if there is no such field; of the same type as the object."""
+    """What tells the objects apart. items: None if there is no such field; of the same type as the object.
+
+    event: the type of the watch event that this is, None if it is none.
+    """
 
     api_version: object
     kind: object
     items: list[Any] | None
+    event: object = None
+
+
+_NULL = msgspec.Raw(b"null")
 
 
 class _RawHead(Struct, frozen=True):
     apiVersion: Any = None
     kind: Any = None
-    items: msgspec.Raw = msgspec.Raw(b"null")
+    items: msgspec.Raw = _NULL
+    type: Any = None
+    object: msgspec.Raw = _NULL
 
 
 _RAW_HEAD = msgspec.json.Decoder(_RawHead)
@@ -110,14 +128,15 @@ def _raw_head(raw: bytes | msgspec.Raw) -> _Head:
         items = _RAW_ITEMS.decode(head.items)
     except msgspec.ValidationError:
         items = None
-    return _Head(head.apiVersion, head.kind, items)
+    return _Head(head.apiVersion, head.kind, items, None if head.object == _NULL else head.type)
 
 
 def _plain_head(plain: object) -> _Head:
     if not isinstance(plain, dict):
         raise _NotAManifest("it holds something else than Kubernetes objects")
     items = plain.get("items")
-    return _Head(plain.get("apiVersion"), plain.get("kind"), items if isinstance(items, list) else None)
+    event = plain.get("type") if plain.get("object") is not None else None
+    return _Head(plain.get("apiVersion"), plain.get("kind"), items if isinstance(items, list) else None, event)
 
 
 class _Reader:
@@ -128,23 +147,34 @@ class _Reader:
         self._decode = decode
         self._objects: list[Decoded] = []
         self._other = 0
+        self._findings: list[Finding] = []
 
     def read(self, documents: Iterable[Any]) -> Content:
         for document in documents:
             self._add(document, None, None)
-        return Content(tuple(self._objects), self._other)
+        return Content(tuple(self._objects), self._other, tuple(self._findings))
 
     def _add(self, document: Any, listed_version: object, listed_kind: str | None) -> None:
         """`listed_*`: what the list around it says about its items."""
         head = self._head(document)
         api_version, kind = head.api_version or listed_version, head.kind or listed_kind
         if not isinstance(kind, str):
+            if head.event in _WATCH_EVENTS:
+                raise _NotAManifest(
+                    "it holds the events of a watch, not objects; take what `kubectl get` prints with -o yaml or "
+                    "-o json, without --output-watch-events and --raw"
+                )
             self._other += 1
         elif kind in API_VERSIONS:
             self._add_object(kind, api_version, document)
         elif head.items is not None and (kind == "List" or kind.removesuffix("List") in API_VERSIONS):
-            for item in head.items:
-                self._add(item, *((None, None) if kind == "List" else (api_version, kind.removesuffix("List"))))
+            listed = (None, None) if kind == "List" else (api_version, kind.removesuffix("List"))
+            for index, item in enumerate(head.items):
+                if item is None or item == _NULL:
+                    reason = "is null, which is no object; it is left out"
+                    self._findings.append(Finding(FindingKind.INVALID_OBJECT, kind, reason, f"items[{index}]"))
+                else:
+                    self._add(item, *listed)
         else:
             self._other += len(head.items) if head.items is not None and kind.endswith("List") else 1
 

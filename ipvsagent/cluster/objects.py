@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from ipvsagent.address import Address, Family
+from ipvsagent.address import Address, Family, family_of
 from ipvsagent.model import Protocol
 
 
@@ -68,6 +68,11 @@ class Service(Struct, frozen=True, gc=False, kw_only=True):
     @property
     def key(self) -> ObjectKey:
         return ObjectKey("Service", self.namespace, self.name)
+
+    @property
+    def families(self) -> frozenset[Family]:
+        """The families that it has a cluster IP of, and is served in."""
+        return frozenset([family_of(address) for address in self.cluster_ips])
 
 
 class Endpoint(Struct, frozen=True, gc=False):

@@ -7,7 +7,7 @@ unknown fields are skipped. Only types are checked here: what a value means, and
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 
 class Metadata(Struct, frozen=True, gc=False):
@@ -95,9 +95,9 @@ class Endpoint(Struct, frozen=True, gc=False):
 
 
 class EndpointPort(Struct, frozen=True, gc=False):
-    """name: absent is "", as the API server fills in (pkg/apis/discovery/v1/defaults.go); null is no port."""
+    """name: absent or null is "", as the API server fills in (pkg/apis/discovery/v1/defaults.go)."""
 
-    name: str | UnsetType | None = UNSET
+    name: str | None = None
     port: int | None = None
     protocol: str | None = None
 

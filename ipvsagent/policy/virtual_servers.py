@@ -3,9 +3,9 @@
 Each address and port that a Service has is a `_Front`: which frontend it is, and whether a Local traffic policy rules
 it. Every virtual server of one Service port shares the same tuples of real servers.
 
-Rules of addresses, in one place (`_why_refused`, and `bind` in `_virtual_server`): an address of another Node is never
-served, an address of this node's other interfaces is served but not bound, node ports are never bound, and neither is
-what a route makes local.
+Rules of addresses, in one place (`_why_refused`, and `bind` in `_virtual_server`): an address of a family that the
+Service has no cluster IP of is left alone, an address of another Node is never served, an address of this node's other
+interfaces is served but not bound, node ports are never bound, and neither is what a route makes local.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _fronts(service: Service, port: ServicePort, node: NodeFacts) -> Iterable[_F
     for address in service.external_ips:
         yield _Front(Frontend.EXTERNAL_IP, address, port.port, local)
     if port.node_port:
-        families = {family_of(address) for address in service.cluster_ips}
+        families = service.families
         for address in node.node_port_addresses:
             if family_of(address) in families:
                 yield _Front(Frontend.NODE_PORT, address, port.node_port, local)
@@ -244,7 +244,8 @@ def _source_ranges(service: Service, front: _Front, node: NodeFacts) -> tuple[st
 
 def _most_ranges(service: Service) -> int:
     """How many ranges of one family leave other Services their part of the set that holds them all."""
-    addresses = sum(not ingress.proxied for ingress in service.ingress)
+    families = service.families
+    addresses = sum(not each.proxied and family_of(each.address) in families for each in service.ingress)
     return MAX_RANGE_MEMBERS // max(1, addresses * len(service.ports))
 
 
@@ -260,6 +261,8 @@ def _too_many_ranges(service: Service) -> Iterable[Finding]:
 
 
 def _why_refused(service: Service, front: _Front, node: NodeFacts, options: PolicyOptions) -> Finding | None:
+    if family_of(front.address) not in service.families:
+        return _other_family(service, front)
     other = node.other_nodes.get(front.address)
     if other is not None:
         # Bound on every node, it would cut that node off from all others (kubernetes/kubernetes#127410).
@@ -272,6 +275,18 @@ def _why_refused(service: Service, front: _Front, node: NodeFacts, options: Poli
         reason = f"external IP {front.address} is not allowed; --allow-external-ips can allow its range"
         return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason, "spec.externalIPs")
     return None
+
+
+def _other_family(service: Service, front: _Front) -> Finding:
+    """A Service without a cluster IP of a family is not served in that family (pkg/proxy/servicechangetracker.go
+    serviceToServiceMap), though cloud controllers write load balancer addresses of both."""
+    family = family_of(front.address).value
+    reason = (
+        f"{front.frontend} address {front.address} is left alone: it is {family}, and the Service has no {family} "
+        f"cluster IP, only {', '.join(service.cluster_ips)}; spec.ipFamilyPolicy: PreferDualStack gives it one"
+    )
+    field = "spec.externalIPs" if front.frontend is Frontend.EXTERNAL_IP else "status.loadBalancer.ingress"
+    return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason, field)
 
 
 def _no_node_port_address(subject: str, port: ServicePort) -> Finding:

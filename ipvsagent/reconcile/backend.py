@@ -47,6 +47,7 @@ class Backend:
     prepare: makes what the tables stand on (our interface); raises StartError.
     listing: the virtual servers without their real servers, which is far cheaper than reading all.
     set_sizes: members of each of our sets, None if there are no sets; cheap.
+    binds: Service addresses become addresses of this node.
     node_clients: makes two virtual servers of one that has two sets of real servers; None = the renderer knows both.
     touched: virtual servers that somebody else changed, where the kernel tells; each is told once.
     adopt: notes virtual servers that are ours by their addresses alone, so that they stay ours without these.
@@ -68,6 +69,7 @@ class Backend:
         routes: KernelTable | None = None,
     ) -> None:
         self.renderer = renderer
+        self.binds = addresses is not None
         self.node_clients = node_clients
         self.prepare = prepare
         self._listing = listing

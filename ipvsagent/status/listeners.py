@@ -31,6 +31,9 @@ log = logging.getLogger("ipvsagent")
 
 _Key = tuple[str, Hashable]
 
+_IP_FREEBIND = 15
+"""<linux/in.h>; of sockets of both families, where IPV6_FREEBIND needs Linux 4.15."""
+
 RETRY_AFTER = 5.0
 REQUEST_WITHIN = 10.0
 REQUESTS_AT_ONCE = 32
@@ -48,11 +51,14 @@ Answer = Callable[[Hashable, str, str], Response]
 
 
 class Place(Struct, frozen=True):
-    """Where to listen. only_family: `::` does not take IPv4 clients, too."""
+    """Where to listen. only_family: `::` does not take IPv4 clients, too.
+
+    may_come: the address need not be the node's yet; it is listened on from when it is."""
 
     host: str
     port: int
     only_family: bool = False
+    may_come: bool = False
 
     def __str__(self) -> str:
         return endpoint_text(Address(self.host), self.port)
@@ -174,6 +180,7 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, place: Place, key: Hashable, answer: Answer) -> None:
         self.address_family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
         self._only_family = place.only_family
+        self._may_come = place.may_come
         self.key = key
         self.answer = answer
         self._requests: dict[socket.socket, None] = {}  # those open, the oldest first
@@ -183,6 +190,8 @@ class _Server(ThreadingMixIn, TCPServer):
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._only_family)
+        if self._may_come:
+            self.socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         super().server_bind()
 
     def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]

@@ -1,6 +1,8 @@
 """Answers the health checks of Services, one listener for each Service and family, as kube-proxy does
 (pkg/proxy/healthcheck/service_health.go): 200 if the Service has a ready endpoint on this node and the agent is at
 work, else 503, whatever the path. A Node that is being deleted goes on answering: connections may still come.
+
+A load balancer address may be bound after its Service is known here, and is listened on from then on.
 """
 
 from __future__ import annotations
@@ -25,15 +27,16 @@ class ServiceHealth:
         self._health = health
         self._checks: Mapping[ServiceKey, HealthCheck] = {}
 
-    def serve(self, checks: Mapping[ServiceKey, HealthCheck], addresses: Sequence[Address]) -> None:
-        """These checks, and no others, from now on. addresses: where node ports are served, empty = everywhere."""
+    def serve(self, checks: Mapping[ServiceKey, HealthCheck], addresses: Sequence[Address] | None) -> None:
+        """These checks, and no others, from now on. addresses: where node ports are served, None = everywhere, which
+        includes load balancer addresses."""
         self._checks = checks
         places: dict[Hashable, Place] = {}
         for key, check in checks.items():
-            for family in check.local_endpoints:
-                own = [a for a in addresses if family_of(a) is family] if addresses else [_EVERY[family]]
-                for address in own:
-                    places[key, family, address] = Place(address, check.port, only_family=True)
+            every = [_EVERY[family] for family in check.local_endpoints]
+            for address in every if addresses is None else check.answers_on(addresses):
+                place = Place(address, check.port, only_family=True, may_come=address in check.addresses)
+                places[key, family_of(address), address] = place
         self._listeners.want(GROUP, places, self._answer)
 
     def _answer(self, key: Hashable, path: str, accept: str) -> Response:

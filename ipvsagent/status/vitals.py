@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ipvsagent.cluster.objects import Changes
-from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.status.server import Server
@@ -27,12 +26,9 @@ class Events(Protocol):
 class Vitals:
     """environment: the process's, for what systemd says in it. events: None = there are none."""
 
-    def __init__(
-        self, config: Config, server: Server, environment: Mapping[str, str], events: Events | None = None
-    ) -> None:
+    def __init__(self, server: Server, environment: Mapping[str, str], events: Events | None = None) -> None:
         self._events = events
         self._fallback: dict[Finding, None] = {}
-        self._restricted = bool(config.node_port_addresses)
         self._checks: tuple[object, ...] = ()
         self.health = server.health
         self.metrics = server.metrics
@@ -65,7 +61,7 @@ class Vitals:
         if self._events and pipeline.table.synced:
             self._events.cluster_has(len(pipeline.table.nodes))
         self.health.node_is(pipeline.table.nodes.get(pipeline.node_name))
-        checks = (pipeline.health_checks, pipeline.node_port_addresses if self._restricted else ())
+        checks = (pipeline.health_checks, pipeline.node_port_addresses)
         if checks != self._checks:
             self._checks = checks
             self.services.serve(*checks)

@@ -97,6 +97,15 @@ def test_bad_objects_are_named_and_the_rest_is_planned() -> None:
     assert f"{case}: Service shop/no-such-port spec.ports[0].port: 70000 is not in the range" in done.stderr
 
 
+def test_a_service_that_was_never_applied_is_named_by_plan(tmp_path: Path) -> None:
+    """A plain manifest, as a chart or a repository holds it."""
+    manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80}]}\n"
+    (tmp_path / "web.yaml").write_text(manifest)
+    done = ipvsagent(*EMPTY, "--source", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert f"{tmp_path}/web.yaml: Service default/web spec.clusterIP: is missing: the Service was never" in done.stderr
+
+
 def test_version_and_help() -> None:
     assert ipvsagent("--version").stdout.strip() == "0.1.0"
     text = ipvsagent("--help").stdout

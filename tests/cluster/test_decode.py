@@ -74,10 +74,8 @@ SERVICES = [
     (({"clusterIP": None, "clusterIPs": [V4]}, {}), "cluster_ips", (V4,)),
     (({"clusterIPs": None, "ipFamilies": ["IPv4"]}, {}), "cluster_ips", (V4,)),
     (({"clusterIP": "None", "clusterIPs": ["None"]}, {}), "headless", True),
-    (({"clusterIP": ""}, {}), "headless", True),
-    (({"clusterIP": None}, {}), "headless", True),
-    (({"clusterIP": None}, {}), "ports", ()),
     (({"type": "ExternalName"}, {}), "headless", True),
+    (({"type": "ExternalName", "clusterIP": ""}, {}), "headless", True),
     (({"ports": None}, {}), "ports", ()),
     (
         ({"ports": [HTTP, DNS]}, {}),
@@ -145,6 +143,19 @@ def test_service(parts, attribute, value):
     assert isinstance(result, Accepted)
     assert result.findings == ()
     assert getattr(result.value, attribute) == value
+
+
+@pytest.mark.parametrize("spec", [{"clusterIP": ""}, {"clusterIP": None}, {"clusterIPs": []}, {"type": "NodePort"}])
+def test_a_service_that_was_never_applied_is_named(spec):
+    plain = service({"clusterIP": None, **spec})
+    result = both("Service", plain)
+    assert (result.value.headless, result.value.ports) == (True, ())
+    assert [str(finding) for finding in result.findings] == [
+        "Service shop/cart spec.clusterIP: is missing: the Service was never applied to a cluster, which would have "
+        "given it one, so it is not served; apply it, and take what `kubectl get services -o yaml` prints"
+    ]
+    plain["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "other"}
+    assert both("Service", plain).findings == ()
 
 
 METADATA = [
@@ -229,7 +240,7 @@ SLICES = [
     (
         {"ports": [{"name": None, "port": 1}, {"name": "a", "port": None}, {"name": "b", "port": 0}]},
         "ports",
-        (),
+        (EndpointPort("", Protocol.TCP, 1),),
     ),
     ({"ports": [{"port": 1}]}, "ports", (EndpointPort("", Protocol.TCP, 1),)),
     (

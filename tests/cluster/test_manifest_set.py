@@ -195,10 +195,29 @@ def test_the_first_of_two_files_wins_and_the_other_takes_over():
     assert cluster.says == []
 
 
-def test_an_object_twice_in_one_file():
-    cluster = Cluster().take(f=content(service("a", 1), service("a", 2)))
-    assert cluster.has == {"a": 1}
-    assert cluster.says == ["f: Service shop/a: this file holds it twice; the first counts"]
+def test_of_an_object_that_a_file_holds_several_times_the_last_counts():
+    cluster = Cluster().take(f=content(service("a", 1), service("b", 7), service("a", 2), service("a", 3)))
+    assert cluster.has == {"a": 3, "b": 7}
+    assert cluster.says == ["f: Service shop/a: this file holds it 3 times; the last counts"]
+    cluster.take(e=content(service("a", 9)))
+    assert cluster.has == {"a": 9, "b": 7}
+    assert "f: Service shop/a: e holds it, too, and comes first" in cluster.says
+
+
+def test_the_last_version_in_a_file_may_be_broken_or_the_earlier_ones():
+    cluster = Cluster().take(f=content(service("a", 1), service("a", 2), service("a", 0)))
+    assert cluster.has == {"a": 2}
+    assert cluster.says[1].startswith("f: Service shop/a spec.ports[0].port: 0 is not")
+    assert cluster.says[1].endswith("its last accepted version stays in use")
+    cluster.take(f=content(service("a", 0), service("a", 5)))
+    assert (cluster.has, cluster.says) == ({"a": 5}, [])
+
+
+def test_a_null_is_found_with_its_file():
+    text = json.dumps({"kind": "List", "items": [service("a"), None]})
+    cluster = Cluster().take(f=read_manifest(text.encode()))
+    assert cluster.has == {"a": 80} and cluster.blind == Blind()
+    assert cluster.says == ["f: List items[1]: is null, which is no object; it is left out"]
 
 
 def test_a_source_that_became_empty_removes_nothing():

@@ -1,5 +1,6 @@
 """What a manifest file may look like, and what is said about one that cannot be read."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,27 @@ def test_readable(text, names, other):
     assert ([each.key.name for each in content.objects], content.other) == (names, other)
 
 
+NULLS = [
+    # text, what is said
+    (f'{{"kind":"List","items":[{A}, null ,{B}]}}', ["List items[1]"]),
+    (f"kind: List\nitems: [~, {A}, {B}, null]", ["List items[0]", "List items[3]"]),
+    (
+        "apiVersion: v1\nkind: ServiceList\n"
+        "items:\n- {metadata: {name: a}, spec: {}}\n-\n- {metadata: {name: b}, spec: {}}",
+        ["ServiceList items[1]"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "named"), NULLS)
+def test_a_null_in_a_list_costs_itself_alone(text, named):
+    content = read_manifest(text.encode())
+    assert [each.key.name for each in content.objects] == ["a", "b"]
+    said = "is null, which is no object; it is left out"
+    assert [str(each) for each in content.findings] == [f"{each}: {said}" for each in named]
+
+
+EVENTS = "it holds the events of a watch, not objects; take what `kubectl get` prints with -o yaml or -o json"
 NOT_OBJECTS = "it holds something else than Kubernetes objects"
 UNREADABLE = [
     ("x", False, NOT_OBJECTS),
@@ -59,6 +81,10 @@ UNREADABLE = [
     ('{"kind":"List","items":[5]}', False, NOT_OBJECTS),
     ("kind: List\nitems: [5]", False, NOT_OBJECTS),
     ("[]", True, NOT_OBJECTS),
+    (f'{{"type":"ADDED","object":{A}}}', True, EVENTS),
+    (f'{{"type":"ADDED","object":{A}}}\n{{"type":"MODIFIED","object":{A}}}\n', False, EVENTS),
+    (f"object: {A}\ntype: DELETED\n", False, EVENTS),
+    ("\x1f", False, "it is not YAML"),
     ("kind: a\nkind: b", False, "it is not YAML: line 2: key 'kind' is set twice"),
     ("a: [1\nb", False, "it is not YAML: line 3: did not find expected ',' or ']'"),
     ("a: *b", False, "it is not YAML: line 1: found undefined alias"),
@@ -80,6 +106,18 @@ def test_unreadable(text, only_json, reason):
     content = read_manifest(text.encode(), only_json=only_json)
     assert isinstance(content, Unreadable)
     assert content.reason.startswith(reason)
+
+
+def test_what_looks_like_an_event_is_not_always_one():
+    other = '{"type":"kubernetes.io/tls","object":{}}{"type":"ADDED"}' + f'{{"type":"ADDED","object":{{}},{A[1:]}'
+    content = read_manifest(other.encode())
+    assert ([each.key.name for each in content.objects], content.other) == (["a"], 2)
+
+
+def test_compressed():
+    for only_json in (False, True):
+        content = read_manifest(gzip.compress(YAML_A.encode()), only_json=only_json)
+        assert content == Unreadable("it is compressed with gzip; unpack it, as `gzip -d` does")
 
 
 def test_not_utf8():

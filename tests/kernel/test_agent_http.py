@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from integration.lab import Namespace
 from tests.kernel.agent_processes import Process
-from tests.kernel.cluster_documents import endpoint, endpoint_slice, node, service
+from tests.kernel.cluster_documents import NODE_ADDRESS, endpoint, endpoint_slice, node, service
 from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
@@ -23,19 +24,28 @@ LOCAL = "10.96.7.1"
 
 
 @pytest.fixture
-def agent(agents, place) -> Iterator[Process]:
-    """One that is in sync; what it began with is gone afterwards."""
-    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
-    process = agents.in_sync()
-    yield process
+def forgotten(agents) -> Iterator[None]:
+    """What an agent knows of its predecessors is gone afterwards."""
+    yield
     agents.stop_all()
     shutil.rmtree(agents.state_dir, ignore_errors=True)
 
 
+@pytest.fixture
+def agent(agents, place, forgotten) -> Process:
+    """One that is in sync."""
+    agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
+    return agents.in_sync()
+
+
 def get(place: ProxiedNode, port: int, path: str) -> tuple[int, str]:
     """(status, body), asked from within the node."""
-    with place.node.entered():
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    return ask(place.node, "127.0.0.1", port, path)
+
+
+def ask(namespace: Namespace, host: str, port: int, path: str = "/") -> tuple[int, str]:
+    with namespace.entered():
+        connection = http.client.HTTPConnection(host, port, timeout=10)
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
@@ -101,6 +111,32 @@ def test_health_check_of_a_service(place, agents, agent):
     eventually(lambda: refused_or(place, port) == 503)
     agents.wants(service("local", document["spec"]["clusterIP"]), endpoint_slice("local", [A]))
     eventually(lambda: refused_or(place, port) is None)
+
+
+@pytest.mark.parametrize("words", [(), ("--nodeport-addresses", "192.168.56.0/24")], ids=["everywhere", "restricted"])
+def test_health_checks_on_load_balancer_addresses(place, agents, forgotten, words):
+    """As Google's load balancers ask; nothing else of the host can be seen there."""
+    port, first, second = 32101, place.free_address(), place.free_address()
+    document = service("local", place.free_address(), local_at=first)
+    document["spec"] |= {"healthCheckNodePort": port}
+    agents.wants(document, endpoint_slice("local", [A]))
+    agents.in_sync(*words)
+
+    def answers(host: str, at: int = port) -> int | None:
+        try:
+            return ask(place.client, host, at)[0]
+        except OSError:
+            return None
+
+    eventually(lambda: answers(first) == 200)
+    assert answers(NODE_ADDRESS) == 200
+    assert answers(first, HEALTH) is None
+    other = service("local", document["spec"]["clusterIP"], local_at=second)
+    other["spec"] |= {"healthCheckNodePort": port}
+    agents.wants(other, endpoint_slice("local", [endpoint(B, node="node-9")]))
+    eventually(lambda: answers(second) == 503)
+    listening = place.node.run("ss", "-Hlnt", f"sport = {port}")
+    assert first not in listening and (second in listening) is bool(words)
 
 
 def refused_or(place: ProxiedNode, port: int) -> int | None:

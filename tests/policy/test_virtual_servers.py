@@ -191,6 +191,43 @@ def test_every_frontend_of_a_service() -> None:
     assert len({id(s.real_servers) for s in servers.values()}) == 1
 
 
+def test_a_service_is_served_in_the_families_of_its_cluster_ips_alone() -> None:
+    """Load balancer and external addresses of the other family are neither served nor bound, allowed or not."""
+    four, six = Address("192.0.2.10"), Address("2001:db8::10")
+    both = replace(
+        OUTSIDE,
+        ingress=tuple(LoadBalancerIngress(address) for address in (four, six)),
+        external_ips=(Address("198.51.100.7"), Address("2001:db8:1::7")),
+        source_ranges=(),
+    )
+    servers, findings = fronts(both)
+    assert {s.id.family for s in servers.values()} == {Family.IPV4} and len(servers) == 5
+    assert findings == [
+        "LoadBalancer address 2001:db8::10 is left alone: it is IPv6, and the Service has no IPv6 cluster IP, only "
+        "10.96.0.10; spec.ipFamilyPolicy: PreferDualStack gives it one",
+        "ExternalIP address 2001:db8:1::7 is left alone: it is IPv6, and the Service has no IPv6 cluster IP, only "
+        "10.96.0.10; spec.ipFamilyPolicy: PreferDualStack gives it one",
+    ]
+    assert fronts(both, allowed=())[1][1:] == [
+        "external IP 198.51.100.7 is not allowed; --allow-external-ips can allow its range",
+        findings[1],
+    ]
+    only_six = replace(both, cluster_ips=(Address("fd00:10::10"),))
+    servers, findings = fronts(only_six)
+    assert set(servers) == {
+        "TCP [fd00:10::10]:80",
+        "TCP [2001:db8::10]:80",
+        "TCP [2001:db8:1::7]:80",
+        "TCP [fd00:172::1]:30080",
+    }
+    assert [finding.split(" is left alone")[0] for finding in findings] == [
+        "LoadBalancer address 192.0.2.10",
+        "ExternalIP address 198.51.100.7",
+    ]
+    dual = replace(both, cluster_ips=(Address("10.96.0.10"), Address("fd00:10::10")))
+    assert fronts(dual)[1] == []
+
+
 def test_external_ips_are_refused_unless_allowed_and_the_rest_goes_on() -> None:
     servers, findings = fronts(allowed=())
     assert "TCP 198.51.100.7:80" not in servers and len(servers) == 4

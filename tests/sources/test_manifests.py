@@ -1,6 +1,7 @@
 """Manifest files as they come, change, break and go. The clock of the polls is the tests' own."""
 
 import fcntl
+import gzip
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import threading
 import time
 
 import pytest
+import yaml
 
 from ipvsagent.cluster.objects import Blind, Changes
 from ipvsagent.errors import SourceError
@@ -460,3 +462,33 @@ def test_one_slow_scan_slows_nothing_down(monkeypatch, tmp_path):
     """The first of a start is one, as nothing is cached; a change right after it would be seen much too late."""
     for seconds in ([], [0.5], [0.5, 0.5, 0.5, 0.5], [0.5, 0.0001, 0.5, 0.5, 0.5]):
         assert scanning(monkeypatch, tmp_path, *seconds).interval == 0.2
+
+
+@pytest.mark.parametrize("explicit", [False, True], ids=["json", "yaml"])
+def test_what_kubectl_get_watch_printed(tmp_path, explicit):
+    """`kubectl get -w -o json` prints one object after the other, `-o yaml` one document after the other."""
+    versions = [service("a", 80), service("b", 81), service("a", 82), service("a", 83)]
+    path = tmp_path / ("watched.yaml" if explicit else "watched.json")
+    if explicit:
+        path.write_text("".join(f"---\n{yaml.safe_dump(each)}" for each in versions))
+        age(path)
+    else:
+        write(path, *versions)
+    watcher = Watcher(path)
+    assert watcher.poll() == {"a": 83, "b": 81}
+    assert watcher.says == [f"{path}: Service default/a: this file holds it 3 times; the last counts"]
+
+
+def test_files_that_are_something_else_are_named_with_what_to_do(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(gzip.compress(json.dumps(service("a")).encode()))
+    write(tmp_path / "b.json", {"type": "ADDED", "object": service("b")})
+    write(tmp_path / "c.json", service("c"))
+    age(tmp_path / "a.yaml")
+    watcher = Watcher(tmp_path)
+    assert watcher.poll() == {"c": 80}
+    assert watcher.says == [
+        f"{tmp_path}/a.yaml: it is compressed with gzip; unpack it, as `gzip -d` does; nothing is removed until it can "
+        "be read",
+        f"{tmp_path}/b.json: it holds the events of a watch, not objects; take what `kubectl get` prints with -o yaml "
+        "or -o json, without --output-watch-events and --raw; nothing is removed until it can be read",
+    ]

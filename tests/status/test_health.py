@@ -302,7 +302,7 @@ def test_health_checks_of_services(served: Listeners, health: Health, clock: Clo
     port = free_port()
     key = ServiceKey("shop", "web")
     services = ServiceHealth(served, health)
-    services.serve({key: HealthCheck(key, port, {Family.IPV4: 2, Family.IPV6: 0})}, ())
+    services.serve({key: HealthCheck(key, port, {Family.IPV4: 2, Family.IPV6: 0})}, None)
     status, body, headers = eventually(port)
     assert (status, headers["X-Load-Balancing-Endpoint-Weight"], headers["X-Content-Type-Options"]) == (
         200,
@@ -324,5 +324,35 @@ def test_health_checks_of_services(served: Listeners, health: Health, clock: Clo
     deadline = time.monotonic() + 5
     while eventually(port)[0] != 503:  # another address: closed, and open anew
         assert time.monotonic() < deadline
-    services.serve({}, ())
+    services.serve({}, None)
     assert refused_within(port, 5)
+
+
+def test_health_checks_where_node_ports_are_restricted(
+    served: Listeners, health: Health, faults: SimpleQueue[Sequence[Fault]]
+) -> None:
+    """There, and on load balancer addresses, which need not be the node's yet: that is no fault."""
+    port = free_port()
+    key = ServiceKey("shop", "web")
+    families = {Family.IPV4: 1, Family.IPV6: 1}
+    to_come = Address("192.0.2.77"), Address("2001:db8::77")
+    services = ServiceHealth(served, health)
+    services.serve({key: HealthCheck(key, port, families, to_come)}, ())
+    services.serve({key: HealthCheck(key, port, families, to_come)}, (Address("127.0.0.1"),))
+    assert eventually(port)[0] == 200
+    assert {(place.host, place.port) for place, _ in served._open.values()} == {
+        ("127.0.0.1", port),
+        *((address, port) for address in to_come),
+    }
+    services.serve({key: HealthCheck(key, port, families, (Address("127.0.0.1"),))}, ())
+    services.serve({}, None)
+    assert refused_within(port, 5)
+    assert faults.empty()
+
+
+def test_an_address_that_is_not_there_is_a_fault_elsewhere(
+    served: Listeners, faults: SimpleQueue[Sequence[Fault]]
+) -> None:
+    served.want("g", {"one": Place("192.0.2.77", free_port())}, echo)
+    (fault,) = faults.get(timeout=5)
+    assert fault.why == "Cannot assign requested address"
