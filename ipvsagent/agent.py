@@ -60,12 +60,15 @@ class Agent:
         self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
         self._files = files
         self._rules: PacketFilter | None = None
+        self._said_of_rules: Sequence[Finding] = ()
+        self._keeps_rules = False
         self._loop = Loop(
             config,
             node,
             self._inbox,
             self._vitals,
             self._install_rules,
+            self._begin_keeping_rules,
             self._tell_rules,
             self._source.view,
             self._udp_flows.changed,
@@ -107,8 +110,7 @@ class Agent:
             self._node.socket_path.unlink(missing_ok=True)
 
     def _install_rules(self) -> Sequence[Finding]:
-        """The packet rules, and from then on a thread that keeps them, unless the loop does; the loop calls it before
-        its first round."""
+        """The packet rules; the loop calls it before its first round, and `_begin_keeping_rules` after it."""
         rules = self._node.packet_filter()
         rules.tell_failures(self._server.metrics.rules.failed)
         self._server.metrics.rules.counts = rules.counts
@@ -123,8 +125,20 @@ class Agent:
             self._loop.rules = rules
         else:
             self._rules = rules
-            self._start_thread("rules", lambda: self._keep_rules(rules, said))
+            self._said_of_rules = said
         return said
+
+    def _begin_keeping_rules(self) -> None:
+        """Write what the first round added to the packet rules; from then on a thread keeps them, unless the loop does.
+        Raises KernelError, StartError."""
+        rules = self._rules
+        if rules is None or self._keeps_rules:
+            return
+        self._keeps_rules = True
+        try:
+            rules.follow()
+        finally:
+            self._start_thread("rules", lambda: self._keep_rules(rules, self._said_of_rules))
 
     def _tell_rules(self, config: Config) -> None:
         self._server.configure(config)
@@ -156,7 +170,9 @@ class Agent:
         """Rules that somebody changed come back, and this thread alone waits for the lock of iptables. Those of the
         iptables backend, if they were here before, go once IPVS serves."""
         others_left = True
-        while not self._stop.wait(LOOK_AT_RULES_EVERY):
+        while not self._stop.is_set():
+            rules.wake.wait(LOOK_AT_RULES_EVERY)
+            rules.wake.clear()
             repaired = 0
             try:
                 if others_left and self._loop.started:

@@ -64,4 +64,4 @@ def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:
     """For a dry run anywhere, against a kernel that holds nothing."""
     if config.backend is Backend.IPTABLES:
         return iptables_pipeline(config, empty_iptables_recorder(config, ops), window=0)
-    return pipeline_for(config, empty_recorder(ops, config.node_marks), window=0)
+    return pipeline_for(config, empty_recorder(ops), window=0)

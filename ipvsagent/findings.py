@@ -30,7 +30,6 @@ class FindingKind(StrEnum):
     ENDPOINT_REFUSED = "endpoint-refused"
     SHADOWED_BY_SERVICE = "shadowed-by-service"
     SHADOWED_BY_FOREIGN = "shadowed-by-foreign"
-    MARKS_EXHAUSTED = "marks-exhausted"
     AFFINITY_FLOOR = "affinity-floor"
     ONE_WAY = "one-way"
     KERNEL_REFUSED = "kernel-refused"

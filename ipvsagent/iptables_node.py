@@ -106,6 +106,11 @@ class IptablesNode:
     def conn_reuse(self) -> ConnReuse | None:
         return None
 
+    @property
+    def rules_pending(self) -> bool:
+        """The loop writes them itself."""
+        return False
+
     def mend_addresses(self) -> int:
         """None is bound."""
         return 0

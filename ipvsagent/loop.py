@@ -59,11 +59,14 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 class Loop:
-    """install_rules: writes the packet rules and sees to it that they stay; called until it returns once.
+    """The parts of an agent that the loop calls.
 
-    It raises KernelError and StartError, and returns what is wrong. rules: those that the loop itself keeps, as virtual
-    servers are rules, too; None = a thread does. tell_rules: tells that one of another configuration. udp_changed: told
-    of UDP virtual servers whose real servers are not what they were; must not wait."""
+    install_rules: writes the packet rules; called until it returns once. It returns what is wrong. keep_rules: sees to
+    it that they stay, and writes what the first round added. Both raise KernelError and StartError. tell_rules: tells
+    who keeps them of another configuration. udp_changed: told of UDP virtual servers whose real servers are not what
+    they were; must not wait. rules: those that the loop itself keeps, as virtual servers are rules, too; None = a
+    thread does.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Loop:
         inbox: Inbox,
         vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
+        keep_rules: Callable[[], None],
         tell_rules: Callable[[Config], None],
         source_view: Callable[[], SourceView],
         udp_changed: Callable[[Sequence[VirtualServer]], None],
@@ -86,6 +90,7 @@ class Loop:
         self._vitals = vitals
         self._failing: set[str] = set()
         self._install_rules = install_rules
+        self._begin_keeping_rules = keep_rules
         self._udp_changed = udp_changed
         self._book = FindingBook()
         self._pipeline = node.pipeline(self._backend, window=config.window)
@@ -224,7 +229,7 @@ class Loop:
             return
         self._round_ended = self._clock()
         self._start_writes, self._start_seconds = report.written, self._round_ended - now
-        self._settled = in_sync(self._pipeline)
+        self._settled = self._in_sync()
         # All of the cluster that is known now stays, mostly: no collection needs to look at it again.
         gc.collect()
         gc.freeze()
@@ -244,10 +249,16 @@ class Loop:
                 log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
             self._learn([("packet rules", (*self._install_rules(), *self._node.rules_stand()))])
             self._rules_installed = True
-        self._pipeline.begin(now, report)
+        try:
+            self._pipeline.begin(now, report)
+        finally:
+            self._begin_keeping_rules()
+
+    def _in_sync(self) -> bool:
+        return in_sync(self._pipeline) and not self._node.rules_pending
 
     def _say_settled(self) -> None:
-        settled = in_sync(self._pipeline)
+        settled = in_sync(self._pipeline) and (self._settled or not self._node.rules_pending)
         if settled and not self._settled:
             log.info("in sync again")
         self._settled = settled
@@ -315,7 +326,7 @@ class Loop:
     def _readings(self) -> Readings:
         return Readings(
             totals=totals_of(self._pipeline),
-            in_sync=in_sync(self._pipeline),
+            in_sync=self._in_sync(),
             backend=self._node.backend_name,
             node=self._config.node_name,
             ops_written=self._backend.ops_written,
@@ -335,7 +346,7 @@ class Loop:
             interface=self._config.interface,
             source=self._source_view(),
             uptime=now - self._born,
-            in_sync=in_sync(self._pipeline),
+            in_sync=self._in_sync(),
             seconds_since_change=None if self._changed_at is None else now - self._changed_at,
             start_writes=self._start_writes,
             start_seconds=self._start_seconds,

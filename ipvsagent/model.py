@@ -14,8 +14,9 @@ from ipvsagent.address import Address, Family, endpoint_text, family_of
 
 
 class Protocol(StrEnum):
-    """As Kubernetes and ipvsadm spell them. FWM is no protocol: it marks a virtual server that is identified by a
-    firewall mark, which then stands in the `port` of its id (address `0.0.0.0` or `::` gives the family)."""
+    """As Kubernetes and ipvsadm spell them. FWM is no protocol: a virtual server of another program, or of an agent up
+    to 0.1.0, may be identified by a firewall mark, which is then the `port` of its id (address `0.0.0.0` or `::` gives
+    the family)."""
 
     TCP = "TCP"
     UDP = "UDP"
@@ -40,7 +41,8 @@ class Frontend(StrEnum):
     LOAD_BALANCER = "LoadBalancer"
     NODE_PORT = "NodePort"
     NODE_CLIENTS = "NodeClients"
-    """All external ones of a Service port with `externalTrafficPolicy: Local`, for clients on this node."""
+    """None that clients know: where clients on this node find every endpoint of a Service port whose traffic policies
+    are both Local. They are translated to it."""
 
 
 class WhenEmpty(StrEnum):
@@ -82,16 +84,6 @@ class ServicePortName(Struct, frozen=True, gc=False, order=True):
         return f"{self.namespace}/{self.service}{':' + self.port if self.port else ''}"
 
 
-class Mark(Struct, frozen=True, gc=False, order=True):
-    """Bits that a packet gets where `mask` has ones; its other bits stay."""
-
-    value: int
-    mask: int
-
-    def __str__(self) -> str:
-        return f"{self.value:#x}/{self.mask:#x}"
-
-
 class RealServer(Struct, frozen=True, gc=False, order=True):
     """One endpoint behind a virtual server.
 
@@ -112,9 +104,8 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     real_servers:      for clients outside this node, and for all clients unless the next field is set.
     node_real_servers: for clients on this node (its pods and processes) where they differ: a Service with
                        `externalTrafficPolicy: Local` serves these from every endpoint; None = the same.
-                       IPVS has one set per virtual server; render/node_clients.py makes two of them.
-    node_mark:         what marks the packets of clients on this node, who are served by the virtual server of that
-                       firewall mark.
+                       An IPVS virtual server has one set, so that there `inside` takes the place of this field.
+    inside:            the virtual server that has all endpoints: clients on this node are translated to it.
     node_only:         its real servers are for clients on this node; no other gets an answer.
     unused:            endpoints that a slice lists but that must get no new connection now. They never add a
                        row; a real server that the kernel already has keeps its connections at weight 0.
@@ -133,7 +124,7 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     one_packet: bool = False
     real_servers: tuple[RealServer, ...] = ()
     node_real_servers: tuple[RealServer, ...] | None = None
-    node_mark: Mark | None = None
+    inside: VirtualServerId | None = None
     node_only: bool = False
     unused: tuple[RealServer, ...] = ()
     when_empty: WhenEmpty = WhenEmpty.REFUSE

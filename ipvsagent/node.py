@@ -23,6 +23,7 @@ from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.kernel.timeouts import established_setting
+from ipvsagent.kernel.translations import TranslationTable
 from ipvsagent.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
@@ -31,9 +32,8 @@ from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import MARK_SETS, marks_held, set_specs
-from ipvsagent.render.node_clients import NodeClients
-from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, VirtualServerRow
+from ipvsagent.render.members import set_specs
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, TranslationRow, VirtualServerRow
 
 
 def lock_path(config: Config) -> Path:
@@ -80,6 +80,8 @@ class Node:
         self.ledger_path = config.state_dir / f"{key}.ledger"
         self.addresses = AddressTable(config.interface)
         self.routes = RouteTable(self.addresses)
+        self._filter: PacketFilter | None = None
+        self.translations = TranslationTable(self._held_translations, self._translate)
         self.ownership = Ownership(
             Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded), self.routes.networks
         )
@@ -106,9 +108,9 @@ class Node:
             prepare=self._make_ready,
             listing=self.ipvs.services,
             set_sizes=lambda: set_sizes(self.sets),
-            node_clients=self._node_clients(self.scheduler_works),
             adopt=self.ownership.adopt,
             routes=self.routes,
+            translations=self.translations,
         )
 
     def remover(self) -> Backend:
@@ -123,22 +125,33 @@ class Node:
             Recorder(self.addresses, ops),
             Recorder(self.sets, ops),
             listing=self.ipvs.services,
-            node_clients=self._node_clients(self.scheduler_known),
             routes=Recorder(self.routes, ops),
+            translations=Recorder(self.translations, ops),
         )
 
-    def _node_clients(self, scheduler_works: Callable[[str], bool]) -> NodeClients:
-        held = marks_held(self.sets.members(MARK_SETS))
-        return NodeClients(self.config.node_marks, held, scheduler_works)
-
     def packet_filter(self) -> PacketFilter:
-        return PacketFilter(self.config)
+        """The rules beside IPVS, which from now on hold the translations of this node, too. Raises StartError."""
+        self._filter = PacketFilter(self.config)
+        return self._filter
+
+    def _held_translations(self) -> frozenset[TranslationRow]:
+        return (self._filter or self.packet_filter()).held_translations()
+
+    def _translate(self, rows: frozenset[TranslationRow]) -> None:
+        if self._filter:
+            self._filter.translate(rows)
+
+    @property
+    def rules_pending(self) -> bool:
+        """Whether packet rules are to be written yet."""
+        return self._filter is not None and self._filter.pending
 
     def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
         return pipeline_for(self.config, backend, window=window, scheduler_works=self.scheduler_works)
 
     def rules_stand(self) -> tuple[Finding, ...]:
-        """The packet rules are written; nothing waits for them."""
+        """The packet rules are written: sets that only rules of older agents asked can go. Raises KernelError."""
+        self.sets.sweep(set_specs())
         return ()
 
     def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
@@ -279,10 +292,10 @@ def _timeouts(config: Config) -> tuple[int, int, int]:
     return int(config.idle_timeout or config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout)
 
 
-def empty_recorder(ops: list[Op], mark_mask: int) -> Backend:
+def empty_recorder(ops: list[Op]) -> Backend:
     """A kernel that holds nothing, for a dry run anywhere."""
-    recorders = [Recorder(None, ops) for _ in range(3)]
-    return Backend(IpvsRenderer(), *recorders, node_clients=NodeClients(mark_mask), routes=Recorder(None, ops))
+    servers, addresses, sets, routes, translations = [Recorder(None, ops) for _ in range(5)]
+    return Backend(IpvsRenderer(), servers, addresses, sets, routes=routes, translations=translations)
 
 
 def pipeline_for(
@@ -322,4 +335,5 @@ def policy_options(
         udp_timeout=int(config.udp_timeout) or UDP_TIMEOUT,
         at_random=at_random,
         localhost=localhost,
+        by_ipvs=not at_random,
     )

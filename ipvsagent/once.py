@@ -33,6 +33,7 @@ def apply_once(config: Config, node: AnyNode, source: Source) -> bool:
     changes, findings = source.load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
     report = pipeline.begin(began)
+    rules.follow()
     learn(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])
     failed = bool(report.failures) or input_failed(findings)
     log.info(

@@ -12,9 +12,11 @@ import contextlib
 import functools
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from threading import Event
 
 from msgspec import Struct
 
@@ -27,31 +29,32 @@ from ipvsagent.kernel.iptables import Feature, RuleTable, remove_left
 from ipvsagent.kernel.iptables_chains import is_servers
 from ipvsagent.kernel.iptables_counts import RuleCounts
 from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, find_variant
-from ipvsagent.packet_rules import RuleSet
+from ipvsagent.kernel.obstacles import Obstacle, in_the_way
+from ipvsagent.kernel.translations import parse_translation
+from ipvsagent.packet_rules import INSIDE, RuleSet
 from ipvsagent.render.nat_rules import nat_rule_set
 from ipvsagent.render.rules import Detector, RuleOptions, rule_set
+from ipvsagent.rows import TranslationRow
 
 log = logging.getLogger("ipvsagent")
 
+LOOK_FOR_OBSTACLES_EVERY = 30.0  # seconds; a look reads the chains of all tables of nftables
 READ_ALL_EVERY = 300  # looks: as long as a pass of the audit takes at most
 
 
 class Kind(Struct, frozen=True):
-    """Which rules. needed: features that none of them can do without, with the module that has them. marks: they mark
-    packets by a set, if they can. others: chains of the other backend, which serves until this one does. holding: of
-    these, those that its connections need afterwards."""
+    """Which rules. needed: features that none of them can do without, with the module that has them. others: chains of
+    the other backend, which serves until this one does; yields: packets meet those before ours. holding: of these,
+    those that its connections need afterwards."""
 
-    rules: Callable[[Family, RuleOptions, Config], RuleSet]
+    rules: Callable[[Family, RuleOptions, Config, Iterable[TranslationRow]], RuleSet]
     needed: Mapping[Feature, str]
-    marks: bool
     others: Callable[[str], bool]
+    yields: bool
     holding: Callable[[str], bool]
 
 
-_LACKING = [
-    {"random_fully": fully, "self_match": match, "mark_by_set": marks}
-    for fully, match, marks in product((True, False), repeat=3)
-]
+_LACKING = [{"random_fully": fully, "self_match": match} for fully, match in product((True, False), repeat=2)]
 
 
 def _chains_of(rules: RuleSet) -> frozenset[str]:
@@ -61,21 +64,21 @@ def _chains_of(rules: RuleSet) -> frozenset[str]:
 _BESIDE = _chains_of(rule_set(Family.IPV4, RuleOptions()))
 _INSTEAD = _chains_of(nat_rule_set(Family.IPV4, RuleOptions()))
 BESIDE_IPVS = Kind(
-    lambda family, options, config: rule_set(family, options),
+    lambda family, options, config, translations: rule_set(family, options, translations),
     {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},
-    marks=True,
     others=lambda chain: chain in _INSTEAD or is_servers(chain),
+    yields=True,
     holding=lambda chain: False,
 )
 INSTEAD_OF_IPVS = Kind(
-    lambda family, options, config: nat_rule_set(
+    lambda family, options, config, translations: nat_rule_set(
         family, options, localhost=serves_localhost(config), drop_invalid=not config.conntrack_be_liberal
     ),
     {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
-    marks=False,
     others=lambda chain: chain in _BESIDE,
-    # What begins a connection is marked, or dropped, before it comes to nat.
-    holding=lambda chain: chain in _BESIDE and not chain.startswith("IPVSAGENT-MARK-"),
+    yields=False,
+    # What begins a connection is marked, dropped or accepted before it comes to where it is translated.
+    holding=lambda chain: chain in _BESIDE and not chain.startswith(("IPVSAGENT-MARK-", "IPVSAGENT-SERVICES", INSIDE)),
 )
 
 
@@ -107,17 +110,25 @@ class PacketFilter:
         self.variant = tables[0].variant if tables else find_variant()
         self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
         for table in self._tables:
-            table.leave(kind.others)
+            table.leave(kind.others, first=kind.yields)
+        self._translations: frozenset[TranslationRow] | None = None
+        self._wanted_translations: frozenset[TranslationRow] | None = None
+        self.wake = Event()
+        self._can_do: dict[Family, dict[str, bool]] = {}
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         self._looks = 0
+        self._obstacles: Sequence[Obstacle] = ()
+        self._obstacles_due = 0.0
         self._without_self_match: set[Family] = set()
-        self._without_marks: set[Family] = set()
 
     def install(self) -> int:
-        """Write what is missing; returns how many differences there were.
+        """Write what is missing; returns how many differences there were. Translations that are there stay until
+        `translate` says otherwise.
 
         Raises KernelError, and StartError if a match that no rule set can do without is missing.
         """
+        if self._translations is None:
+            self._set_translations(self.held_translations())
         return self._install_all(self._tables)
 
     def repair(self) -> int:
@@ -135,6 +146,8 @@ class PacketFilter:
         Which features iptables lacks here is not tried: the rules that differ least are taken for those of this node.
         """
         found: list[str] = []
+        if self._translations is None:
+            self._set_translations(self.held_translations())
         for table in self._tables:
             family = table.family
             differing = table.verify(self._rules[family])
@@ -147,13 +160,47 @@ class PacketFilter:
         """The next `follow` takes it up. Any thread may call this."""
         self._next = config
 
+    def held_translations(self) -> frozenset[TranslationRow]:
+        """Those that the kernel has, of the families whose rules can be read."""
+        rules: list[str] = []
+        for table in self._tables if self._kind is BESIDE_IPVS else ():
+            with contextlib.suppress(KernelError):
+                rules += table.rules_of_chain("nat", INSIDE)
+        return frozenset(row for rule in rules if (row := parse_translation(rule)))
+
+    def translate(self, rows: frozenset[TranslationRow]) -> None:
+        """The next `follow` takes them up, and no others. Any thread may call this; it wakes whoever waits for
+        `wake`."""
+        self._wanted_translations = rows
+        self.wake.set()
+
+    @property
+    def pending(self) -> bool:
+        """Whether `follow` has something to write. Any thread may ask."""
+        wanted = self._wanted_translations
+        return self._next is not None or (wanted is not None and wanted != self._translations)
+
+    def _set_translations(self, rows: frozenset[TranslationRow]) -> None:
+        self._translations = rows
+        for table in self._tables:
+            self._rules[table.family] = self._rule_set(table.family, **self._can_do.get(table.family, {}))
+
     def follow(self) -> None:
-        """Write the rules of a new configuration, if there is one. Raises as `install`, and is then to be called
-        again."""
+        """Write new translations, and the rules of a new configuration, if there are any. Raises as `install`, and is
+        then to be called again."""
+        wanted = self._wanted_translations
+        if wanted is not None and wanted != self._translations:
+            self._set_translations(wanted)
+            try:
+                self.install()
+            except (KernelError, StartError):
+                self._translations = None  # one family may have them; whatever is wanted next, it is written
+                raise
         config = self._next
         if config is None:
             return
         self._config = config
+        self._can_do.clear()
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         if self.install():
             log.info("packet rules are as the new configuration wants them")
@@ -164,7 +211,7 @@ class PacketFilter:
         """Services are served by this backend: of the other one's rules those stay that its connections need. Raises as
         `install`."""
         for table in self._tables:
-            table.leave(self._kind.holding)
+            table.leave(self._kind.holding, first=self._kind.yields)
         self.install()
 
     def take_over(self) -> None:
@@ -210,33 +257,25 @@ class PacketFilter:
             for table in self._tables
             for chain in table.blocking
         ]
-        mask = self._config.node_marks
-        found += [
-            Finding(
-                FindingKind.HOST,
-                "packet rules",
-                f"chain {chain} ({table.family}) sets the bits {bits & ~mask:#x} of packet marks; with them, pods and "
-                "processes of this node reach Services with externalTrafficPolicy Local as clients from outside do, if "
-                "there is an endpoint here; --local-mark-mask with these bits takes them over for such packets",
-            )
-            for table in self._tables
-            for chain, bits in table.marking.items()
-            if mask and bits & ~mask
-        ]
+        for table in self._tables:
+            found += _in_the_way(table)
+        found += [obstacle.finding() for obstacle in self._obstacles_now()]
         if self._without_self_match:
             reason = (
                 f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that "
                 "reaches itself through a Service gets no answer; load the kernel module xt_bpf"
             )
             found.append(Finding(FindingKind.HOST, "packet rules", reason))
-        if self._without_marks:
-            reason = (
-                f"iptables cannot mark packets by a set ({', '.join(sorted(self._without_marks))}), so pods and "
-                "processes of this node reach external addresses of Services with externalTrafficPolicy Local by the "
-                "endpoints of this node alone, if it has any; xt_set of Linux 3.19 and iptables 1.6 can do it"
-            )
-            found.append(Finding(FindingKind.HOST, "packet rules", reason))
         return found
+
+    def _obstacles_now(self) -> Sequence[Obstacle]:
+        """Denials and redirections in tables of other programs, as looked at now and then."""
+        now = time.monotonic()
+        if now >= self._obstacles_due:
+            self._obstacles_due = now + LOOK_FOR_OBSTACLES_EVERY
+            bit = 1 << self._config.masquerade_bit
+            self._obstacles = in_the_way(self.variant.mode, bit=bit, translated=self._kind is INSTEAD_OF_IPVS)
+        return self._obstacles
 
     def tell_failures(self, tell: Callable[[Family, bool], None]) -> None:
         """Of every write that iptables refuses from now on, in the thread that writes; True: of Services alone."""
@@ -287,24 +326,36 @@ class PacketFilter:
                     f"Load it on the host with `modprobe {module}`",
                 )
         self_match = table.supports(Feature.BPF)
-        marks = self._kind.marks and table.supports(Feature.MARK_BY_SET)
-        self._rules[table.family] = self._rule_set(
-            table.family,
-            random_fully=table.supports(Feature.RANDOM_FULLY),
-            self_match=self_match,
-            mark_by_set=marks,
-        )
-        lacking = ((self._without_self_match, not self_match), (self._without_marks, self._kind.marks and not marks))
-        for families_without, lacks in lacking:
-            (families_without.add if lacks else families_without.discard)(table.family)
+        can_do = {"random_fully": table.supports(Feature.RANDOM_FULLY), "self_match": self_match}
+        self._can_do[table.family] = can_do
+        self._rules[table.family] = self._rule_set(table.family, **can_do)
+        (self._without_self_match.discard if self_match else self._without_self_match.add)(table.family)
 
-    def _rule_set(
-        self, family: Family, *, random_fully: bool = True, self_match: bool = True, mark_by_set: bool = True
-    ) -> RuleSet:
-        options = rule_options(
-            self._config, family, random_fully=random_fully, self_match=self_match, mark_by_set=mark_by_set
+    def _rule_set(self, family: Family, *, random_fully: bool = True, self_match: bool = True) -> RuleSet:
+        options = rule_options(self._config, family, random_fully=random_fully, self_match=self_match)
+        rows = [row for row in self._translations or () if row.source.family is family]
+        return self._kind.rules(family, options, self._config, rows)
+
+
+def _in_the_way(table: RuleTable) -> Iterator[Finding]:
+    """Rules of others that keep ours from their purpose, and what an operator can do."""
+    tool = "ip6tables" if table.family is Family.IPV6 else "iptables"
+    for hook, obstacles in table.obstacles.items():
+        for obstacle in obstacles:
+            accepts = table.accepts.get(hook, "")
+            reason = (
+                f"rule {obstacle.index + 1} of chain {obstacle.chain} ({table.family}), `{obstacle.denial}`, denies "
+                f"traffic of Services that comes to it from {hook}, for some interfaces or beside other traffic, and "
+                f"is not overridden; `{tool} -I {obstacle.chain} {obstacle.index + 1} -j {accepts}` lets it through"
+            )
+            yield Finding(FindingKind.HOST, "packet rules", reason)
+    for hook, rule in table.accepts_before.items():
+        reason = (
+            f"a rule in front of ours in chain {hook} ({table.family}) accepts packets, `{rule}`, so that a Service "
+            "without endpoints, or a port of this host on a Service address, may answer where we would refuse; our "
+            "rules are put in front again, at a slow pace"
         )
-        return self._kind.rules(family, options, self._config)
+        yield Finding(FindingKind.HOST, "packet rules", reason)
 
 
 def rule_options(
@@ -313,7 +364,6 @@ def rule_options(
     *,
     random_fully: bool = True,
     self_match: bool = True,
-    mark_by_set: bool = True,
 ) -> RuleOptions:
     version = 6 if family is Family.IPV6 else 4
     detector = Detector(config.detect_local)
@@ -323,7 +373,6 @@ def rule_options(
         detector=detector,
         interface=config.pod_interface,
         pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
-        node_mark_mask=config.node_marks if mark_by_set else 0,
         random_fully=random_fully,
         self_match=self_match,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from enum import StrEnum
 
 from msgspec import Struct
 
@@ -16,36 +17,74 @@ from ipvsagent.address import Family
 
 CHAIN_PREFIX = "IPVSAGENT-"
 COMMENT_PREFIX = "ipvsagent:"
+DEFAULT_COMMENT = f"{COMMENT_PREFIX}before-the-default"
+EXEMPT_COMMENT = f"{COMMENT_PREFIX}served"
+INSIDE = f"{CHAIN_PREFIX}INSIDE"
+"""The chain of translations, in table nat."""
 TABLES = ("mangle", "nat", "filter")
 """In the order in which they are written."""
 
 
 class Chain(Struct, frozen=True):
-    """A chain of ours, `name` begins with CHAIN_PREFIX and has at most 28 characters."""
+    """A chain of ours, `name` begins with CHAIN_PREFIX and has at most 28 characters.
+
+    ordered: False for rules that no two of match one packet, so that one can come or go without the others.
+    """
 
     table: str
     name: str
     rules: tuple[str, ...] = ()
+    ordered: bool = True
 
     def marked_rules(self) -> tuple[tuple[str, str], ...]:
         """Each rule's mark, and its text with the comment that carries the mark."""
         marked = []
         for position, rule in enumerate(self.rules):
-            text = f"{self.table} {self.name} {position} {rule}"
+            text = f"{self.table} {self.name} {position if self.ordered else '-'} {rule}"
             mark = hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
             marked.append((mark, f"{rule} -m comment --comment {COMMENT_PREFIX}{mark}"))
         return tuple(marked)
 
 
+class Place(StrEnum):
+    """Where a jump of ours stands in a built-in chain.
+
+    FRONT: before the rules of others. Whoever puts a rule in front of it is answered at a slow pace (`FrontPace`).
+    DEFAULT: directly before what the chain does with packets that no rule has decided on, if that is a denial, and
+    nowhere otherwise (`iptables_defaults.py`).
+    """
+
+    FRONT = "front"
+    DEFAULT = "default"
+
+
 class Jump(Struct, frozen=True):
-    """From a built-in chain, `hook`, to one of ours; before all rules of others."""
+    """From a built-in chain, `hook`, to one of ours."""
 
     table: str
     hook: str
     chain: str
+    place: Place = Place.FRONT
 
     def __str__(self) -> str:
         return f"-j {self.chain}"
+
+    @property
+    def rule(self) -> str:
+        """Its text. A jump before a default carries a comment, because it may stand in a chain of another program."""
+        return before_default(self.chain) if self.place is Place.DEFAULT else str(self)
+
+
+class Exemption(Struct, frozen=True):
+    """A rule of ours at the head of a chain of table filter that kube-proxy left, if that is there: packets that
+    `match` holds for leave the chain."""
+
+    chain: str
+    match: str
+
+    @property
+    def rule(self) -> str:
+        return f"{self.match} -m comment --comment {EXEMPT_COMMENT} -j RETURN"
 
 
 class RuleSet(Struct, frozen=True):
@@ -54,6 +93,7 @@ class RuleSet(Struct, frozen=True):
     family: Family
     chains: tuple[Chain, ...] = ()
     jumps: tuple[Jump, ...] = ()
+    exemptions: tuple[Exemption, ...] = ()
 
     def tables(self) -> list[str]:
         """Those with something in them."""
@@ -63,23 +103,18 @@ class RuleSet(Struct, frozen=True):
     def chains_of(self, table: str) -> list[Chain]:
         return [chain for chain in self.chains if chain.table == table]
 
-    def hooks_of(self, table: str) -> dict[str, list[Jump]]:
+    def hooks_of(self, table: str, place: Place = Place.FRONT) -> dict[str, list[Jump]]:
+        """The jumps of one table and place, by built-in chain."""
         hooks: dict[str, list[Jump]] = {}
         for jump in self.jumps:
-            if jump.table == table:
+            if jump.table == table and jump.place is place:
                 hooks.setdefault(jump.hook, []).append(jump)
         return hooks
 
-    def restore_text(self) -> str:
-        """For `iptables-restore --noflush` on a node that has nothing of ours yet."""
-        return "".join(f"{line}\n" for table in self.tables() for line in self._table_lines(table))
 
-    def _table_lines(self, table: str) -> Iterator[str]:
-        yield f"*{table}"
-        yield from chain_lines(self.chains_of(table))
-        for hook, jumps in self.hooks_of(table).items():
-            yield from insert_lines(hook, jumps)
-        yield "COMMIT"
+def before_default(chain: str) -> str:
+    """The rule that leads to a chain of ours before a default."""
+    return f"-m comment --comment {DEFAULT_COMMENT} -j {chain}"
 
 
 def chain_lines(chains: list[Chain]) -> Iterator[str]:
@@ -89,8 +124,3 @@ def chain_lines(chains: list[Chain]) -> Iterator[str]:
     for chain in chains:
         for _, text in chain.marked_rules():
             yield f"-A {chain.name} {text}"
-
-
-def insert_lines(hook: str, jumps: list[Jump]) -> Iterator[str]:
-    for position, jump in enumerate(jumps, 1):
-        yield f"-I {hook} {position} {jump}"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+
+from msgspec.structs import replace
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
 from ipvsagent.config import Network, parse_network
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.model import Protocol, VirtualServer
+from ipvsagent.model import VirtualServer
 from ipvsagent.policy.desired import DesiredState, Rank, Replaced, rank_of
 from ipvsagent.policy.health_checks import HealthCheck, HealthChecks
 from ipvsagent.policy.node import NodeFacts, node_facts
@@ -43,9 +45,8 @@ class Pipeline:
         self.node_name = node_name
         self._drains = drains
         self._options = options
-        self._interface_addresses: frozenset[Address] = frozenset()
+        self._interfaces: Mapping[Address, str] = {}
         self._facts_findings: tuple[Finding, ...] = ()
-        self._node_clients = backend.node_clients
         self._facts = NodeFacts(name=node_name)
         self._nodes_revision = 0
         self._dirty: set[ServiceKey] = set()
@@ -70,11 +71,11 @@ class Pipeline:
             origins.append(("node", ()))
         return origins
 
-    def node_addresses(self, addresses: Iterable[Address]) -> Origins:
-        """The addresses on this node's other interfaces, now."""
-        before, self._interface_addresses = self._interface_addresses, frozenset(addresses)
+    def node_addresses(self, interfaces: Mapping[Address, str]) -> Origins:
+        """The addresses on this node's other interfaces, now, with the interface's name."""
+        before, self._interfaces = self._interfaces, dict(interfaces)
         self._dirty |= self._learn_facts()
-        if before != self._interface_addresses:
+        if before.keys() != self._interfaces.keys():
             self._dirty |= self._health_checks.addresses_changed()
         self._fix(0.0)
         return [("nodes", self._facts_findings)]
@@ -121,7 +122,6 @@ class Pipeline:
         report = Report() if report is None else report
         self._wish(self._in_order(), report)
         self.reconciler.start(now, report)
-        self._rearrange()
         return report
 
     def round(self, now: float, report: Report | None = None) -> Report:
@@ -129,7 +129,6 @@ class Pipeline:
         report = Report() if report is None else report
         self._wish(self._in_order(), report)
         self.reconciler.round(now, report)
-        self._rearrange()
         return report
 
     def next_due(self) -> float | None:
@@ -148,7 +147,7 @@ class Pipeline:
         return self._urgency(key), key
 
     def has_interface_address(self, address: Address) -> bool:
-        return address in self._interface_addresses
+        return address in self._interfaces
 
     @property
     def health_checks(self) -> dict[ServiceKey, HealthCheck]:
@@ -169,7 +168,7 @@ class Pipeline:
         node = self.table.nodes.get(self.node_name)
         own = [parse_network(text) for text in node.pod_cidrs] if node else []
         pods = own if self._options.pods_of_node else self._options.pod_networks
-        here = [ipaddress.ip_address(address) for address in self._interface_addresses]
+        here = [ipaddress.ip_address(address) for address in self._interfaces]
         home: list[Network] = []
         for version in (4, 6):
             of_node = [network for network in own if network.version == version]
@@ -191,7 +190,7 @@ class Pipeline:
         facts, self._facts_findings = node_facts(
             self.node_name,
             self.table.nodes,
-            self._interface_addresses,
+            self._interfaces,
             self._options.node_ports_on,
             self._options.known_as,
             self._options.route_networks,
@@ -216,10 +215,7 @@ class Pipeline:
         return ("node", (finding,))
 
     def _wish(self, dirty: Iterable[ServiceKey], report: Report) -> None:
-        """Work out anew what these Services want, and those that win or lose an address by it.
-
-        Raises KernelError where the kernel has to be asked for a mark; that Service and those after it stay dirty.
-        """
+        """Recompute what these Services want, and those that win or lose an address by it."""
         rejudged: set[ServiceKey] = set()
         try:
             queue = deque(dirty)
@@ -231,9 +227,8 @@ class Pipeline:
                 replaced = self._wish_of(key, report)
                 self._health_checks.virtual_servers_changed(key, replaced)
                 rejudged |= replaced.rejudged | {key}
-                if self._node_clients is not None:  # a mark is for a Service that has an address
-                    queue.extend(replaced.passed - self._dirty)
-                    self._dirty |= replaced.passed
+                queue.extend(replaced.passed - self._dirty)  # clients are translated to what a Service has won alone
+                self._dirty |= replaced.passed
         finally:
             if not self._dirty:
                 self._dirty = set()  # looking through one that once held every Service takes as long as if it did
@@ -257,7 +252,6 @@ class Pipeline:
         service = self.table.services.get(key)
         self._missing_schedulers.pop(key, None)
         if service is None:
-            self._arrange(key, NOBODY, ())
             replaced = self.desired.replace(key, NOBODY, ())
             report.findings.append((("policy", key), ()))
         else:
@@ -266,32 +260,20 @@ class Pipeline:
             )
             if outcome.missing_scheduler:
                 self._missing_schedulers[key] = outcome.missing_scheduler
-            servers, findings = self._arrange(key, rank_of(service), outcome.virtual_servers)
-            replaced = self.desired.replace(key, rank_of(service), servers)
-            report.findings.append((("policy", key), (*outcome.findings, *findings)))
+            rank = rank_of(service)
+            servers = [self._translated(key, rank, server) for server in outcome.virtual_servers]
+            replaced = self.desired.replace(key, rank, servers)
+            report.findings.append((("policy", key), outcome.findings))
         self._dirty.discard(key)
         self.reconciler.change(replaced.changed)
         return replaced
 
+    def _translated(self, key: ServiceKey, rank: Rank, server: VirtualServer) -> VirtualServer:
+        """Without `inside` if an older Service has that virtual server, which has other endpoints."""
+        if server.inside is None or self.desired.would_win(key, rank, server.inside):
+            return server
+        return replace(server, inside=None)
+
     def _is_local(self, address: Address) -> bool:
         """Of a Service's address that is served here: on an interface, ours or another one, or local by a route."""
-        return address in self._interface_addresses or (self._binds and address not in self._facts.own_addresses)
-
-    def _arrange(
-        self, key: ServiceKey, rank: Rank, servers: Sequence[VirtualServer]
-    ) -> tuple[Sequence[VirtualServer], tuple[Finding, ...]]:
-        if self._node_clients is None:
-            return servers, ()
-        return self._node_clients.arrange(
-            key, servers, self.reconciler.may_be_taken, lambda server_id: self.desired.would_win(key, rank, server_id)
-        )
-
-    def _rearrange(self) -> None:
-        """Services that lost their mark to another program, or that a mark has become free for, are worked out anew."""
-        if self._node_clients is None:
-            return
-        for server_id in self.reconciler.foreign:
-            loser = self._node_clients.lose(server_id) if server_id.protocol is Protocol.FWM else None
-            if loser:
-                self._dirty.add(ServiceKey(loser.namespace, loser.service))
-        self._dirty.update(ServiceKey(*key) for key in self._node_clients.waiting())
+        return address in self._interfaces or (self._binds and address not in self._facts.own_addresses)

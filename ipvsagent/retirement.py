@@ -2,8 +2,9 @@
 
 New connections meet the rules of nat first and never come to IPVS; those that IPVS has go on there, as long as their
 virtual server and its address stay. So a virtual server goes when it has no connections any more, or when the drain
-timeout is over, and its address with the last one on it. Until then its real servers have weight 0: for a Service that
-is deleted meanwhile there are no rules of nat.
+timeout is over. Until then its real servers have weight 0: for a Service that is deleted meanwhile there are no rules
+of nat. Addresses go with the last virtual server: those of this node's own clients, who are translated, or had a
+firewall mark from an agent up to 0.1.0, cannot be told from the connections.
 
 So it is with what kube-proxy's ipvs mode left, on the node's own addresses, too: there it takes no packet of a Service
 that is served, but would go on answering on a node port that no Service has any more. Its sets prove which these are;
@@ -11,13 +12,11 @@ without them they are left alone, as another program's.
 
 Before Services are served, bound addresses become local routes that name the node's own address as the source: a
 process of this node would else take the Service's address for its own, and lose its new connection with that address.
-Which addresses a connection by firewall mark has cannot be told, so with the last of those go all of them.
 What is local by the doing of others, too, gets no route of ours: the kernel would take that for theirs made anew.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import time
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ from ipvsagent.kernel.ipset import SetTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership
 from ipvsagent.kernel.service_routes import RouteTable
-from ipvsagent.model import Protocol, VirtualServerId
+from ipvsagent.model import VirtualServerId
 from ipvsagent.render.members import VIP_SETS
 from ipvsagent.rows import AddressRow, Op, Owner, RealServerRow, RouteRow, Verb, VirtualServerRow
 
@@ -98,11 +97,11 @@ class Retirement:
             failed = [failure.op.row for failure in self._ipvs.write(ops)]
             kept.update((row.id, row) for row in failed if isinstance(row, VirtualServerRow))
         self.left = len(kept)
-        if not any(server.protocol is Protocol.FWM for server in kept):
-            self._withdraw({server.address for server in kept})
-        if not kept and self._ipvs:
-            self._ipvs.close()
-            self._ipvs = None
+        if not kept:
+            self._withdraw()
+            if self._ipvs:
+                self._ipvs.close()
+                self._ipvs = None
         self._due = now + (time.monotonic() - looked) * _LOOK_AGAIN_AFTER
         return not kept
 
@@ -164,19 +163,8 @@ class Retirement:
             chosen = Address("")
         return chosen if chosen in own else next(iter(sorted(own)), Address(""))
 
-    def _withdraw(self, kept: set[Address]) -> None:
-        """Addresses, and routes of whatever length, that no connection needs."""
-        needed = [ipaddress.ip_address(address) for address in kept]
-        singles = {str(AddressRow(address)) for address in kept}
-        gone: list[Op] = []
-        for seen in list(self._routes.read(None)):
-            assert isinstance(seen.row, RouteRow)
-            network = ipaddress.ip_network(seen.row.network)
-            is_single = network.prefixlen == network.max_prefixlen
-            used = seen.row.network in singles if is_single else any(address in network for address in needed)
-            if not used:
-                gone.append(Op(Verb.DELETE, seen.row))
-        self._routes.write(gone)
-        unbound = self._addresses.bound - kept
-        if unbound:
-            self._addresses.write([Op(Verb.DELETE, AddressRow(address)) for address in sorted(unbound)])
+    def _withdraw(self) -> None:
+        """Addresses, and routes of whatever length."""
+        self._routes.write([Op(Verb.DELETE, seen.row) for seen in list(self._routes.read(None))])
+        if self._addresses.bound:
+            self._addresses.write([Op(Verb.DELETE, AddressRow(address)) for address in sorted(self._addresses.bound)])

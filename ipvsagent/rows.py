@@ -18,6 +18,7 @@ from ipvsagent.address import Address, Family, endpoint_text
 from ipvsagent.chain_rows import ChainsRow, chains_command
 from ipvsagent.errors import KernelError
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
+from ipvsagent.packet_rules import INSIDE
 
 PERSISTENT = 0x1
 HASHED = 0x2
@@ -194,8 +195,30 @@ class RouteRow(Struct, frozen=True, gc=False, order=True):
         return f"local {self.network} dev lo table local proto 119{source}"
 
 
-SharedRow = AddressRow | SetMemberRow | RouteRow
-Row = VirtualServerRow | RealServerRow | ChainsRow | AddressRow | SetMemberRow | RouteRow
+class TranslationRow(Struct, frozen=True, gc=False, order=True):
+    """Clients on this node are translated from one address and port to another one, where IPVS has all endpoints."""
+
+    source: VirtualServerId
+    target: VirtualServerId
+
+    @property
+    def key(self) -> TranslationRow:
+        return self
+
+    @property
+    def rule(self) -> str:
+        """As iptables takes it after the name of the chain."""
+        protocol = self.source.protocol.lower()
+        target = endpoint_text(self.target.address, self.target.port)
+        match = f"-d {AddressRow(self.source.address)} -p {protocol} -m {protocol} --dport {self.source.port}"
+        return f"{match} -j DNAT --to-destination {target}"
+
+    def __str__(self) -> str:
+        return f"{self.source} for clients on this node"
+
+
+SharedRow = AddressRow | SetMemberRow | RouteRow | TranslationRow
+Row = VirtualServerRow | RealServerRow | ChainsRow | AddressRow | SetMemberRow | RouteRow | TranslationRow
 
 
 class Verb(StrEnum):
@@ -229,14 +252,18 @@ class Op(Struct, frozen=True, gc=False):
             return f"ip address {self.verb} {row}"
         if isinstance(row, RouteRow):
             return f"ip route {'delete' if self.verb is Verb.DELETE else 'replace'} {row}"
+        if isinstance(row, TranslationRow):
+            tool = "ip6tables" if row.source.family is Family.IPV6 else "iptables"
+            verb = "-D" if self.verb is Verb.DELETE else "-A"
+            return f"{tool} -t nat {verb} {INSIDE} {row.rule}"
         if isinstance(row, SetMemberRow):
             return f"ipset {'del' if self.verb is Verb.DELETE else 'add'} {row.set} {row.member}"
-        verb = _IPVSADM_VERB[type(row), self.verb]
+        option = _IPVSADM_VERB[type(row), self.verb]
         if self.verb is not Verb.DELETE:
-            return f"ipvsadm {verb}{str(row)[2:]}"
+            return f"ipvsadm {option}{str(row)[2:]}"
         if isinstance(row, VirtualServerRow):
-            return f"ipvsadm {verb} {service_option(row.id)}"
-        return f"ipvsadm {verb} {service_option(row.server)} -r {endpoint_text(row.address, row.port)}"
+            return f"ipvsadm {option} {service_option(row.id)}"
+        return f"ipvsadm {option} {service_option(row.server)} -r {endpoint_text(row.address, row.port)}"
 
 
 class Failure(Struct, frozen=True):
@@ -279,7 +306,14 @@ class Observed(Struct, frozen=True, gc=False):
     counters: Counters | None = None
 
 
-Keys = Collection[VirtualServerId] | Collection[Address] | Collection[SetMemberRow] | Collection[RouteRow] | None
+Keys = (
+    Collection[VirtualServerId]
+    | Collection[Address]
+    | Collection[SetMemberRow]
+    | Collection[RouteRow]
+    | Collection[TranslationRow]
+    | None
+)
 """What `KernelTable.read` may be asked for; None = everything."""
 
 
@@ -288,7 +322,7 @@ class KernelTable(TypingProtocol):
 
     read(None) yields everything the table holds, foreign rows included; read(keys) only what is asked for:
     `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses, `SetMemberRow`s for sets,
-    `RouteRow`s for routes.
+    `RouteRow`s for routes, `TranslationRow`s for translations.
     What is absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
 
     write(ops) applies ops in order, goes on after a failure, and returns the failures. A DELETE of what is
@@ -328,11 +362,13 @@ _RANK: dict[tuple[type, Verb], int] = {
     (RealServerRow, Verb.ADD): 1,
     (RealServerRow, Verb.SET): 1,
     (SetMemberRow, Verb.ADD): 2,
+    (TranslationRow, Verb.ADD): 2,
     (RouteRow, Verb.ADD): 3,
     (AddressRow, Verb.ADD): 3,
     (AddressRow, Verb.DELETE): 4,
     (RouteRow, Verb.DELETE): 4,
     (SetMemberRow, Verb.DELETE): 5,
+    (TranslationRow, Verb.DELETE): 5,
     (RealServerRow, Verb.DELETE): 6,
     (VirtualServerRow, Verb.DELETE): 7,
     (ChainsRow, Verb.DELETE): 7,

@@ -45,6 +45,8 @@ class TestedNode(Node):
         self.ownership = kernel.ownership
         self.ipvs: Any = Interrupted(kernel.ipvs, calls)
         self.sets: Any = Interrupted(kernel.sets, calls)
+        self.translations: Any = Interrupted(kernel.translations, calls)
+        self._filter = None
         self.ledger_path = config.state_dir / "ledger"
         self.unset_limits = ()
         self._timeouts_set = (0, 0, 0)
@@ -90,6 +92,7 @@ class Looped:
         config = Config(node_name="here", state_dir=state_dir, drain_timeout=drain_timeout, scheduler="rr")
         list(kernel.addresses.read(None))
         kernel.addresses.ensure_interface()
+        self._kernel = kernel
         self.inbox = _Waits()
         self.node = TestedNode(kernel, config, calls)
         vitals = Vitals(Server(config, "ipvs", tuple(Family), self.inbox.put), {})
@@ -99,6 +102,7 @@ class Looped:
             self.inbox,
             vitals,
             install_rules=lambda: (),
+            keep_rules=kernel.keep_rules,
             tell_rules=lambda config: None,
             source_view=lambda: SourceView("a test", True),
             udp_changed=lambda servers: None,
@@ -112,6 +116,7 @@ class Looped:
         turns = 0
         while self.inbox.now < end or self.inbox.pending:
             self.loop.turn()
+            self._kernel.keep_rules()
             turns += 1
             assert turns < MOST_TURNS * (seconds + 1), "the loop does not wait"
 

@@ -24,6 +24,7 @@ from ipvsagent.cluster.objects import (
     Endpoint,
     EndpointPort,
     EndpointSlice,
+    LoadBalancerIngress,
     Node,
     Object,
     ObjectKey,
@@ -78,14 +79,27 @@ C = service("c", "10.96.0.3")
 A_PODS = piece("a", "10.1.0.1", "10.1.0.2", "10.1.0.3", "10.96.0.2")
 B_PODS = piece("b", "10.1.0.4", "10.1.0.5", unready=("10.1.0.5",))
 C_PODS = piece("c", "10.1.0.6", "10.96.0.2")
+# For clients on the node, first by its cluster IP and then by a hidden port of that.
+L = replace(
+    service("l", "10.96.0.4"),
+    type="LoadBalancer",
+    external_local=True,
+    ingress=(LoadBalancerIngress(Address("192.0.2.4")),),
+)
+L_BOTH = replace(L, internal_local=True)
+L_PODS = replace(
+    piece("l", "10.1.0.9"),
+    endpoints=(Endpoint(Address("10.1.0.9"), node="here"), Endpoint(Address("10.1.1.9"), node="other")),
+)
 HERE = Node(name="here", addresses=(Address("172.16.0.1"),))
 # What happens, and how many seconds pass after it. Words are methods of `Story`.
 HISTORY: list[tuple[float, Changes | str]] = [
     (1.5, Changes(upserts=(A, A_PODS, B, B_PODS, HERE), synced=True)),
-    (0.3, put(C, C_PODS)),
+    (0.3, put(C, C_PODS, L, L_PODS)),
     (0.5, put(replace(A_PODS, endpoints=A_PODS.endpoints[1:]))),
     (0.3, put(piece("b", "10.1.0.5", "10.1.0.7"))),
     (0.3, removal(C)),
+    (0.3, put(L_BOTH)),
     (1.5, put(service("older", "10.96.0.2", ports=(TCP, UDP), created=0), piece("older", "10.1.0.8"))),
     (1.5, "servers_flushed"),
     (0.3, put(C)),

@@ -1,9 +1,9 @@
 """Clusters in, kernel state out: tests/golden/<case>/cluster.yaml becomes the expected files beside it.
 
-ipset.txt holds the members of our sets, ipvs.txt what `ipvsadm -Sn` and `ip address` would show on node-1 (172.16.0.1,
-on the pods' side 10.244.1.254), findings.txt what the operator is told, iptables.txt what the iptables backend writes
-in place of ipvs.txt. `pytest tests/test_golden.py --rewrite-golden` writes them; review the diff. The same objects from
-an API server must come to the same, in a stream or page by page.
+ipset.txt holds the members of our sets, ipvs.txt what `ipvsadm -Sn`, `ip address` and the chain of translations would
+show on node-1 (172.16.0.1, on the pods' side 10.244.1.254), findings.txt what the operator is told, iptables.txt what
+the iptables backend writes in place of ipvs.txt. `pytest tests/test_golden.py --rewrite-golden` writes them; review the
+diff. The same objects from an API server must come to the same, in a stream or page by page.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from ipvsagent.pipeline import Pipeline
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
-from ipvsagent.render.node_clients import NodeClients
-from ipvsagent.rows import AddressRow, SetMemberRow
+from ipvsagent.rows import AddressRow, Op, SetMemberRow, Verb
 from ipvsagent.sources.kubernetes import api_source
 from ipvsagent.sources.manifests import ManifestSource
 
@@ -101,13 +100,16 @@ def _said(book: FindingBook) -> str:
 def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
-    node_clients = NodeClients(Config().node_marks)
-    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, node_clients=node_clients)
+    tables = (kernel.ipvs, kernel.addresses, kernel.sets)
+    backend = Backend(IpvsRenderer(), *tables, translations=kernel.translations)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
     book = told(pipeline, kernel, loaded)
+    kernel.keep_rules()
     bound = sorted(str(row) for row in kernel.snapshot() if isinstance(row, AddressRow))
+    shared = [f"ip address add {row} dev kube-ipvs0" for row in bound]
+    shared += [str(Op(Verb.ADD, row)) for row in sorted(kernel.translated)]
     return {
-        "ipvs.txt": kernel.dump() + "".join(f"ip address add {row} dev kube-ipvs0\n" for row in bound),
+        "ipvs.txt": kernel.dump() + "".join(f"{line}\n" for line in shared),
         "ipset.txt": "".join(f"{row}\n" for row in sorted(r for r in kernel.snapshot() if isinstance(r, SetMemberRow))),
         "findings.txt": "".join(f"{f}\n" for f in book.current()),
     }

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 
 import pytest
 
 from ipvsagent import packet_filter
-from ipvsagent.address import Family
+from ipvsagent.address import Address, Family
 from ipvsagent.config import Config, parse_network
 from ipvsagent.kernel import iptables_servers
 from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool, server_rules
 from ipvsagent.kernel.iptables import Feature, RuleTable
 from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, Variant
+from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter
+from ipvsagent.packet_rules import INSIDE
 from ipvsagent.render.members import set_specs
+from ipvsagent.rows import TranslationRow
 
 
 @pytest.fixture
@@ -39,43 +43,17 @@ CONFIG = Config(node_name="node-1", cluster_cidrs=(parse_network("10.244.0.0/16"
 def test_everything_is_used_where_it_is_there(kernel: FakeKernel) -> None:
     kept = PacketFilter(CONFIG)
     assert kept.install() and not kept.findings() and not kept.repair()
-    assert rules(kernel).count("--map-mark") == 4
-
-
-def test_without_marks_by_set_the_rest_works_and_it_is_said(kernel: FakeKernel) -> None:
-    kernel.features.discard(Feature.MARK_BY_SET)
-    kept = PacketFilter(CONFIG)
-    assert kept.install() and not kept.repair()
-    (finding,) = kept.findings()
-    assert "externalTrafficPolicy Local" in finding.reason and "IPv4, IPv6" in finding.reason
     text = rules(kernel)
-    assert "--map-mark" not in text and "-m bpf" in text and text.count("INNER") == 2
+    assert text.count("-m bpf") == 2 and "--random-fully" in text and "--map-mark" not in text
 
 
-def test_the_masquerade_bit_is_not_a_mark_of_the_nodes_clients(kernel: FakeKernel) -> None:
-    config = Config(node_name="node-1", masquerade_bit=30)
-    assert config.node_marks == 0x3FF00000
-    PacketFilter(config).install()
-    assert "--set-xmark 0x0/0x3ff00000" in rules(kernel)
+def test_no_mark_but_the_masquerade_bit_is_set(kernel: FakeKernel) -> None:
+    PacketFilter(Config(node_name="node-1", masquerade_bit=30)).install()
+    marks = set(re.findall(r"--set-x?mark (\S+)", rules(kernel)))
+    assert marks == {"0x40000000/0x40000000", "0x0/0x40000000"}
 
 
-def test_no_mark_bits_no_marks(kernel: FakeKernel) -> None:
-    PacketFilter(Config(node_name="node-1", local_mark_mask=0)).install()
-    assert "--map-mark" not in rules(kernel)
-
-
-def test_marks_of_others_are_said_unless_they_are_taken_over(kernel: FakeKernel) -> None:
-    kernel.rule_tools[Family.IPV4].restore("*mangle\n-A PREROUTING -j MARK --set-xmark 0x40000/0x40000\nCOMMIT\n")
-    kept = PacketFilter(CONFIG)
-    kept.install()
-    (finding,) = kept.findings()
-    assert "mangle PREROUTING (IPv4) sets the bits 0x40000" in finding.reason
-    kept = PacketFilter(Config(node_name="node-1", local_mark_mask=0x7FF40000))
-    kept.install()
-    assert not kept.findings()
-
-
-@pytest.mark.parametrize("lacks", [set(), {Feature.MARK_BY_SET}, {Feature.BPF, Feature.RANDOM_FULLY}])
+@pytest.mark.parametrize("lacks", [set(), {Feature.BPF}, {Feature.BPF, Feature.RANDOM_FULLY}])
 def test_differences_are_found_without_a_write(kernel: FakeKernel, lacks: set[Feature]) -> None:
     kernel.features -= lacks
     before = rules(kernel)
@@ -186,3 +164,281 @@ def test_a_module_that_is_loaded_later_is_used(kernel: FakeKernel, monkeypatch: 
         trouble(patch, tool, RulesRefused("Couldn't load match `connmark'"))
         assert not table.supports(Feature.CONNMARK)
     assert table.supports(Feature.CONNMARK) and table.supports(Feature.CONNMARK)
+
+
+# Translations
+
+
+def translation(last: int, family: Family = Family.IPV4) -> TranslationRow:
+    addresses = (f"192.0.2.{last}", "10.96.0.1") if family is Family.IPV4 else (f"2001:db8::{last}", "fd00:96::1")
+    source, target = (VirtualServerId(Protocol.TCP, Address(text), 80) for text in addresses)
+    return TranslationRow(source, target)
+
+
+ONE, TWO, SIX = translation(1), translation(2), translation(1, Family.IPV6)
+
+
+def translated(kernel: FakeKernel) -> list[str]:
+    """Where packets are translated from, in the order of the rules."""
+    lines = [rule for family in Family for rule in kernel.rule_tools[family].held["nat"].get(INSIDE, [])]
+    return [line.split()[1].partition("/")[0] for line in lines]
+
+
+def test_translations_are_written_by_whoever_keeps_the_rules(kernel: FakeKernel) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    assert translated(kernel) == [] and not kept.pending and not kept.wake.is_set()
+    kept.translate(frozenset({TWO, ONE, SIX}))
+    assert kept.pending and kept.wake.is_set() and translated(kernel) == []
+    kept.follow()
+    assert not kept.pending and translated(kernel) == ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
+    assert not kept.repair() and not PacketFilter(CONFIG).differences()
+    kept.translate(frozenset({ONE, SIX}))
+    kept.follow()
+    assert translated(kernel) == ["192.0.2.1", "2001:db8::1"]
+    kept.translate(frozenset({ONE, SIX}))
+    assert not kept.pending
+    calls = kernel.calls
+    kept.follow()
+    assert kernel.calls == calls, "what is there already costs nothing"
+
+
+def test_only_the_rules_that_differ_are_written(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE, TWO}))
+    kept.follow()
+    written: list[str] = []
+    tool = kernel.rule_tools[Family.IPV4]
+    restore = tool.restore
+
+    def noted(text: str) -> None:
+        written.extend(line for line in text.splitlines() if INSIDE in line and "-j IPVSAGENT" not in line)
+        restore(text)
+
+    monkeypatch.setattr(tool, "restore", noted)
+    kept.translate(frozenset({TWO, translation(3)}))
+    kept.follow()
+    assert [line.split()[:4] for line in written] == [
+        ["-D", INSIDE, "-d", "192.0.2.1/32"],
+        ["-A", INSIDE, "-d", "192.0.2.3/32"],
+    ]
+
+
+def test_a_new_agent_finds_those_that_are_there_and_keeps_them(kernel: FakeKernel) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE, SIX}))
+    kept.follow()
+    held = rules(kernel)
+    new = PacketFilter(CONFIG)
+    assert new.held_translations() == {ONE, SIX}
+    assert new.install() == 0 and rules(kernel) == held and not new.pending
+    assert PacketFilter(CONFIG, INSTEAD_OF_IPVS, server_rules(kernel).tables).held_translations() == frozenset()
+    new.translate(frozenset({SIX}))
+    new.follow()
+    assert translated(kernel) == ["2001:db8::1"]
+
+
+def test_a_translation_that_somebody_removed_comes_back(kernel: FakeKernel) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE, TWO}))
+    kept.follow()
+    tool = kernel.rule_tools[Family.IPV4]
+    (first, _) = tool.held["nat"][INSIDE]
+    tool.restore(f"*nat\n-D {INSIDE} {first}\nCOMMIT\n")
+    assert kept.repair() == 1 and translated(kernel) == ["192.0.2.2", "192.0.2.1"] and not kept.repair()
+
+
+def test_translations_stay_when_the_configuration_changes(kernel: FakeKernel) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE}))
+    kept.follow()
+    kept.configure(Config(node_name="node-1", masquerade_bit=20))
+    assert kept.pending
+    kept.follow()
+    assert not kept.pending and translated(kernel) == ["192.0.2.1"] and "0x100000/0x100000" in rules(kernel)
+
+
+def test_translations_go_with_the_rest_where_iptables_can_do_less(kernel: FakeKernel) -> None:
+    kernel.features -= {Feature.BPF, Feature.RANDOM_FULLY}
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE}))
+    kernel.calls = 0
+    kept.follow()
+    assert translated(kernel) == ["192.0.2.1"] and not kept.pending and not kept.repair()
+    assert "-m bpf" not in rules(kernel) and len(kept.findings()) == 1
+
+
+def test_translations_that_could_not_be_written_are_tried_again(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE}))
+    kept.follow()
+    locked = RulesLocked("another program holds the lock", code=errno.EAGAIN)
+    for failing in Family:
+        kept.translate(frozenset({TWO, SIX}))
+        with monkeypatch.context() as patch:
+            trouble(patch, kernel.rule_tools[failing], locked)
+            for _ in range(2):
+                with pytest.raises(RulesLocked):
+                    kept.follow()
+                assert kept.pending
+        kept.follow()
+        assert not kept.pending and translated(kernel) == ["192.0.2.2", "2001:db8::1"]
+        with monkeypatch.context() as patch:
+            trouble(patch, kernel.rule_tools[failing], locked)
+            kept.translate(frozenset({ONE}))
+            with pytest.raises(RulesLocked):
+                kept.follow()
+        kept.translate(frozenset({TWO, SIX}))
+        kept.follow()
+        assert not kept.repair() and translated(kernel) == ["192.0.2.2", "2001:db8::1"], "the old ones are wanted again"
+        kept.translate(frozenset({ONE}))
+        kept.follow()
+
+
+# Rules of others that come in front of ours, and what is said of those in the way
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+
+    def table(family: Family, *_: object, **__: object) -> FakeRules:
+        found = FakeRules(kernel, family)
+        found._clock = made
+        return found
+
+    monkeypatch.setattr(packet_filter, "RuleTable", table)
+    return made
+
+
+def push_in_front(kernel: FakeKernel, rule: str = "-p tcp -m tcp --dport 22 -j ACCEPT") -> None:
+    """As a program that wants its own rule to be first."""
+    rules = kernel.rule_tools[Family.IPV4].held["filter"]["INPUT"]
+    removal = f"-D INPUT {rule}\n" if rule in rules else ""
+    kernel.rule_tools[Family.IPV4].restore(f"*filter\n{removal}-I INPUT 1 {rule}\nCOMMIT\n")
+
+
+def is_first(kernel: FakeKernel) -> bool:
+    return kernel.rule_tools[Family.IPV4].held["filter"]["INPUT"][0] == "-j IPVSAGENT-INPUT"
+
+
+def test_who_comes_in_front_is_answered_at_once_and_then_ever_more_slowly(kernel: FakeKernel, clock: Clock) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    push_in_front(kernel)
+    assert kept.repair() and is_first(kernel)
+    answered: list[float] = []
+    last = clock.now
+    while len(answered) < 4:
+        push_in_front(kernel)
+        for _ in range(10_000):
+            clock.now += 1.0
+            if kept.repair():
+                break
+        assert is_first(kernel)
+        answered.append(clock.now - last)
+        last = clock.now
+    assert answered == [60.0, 120.0, 240.0, 480.0]
+
+
+def test_waiting_for_it_costs_next_to_nothing_and_other_changes_do_not_wait(kernel: FakeKernel, clock: Clock) -> None:
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    push_in_front(kernel)
+    kept.repair()
+    push_in_front(kernel)
+    assert not kept.repair() and not is_first(kernel)
+    calls = kernel.calls
+    for _ in range(50):
+        clock.now += 1.0
+        assert not kept.repair()
+    assert kernel.calls == calls
+    (finding,) = kept.findings()
+    assert "accepts packets, `-p tcp -m tcp --dport 22 -j ACCEPT`" in finding.reason and "chain INPUT" in finding.reason
+    kernel.rule_tools[Family.IPV4].restore("*nat\n-D OUTPUT -j IPVSAGENT-SERVICES-OUT\nCOMMIT\n")
+    assert kept.repair()
+    assert "-j IPVSAGENT-SERVICES-OUT" in kernel.rule_tools[Family.IPV4].held["nat"]["OUTPUT"]
+
+
+def test_a_restart_finds_its_jump_behind_and_moves_it(kernel: FakeKernel, clock: Clock) -> None:
+    PacketFilter(CONFIG).install()
+    push_in_front(kernel)
+    assert PacketFilter(CONFIG).install() and is_first(kernel)
+
+
+@pytest.mark.parametrize("opened", [beside_ipvs, instead_of_ipvs])
+def test_accepts_come_and_go_with_the_default(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], PacketFilter]
+) -> None:
+    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    kept = opened(kernel)
+    kept.install()
+    tool = kernel.rule_tools[Family.IPV4]
+    before = {chain: list(some) for chain, some in tool.held["filter"].items()}
+    assert not any("before-the-default" in rule for some in before.values() for rule in some)
+    tool.restore(
+        "*filter\n:INPUT DROP [0:0]\n:FORWARD DROP [0:0]\n-P OUTPUT DROP\n-A INPUT -s 10.9.9.9/32 -j DROP\nCOMMIT\n"
+    )
+    assert kept.repair() and not kept.repair()
+    for chain in ("INPUT", "FORWARD", "OUTPUT"):
+        assert "before-the-default" in tool.held["filter"][chain][-1]
+    assert tool.held["filter"]["INPUT"][-2] == "-s 10.9.9.9/32 -j DROP", "what others deny stays denied"
+    assert sum("the policy of chain" in finding.reason for finding in kept.findings()) == 3
+    tool.restore(
+        "*filter\n-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n-D INPUT -s 10.9.9.9/32 -j DROP\nCOMMIT\n"
+    )
+    assert kept.repair() and not kept.repair() and not kept.findings()
+    assert tool.held["filter"] == before
+
+
+def test_a_denial_that_no_accept_can_answer_is_said_with_a_remedy(kernel: FakeKernel) -> None:
+    kernel.rule_tools[Family.IPV6].restore(
+        "*filter\n:zone - [0:0]\n-A INPUT -i eth0 -g zone\n-A zone -p tcp -m tcp --dport 22 -j ACCEPT\n"
+        "-A zone -j REJECT\nCOMMIT\n"
+    )
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    (finding,) = kept.findings()
+    assert finding.reason == (
+        "rule 2 of chain zone (IPv6), `-j REJECT`, denies traffic of Services that comes to it from INPUT, for some "
+        "interfaces or beside other traffic, and is not overridden; `ip6tables -I zone 2 -j IPVSAGENT-ALLOW-IN` lets "
+        "it through"
+    )
+    kernel.rule_tools[Family.IPV6].restore("*filter\n-I zone 2 -j IPVSAGENT-ALLOW-IN\nCOMMIT\n")
+    kept.repair()
+    assert "-j IPVSAGENT-ALLOW-IN" in kernel.rule_tools[Family.IPV6].held["filter"]["zone"], "it is the operator's"
+
+
+def test_removal_leaves_others_as_they_were(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packet_filter, "remove_left", lambda family, mode: None)
+    tool = kernel.rule_tools[Family.IPV4]
+    tool.restore(
+        "*filter\n:zone - [0:0]\n-P FORWARD DROP\n-A INPUT -j zone\n-A zone -p tcp -j ACCEPT\n-A zone -j DROP\nCOMMIT\n"
+    )
+    before = rules(kernel)
+    kept = PacketFilter(CONFIG)
+    kept.install()
+    kept.translate(frozenset({ONE}))
+    kept.follow()
+    assert "before-the-default" in tool.held["filter"]["zone"][1]
+    lines = kept.removals()
+    assert any(
+        line.startswith("iptables -t filter -D zone ") and line.endswith(" -j IPVSAGENT-ALLOW-IN") for line in lines
+    )
+    kept.remove()
+    assert rules(kernel) == before

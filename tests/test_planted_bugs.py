@@ -18,10 +18,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ipvsagent import pipeline, rows
 from ipvsagent.cluster import table
+from ipvsagent.kernel import translations
 from ipvsagent.model import Protocol
 from ipvsagent.policy import desired
 from ipvsagent.reconcile import audit, backend, drain, reconciler, retry, shared
-from ipvsagent.render import node_clients
 from tests import test_laws
 
 BUGS: dict[str, tuple[Any, str, str, str]] = {
@@ -60,8 +60,8 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "a suspect is written from belief": (
         reconciler.Reconciler,
         "round",
-        "uncertain = [i for i in chunk if i in self.suspects",
-        "uncertain = [i for i in chunk if False",
+        "if i in self.suspects or i in by_mark or",
+        "if False or",
     ),
     "blindness holds nothing back": (reconciler.Reconciler, "_hold_back", "if not hold or", "if True or"),
     "what is held back is forgotten": (
@@ -95,11 +95,23 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         "return None\n        if drain is None or",
     ),
     "a removed slice makes nothing dirty": (table.ServiceTable, "_put_slice", "if touched:", "if touched and new:"),
-    "a mark of another program is taken": (
-        node_clients.NodeClients,
-        "_is_free",
-        "not in self._names and not taken(",
-        "not in self._names and not (lambda server: False)(",
+    "clients are translated to what an older Service has": (
+        pipeline.Pipeline,
+        "_translated",
+        "if server.inside is None or",
+        "if True or",
+    ),
+    "a Service that loses an address to an older one is not told": (
+        desired.DesiredState,
+        "replace",
+        "passed |= winners - {key}",
+        "pass",
+    ),
+    "a restart forgets translations": (
+        translations.TranslationTable,
+        "_known",
+        "self._rows = set(self._held())",
+        "self._rows = set()",
     ),
     "a changed node makes nothing dirty": (
         pipeline.Pipeline,
@@ -144,6 +156,7 @@ def laws_hold() -> None:
         test_laws.test_a_full_swap_of_endpoints_never_passes_through_none(protocol)
     test_laws.test_what_blindness_held_back_goes_when_everything_is_known()
     test_laws.test_a_removed_slice_takes_its_real_servers_along()
+    test_laws.test_clients_are_not_translated_to_what_an_older_service_takes()
     test_laws.test_draining_survives_a_restart_without_a_write()
     test_laws.test_real_servers_are_never_put_behind_a_virtual_server_of_others()
     run_state_machine_as_test(

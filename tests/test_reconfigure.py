@@ -22,7 +22,6 @@ from ipvsagent.reconcile.report import Report
 from ipvsagent.reconfiguration import ORIGIN, Reconfiguration
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.members import set_specs
-from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
 from ipvsagent.status.server import Server
@@ -52,19 +51,21 @@ class Running:
     def __init__(self, config: Config) -> None:
         self.kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
         self.kernel.sets.ensure(set_specs())
-        clients = NodeClients(config.node_marks)
         tables = (self.kernel.ipvs, self.kernel.addresses, self.kernel.sets)
-        self.backend = Backend(IpvsRenderer(), *tables, node_clients=clients)
+        self.backend = Backend(IpvsRenderer(), *tables, translations=self.kernel.translations)
         config = Config(**{**{f: getattr(config, f) for f in config.__struct_fields__}, "node_name": "node-1"})
         self.pipeline: Pipeline = pipeline_for(config, self.backend, window=0)
         changes = cluster_changes()
         self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
         self.pipeline.take(changes, 0.0)
         self.pipeline.start(0.0)
+        self.kernel.keep_rules()
 
     def take_up(self, config: Config, now: float) -> Report:
         self.pipeline.reconfigure(policy_options(config), config.drain_timeout, now)
-        return self.pipeline.round(now)
+        report = self.pipeline.round(now)
+        self.kernel.keep_rules()
+        return report
 
 
 @pytest.fixture(scope="module")

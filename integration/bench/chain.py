@@ -41,7 +41,7 @@ class Chain:
 
     def begin(self) -> None:
         """This node's addresses: before the first message."""
-        learn(self._book, self.pipeline.node_addresses(self._addresses()))
+        learn(self._book, self.pipeline.node_addresses(dict.fromkeys(self._addresses(), "eth0")))
 
     def start(self) -> Report:
         report = self.pipeline.begin(self._now)

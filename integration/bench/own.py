@@ -26,7 +26,6 @@ from ipvsagent.config import Config
 from ipvsagent.kernel import ipvs_requests
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import Failure, Keys, Observed, Op
 from ipvsagent.sources.manifests import ManifestSource
 
@@ -58,7 +57,7 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
     changes, _ = ManifestSource([source]).load_once()
     read = time.perf_counter()
     config = Config(node_name=THIS_NODE)
-    backend = Backend(IpvsRenderer(), _Packed(), _Taken(), _Taken(), node_clients=NodeClients(config.node_marks))
+    backend = Backend(IpvsRenderer(), _Packed(), _Taken(), _Taken(), translations=_Taken())
     chain = Chain(config, backend, lambda: [Address(API_ENDPOINT)])
     chain.begin()
     chain.take(changes)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from integration.flows.neighbours.calico import LINKS
 from integration.flows.table import Case, ServiceRow, Table
 from integration.lab import LabError, Machine, Pod, Server, Target, Topology
 from integration.lab.servers import Protocol, has_sctp
@@ -17,6 +18,7 @@ CLUSTER_CIDRS = "10.244.0.0/16,fd00:10:244::/56"
 SERVICE_CIDRS = "10.96.0.0/16,fd00:10:96::/112"
 EXTERNAL_IPS = "198.51.100.0/24,fd00:198:51:100::/112"
 TARGET_PORT = 8080
+DNS, DNS_PORT = "dns", 53
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP", "SCTP")  # of every Service
 
 ADDRESSES = {
@@ -24,13 +26,15 @@ ADDRESSES = {
     "othernode": ("192.168.56.12", "fd00:192:168:56::12"),
     "pod-a": ("10.244.1.11", "fd00:10:244:1::11"),
     "pod-b": ("10.244.1.12", "fd00:10:244:1::12"),
+    "pod-p": ("10.244.1.21", "fd00:10:244:1::21"),
+    "pod-q": ("10.244.1.22", "fd00:10:244:1::22"),
     "pod-r": ("10.244.2.11", "fd00:10:244:2::11"),
     "pod-s": ("10.244.2.12", "fd00:10:244:2::12"),
     "outside": ("203.0.113.50", "fd00:203:0:113::50"),
     "stranger": ("203.0.113.60", "fd00:203:0:113::60"),
 }
 BRIDGE = ("10.244.1.1/24", "fd00:10:244:1::1/64")
-CLIENTS = {"pod": "pod-b", "itself": "pod-a", "otherpod": "pod-r", "neighbour": "pod-s"}
+CLIENTS = {"pod": "pod-b", "itself": "pod-a", "otherpod": "pod-r", "neighbour": "pod-s", "jailed": "pod-q"}
 SERVICE_NETWORKS = (*SERVICE_CIDRS.split(","), "192.0.2.0/24", "fd00:192:0:2::/112", *EXTERNAL_IPS.split(","))
 RANGES = {
     "outside": tuple(f"{address}/{'128' if ':' in address else '32'}" for address in ADDRESSES["outside"]),
@@ -54,8 +58,11 @@ class Place:
     address: str
 
 
-def topology(*, bridged: bool) -> Topology:
+def topology(*, bridged: bool, policies: bool = False) -> Topology:
+    """policies: there are two more pods on this node, with the links that Calico's rules are about."""
     pods = tuple(Pod(name, ADDRESSES[name]) for name in ("pod-a", "pod-b"))
+    if policies:
+        pods += tuple(Pod(name, ADDRESSES[name], link) for name, link in zip(("pod-p", "pod-q"), LINKS, strict=True))
     return Topology(
         Machine(THIS_NODE, ADDRESSES["node"], pods),
         (
@@ -74,15 +81,30 @@ def node_addresses(*, bridged: bool) -> set[str]:
     return {*ADDRESSES["node"], *(own.split("/")[0] for own in BRIDGE if bridged)}
 
 
-def servers() -> list[Server]:
+def servers(*, policies: bool = False) -> list[Server]:
     """At the pods, and outside."""
-    names = ("pod-a", "pod-b", "pod-r", "outside")
+    names = ("pod-a", "pod-b", "pod-r", "outside", *(("pod-p", "pod-q") if policies else ()))
     return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in _served()]
 
 
 def host_servers() -> list[Server]:
     everywhere = ("0.0.0.0", "::")
     return [Server("host", a, n, p) for n in HOST_PORTS for a in everywhere for p in _served()]
+
+
+def service_addresses(services: Iterable[ServiceRow]) -> list[str]:
+    """Those that are nobody else's."""
+    kinds = ("ClusterIP", "LoadBalancer", "ExternalIP")
+    return sorted({a for service in services for kind in kinds for a in _service_addresses(service)[kind]})
+
+
+def caches(services: Iterable[ServiceRow]) -> tuple[list[str], list[Server], list[Server]]:
+    """Addresses of DNS, and the caches that serve them on this node and on the other one."""
+    addresses = [a for s in services if s.name == DNS for a in _service_addresses(s)["ClusterIP"]]
+    here, there = [
+        [Server(name, a, DNS_PORT, p) for a in addresses for p in ("TCP", "UDP")] for name in ("cache", "other-cache")
+    ]
+    return addresses, here, there
 
 
 def _served() -> Iterator[Protocol]:
@@ -136,6 +158,7 @@ def _service_addresses(service: ServiceRow) -> dict[str, tuple[str, ...]]:
         "ClusterIP": (f"10.96.0.{n}", f"fd00:10:96::{n:x}"),
         "NodePort": ADDRESSES["node"],
         "HealthCheck": ADDRESSES["node"],
+        "HealthCheckLB": service.addresses or (f"192.0.2.{n}", f"fd00:192:0:2::{n:x}"),
         "Localhost": ("127.0.0.1", "::1"),
         "LoadBalancer": service.addresses or (f"192.0.2.{n}", f"fd00:192:0:2::{n:x}"),
         "ExternalIP": (f"198.51.100.{n}", f"fd00:198:51:100::{n:x}"),
@@ -146,7 +169,7 @@ def _port(service: ServiceRow, kind: str) -> int:
     """kind: of the address that it goes with."""
     if kind in ("NodePort", "Localhost"):
         return 31000 + service.number
-    return 32000 + service.number if kind == "HealthCheck" else service.port
+    return 32000 + service.number if kind.startswith("HealthCheck") else service.port
 
 
 def _node(name: str, addresses: Iterable[str]) -> Document:
@@ -161,12 +184,13 @@ def _node(name: str, addresses: Iterable[str]) -> Document:
 
 def _service(service: ServiceRow) -> Document:
     addresses = _service_addresses(service)
+    cluster_ips = [a for a in addresses["ClusterIP"] if ("IPv6" if ":" in a else "IPv4") in service.families]
     spec: Document = {
         "type": "LoadBalancer",
-        "clusterIP": addresses["ClusterIP"][0],
-        "clusterIPs": list(addresses["ClusterIP"]),
-        "ipFamilies": ["IPv4", "IPv6"],
-        "ipFamilyPolicy": "RequireDualStack",
+        "clusterIP": cluster_ips[0],
+        "clusterIPs": cluster_ips,
+        "ipFamilies": list(service.families),
+        "ipFamilyPolicy": "RequireDualStack" if len(cluster_ips) > 1 else "SingleStack",
         "externalIPs": list(addresses["ExternalIP"]),
         "externalTrafficPolicy": "Local" if "eTP" in service.policies else "Cluster",
         "internalTrafficPolicy": "Local" if "iTP" in service.policies else "Cluster",

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from pathlib import Path
 
 from integration.apiserver import Access, ApiServer, Certificates
 from integration.flows import network
+from integration.flows.neighbours import NEIGHBOURS, Site, install
+from integration.flows.neighbours.bans import ban
+from integration.flows.neighbours.calico import put_calico_first
 from integration.flows.table import Case, StandRow, Table
 from integration.flows.verdict import Result, judge
 from integration.lab import Failure, Lab, LabError, Namespace, Outcome, Question, Servers, ask
 from integration.nursery import Child, nursery
-from ipvsagent.config import Config
 
 START_LIMIT = 60.0
+HOLDS_AFTER = 2.0  # a denial that somebody appends behind rules of the agent
+CALICO_REFRESHES = 0.5  # Felix does so each 90 s
 POLL = 0.02
 IN_SYNC = re.compile(r" in sync: ")
 
@@ -29,8 +37,10 @@ ANSWER_LIMIT, SILENCE = 4.0, 1.5
 # Refusals are timed, so few are under way at once.
 ANSWERS_AT_ONCE, REFUSALS_AT_ONCE = 24, 3
 
-# Set by the stand, and looked for behind the agent's rules: bits that are somebody else's.
+# Set by the stand, and looked for behind the agent's rules: bits that are somebody else's. The upper ones are the mark
+# by which agents up to 0.1.0 named the virtual server for this node's own clients of TCP port 80 of e-split.
 FOREIGN = "0x400a0"
+_MARK_OF_OLD = (int.from_bytes(hashlib.blake2s(b"flows/e-split:tcp", digest_size=8).digest()) % 2047 + 1) << 20
 
 # What every firewall that drops lets in, and ssh. Neither Services nor anything of theirs.
 _DROPS = """*filter
@@ -48,27 +58,27 @@ _NEIGHBOURS = "".join(
     for chain in ("INPUT", "OUTPUT")
     for kind in (133, 134, 135, 136)
 )
-# As Calico's chain cali-PREROUTING does.
-_SCRATCH = """*raw
--A PREROUTING -i pod+ -j MARK --set-xmark 0x40000/0x40000
+_MARKS = """*raw
+-A PREROUTING -j MARK --set-xmark {mark}
+-A OUTPUT -j MARK --set-xmark {mark}
 COMMIT
 """
-_MARKS = f"""*raw
--A PREROUTING -j MARK --set-xmark {FOREIGN}/{FOREIGN}
--A OUTPUT -j MARK --set-xmark {FOREIGN}/{FOREIGN}
-COMMIT
-"""
-# Counts what leaves by a device, behind all of netfilter: with the right bits in its mark, and without.
+_MARKED = {"marks": f"{FOREIGN}/{FOREIGN}", "marks of old": f"{_MARK_OF_OLD:#x}/{_MARK_OF_OLD:#x}"}
+# What the agent says would let traffic of Services through.
+_REMEDY = re.compile(r"`(ip6?tables -I \S+ \d+ -j IPVSAGENT-\S+)`")
+# Counts what leaves by a device, behind all of netfilter: with the right bits in its mark, and without. Reports of
+# multicast groups are the kernel's own: Linux 6.1 sends some with a mark as soon as a link is up.
 _COUNT = """qdisc add dev {device} clsact
 filter add dev {device} egress protocol ip prio 1 u32 match mark {bits} {mask} action pass
 filter add dev {device} egress protocol ipv6 prio 2 u32 match mark {bits} {mask} action pass
 filter add dev {device} egress protocol ip prio 3 u32 match u32 0 0 action pass
-filter add dev {device} egress protocol ipv6 prio 4 u32 match u32 0 0 action pass
+filter add dev {device} egress protocol ipv6 prio 4 u32 match ip6 dst ff00::/8 action pass
+filter add dev {device} egress protocol ipv6 prio 5 u32 match u32 0 0 action pass
 """
 # By what a stand's host has: bits and mask of what is right, and what it means if they are not.
 _RIGHT = {
     "marks": (FOREIGN, FOREIGN, "lost another program's mark"),
-    "unmarked": ("0", f"{Config().node_marks:#x}", "have a mark of ours"),
+    "unmarked": ("0", "0xffffbfff", "have a mark"),
 }
 _COUNTED = re.compile(r"pref (\d+) u32 .* success (\d+)\)")
 _DEVICES = ("eth0", "pod0", "pod1")
@@ -104,21 +114,28 @@ class Stand:
         used = {case.service for case in table.cases if case.stand == row.name}
         self._services = [service for service in table.services if service.name in used]
         self._node_addresses = network.node_addresses(bridged=row.bridged)
+        self._neighbours = [word.strip() for word in row.host.split("+")]
+        self._has_policies = "calico" in self._neighbours
 
     def __enter__(self) -> Stand:
         self._folder = tempfile.TemporaryDirectory(prefix="flows-")
         self._agent: Agent | None = None
         self._api: ApiServer | None = None
-        self._lab = Lab(network.topology(bridged=self.row.bridged))
+        self._lab = Lab(network.topology(bridged=self.row.bridged, policies=self._has_policies))
         self._servers = Servers()
         try:
-            self._servers.add(self._lab, network.servers())
+            self._servers.add(self._lab, network.servers(policies=self._has_policies))
             self._servers.add(self._lab, network.host_servers(), at=self._lab.node)
             self._prepare_host()
+            for word in self._neighbours:
+                if word in NEIGHBOURS:
+                    install(word, self._site())
+            self._serve_dns()
             folder = Path(self._folder.name)
             words = ["--backend", self._backend, *self._source(folder)]
             self._agent = Agent(self._lab.node, folder, words, self.row)
             self._await_listeners()
+            self._change_host()
         except BaseException:
             self.__exit__()
             raise
@@ -150,6 +167,10 @@ class Stand:
 
     def results(self, cases: Sequence[Case]) -> list[Result]:
         """In the order of the cases."""
+        with self._calico_refreshed():
+            return self._results(cases)
+
+    def _results(self, cases: Sequence[Case]) -> list[Result]:
         found: dict[Case, Result] = {}
         refused = [case for case in cases if case.answer == "refused"]
         quiet = [case for case in cases if case.answer in ("silence", "closed")]
@@ -163,16 +184,30 @@ class Stand:
         return [found[case] for case in cases]
 
     def faults_of_the_host(self) -> list[str]:
-        """What the agent did to what is not its own."""
-        if not self._counts:
+        """What the agent did to what is not its own, and what it does not know of it."""
+        faults = self._faults_of_check()
+        return [*faults, *self._faults_of_marks()] if self._counts else faults
+
+    def _faults_of_check(self) -> list[str]:
+        """What `ipvsagent check` says of neighbours that is not as the table has it."""
+        if not self.row.check:
             return []
+        words = ["-m", "ipvsagent", "check", "-o", "json", "--backend", self._backend]
+        # 1: something keeps an agent from working here, as the other agent does.
+        answer = self._lab.node.run("sh", "-c", f"{sys.executable} {' '.join(words)} || test $? = 1")
+        names = {check["name"].removeprefix("neighbour ") for check in json.loads(answer)["neighbours"]}
+        if names == self.row.check:
+            return []
+        return [f"check names {', '.join(sorted(names)) or 'nobody'}, not {', '.join(sorted(self.row.check))}"]
+
+    def _faults_of_marks(self) -> list[str]:
         *_, fault = _RIGHT[self.row.host]
         faults = []
         seen = 0
         for device in _DEVICES:
             listing = self._lab.node.run("tc", "-s", "filter", "show", "dev", device, "egress")
             passed = {int(priority): int(count) for priority, count in _COUNTED.findall(listing)}
-            for family, right, wrong in (("IPv4", passed[1], passed[3]), ("IPv6", passed[2], passed[4])):
+            for family, right, wrong in (("IPv4", passed[1], passed[3]), ("IPv6", passed[2], passed[5])):
                 seen += right
                 if wrong:
                     faults.append(f"{device} {family}: {wrong} packets {fault}, {right} are right")
@@ -225,15 +260,77 @@ class Stand:
             node.ip(f"link set pod{number} type bridge_slave hairpin on" for number in range(2))
         for version, tool in _TOOLS.items():
             if self.row.host.startswith("drops"):
-                output = "DROP" if self.row.host == "drops all" else "ACCEPT"
+                output = "DROP" if "drops all" in self._neighbours else "ACCEPT"
                 rules = _DROPS.format(output=output, neighbours=_NEIGHBOURS if version == 6 else "")
                 node.run(f"{tool}-restore", "--noflush", stdin=rules)
-            elif self.row.host in ("marks", "scratch"):
-                node.run(f"{tool}-restore", "--noflush", stdin=_MARKS if self.row.host == "marks" else _SCRATCH)
+            elif mark := _MARKED.get(self.row.host):
+                node.run(f"{tool}-restore", "--noflush", stdin=_MARKS.format(mark=mark))
         if self._counts:
             bits, mask, _ = _RIGHT[self.row.host]
             counts = [_COUNT.format(device=device, bits=bits, mask=mask) for device in _DEVICES]
             node.run("tc", "-batch", "-", stdin="".join(counts))
+
+    def _site(self) -> Site:
+        """What neighbours need to know. The pod with host ports is pod-b; strangers are banned."""
+        addresses = network.ADDRESSES
+        dns, *_ = network.caches(self._services)
+        return Site(
+            self._lab.node,
+            addresses["node"],
+            self._lab.pods["pod-b"],
+            addresses["pod-b"],
+            dns=tuple(dns),
+            clients=addresses["stranger"],
+            docker_bridge="pod1",
+            services=tuple(network.service_addresses(self._services)),
+        )
+
+    def _serve_dns(self) -> None:
+        """Caches listen on the cluster IP of DNS, on either node."""
+        if "node-local-dns" not in self._neighbours:
+            return
+        addresses, here, there = network.caches(self._services)
+        other = self._lab.machines[network.OTHER_NODE]
+        other.ip(f"address add {address} dev lo{' nodad' if ':' in address else ''}" for address in addresses)
+        self._servers.add(self._lab, here, at=self._lab.node)
+        self._servers.add(self._lab, there, at=other)
+
+    def _change_host(self) -> None:
+        """What others do while the agent runs: ban a pod of the other node, or do what the agent says would help."""
+        node, banned = self._lab.node, network.ADDRESSES["pod-s"]
+        if "banned" in self._neighbours:
+            ban(node, banned)
+        if "denies later" in self._neighbours:
+            for address in banned:
+                node.run("ip6tables" if ":" in address else "iptables", "-A", "INPUT", "-s", address, "-j", "DROP")
+            time.sleep(HOLDS_AFTER)
+        if "firewalld eth0" in self._neighbours:
+            assert self._agent
+            commands = dict.fromkeys(_REMEDY.findall(self._agent.log))
+            if not commands:
+                raise LabError("the agent says of no command that would let traffic of Services through")
+            for command in commands:
+                node.run(*command.split())
+
+    @contextlib.contextmanager
+    def _calico_refreshed(self) -> Iterator[None]:
+        """Calico puts its jumps first again and again, if it is there."""
+        if not self._has_policies:
+            yield
+            return
+        over = threading.Event()
+
+        def refresh() -> None:
+            while not over.wait(CALICO_REFRESHES):
+                put_calico_first(self._lab.node)
+
+        with ThreadPoolExecutor(1) as threads:
+            refreshing = threads.submit(refresh)
+            try:
+                yield
+            finally:
+                over.set()
+                refreshing.result()
 
 
 class Agent:

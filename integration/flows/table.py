@@ -27,19 +27,21 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class StandRow:
-    """Where cases run. bridged: the pods are on a bridge. agent: its options. host: what else the node has."""
+    """Where cases run. bridged: the pods are on a bridge. agent: its options. host: what else the node has. check: the
+    neighbours that `ipvsagent check` names there; empty = it is not asked."""
 
     name: str
     bridged: bool
     agent: tuple[str, ...]
     host: str
+    check: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class ServiceRow:
     """policies: eTP, iTP: these traffic policies are Local. addresses: of the load balancer, of both families, if they
     are not the Service's own. ranges: words for networks. prefers: the endpoint that is taken where it may be.
-    affinity: to the client's address."""
+    affinity: to the client's address. families: of its cluster IPs; external addresses are of both."""
 
     name: str
     number: int
@@ -50,6 +52,7 @@ class ServiceRow:
     ranges: tuple[str, ...]
     prefers: str
     affinity: bool
+    families: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
     cases: list[Case] = []
     for section, row in _rows(TABLE.read_text() if text is None else text):
         if "stand" in row:
-            stands.append(StandRow(row["stand"], row["pods"] == "bridged", tuple(row["agent"].split()), row["host"]))
+            is_bridged, check = row["pods"] == "bridged", frozenset(_words(row.get("check", "")))
+            stands.append(StandRow(row["stand"], is_bridged, tuple(row["agent"].split()), row["host"], check))
         elif "endpoints" in row:
             services.append(_service(row, len(services) + 1))
         else:
@@ -179,6 +183,7 @@ def _service(row: Row, number: int) -> ServiceRow:
         tuple(_words(row["ranges"])),
         row.get("prefers", ""),
         row.get("affinity") == "ClientIP",
+        tuple(_words(row.get("families", ""))) or tuple(FAMILIES),
     )
 
 

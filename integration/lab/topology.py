@@ -45,10 +45,12 @@ _ROUTER = {
 
 @dataclass(frozen=True)
 class Pod:
-    """addresses: without prefix length, of either or both families."""
+    """addresses: without prefix length, of either or both families. link: the node's end of its wire, where the node's
+    pods are routed; "" = `pod` and its number."""
 
     name: str
     addresses: tuple[str, ...]
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class Lab:
             yield from (_address(own, "pods") for own in bridge)
             yield "link set pods up"
         for number, pod in enumerate(self.topology.node.pods):
-            port = f"pod{number}"
+            port = pod.link or f"pod{number}"
             peer = f"peer name eth0 address {_pod_link(number)} netns {self.pods[pod.name].path}"
             if bridge:
                 yield f"link add {port} type veth {peer}"

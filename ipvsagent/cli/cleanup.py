@@ -19,7 +19,7 @@ from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import LOCALHOST
 from ipvsagent.node import Node, lock_path, pipeline_for
 from ipvsagent.packet_filter import PacketFilter
-from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, Verb, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, TranslationRow, Verb, VirtualServerRow
 
 _WORDS = {
     VirtualServerRow: "virtual server",
@@ -68,6 +68,7 @@ def command(
     planned: list[Op] = []
     if node:
         pipeline_for(config, node.recorder(planned), window=0).start(0.0)
+        planned = [op for op in planned if not isinstance(op.row, TranslationRow)]  # they go with their chain
     routes = RouteTable(chains.addresses)
     if not node:
         planned += [Op(Verb.DELETE, seen.row) for seen in routes.read(None)]

@@ -21,7 +21,7 @@ from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity, input_failed
 from ipvsagent.iptables_node import IptablesNode, unused_scheduler
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, TranslationRow, VirtualServerRow
 from ipvsagent.sources.source import source_of
 
 
@@ -122,6 +122,8 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
                 command = "\n".join(commands(op.verb.value, row))
         elif isinstance(row, RealServerRow):
             wanted = desired.get(row.server)
+        elif isinstance(row, TranslationRow):
+            wanted = desired.get(row.source)
         else:
             text = row.member.partition(",")[0] if isinstance(row, SetMemberRow) else ""
             wanted = on_address.get(row.address if isinstance(row, AddressRow) else Address(text))

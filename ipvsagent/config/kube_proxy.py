@@ -1,4 +1,4 @@
-"""What kube-proxy's configuration has and ours means otherwise, or not at all.
+"""What kube-proxy's configuration has and ours means otherwise, or not at all, and what ours no longer means.
 
 Fields and options are those of kube-proxy 1.36 (staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go,
 cmd/kube-proxy/app/options.go), and some that older ones had, because files and command lines outlive releases.
@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ipvsagent.config import kinds
 from ipvsagent.config.kinds import Kind
+from ipvsagent.config.setting import Document
 
 EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
@@ -31,12 +32,13 @@ class Translated(Struct, frozen=True):
     meaning: Callable[[Any], Any]
     options: tuple[str, ...] = ()
     logging: bool = False
+    document: Document = Document.KUBE_PROXY
 
 
 class WithoutEffect(Struct, frozen=True):
     """Accepted, checked, and said to do nothing, unless it is empty or what kube-proxy takes by default (`usual`).
 
-    why: what to say.
+    why: what to say. document: where `path` is a field.
     """
 
     path: str
@@ -44,6 +46,7 @@ class WithoutEffect(Struct, frozen=True):
     why: str
     options: tuple[str, ...] = ()
     usual: tuple[object, ...] = ()
+    document: Document = Document.KUBE_PROXY
 
 
 def _gates(gates: dict[str, bool]) -> tuple[Any, ...] | None:
@@ -136,6 +139,13 @@ WITHOUT_EFFECT = (
     _ignored(_OLD, "portRange", _WORD, "--proxy-port-range"),
     _ignored(_OLD, "udpIdleTimeout", _PERIOD, usual=(0.25,)),
     _ignored(_OLD, "resourceContainer", _WORD, usual=("/kube-proxy",)),
+    WithoutEffect(
+        "localMarkMask",
+        kinds.MASK,
+        "clients on the node are translated to the cluster IP, and no packet mark selects a virtual server",
+        ("--local-mark-mask",),
+        document=Document.AGENT,
+    ),
     _ignored(_NOT_HERE, "winkernel", _ANYTHING),
     _ignored(_NOT_HERE, "windowsRunAsService", _YES, "--windows-service"),
     *(

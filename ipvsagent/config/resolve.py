@@ -38,10 +38,7 @@ Entry = Setting | Translated | WithoutEffect
 ENTRIES: tuple[Entry, ...] = (*SETTINGS, *TRANSLATED, *WITHOUT_EFFECT)
 _WINS_OVER_FILE = ("node_name",)
 _PATHS: dict[Document, dict[str, Entry]] = {
-    Document.KUBE_PROXY: {
-        e.path: e for e in ENTRIES if e.path and (not isinstance(e, Setting) or e.document is Document.KUBE_PROXY)
-    },
-    Document.AGENT: {s.path: s for s in SETTINGS if s.document is Document.AGENT},
+    document: {e.path: e for e in ENTRIES if e.path and e.document is document} for document in Document
 }
 
 

@@ -159,16 +159,6 @@ SERVICE_SETTINGS: tuple[Setting, ...] = (
         section=SERVED,
         planned=True,
     ),
-    of_agent(
-        "local_mark_mask",
-        "localMarkMask",
-        kinds.MASK,
-        "--local-mark-mask",
-        help="Bits of packet marks that lead this node's own clients to every endpoint of a Service with "
-        "externalTrafficPolicy Local; 0 = none. Others' marks must be outside.",
-        section=RULES,
-        planned=True,
-    ),
     of_kube_proxy(
         "cluster_cidrs",
         "clusterCIDR",

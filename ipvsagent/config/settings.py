@@ -39,9 +39,8 @@ class Config(Struct, frozen=True, kw_only=True):
       that serve node ports, or the one word "primary"; empty = every address of the node.
       bind_address: unless unspecified (0.0.0.0, ::), this node's first address, whatever its Node object says; no
       socket is bound to it. service_cidrs, route_mode: deliver whole ranges of cluster IPs to this node by a route,
-      instead of binding each address. local_mark_mask: bits of packet marks with which Local traffic policies tell
-      clients apart. drain_timeout: how long a real server keeps old connections.
-      window: seconds between rounds, and how long a vanished endpoint is waited for.
+      instead of binding each address. drain_timeout: how long a real server keeps old connections. window: seconds
+      between rounds, and how long a vanished endpoint is waited for.
 
     Packet rules
       cluster_cidrs: where pods' addresses are. detect_local: how traffic of pods is told from other traffic, as
@@ -79,7 +78,6 @@ class Config(Struct, frozen=True, kw_only=True):
     bind_address: str = "0.0.0.0"
     service_cidrs: tuple[Network, ...] = ()
     route_mode: bool = False
-    local_mark_mask: int = 0x7FF00000
     drain_timeout: float = 900.0
     window: float = 0.1
     cluster_cidrs: tuple[Network, ...] = ()
@@ -120,11 +118,6 @@ class Config(Struct, frozen=True, kw_only=True):
         if self.detect_local == "InterfaceNamePrefix":
             return self.pod_interface_prefix.rstrip("+") + "+"
         return ""
-
-    @property
-    def node_marks(self) -> int:
-        """The mask of the firewall marks for this node's own clients: the masquerade bit has a use already."""
-        return self.local_mark_mask & ~(1 << self.masquerade_bit)
 
 
 def node_name(override: str) -> str:

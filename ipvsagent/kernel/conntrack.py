@@ -92,13 +92,12 @@ def may_have_stale_flows(server: VirtualServer) -> bool:
 
 
 def stale(flows: Iterable[Flow], servers: Mapping[VirtualServerId, VirtualServer]) -> list[Flow]:
-    """Flows that no real server of their virtual server answers, nor of the one by mark beside it: that one has the
-    endpoints which are unused here."""
+    """Flows that no real server of their virtual server answers, neither for clients outside nor for those on this
+    node."""
     found = []
     for flow in flows:
         server = servers[flow.server]
-        others = server.unused if server.node_mark else server.node_real_servers or ()
-        real_servers = (*server.real_servers, *others)
+        real_servers = (*server.real_servers, *(server.node_real_servers or ()))
         if all((r.address, r.port) != flow.answerer for r in real_servers):
             found.append(flow)
     return found

@@ -23,6 +23,7 @@ from ipvsagent.kernel.fake_addresses import FakeAddressTable
 from ipvsagent.kernel.fake_routes import FakeRouteTable
 from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool
 from ipvsagent.kernel.fake_sets import FakeSetTable
+from ipvsagent.kernel.fake_translations import FakeTranslationTable
 from ipvsagent.kernel.iptables import Feature
 from ipvsagent.kernel.ipvs import IpvsInfo, Timeouts
 from ipvsagent.kernel.ownership import Claims, Ledger, Network, Ownership
@@ -41,6 +42,7 @@ from ipvsagent.rows import (
     Row,
     SetMemberRow,
     SetSpec,
+    TranslationRow,
     Tunnel,
     Verb,
     VirtualServerRow,
@@ -55,7 +57,10 @@ class Killed(BaseException):
 
 
 class FakeKernel:
-    """Its tables are `ipvs`, `addresses`, `sets` and, by family, `rules`; `restart` is a new agent on the same kernel.
+    """Its tables are `ipvs`, `addresses`, `sets`, `translations` and, by family, `rules`; `restart` is a new agent on
+    the same kernel.
+
+    translated: the translations among the packet rules, as `keep_rules` put them there.
 
     Counters: `calls` of read and write, `ops_written` (tried, refused ones included), `rows_read`. `log` has
     every op tried. `after_each_op` is called with each op that took effect. All may be set and reset by tests.
@@ -79,6 +84,7 @@ class FakeKernel:
         self.routes: dict[str, RouteRow] = {}
         self.set_specs: dict[str, SetSpec] = {}
         self.set_members: set[SetMemberRow] = set()
+        self.translated: frozenset[TranslationRow] = frozenset()
         self.features: set[Feature] = set(Feature)
         self.rule_tools = {family: FakeRuleTool(self) for family in Family}
         self.connections: dict[tuple[VirtualServerId, Address, int], tuple[int, int, int]] = {}
@@ -103,7 +109,13 @@ class FakeKernel:
         self.ownership = Ownership(ledger, self.addresses.bound, self._excluded, self.routes_table.networks)
         self.ipvs = FakeIpvsTable(self, self.ownership)
         self.sets = FakeSetTable(self)
+        self.translations = FakeTranslationTable(self)
         self.rules = {family: FakeRules(self, family) for family in Family}
+
+    def keep_rules(self) -> None:
+        """What the thread that keeps the packet rules does soon after a write: the translations wanted take effect."""
+        if self.translations.wanted is not None:
+            self.translated = self.translations.wanted
 
     # Faults
 
@@ -134,6 +146,8 @@ class FakeKernel:
                 self.set_members.add(row)
             elif isinstance(row, RouteRow):
                 self.routes[row.network] = row
+            elif isinstance(row, TranslationRow):
+                self.translated |= {row}
             elif isinstance(row, AddressRow):
                 self.bound.add(row.address)
 
@@ -174,6 +188,7 @@ class FakeKernel:
             rows.update(reals.values())
         rows.update(AddressRow(address) for address in self.bound)
         rows.update(self.set_members)
+        rows.update(self.translated)
         return frozenset(rows)
 
     def dump(self) -> str:
@@ -213,11 +228,15 @@ class FakeKernel:
         errors = ((op, self.execute(op, apply)) for op in ops)
         return [Failure(op, error) for op, error in errors if error is not None]
 
-    def execute(self, op: Op, apply: Callable[[Op], KernelError | None]) -> KernelError | None:
-        """One op, with everything that can happen to it."""
+    def note(self, op: Op) -> None:
+        """An op is tried."""
         self.step()
         self.ops_written += 1
         self.log.append(op)
+
+    def execute(self, op: Op, apply: Callable[[Op], KernelError | None]) -> KernelError | None:
+        """One op, with everything that can happen to it."""
+        self.note(op)
         for predicate, code in self._faults:
             if predicate(op):
                 return KernelError.of(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Collection, Hashable, Sequence
 from itertools import pairwise
@@ -26,7 +27,10 @@ _BUILT_IN = {
 _TARGETS = frozenset(
     ["ACCEPT", "DROP", "RETURN", "REJECT", "MARK", "CONNMARK", "MASQUERADE", "SNAT", "DNAT", "LOG", "SET"]
 )
-_WORDS = {Feature.BPF: "-m bpf", Feature.RANDOM_FULLY: "--random-fully", Feature.MARK_BY_SET: "--map-mark"}
+_COMMENT = re.compile(r'(?:^| )-m comment --comment ("(?:[^"\\]|\\.)*"|\S+)')
+_TARGET = re.compile(r"(?:^| )-[jg] ")
+_WORD = re.compile(r"[-\w]+")
+_WORDS = {Feature.BPF: "-m bpf", Feature.RANDOM_FULLY: "--random-fully"}
 
 
 class FakeRules(RuleTable):
@@ -52,7 +56,7 @@ def server_rules(kernel: FakeKernel) -> ServerRules:
 
 
 class FakeRuleTool:
-    """One family. Tests change `tables` as other programs would, by `restore` so that it counts as a change.
+    """One family. Tests change rules and policies as other programs would, by `restore` so that it counts as a change.
 
     Each table is one transaction, and one step for `crash_after`. refuses: lines that are refused; names_lines: whether
     the refusal says which it was, as iptables often does.
@@ -60,6 +64,7 @@ class FakeRuleTool:
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.held: dict[str, Chains] = {table: {chain: [] for chain in chains} for table, chains in _BUILT_IN.items()}
+        self.policies = {table: dict.fromkeys(chains, "ACCEPT") for table, chains in _BUILT_IN.items()}
         self._kernel = kernel
         self._generation = 0
         self.refuses: Callable[[str], bool] = lambda line: False
@@ -81,7 +86,7 @@ class FakeRuleTool:
         lines: list[str] = []
         for name, chains in self.held.items():
             lines.append(f"*{name}")
-            lines += [f":{chain} {'ACCEPT' if chain in _BUILT_IN[name] else '-'} [0:0]" for chain in chains]
+            lines += [f":{chain} {self.policies[name].get(chain, '-')} [0:0]" for chain in chains]
             lines += [f"-A {chain} {rule}" for chain, rules in chains.items() for rule in rules]
             lines.append("COMMIT")
         return "".join(f"{line}\n" for line in lines)
@@ -91,55 +96,85 @@ class FakeRuleTool:
         self._kernel.fail_rules()
         table = ""
         chains: Chains = {}
+        policies: dict[str, str] = {}
+        written: dict[str, str] = {}
         for number, line in enumerate(text.splitlines(), 1):
             if line.startswith("*"):
                 table = line[1:]
                 chains = {name: list(rules) for name, rules in self.held[table].items()}
+                policies = dict(self.policies[table])
             elif line == "COMMIT":
-                self._check(table, chains)
+                self._check(table, chains, written)
                 self._kernel.step()
-                self.held[table] = chains
+                self.held[table], self.policies[table] = chains, policies
                 self._generation += 1
             else:
                 if self.refuses(line):
                     raise RulesRefused("refused", line if self.names_lines else "", number=number * self.names_lines)
                 try:
-                    _execute(line, chains, _BUILT_IN[table])
+                    _execute(line, chains, policies)
+                    written[_as_printed(line)] = line
                 except (KeyError, ValueError, IndexError) as error:
                     raise RulesRefused(f"line {number} failed: {error}", line, number=number) from error
 
-    def _check(self, table: str, chains: Chains) -> None:
+    def _check(self, table: str, chains: Chains, written: dict[str, str]) -> None:
+        """written: lines of this restore, by how they are printed."""
         for chain, rules in chains.items():
             for rule in rules:
+                line = written.get(f"-A {chain} {rule}", f"-A {chain} {rule}")
                 for feature, words in _WORDS.items():
                     if words in rule and feature not in self._kernel.features:
-                        raise RulesRefused(f"this kernel has no {feature}", f"-A {chain} {rule}")
+                        raise RulesRefused(f"this kernel has no {feature}", line)
                 for option, value in pairwise(shlex.split(rule)):
                     if option in ("-j", "-g") and value not in chains and value not in _TARGETS:
-                        raise RulesRefused(f"Chain '{value}' does not exist", f"-A {chain} {rule}")
+                        raise RulesRefused(f"Chain '{value}' does not exist", line)
                     if option in ("--match-set", "--map-set", "--add-set") and value not in self._kernel.set_specs:
-                        raise RulesRefused(f"Set {value} doesn't exist.", f"-A {chain} {rule}")
+                        raise RulesRefused(f"Set {value} doesn't exist.", line)
 
 
-def _execute(line: str, chains: Chains, built_in: Sequence[str]) -> None:
+def _execute(line: str, chains: Chains, policies: dict[str, str]) -> None:
     """One line of restore text. Raises KeyError, ValueError or IndexError for what iptables would refuse."""
     command, _, rest = line.partition(" ")
     name, _, rule = rest.partition(" ")
     if command.startswith(":"):
-        if command[1:] not in built_in:
+        if command[1:] not in policies:
             chains[command[1:]] = []
+        elif name != "-":
+            _set_policy(command[1:], name, policies)
+    elif command == "-P":
+        _set_policy(name, rule, policies)
     elif command == "-A":
-        chains[name].append(rule)
+        chains[name].append(_as_printed(rule))
     elif command == "-I":
         position, _, rule = rule.partition(" ")
         if not 1 <= int(position) <= len(chains[name]) + 1:
             raise IndexError("Index of insertion too big")
-        chains[name].insert(int(position) - 1, rule)
+        chains[name].insert(int(position) - 1, _as_printed(rule))
     elif command == "-D":
-        chains[name].remove(rule)
+        chains[name].remove(_as_printed(rule))
     elif command == "-X":
-        if name in built_in or chains[name] or any(name in shlex.split(r) for rules in chains.values() for r in rules):
+        if name in policies or chains[name] or any(name in shlex.split(r) for rules in chains.values() for r in rules):
             raise ValueError(f"chain {name} is in use")
         del chains[name]
     else:
         raise ValueError(f"unknown command {line!r}")
+
+
+def _as_printed(rule: str) -> str:
+    """As iptables-save prints it: the comment before the target, in quotes unless it is a word."""
+    if " -m comment --comment " not in f" {rule}":
+        return rule
+    comment = _COMMENT.search(rule)
+    assert comment
+    text = comment[1].removeprefix('"').removesuffix('"')
+    rest = f"{rule[: comment.start()]}{rule[comment.end() :]}".strip()
+    target = _TARGET.search(rest)
+    at = target.start() if target else len(rest)
+    words = [rest[:at], "-m comment --comment", text if _WORD.fullmatch(text) else f'"{text}"', rest[at:]]
+    return " ".join(word.strip() for word in words if word.strip())
+
+
+def _set_policy(chain: str, policy: str, policies: dict[str, str]) -> None:
+    if chain not in policies or policy not in ("ACCEPT", "DROP"):
+        raise ValueError(f"no policy {policy!r} for chain {chain}")
+    policies[chain] = policy

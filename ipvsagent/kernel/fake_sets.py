@@ -81,6 +81,13 @@ class FakeSetTable:
         if busy:
             raise refusal(KernelError.of(BUSY), busy[0])
 
+    def sweep(self, specs: Iterable[SetSpec]) -> None:
+        kernel = self._kernel
+        known = {spec.name for spec in specs}
+        for name in [n for n in kernel.set_specs if is_ours(n) and n not in known]:
+            del kernel.set_specs[name]
+            kernel.set_members = {row for row in kernel.set_members if row.set != name}
+
     def _replace(self, held: SetSpec, spec: SetSpec) -> None:
         kernel = self._kernel
         members = {row for row in kernel.set_members if row.set == spec.name}

@@ -58,6 +58,11 @@ class SetTable:
         self._headers = {header.name: header for header in found if is_ours(header.name)}
         return dict(self._headers)
 
+    def sweep(self, specs: Iterable[SetSpec]) -> None:
+        """Destroys sets that older agents made: those that no spec names and no rule asks. Raises KernelError."""
+        known = {spec.name for spec in specs}
+        self.remove([h.name for h in self.state().values() if h.name not in known and not h.references])
+
     def remove(self, names: Iterable[str] | None = None) -> None:
         """Destroys sets with their members; None = all of ours. Missing ones are no errors. Raises SetInUse."""
         if names is None:

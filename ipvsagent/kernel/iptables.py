@@ -6,7 +6,9 @@ Goals, and how each is met:
    them; only these are ever written. Whatever has the prefix is ours.
 2. No packet meets half of our rules: a table's chains and jumps are replaced in one transaction. Between tables the
    state is mixed for a moment; a crash there is repaired by the next `apply`.
-3. Our jumps come before everybody's, because a chain of kube-proxy or a firewall above ours would decide first.
+3. What others deny stays denied. Refusals, marks and translations of ours stand in front, and decide on packets to
+   Services alone; accepts stand directly before a chain's default, and only where that denies (`iptables_defaults.py`).
+   Where others put a rule in front of ours, it is moved there again at a slow pace (`front_pace.py`), never in a race.
 4. Somebody else's changes are noticed at the price of a system call (`changed`), and named (`verify`).
 
 For one thread and the network namespace it was made in.
@@ -15,17 +17,20 @@ For one thread and the network namespace it was made in.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
+from ipvsagent.kernel.front_pace import FrontPace
 from ipvsagent.kernel.ipset_definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables_counts import RuleCounts, rules_in
-from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, update_text
+from ipvsagent.kernel.iptables_defaults import Obstacle
+from ipvsagent.kernel.iptables_text import Held, differences, is_displaced, parse_all, update_text
 from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Tool, Variant, find_variant
-from ipvsagent.packet_rules import CHAIN_PREFIX, RuleSet
+from ipvsagent.packet_rules import CHAIN_PREFIX, Place, RuleSet
 from ipvsagent.rows import SetSpec
 
 _TRIES = 3
@@ -45,7 +50,6 @@ class Feature(StrEnum):
     SET = "set"
     CONNMARK = "connmark"
     TCP_RESET = "tcp-reset"
-    MARK_BY_SET = "SET --map-mark"
 
 
 _TRIALS = {
@@ -54,7 +58,6 @@ _TRIALS = {
     Feature.IPVS: ("mangle", "-m ipvs --ipvs -j RETURN"),
     Feature.SET: ("mangle", f"-m set --match-set {TRIAL} dst -j RETURN"),
     Feature.CONNMARK: ("mangle", "-m connmark --mark 0x1/0x1 -j CONNMARK --set-xmark 0x1/0x1"),
-    Feature.MARK_BY_SET: ("mangle", f"-j SET --map-set {TRIAL} dst --map-mark"),
     Feature.TCP_RESET: ("filter", "-p tcp -j REJECT --reject-with tcp-reset"),
 }
 
@@ -78,10 +81,11 @@ class RuleTable:
 
     variant: None = the one the node uses; share it between families.
 
-    refused: why a feature is not there. blocking: chains of policy DROP, marking: chains of others that set bits of
-    packet marks, as last read. failed: told of every write that iptables refuses, and whether it was of a part of the
-    rules alone.
-    lock_seconds: how long a write waits for other programs' writes.
+    refused: why a feature is not there. As last read: blocking: chains of policy DROP; obstacles: denials that accepts
+    of ours cannot answer, by built-in chain; accepts: the chain of our accepts for each; accepts_before: rules of
+    others that accept before our refusals see a packet, by built-in chain. failed: called for every write that iptables
+    refuses, with whether it was of a part of the rules alone.
+    lock_seconds: how long a write waits for other programs' writes. clock: in seconds.
     Raises StartError if there is no iptables.
     """
 
@@ -92,14 +96,21 @@ class RuleTable:
         *,
         lock_seconds: float = 10.0,
         tool: RuleTool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.family = family
         self.variant = variant or find_variant()
+        self._clock = clock
+        self._pace = FrontPace()
+        self._is_displaced = False
+        self._kept_first = False
         self.refused: dict[Feature, str] = {}
         self._supported: set[Feature] = set()
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
-        self.marking: dict[str, int] = {}
+        self.obstacles: dict[str, tuple[Obstacle, ...]] = {}
+        self.accepts: dict[str, str] = {}
+        self.accepts_before: dict[str, str] = {}
         self.failed: Callable[[bool], None] = lambda partial: None
         self._held_rules: dict[str, int] = {}
         self._written_rules = rules_in("")
@@ -114,26 +125,55 @@ class RuleTable:
         """Writes all of it and reads it back. Raises RulesRefused, RulesLocked, KernelError."""
         found: list[str] = []
         for _ in range(_TRIES):
-            self._restore(update_text(wanted, self._read()))
+            held = self._read()
+            moves = any(self._displaced(wanted, held))
+            self._restore(update_text(wanted, held, kept_first=self._kept_first))
+            if moves:
+                self._pace.moved(self._clock())
             found = self.verify(wanted)
             if not found:
                 return
         raise RulesRefused(f"the packet rules do not stay as they are written: {'; '.join(found)}")
 
     def verify(self, wanted: RuleSet) -> list[str]:
-        """What the kernel has otherwise, a sentence each. If nothing, `changed` tells of changes from now on."""
+        """What the kernel has otherwise, a sentence each. If nothing, `changed` tells of changes from now on.
+
+        Rules that others put in front of ours count when it is time to move ours to the front again.
+        """
         self._seen = None  # whatever fails from here on: what differs is looked for again
         self._tables = wanted.tables()
         seen = self._tool.generation(self._tables)
-        found = differences(wanted, self._read())
+        held = self._read()
+        to_front = self._pace.may_move(self._clock())
+        found = differences(wanted, held, to_front=to_front, kept_first=self._kept_first)
+        self._note_neighbours(wanted, held)
+        self._is_displaced = any(self._displaced(wanted, held))
         if not found:
             self._seen = seen
         return found
 
+    def _displaced(self, wanted: RuleSet, held: Sequence[Held]) -> Iterator[str]:
+        """Built-in chains in which others put rules in front of our jumps."""
+        for one in held:
+            for hook in wanted.hooks_of(one.table):
+                if is_displaced(wanted, one, hook, kept_first=self._kept_first):
+                    yield hook
+
+    def _note_neighbours(self, wanted: RuleSet, held: Sequence[Held]) -> None:
+        """What of others keeps ours from their purpose."""
+        for one in held:
+            if one.table == "filter":
+                hooks = wanted.hooks_of("filter", Place.DEFAULT)
+                self.accepts = {hook: jumps[0].chain for hook, jumps in hooks.items()}
+                answers = self.accepts.items()
+                self.obstacles = {hook: found for hook, accepts in answers if (found := one.obstacles(hook, accepts))}
+                refusals = {hook: str(jumps[-1]) for hook, jumps in wanted.hooks_of("filter").items()}
+                self.accepts_before = {h: rule for h, j in refusals.items() if (rule := one.accept_before(j, h))}
+
     def changed(self) -> bool:
         """Whether anybody changed the rules since `apply` or `verify` found them as wanted; also if none did, or that
         cannot be told."""
-        if self._seen is None:
+        if self._seen is None or (self._is_displaced and self._pace.may_move(self._clock())):
             return True
         try:
             return self._tool.generation(self._tables) != self._seen
@@ -143,6 +183,11 @@ class RuleTable:
     def counts(self) -> RuleCounts:
         """As last read and written. Any thread may ask."""
         return RuleCounts(self._held_rules, self._written_rules)
+
+    def rules_of_chain(self, table: str, chain: str) -> list[str]:
+        """The rules of a chain of ours, as iptables-save prints them; none of one that is not there. Raises
+        KernelError."""
+        return next((one.chains.get(chain, []) for one in self._read() if one.table == table), [])
 
     def remove(self) -> list[str]:
         """Removes all that is ours; the rules of other programs that keep a chain of ours, by then empty."""
@@ -158,7 +203,8 @@ class RuleTable:
         """What `remove` would do, as commands: jumps first, then a line for each chain."""
         tool = "ip6tables" if self.family is Family.IPV6 else "iptables"
         held = self._read()
-        jumps = [f"-t {one.table} -D {hook} {rule}" for one in held for hook in one.hooks for rule in one.jumps(hook)]
+        places = [(one, chain) for one in held for chain in (*one.hooks, *one.others)]
+        jumps = [f"-t {one.table} -D {chain} {rule}" for one, chain in places for rule in one.placed(chain)]
         chains = [
             f"-t {one.table} -X {chain}"
             for one in held
@@ -179,7 +225,7 @@ class RuleTable:
     def _tries(self, feature: Feature) -> bool:
         table, rule = _TRIALS[feature]
         try:
-            with_set = _TrialSet(self.family) if feature in (Feature.SET, Feature.MARK_BY_SET) else None
+            with_set = _TrialSet(self.family) if feature is Feature.SET else None
         except (StartError, KernelError) as error:
             if isinstance(error, KernelError) and error.code in _PASSING:
                 raise
@@ -221,14 +267,15 @@ class RuleTable:
         """Whether a chain of ours is none of this table's business."""
         return self._leaves(chain)
 
-    def leave(self, chains: Callable[[str], bool] = lambda chain: False) -> None:
-        """From now on these are left alone, and no others; the next `verify` finds what was."""
+    def leave(self, chains: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
+        """From now on these are left alone, and no others; the next `verify` finds what was. first: packets meet them
+        before ours."""
         self._leaves = chains
+        self._kept_first = first
         self._seen = None
 
     def _parsed(self, text: str) -> list[Held]:
         held = parse_all(text, self._keeps)
-        self.marking = marks_of_others(text)
         self._held_rules = {one.table: sum(map(len, one.chains.values())) for one in held}
         self.blocking = tuple(
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
@@ -254,7 +301,7 @@ class _TrialSet:
     def __init__(self, family: Family) -> None:
         self._definitions = Definitions(timeout=10.0)
         self._definitions.destroy([TRIAL])
-        self._definitions.create(SetSpec(TRIAL, "hash:ip", family, skbinfo=True))
+        self._definitions.create(SetSpec(TRIAL, "hash:ip", family))
 
     def close(self) -> None:
         self._definitions.destroy([TRIAL])

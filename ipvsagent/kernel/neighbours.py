@@ -118,7 +118,7 @@ _SIGNS = (
         "kube-proxy",
         Role.PROXY,
         "it runs or left its rules: see the checks `kube-proxy` and `rules of kube-proxy`",
-        r"KUBE-(SERVICES|PROXY-CANARY|NODE-?PORTS?)",
+        r"KUBE-(SERVICES|PROXY-CANARY|PROXY-FIREWALL|IPVS-FILTER|NODE-?PORTS?)",
         ("kube-proxy",),
     ),
     _Sign(
@@ -290,8 +290,5 @@ def _dns_cache(sight: Sight) -> Neighbour | None:
     taken = sorted(address for address in own if not address.startswith("169.254."))
     if not taken or not sight.interface:
         return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(seen), "nothing of it touches Service traffic")
-    means = (
-        f"if {', '.join(taken)} is the cluster IP of the DNS Service, IPVS takes its packets and the cache has no use"
-    )
-    remedy = "Let it listen on a link-local address alone (-localip 169.254.20.10), and name that to kubelet"
-    return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(seen), means, f"{remedy} (--cluster-dns)")
+    means = f"if {', '.join(taken)} is the cluster IP of the DNS Service, it serves that here, and IPVS does not"
+    return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(seen), means)

@@ -15,11 +15,14 @@ from ipvsagent.policy.annotations import NODE_WEIGHT, parse_weight
 from ipvsagent.policy.routes import ServiceRoute, service_routes
 
 PRIMARY = "primary"
+KUBE_PROXY_INTERFACE = "kube-ipvs0"
+"""What is there was put there by kube-proxy, or by an agent with another `--interface`."""
 
 
 class NodeFacts(Struct, frozen=True):
     """name, zone: this node's, "" if unknown.
 
+    held_addresses:      on interfaces other than ours, with the interface's name, where another program put them.
     own_addresses:       on interfaces other than ours, or in this Node's object: served, never bound.
     node_addresses:      of this Node's object, and the one the operator gave; the interfaces' if there are none.
     node_port_addresses: where node ports are served, sorted.
@@ -30,6 +33,7 @@ class NodeFacts(Struct, frozen=True):
 
     name: str = ""
     zone: str = ""
+    held_addresses: dict[Address, str] = {}
     own_addresses: frozenset[Address] = frozenset()
     node_addresses: frozenset[Address] = frozenset()
     node_port_addresses: tuple[Address, ...] = ()
@@ -42,7 +46,7 @@ class NodeFacts(Struct, frozen=True):
 def node_facts(
     name: str,
     nodes: Mapping[str, Node],
-    interface_addresses: frozenset[Address],
+    interfaces: Mapping[Address, str],
     node_ports_on: Iterable[str],
     known_as: Address | None = None,
     route_networks: Iterable[Network] = (),
@@ -50,7 +54,8 @@ def node_facts(
     localhost: bool = False,
     pod_networks: Iterable[Network] = (),
 ) -> tuple[NodeFacts, tuple[Finding, ...]]:
-    """interface_addresses: on this node's interfaces except ours, without loopback and IPv6 link-local ones.
+    """interfaces: addresses on this node's interfaces except ours, without loopback and IPv6 link-local ones, with the
+    interface's name.
 
     node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
     known_as: this node's first address of its family, whatever its object says. route_networks: of route mode.
@@ -58,6 +63,7 @@ def node_facts(
     A Node object that has no addresses yet is not waited for, as kube-proxy does it: it takes part when they come.
     """
     findings: list[Finding] = []
+    interface_addresses = frozenset(interfaces)
     own = nodes.get(name)
     of_object = (*((known_as,) if known_as else ()), *(own.addresses if own else ()))
     other_nodes = {
@@ -85,6 +91,7 @@ def node_facts(
     facts = NodeFacts(
         name=name,
         zone=own.zone if own else "",
+        held_addresses={a: interface for a, interface in interfaces.items() if interface != KUBE_PROXY_INTERFACE},
         own_addresses=interface_addresses | frozenset(of_object),
         node_addresses=frozenset(of_object or interface_addresses),
         node_port_addresses=(

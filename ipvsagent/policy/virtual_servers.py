@@ -3,18 +3,28 @@
 Each address and port that a Service has is a `_Front`: which frontend it is, and whether a Local traffic policy rules
 it. Every virtual server of one Service port shares the same tuples of real servers.
 
+With IPVS a virtual server has one set of real servers, while an external address with a Local policy needs two: the
+endpoints of this node for clients outside, and all of them for clients on this node, as pkg/proxy/iptables/proxier.go
+has it. The packet rules translate the latter to `inside`: the cluster IP, or where that has a Local policy, too, a
+hidden port of it. A translation that is not there yet leaves what kube-proxy's ipvs mode has, and never a client
+without an answer. For that reason the virtual server of an address without endpoints here holds those elsewhere, as
+kube-proxy's does; packet rules keep clients from outside away from it.
+
 Rules of addresses, in one place (`_why_refused`, and `bind` in `_virtual_server`): an address of a family that the
-Service has no cluster IP of is left alone, an address of another Node is never served, an address of this node's other
-interfaces is served but not bound, node ports are never bound, and neither is what a route makes local.
+Service has no cluster IP of is left alone, an address of another Node is never served, an external address of this
+node's other interfaces is served but not bound, node ports are never bound, and neither is what a route makes local. A
+cluster IP that another program put on an interface of its own, as node-local-dns does, is served by that program: no
+virtual server takes its packets.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family, family_of
 from ipvsagent.cluster.objects import EndpointSlice, Service, ServicePort
@@ -35,6 +45,9 @@ from ipvsagent.policy.limits import MAX_RANGE_MEMBERS, UDP_TIMEOUT, limit_findin
 from ipvsagent.policy.node import NodeFacts
 from ipvsagent.source_ranges import NOBODY, Networks, networks_of
 
+_PORTS = 1 << 16
+_TO_HIDDEN = _PORTS // 2  # from a Service's port to its hidden one: most ports of Services are in the lower half
+
 
 class PolicyOptions(Struct, frozen=True):
     """What the operator chose. scheduler: of Services that name none.
@@ -47,6 +60,7 @@ class PolicyOptions(Struct, frozen=True):
     scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
     at_random:        there are no schedulers, endpoints are chosen at random by weight.
     localhost:        node ports are served on 127.0.0.1, too.
+    by_ipvs:          a virtual server has one set of real servers, and takes every packet, tracked or not.
     """
 
     scheduler: str = "rr"
@@ -60,6 +74,7 @@ class PolicyOptions(Struct, frozen=True):
     udp_timeout: int = UDP_TIMEOUT
     at_random: bool = False
     localhost: bool = False
+    by_ipvs: bool = False
 
 
 class Outcome(Struct, frozen=True):
@@ -116,6 +131,12 @@ def virtual_servers_for(
                     refused |= {c.endpoint.address for c in candidates} - {c.endpoint.address for c in usable}
                 sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node, wishes)
             server = _virtual_server(service, port, front, sets, node, wishes)
+            if options.by_ipvs and server.node_real_servers is not None:
+                cluster_ip = _cluster_ip_of(port, family, service, servers)
+                if cluster_ip and service.internal_local:
+                    hidden = _hidden(cluster_ip, sets, service, servers)
+                    cluster_ip = servers.setdefault(hidden.id, hidden)
+                server = _for_outside(server, cluster_ip.id if cluster_ip else None)
             servers.setdefault(server.id, server)
         if port.node_port and not node.node_port_addresses:
             findings[_no_node_port_address(subject, port)] = None
@@ -223,6 +244,49 @@ def _virtual_server(
     )
 
 
+def _cluster_ip_of(
+    port: ServicePort, family: Family, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
+) -> VirtualServer | None:
+    """The virtual server of the port's cluster IP, None if that is refused or left to another program."""
+    ids = (VirtualServerId(port.protocol, address, port.port) for address in service.cluster_ips)
+    return next((servers[i] for i in ids if i.family is family and i in servers), None)
+
+
+def _hidden(
+    cluster_ip: VirtualServer, sets: _Sets, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
+) -> VirtualServer:
+    """All endpoints, on a port of the cluster IP that is no port of the Service. It follows from the Service's ports,
+    so that it is the same after every start."""
+    used = {port.port for port in service.ports if port.protocol is cluster_ip.id.protocol}
+    number = cluster_ip.id.port + _TO_HIDDEN
+    while True:
+        number %= _PORTS
+        server_id = VirtualServerId(cluster_ip.id.protocol, cluster_ip.id.address, number)
+        other = servers.get(server_id)
+        if number and number not in used and (other is None or other.service == cluster_ip.service):
+            break
+        number += 1
+    real_servers, unused = sets.real_servers(False)
+    return replace(
+        cluster_ip,
+        id=server_id,
+        frontend=Frontend.NODE_CLIENTS,
+        real_servers=real_servers,
+        unused=unused,
+        when_empty=WhenEmpty.REFUSE,
+    )
+
+
+def _for_outside(server: VirtualServer, inside: VirtualServerId | None) -> VirtualServer:
+    """What a virtual server with two sets of real servers becomes where it can have one."""
+    all_of_them = server.node_real_servers or ()
+    server = replace(server, node_real_servers=None, inside=inside)
+    if server.real_servers or not all_of_them:
+        return server
+    unused = tuple(sorted({*server.unused} - set(all_of_them)))
+    return replace(server, real_servers=all_of_them, node_only=True, unused=unused, when_empty=WhenEmpty.REFUSE)
+
+
 def _is_routed(address: Address, node: NodeFacts) -> bool:
     return bool(node.routes) and _allowed(address, tuple(route.network for route in node.routes))
 
@@ -269,6 +333,13 @@ def _why_refused(service: Service, front: _Front, node: NodeFacts, options: Poli
         reason = (
             f"{front.frontend} address {front.address} is an address of Node {other}; serving it here would cut that "
             "node off, so it is left alone"
+        )
+        return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
+    holder = node.held_addresses.get(front.address)
+    if holder is not None and front.frontend is Frontend.CLUSTER_IP and options.by_ipvs:
+        reason = (
+            f"cluster IP {front.address} is on interface {holder} of this node, so it is left to the program that put "
+            "it there, as node-local-dns does; its external addresses are served as ever"
         )
         return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
     if front.frontend is Frontend.EXTERNAL_IP and not _allowed(front.address, options.allowed_external):

@@ -9,7 +9,6 @@ from typing import Any, Protocol, cast
 from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.errors import KernelError
 from ipvsagent.model import VirtualServer, VirtualServerId
-from ipvsagent.render.node_clients import NodeClients
 from ipvsagent.rows import (
     AddressRow,
     Failure,
@@ -23,6 +22,7 @@ from ipvsagent.rows import (
     Row,
     SetMemberRow,
     SharedRow,
+    TranslationRow,
     Verb,
     VirtualServerRow,
 )
@@ -48,7 +48,6 @@ class Backend:
     listing: the virtual servers without their real servers, which is far cheaper than reading all.
     set_sizes: members of each of our sets, None if there are no sets; cheap.
     binds: Service addresses become addresses of this node.
-    node_clients: makes two virtual servers of one that has two sets of real servers; None = the renderer knows both.
     touched: virtual servers that somebody else changed, where the kernel tells; each is told once.
     adopt: notes virtual servers that are ours by their addresses alone, so that they stay ours without these.
     """
@@ -63,14 +62,13 @@ class Backend:
         prepare: Callable[[], None] = lambda: None,
         listing: Callable[[], Iterable[Observed]] = tuple,
         set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
-        node_clients: NodeClients | None = None,
         touched: Callable[[], Collection[VirtualServerId]] = tuple,
         adopt: Callable[[Iterable[VirtualServerId]], None] = lambda ids: None,
         routes: KernelTable | None = None,
+        translations: KernelTable | None = None,
     ) -> None:
         self.renderer = renderer
         self.binds = addresses is not None
-        self.node_clients = node_clients
         self.prepare = prepare
         self._listing = listing
         self.set_sizes = set_sizes
@@ -87,6 +85,8 @@ class Backend:
             self._tables[SetMemberRow] = sets
         if routes is not None:
             self._tables[RouteRow] = routes
+        if translations is not None:
+            self._tables[TranslationRow] = translations
         self._servers = servers
         self.ops_written = 0
         self.rows_read = 0
@@ -129,10 +129,6 @@ class Backend:
         if rows:
             yield server_of(rows[0].row), rows
 
-    def foreign(self) -> set[VirtualServerId]:
-        """Ids of every virtual server of other programs."""
-        return {server_of(seen.row) for seen in self._listing() if seen.owner is Owner.FOREIGN}
-
     def ours(self) -> list[VirtualServerId]:
         """Ids of every virtual server of ours."""
         found = [seen for seen in self._listing() if seen.owner is Owner.OURS]
@@ -143,7 +139,7 @@ class Backend:
         """Shared rows of ours that the kernel holds, of those asked for (None = all)."""
         asked = None if rows is None else list(rows)
         found: set[SharedRow] = set()
-        for kind in (AddressRow, SetMemberRow, RouteRow):
+        for kind in (AddressRow, SetMemberRow, RouteRow, TranslationRow):
             keys = None if asked is None else cast(Keys, [row.key for row in asked if type(row) is kind])
             if kind in self._tables and keys != []:
                 found.update(seen.row for seen in self._tables[kind].read(keys) if type(seen.row) is kind)

@@ -149,7 +149,7 @@ class Drains:
         timeout: float,
     ) -> Drain | None:
         """The state of a held row that is not wanted; None = delete it."""
-        gentle = row.server.protocol in (Protocol.TCP, Protocol.FWM) and timeout > 0
+        gentle = row.server.protocol is Protocol.TCP and timeout > 0
         quiet = replace(row, weight=0) if row.weight else row
         if listed:
             if not gentle or (drain and drain.phase is Phase.LISTED and _over(drain, now)):

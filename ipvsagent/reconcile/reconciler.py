@@ -25,10 +25,12 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
 from ipvsagent.reconcile.backend import Backend, removes, server_of
+from ipvsagent.reconcile.by_mark import ByMark
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.report import Report, refusal
 from ipvsagent.reconcile.retry import RetryQueue
 from ipvsagent.reconcile.shared import SharedRows
+from ipvsagent.reconcile.udp import moved, with_flows_of
 from ipvsagent.rows import (
     Failure,
     Observed,
@@ -65,7 +67,7 @@ class Reconciler:
         self.started = False
         self._dirty: set[VirtualServerId] = set()
         self._held: set[VirtualServerId] = set()
-        self._strangers: set[VirtualServerId] | None = None  # at start, where a look at each would be one too many
+        self._by_mark = ByMark()
 
     # What happens outside
 
@@ -122,7 +124,6 @@ class Reconciler:
             self.shared.repair(present, now, report)
         self._dirty.clear()
         self.started = True
-        self._strangers = None
         self._say_held(report)
         return report
 
@@ -137,11 +138,16 @@ class Reconciler:
     def round(self, now: float, report: Report | None = None) -> Report:
         """Everything that is due: changed wishes, retries, ends of drains."""
         report = Report() if report is None else report
-        ids = {*self._dirty, *self.suspects.due(now), *self.drains.due(now)}
+        by_mark = self._by_mark.due(now)
+        ids = {*self._dirty, *self.suspects.due(now), *self.drains.due(now), *by_mark}
         self._dirty.clear()
         queue = iter(sorted(ids) if len(ids) > 1 else ids)
         while chunk := list(islice(queue, CHUNK)):
-            uncertain = [i for i in chunk if i in self.suspects or (i not in self.confirmed and i in self.foreign)]
+            uncertain = [
+                i
+                for i in chunk
+                if i in self.suspects or i in by_mark or (i not in self.confirmed and i in self.foreign)
+            ]
             found: dict[VirtualServerId, Sequence[Observed]] = {}
             if uncertain:
                 try:
@@ -159,22 +165,16 @@ class Reconciler:
         """These were read, and are not what is believed: somebody else's doing."""
         self._apply(found, now, report, None, count_drift=True)
 
-    def may_be_taken(self, server_id: VirtualServerId) -> bool:
-        """Whether the kernel has, or may have, this virtual server: ours until its end is confirmed, or another
-        program's. For one that is about to be wanted. Raises KernelError."""
-        if server_id in self.confirmed or server_id in self.suspects or server_id in self.foreign:
-            return True
-        if self.started:
-            return any(is_foreign(rows) for _, rows in self._backend.read([server_id]))
-        if self._strangers is None:
-            self._strangers = self._backend.foreign()
-        return server_id in self._strangers
-
     def next_due(self) -> float | None:
         """When `round` has something to do; None = not before the next change."""
         if self._dirty:
             return 0.0
-        times = (self.suspects.next_due(), self.shared.next_due(), self.drains.next_due())
+        times = (
+            self.suspects.next_due(),
+            self.shared.next_due(),
+            self.drains.next_due(),
+            self._by_mark.next_due(),
+        )
         return min((t for t in times if t is not None), default=None)
 
     # The one place where kernel and wish meet
@@ -220,12 +220,14 @@ class Reconciler:
                 ops = self._hold_back(server_id, wanted, ops)
             elif wanted is None:
                 self._held.discard(server_id)
+            if wanted is None and read is not None and server_id.protocol is Protocol.FWM:
+                ops = self._by_mark.transform(server_id, read, ops, now, self.drains.timeout)
             ops = self.drains.transform(server_id, ops, None if read and not believed else believed, wanted, now)
             for op in ops:
                 (deletions if op.verb is Verb.DELETE else additions).append(op)
             written.append(server_id)
-            if wanted and server_id.protocol is Protocol.UDP and (ops or _moved(believed, wanted)):
-                report.udp.append(wanted)
+            if wanted and server_id.protocol is Protocol.UDP and (ops or moved(believed, wanted)):
+                report.udp += with_flows_of(wanted, self._desired)
         failed = self._write(order(additions), now, report)
         unmade = {
             server
@@ -330,7 +332,8 @@ class Reconciler:
 
     def is_settled(self, server_id: VirtualServerId) -> bool:
         """Nothing is pending for it, so that what the kernel holds should be what is believed."""
-        return not (server_id in self.suspects or server_id in self._dirty or server_id in self._held)
+        pending = (self.suspects, self._dirty, self._held, self._by_mark)
+        return not any(server_id in some for some in pending)
 
     def differences(self, server_id: VirtualServerId, held: Sequence[Row]) -> list[Op]:
         """What would make the held rows what they are believed to be."""
@@ -341,7 +344,3 @@ class Reconciler:
 
 def is_foreign(rows: Sequence[Observed]) -> bool:
     return bool(rows) and rows[0].owner is Owner.FOREIGN
-
-
-def _moved(before: VirtualServer | None, after: VirtualServer) -> bool:
-    return before is None or before.real_servers != after.real_servers

@@ -1,4 +1,5 @@
-"""A virtual server as IPVS rows, and what it shares with others: its address, and members of sets.
+"""A virtual server as IPVS rows, and what it shares with others: its address, members of sets, and
+translations.
 
 A shared row stays while any virtual server needs it.
 """
@@ -19,6 +20,7 @@ from ipvsagent.rows import (
     RealServerRow,
     Row,
     SharedRow,
+    TranslationRow,
     VirtualServerRow,
 )
 
@@ -51,6 +53,8 @@ class IpvsRenderer:
 
     def shared(self, server: VirtualServer) -> list[SharedRow]:
         rows: list[SharedRow] = [*members(server)] if self._with_sets else []
+        if self._with_sets and server.inside:
+            rows.append(TranslationRow(server.id, server.inside))
         if server.bind:
             rows.append(AddressRow(server.id.address))
         return rows

@@ -14,8 +14,8 @@ RANGE      hash:ip,port,net   ... and who may
 EMPTY      hash:ip,port       of these, those without any endpoint: new connections are refused
 SILENT     hash:ip,port       of these, those whose endpoints a Local policy keeps from everybody here: dropped
 INNER      hash:ip,port       of these, those whose endpoints a Local policy keeps from clients outside this node
-LOCAL      hash:ip,port       of these, external ones with a Local policy; each member carries the firewall mark of the
-                              virtual server for clients on this node
+INSIDE     hash:ip,port       of these, external ones with a Local policy: clients on this node are translated
+HIDDEN     hash:ip,port       of these, ports of cluster IPs that only translated packets may reach
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from functools import lru_cache
 
 from ipvsagent.address import Address, Family, family_of
 from ipvsagent.config import Network
-from ipvsagent.model import Frontend, Protocol, VirtualServer, VirtualServerId, WhenEmpty
+from ipvsagent.model import Frontend, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.rows import SetMemberRow, SetSpec
 from ipvsagent.source_ranges import networks_of
 
@@ -43,9 +43,9 @@ _KINDS = {
     "EMPTY": "hash:ip,port",
     "SILENT": "hash:ip,port",
     "INNER": "hash:ip,port",
-    "LOCAL": "hash:ip,port",
+    "INSIDE": "hash:ip,port",
+    "HIDDEN": "hash:ip,port",
 }
-_WITH_MARKS = "LOCAL"
 
 
 @lru_cache(maxsize=64)
@@ -53,17 +53,12 @@ def set_name(noun: str, family: Family) -> str:
     return _PREFIX[family] + noun
 
 
-MARK_SETS = tuple(set_name(_WITH_MARKS, family) for family in Family)
 VIP_SETS = tuple(set_name("VIP", family) for family in Family)
 
 
 def set_specs() -> tuple[SetSpec, ...]:
     """Every set of both families."""
-    return tuple(
-        SetSpec(set_name(noun, family), kind, family, skbinfo=noun == _WITH_MARKS)
-        for family in Family
-        for noun, kind in _KINDS.items()
-    )
+    return tuple(SetSpec(set_name(noun, family), kind, family) for family in Family for noun, kind in _KINDS.items())
 
 
 def pod_members(networks: Iterable[Network], home: Iterable[Network]) -> tuple[SetMemberRow, ...]:
@@ -96,22 +91,22 @@ def routed_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
 def members(server: VirtualServer) -> list[SetMemberRow]:
     """What a virtual server needs in the sets."""
     server_id = server.id
-    if server_id.protocol is Protocol.FWM:
-        return []
     family = server_id.family
     place = place_of(server_id)
     nouns = ["SERVICE"]
     if server.frontend is Frontend.CLUSTER_IP:
         nouns.append("CLUSTER")
+    elif server.frontend is Frontend.NODE_CLIENTS:
+        nouns += ["CLUSTER", "HIDDEN"]
     elif not server.preserve_client_address:
         nouns.append("EXTERNAL")
     if not server.real_servers:
         nouns.append("EMPTY" if server.when_empty is WhenEmpty.REFUSE else "SILENT")
     elif server.node_only:
         nouns.append("INNER")
+    if server.inside:
+        nouns.append("INSIDE")
     rows = [SetMemberRow(set_name(noun, family), place) for noun in nouns]
-    if server.node_mark:
-        rows.append(SetMemberRow(set_name(_WITH_MARKS, family), f"{place} skbmark {server.node_mark}"))
     if server.bind:
         rows.append(SetMemberRow(set_name("VIP", family), server_id.address))
     if server.source_ranges:
@@ -122,16 +117,6 @@ def members(server: VirtualServer) -> list[SetMemberRow]:
 def place_of(server_id: VirtualServerId) -> str:
     """As a member of a set of kind hash:ip,port."""
     return f"{server_id.address},{server_id.protocol.lower()}:{server_id.port}"
-
-
-def marks_held(rows: Iterable[SetMemberRow]) -> dict[str, int]:
-    """By the place that is marked, as `place_of` names it: the value of the mark, of rows that a kernel held."""
-    held = {}
-    for row in rows:
-        place, _, text = row.member.partition(" skbmark ")
-        if row.set in MARK_SETS and text:
-            held[place] = int(text.partition("/")[0], 16)
-    return held
 
 
 def _range_members(server: VirtualServer, place: str, family: Family) -> Iterable[SetMemberRow]:

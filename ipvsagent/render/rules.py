@@ -1,4 +1,5 @@
-"""The packet rules beside IPVS: a constant number, whatever the Services; the sets of members.py carry the rest.
+"""The packet rules beside IPVS: a constant number, whatever the Services, but for one for each external address with a
+Local policy; the sets of members.py carry the rest.
 
 IPVS takes a packet in LOCAL_IN, after filter INPUT, or in LOCAL_OUT, before filter OUTPUT; what it forwards passes
 POSTROUTING. Goals, and where each is met:
@@ -8,15 +9,19 @@ POSTROUTING. Goals, and where each is met:
    nat POSTROUTING, where only the endpoint's address is left. An endpoint that reaches itself is found by comparing
    source and destination there, without a set of endpoints. Needs net.ipv4.vs.conntrack=1.
 2. A Service address shows its Services and nothing of the host (`INPUT`, its second half).
-3. loadBalancerSourceRanges hold against everybody: pods and clients in filter INPUT, this node's own processes in
-   mangle OUTPUT, which is the last place that sees the address before IPVS takes the packet.
+3. loadBalancerSourceRanges hold against everybody: pods and clients in mangle INPUT, where no accept of others comes
+   first, and this node's own processes in mangle OUTPUT, the last place that sees the address before it is translated.
 4. No endpoint: refused at once; TCP by a reset, because a bare ICMP error is rate limited and may be missed.
-5. Default-drop policies do not break Services (`INPUT`, `FORWARD`, `OUTPUT`): only what IPVS has seen is let in.
-6. Only our bits of a mark are ever touched, and only on packets to Services.
-7. Clients on this node reach every endpoint of a Service with a Local policy, by the virtual server whose firewall mark
-   the set LOCAL maps their packets to (`MARK-IN`, `MARK-OUT`). IPVS compares the whole mark, so a packet that has other
-   bits set is left as it is. Clients outside get endpoints of this node or nothing (`INPUT`, with INNER).
+5. Default-drop policies do not break Services (`ALLOW-IN`, `ALLOW-FWD`, `ALLOW-OUT`), and no other rule is overridden:
+   these chains are entered directly before a chain's default, and only where there is one. The bit as a connection
+   mark, set before IPVS, shows what belongs to a Service.
+6. Only our bit of a mark is ever touched, and only on packets to Services. No mark selects a virtual server.
+7. Clients on this node reach every endpoint of a Service with a Local policy: in nat PREROUTING and OUTPUT they are
+   translated to where IPVS has all of them (`INSIDE`), which is the cluster IP, or a hidden port of it where that has a
+   Local policy itself. Clients outside get endpoints of this node or nothing (`MARK-IN`, with INNER).
 8. internalTrafficPolicy Local: what has endpoints elsewhere alone is dropped, for clients on the node as well (SILENT).
+9. Redirections of local addresses by others (hostPort, `docker run -p`) do not take Service traffic (`SERVICES`): its
+   accept in nat is the one that comes before rules of others, and it is for members of SERVICE alone.
 """
 
 from __future__ import annotations
@@ -27,8 +32,9 @@ from enum import StrEnum
 from msgspec import Struct
 
 from ipvsagent.address import Family
-from ipvsagent.packet_rules import Chain, Jump, RuleSet
+from ipvsagent.packet_rules import INSIDE, Chain, Exemption, Jump, Place, RuleSet
 from ipvsagent.render.members import set_name
+from ipvsagent.rows import TranslationRow
 
 # Passes packets whose source is their destination: IPv4 at offsets 12 and 16, IPv6 the four words at 8 and 24.
 _SELF_V4 = "6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 65535,6 0 0 0"
@@ -51,8 +57,7 @@ class Detector(StrEnum):
 class RuleOptions(Struct, frozen=True):
     """masquerade_bit: 0 to 31, of both kinds of marks. interface: of the interface detectors; a prefix ends in +.
 
-    pods_known: some network is in the POD set of this family. node_mark_mask: bits of marks that the set LOCAL maps to;
-    0 = nothing is mapped. random_fully, self_match: what iptables here can do.
+    pods_known: some network is in the POD set of this family. random_fully, self_match: what iptables here can do.
     """
 
     masquerade_all: bool = False
@@ -60,55 +65,88 @@ class RuleOptions(Struct, frozen=True):
     detector: Detector = Detector.CLUSTER_CIDR
     interface: str = ""
     pods_known: bool = False
-    node_mark_mask: int = 0
     random_fully: bool = True
     self_match: bool = True
 
 
-def rule_set(family: Family, options: RuleOptions) -> RuleSet:
+def rule_set(family: Family, options: RuleOptions, translations: Iterable[TranslationRow] = ()) -> RuleSet:
+    """All rules of one family. translations: those of this family, in any order."""
+    inside = tuple(row.rule for row in sorted(translations))
     chains = (
         Chain("mangle", "IPVSAGENT-MARK-IN", tuple(_mark_in(family, options))),
         Chain("mangle", "IPVSAGENT-MARK-OUT", tuple(_mark_out(family, options))),
-        Chain("mangle", "IPVSAGENT-TRACK", tuple(_track(family, options))),
+        Chain("nat", "IPVSAGENT-SERVICES", tuple(_services(family, _from_pods(family, options)))),
+        Chain("nat", "IPVSAGENT-SERVICES-OUT", tuple(_services(family, ""))),
+        Chain("nat", INSIDE, inside, ordered=False),
         Chain("nat", "IPVSAGENT-MASQ", tuple(_masq(family, options))),
-        Chain("filter", "IPVSAGENT-INPUT", tuple(_input(family, options))),
+        Chain("filter", "IPVSAGENT-INPUT", tuple(_input(family))),
         Chain("filter", "IPVSAGENT-HOST", tuple(_host(family))),
-        Chain("filter", "IPVSAGENT-FORWARD", ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)),
-        Chain("filter", "IPVSAGENT-OUTPUT", tuple(_output(family))),
+        Chain("filter", "IPVSAGENT-ALLOW-IN", tuple(_allow_in(family, options))),
+        Chain("filter", "IPVSAGENT-ALLOW-FWD", ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)),
+        Chain("filter", "IPVSAGENT-ALLOW-OUT", tuple(_allow_out(family, options))),
     )
     jumps = (
         Jump("mangle", "INPUT", "IPVSAGENT-MARK-IN"),
         Jump("mangle", "OUTPUT", "IPVSAGENT-MARK-OUT"),
-        Jump("mangle", "POSTROUTING", "IPVSAGENT-TRACK"),
+        Jump("nat", "PREROUTING", "IPVSAGENT-SERVICES"),
+        Jump("nat", "OUTPUT", "IPVSAGENT-SERVICES-OUT"),
         Jump("nat", "POSTROUTING", "IPVSAGENT-MASQ"),
         Jump("filter", "INPUT", "IPVSAGENT-INPUT"),
-        Jump("filter", "FORWARD", "IPVSAGENT-FORWARD"),
-        Jump("filter", "OUTPUT", "IPVSAGENT-OUTPUT"),
+        Jump("filter", "INPUT", "IPVSAGENT-ALLOW-IN", Place.DEFAULT),
+        Jump("filter", "FORWARD", "IPVSAGENT-ALLOW-FWD", Place.DEFAULT),
+        Jump("filter", "OUTPUT", "IPVSAGENT-ALLOW-OUT", Place.DEFAULT),
     )
-    return RuleSet(family, chains, jumps)
+    return RuleSet(family, chains, jumps, tuple(_exemptions(family)))
+
+
+def _exemptions(family: Family) -> Iterable[Exemption]:
+    """What kube-proxy denied when it ran last holds for the Services of that time; it would refuse new ones."""
+    served = in_set("SERVICE", family)
+    for chain in ("KUBE-IPVS-FILTER", "KUBE-PROXY-FIREWALL", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"):
+        yield Exemption(chain, served)
+    yield Exemption("KUBE-IPVS-OUT-FILTER", "-m ipvs --ipvs")
 
 
 def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of pods and of other hosts, on their way into IPVS."""
-    mark = _mark(options)
+    mark, new = _mark(options), "-m conntrack --ctstate NEW"
+    yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
+    yield f"{in_set('SILENT', family)} {new} -j DROP"
+    yield f"{in_set('INNER', family)} {from_outside(family, options)}{new} -j DROP"
+    yield f"-j CONNMARK --set-xmark {bit_of(options)}"
     yield f"{in_set('EXTERNAL', family)} {mark}"
+    translated = f"{in_set('CLUSTER', family)} {_from_pods(family, options)}-m conntrack --ctstate DNAT"
+    if options.pods_known and not options.interface:
+        # A pod of another node would be answered past this node by an endpoint that is not here.
+        yield f"{translated} {not_in_set('HOME', family, 'src')} {mark}"
+    yield f"{translated} -j RETURN"
     yield f"{in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
-    if options.node_mark_mask:
-        yield _map_mark(family, options, _from_pods(family, options))
 
 
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of this node's own processes."""
-    mark = _mark(options)
+    mark, new = _mark(options), "-m conntrack --ctstate NEW"
+    yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
     yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{in_set('SILENT', family)} -m conntrack --ctstate NEW -j DROP"
+    yield f"{in_set('SILENT', family)} {new} -j DROP"
+    yield f"{in_set('HIDDEN', family)} {new} -j DROP"
+    yield f"-j CONNMARK --set-xmark {bit_of(options)}"
     yield f"{in_set('EXTERNAL', family)} {mark}"
     if options.masquerade_all or options.interface:
         yield f"{in_set('CLUSTER', family)} {mark}"
     elif options.pods_known:
         yield f"{in_set('CLUSTER', family)} {not_in_set('POD', family, 'src')} {mark}"
-    if options.node_mark_mask:
-        yield _map_mark(family, options, "")
+
+
+def _services(family: Family, clients: str) -> Iterable[str]:
+    """What begins a connection to a Service goes to IPVS, whatever other programs do with local addresses. clients: a
+    match of those who are on this node; ends in a space, or is empty for everybody."""
+    yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
+    # Untranslated it is still known by its address where it is dropped.
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j ACCEPT"
+    yield f"{in_set('INSIDE', family)} {clients}-j {INSIDE}"
+    yield "-j ACCEPT"
 
 
 def _not_from_pods(family: Family, options: RuleOptions) -> str:
@@ -136,27 +174,6 @@ def from_outside(family: Family, options: RuleOptions) -> str:
     return not_in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
-def _map_mark(family: Family, options: RuleOptions, clients: str) -> str:
-    """Every packet, not only the first: IPVS may have forgotten a connection that conntrack still knows."""
-    unmarked = f"-m mark --mark 0x0/{~options.node_mark_mask & 0xFFFFFFFF:#x}"
-    local = set_name("LOCAL", family)
-    return f"{in_set('LOCAL', family)} {clients}{unmarked} -j SET --map-set {local} dst,dst --map-mark"
-
-
-def _track(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Behind IPVS. A pod of another node that was served as one of this node's would be answered past this node. What
-    was marked for IPVS leaves the node without that mark."""
-    yield f"-m ipvs --ipvs -j CONNMARK --set-xmark {bit_of(options)}"
-    mask = options.node_mark_mask
-    if not mask:
-        return
-    others = ~(mask | 1 << options.masquerade_bit) & 0xFFFFFFFF
-    ours = f"-m ipvs --ipvs -m mark --mark 0x0/{others:#x} -m mark ! --mark 0x0/{mask:#x}"
-    if options.pods_known and not options.interface:
-        yield f"{ours} {in_set('POD', family, 'src')} {not_in_set('HOME', family, 'src')} {_mark(options)}"
-    yield f"{ours} -j MARK --set-xmark 0x0/{mask:#x}"
-
-
 def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
     """Only the first packet of a connection comes here. Answers are left alone: they have their way back."""
     target = "-j MASQUERADE" + (" --random-fully" if options.random_fully else "")
@@ -172,35 +189,49 @@ def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
     yield target
 
 
-def _input(family: Family, options: RuleOptions) -> Iterable[str]:
+def _input(family: Family) -> Iterable[str]:
     new = "-m conntrack --ctstate NEW"
-    empty, silent = in_set("EMPTY", family), in_set("SILENT", family)
-    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
+    empty = in_set("EMPTY", family)
     yield f"-p tcp {empty} {new} -j REJECT --reject-with tcp-reset"
     yield f"{empty} {new} -j REJECT"
-    yield f"{silent} {new} -j DROP"
-    yield f"{in_set('INNER', family)} {from_outside(family, options)}{new} -j DROP"
-    yield f"{in_set('SERVICE', family)} -j ACCEPT"
+    yield f"{in_set('HIDDEN', family)} -m conntrack ! --ctstate DNAT -j IPVSAGENT-HOST"
+    yield f"{in_set('SERVICE', family)} -j RETURN"
     yield f"{in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"
-    yield f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 
-def _output(family: Family) -> Iterable[str]:
-    """What IPVS forwards, what a Service address answers by itself (ping, resets), and our ICMP refusals."""
+def _host(family: Family) -> Iterable[str]:
+    """A Service address on a port that is no Service's: whatever listens on this host is not to be seen there."""
+    yield f"{_echo_request(family)} -j RETURN"
+    yield "-p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset"
+    yield "-m conntrack --ctstate NEW -j REJECT"
+
+
+def _allow_in(family: Family, options: RuleOptions) -> Iterable[str]:
+    """Requests, pings of Service addresses, and answers of endpoints to this node's own processes."""
+    yield f"{in_set('SERVICE', family)} -j ACCEPT"
+    yield f"{in_set('VIP', family, 'dst')} {_echo_request(family)} -j ACCEPT"
+    yield _of_services(options)
+
+
+def _of_services(options: RuleOptions) -> str:
+    """Accepts packets of connections to Services, but for the first."""
+    return f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+
+
+def _allow_out(family: Family, options: RuleOptions) -> Iterable[str]:
+    """What IPVS forwards, what connection tracking alone forwards of it (all but the first packet of a translated
+    client on this node), what a Service address answers by itself (ping, resets), and our ICMP refusals."""
     yield "-m ipvs --ipvs -j ACCEPT"
+    yield _of_services(options)
     yield f"{in_set('VIP', family, 'src')} -j ACCEPT"
     yield f"{in_set('SERVICE', family, 'src,src')} -j ACCEPT"
     yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
 
 
-def _host(family: Family) -> Iterable[str]:
-    """A Service address on a port that is no Service's: whatever listens on this host is not to be seen there."""
+def _echo_request(family: Family) -> str:
     if family is Family.IPV6:
-        yield "-p ipv6-icmp -m icmp6 --icmpv6-type echo-request -j ACCEPT"
-    else:
-        yield "-p icmp -m icmp --icmp-type echo-request -j ACCEPT"
-    yield "-p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset"
-    yield "-m conntrack --ctstate NEW -j REJECT"
+        return "-p ipv6-icmp -m icmp6 --icmpv6-type echo-request"
+    return "-p icmp -m icmp --icmp-type echo-request"
 
 
 def _mark(options: RuleOptions) -> str:

@@ -39,8 +39,8 @@ class RealServerStatus(Struct, frozen=True, omit_defaults=True):
 
 class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     """persistence_timeout: seconds, None = not persistent. condition: as in ServerView; "missing" = wanted, not there;
-    "stale" = ours, and no Service wants it; "foreign" = another program's; "" = no agent can tell. clients, mark: as in
-    ServerView."""
+    "stale" = ours, and no Service wants it; "foreign" = another program's; "" = no agent can tell. clients, inside: as
+    in ServerView."""
 
     protocol: str
     address: str
@@ -51,7 +51,7 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     error: str = ""
     owner: str = ""
     clients: str = ""
-    mark: int = 0
+    inside: str = ""
     scheduler: str = ""
     scheduler_flags: tuple[str, ...] = ()
     persistence_timeout: int | None = None
@@ -129,7 +129,7 @@ def _virtual_server(
         error=view.error if view else "",
         owner=server.owner.value,
         clients=view.clients if view else "",
-        mark=view.mark if view else 0,
+        inside=view.inside if view else "",
         scheduler=row.scheduler,
         scheduler_flags=tuple(scheduler_flag_names(row.scheduler, row.flags)),
         persistence_timeout=row.timeout if row.flags & PERSISTENT else None,

@@ -142,6 +142,8 @@ def _server(server: VirtualServerStatus, width: int) -> Iterator[Line]:
         words.append("one-packet")
     if server.frontend != NODE_CLIENTS:
         words.append(_FOR.get(server.clients, ""))
+    if server.inside:
+        words.append(f" (pods and processes of this node: {server.inside})")
     meaning = _MEANING.get(server.condition)
     if meaning:
         words.append(f" [{meaning}{': ' + server.error if server.error else ''}]")

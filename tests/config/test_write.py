@@ -49,7 +49,6 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "allowed_external": NETWORKS,
     "node_port_addresses": st.just(("primary",)) | NETWORKS.map(lambda each: tuple(map(str, each))),
     "bind_address": st.ip_addresses().map(str),
-    "local_mark_mask": st.integers(0, 2**32 - 1),
     "drain_timeout": SECONDS,
     "cluster_cidrs": st.one_of(
         st.just(()), st.tuples(NETWORKS_4), st.tuples(NETWORKS_6), st.tuples(NETWORKS_6, NETWORKS_4)

@@ -35,6 +35,7 @@ NODE = ("192.168.56.11", "fd00:192:168:56::11")
 PODS = {name: (f"10.244.1.{n}", f"fd00:10:244:1::{n}") for n, name in ((11, "pod-a"), (12, "pod-b"))}
 CLIENT, BANNED = ("203.0.113.50", "fd00:203:0:113::50"), ("203.0.113.60", "fd00:203:0:113::60")
 DNS = ("10.96.0.10", "169.254.20.10", "fd00:10:96::a", "fd00:169:254:20::10")
+SERVICES = ("10.96.0.1", "fd00:10:96::1")
 LINKS = ("pod0", "pod1")
 # By word, what of rules/ it loads. The others are built from addresses.
 RECORDED = {
@@ -109,7 +110,7 @@ class Network:
 
 
 def site_of(lab: Lab) -> Site:
-    return Site(lab.node, NODE, lab.pods["pod-b"], PODS["pod-b"], DNS, BANNED, LINKS, LINKS[1])
+    return Site(lab.node, NODE, lab.pods["pod-b"], PODS["pod-b"], DNS, BANNED, LINKS, LINKS[1], SERVICES)
 
 
 def saved(node: Namespace, version: int) -> list[str]:

@@ -182,19 +182,27 @@ def _server(body: bytes) -> str:
 
 
 class Proxy:
-    """The agent's pipeline on a namespace's kernel. Times are the test's own: `now` moves when `after` is called."""
+    """The agent's pipeline on a namespace's kernel. Times are the test's own: `now` moves when `after` is called.
 
-    def __init__(self, namespace: Namespace, state_dir: Path, now: float = 1000.0, **settings: Any) -> None:
+    rules: packet rules are installed, and kept after everything that is done; they stay when it ends.
+    """
+
+    def __init__(
+        self, namespace: Namespace, state_dir: Path, now: float = 1000.0, *, rules: bool = False, **settings: Any
+    ) -> None:
         self._namespace = namespace
         self._book = FindingBook()
         self._manifests = ManifestSet("test", allow_empty=True)
-        self._given = (state_dir, settings)
+        self._given = (state_dir, rules, settings)
         self._closed = False
         self.now = now
         self.config = Config(node_name=THIS_NODE, state_dir=state_dir, **settings)
         with namespace.entered():
             self._node = Node(self.config)
             self._node.prepare()
+            self.rules = self._node.packet_filter() if rules else None
+            if self.rules:
+                self.rules.install()
             self._backend = self._node.backend()
             self.pipeline = pipeline_for(
                 self.config,
@@ -225,6 +233,7 @@ class Proxy:
             reconciler = self.pipeline.reconciler
             work = self.pipeline.round if reconciler.started else self.pipeline.start
             self._learn(work(self.now).findings)
+            self.keep_rules()
         return self.written - before
 
     def after(self, seconds: float) -> int:
@@ -235,7 +244,14 @@ class Proxy:
             self.pipeline.audit.poll_drains(100, self.now)
             self._learn(self.pipeline.round(self.now).findings)
             self._learn(self.pipeline.audit.look(1000, self.now).findings)
+            self.keep_rules()
         return self.written - before
+
+    def keep_rules(self) -> None:
+        """What the agent's thread does when it is woken."""
+        if self.rules:
+            self.rules.follow()
+            self.rules.repair()
 
     def counters(self, address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> Counters:
         """The kernel's, of a virtual server; they begin anew when it is deleted and added again."""
@@ -248,8 +264,8 @@ class Proxy:
     def restarted(self, seconds: float = 1.0) -> Proxy:
         """A new agent on what this one left, which must not be used any more."""
         self.close()
-        state_dir, settings = self._given
-        return Proxy(self._namespace, state_dir, self.now + seconds, **settings)
+        state_dir, rules, settings = self._given
+        return Proxy(self._namespace, state_dir, self.now + seconds, rules=rules, **settings)
 
     def end(self) -> None:
         """Nothing is wanted any more, and nothing is left; unless another agent has taken over."""
@@ -263,6 +279,8 @@ class Proxy:
         self._node.ipvs.close()
         self._node.addresses.close()
         self._node.ownership.ledger.close()
+        if self.rules:
+            self.rules.close()
 
     def _learn(self, origins: Iterable[tuple[object, tuple[Finding, ...]]]) -> None:
         for origin, findings in origins:

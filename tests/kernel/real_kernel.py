@@ -12,14 +12,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ipvsagent.address import Address
+from ipvsagent.address import Address, Family
+from ipvsagent.config import Config
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.fake import Killed, RealServers
 from ipvsagent.kernel.ipset import SetTable
+from ipvsagent.kernel.iptables import RuleTable
 from ipvsagent.kernel.ipvs import IpvsTable
 from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.kernel.translations import TranslationTable
 from ipvsagent.model import VirtualServerId
+from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.render.members import set_specs
 from ipvsagent.rows import (
     AddressRow,
     Failure,
@@ -27,6 +32,7 @@ from ipvsagent.rows import (
     RealServerRow,
     Row,
     SetMemberRow,
+    TranslationRow,
     Verb,
     VirtualServerRow,
 )
@@ -51,10 +57,14 @@ class RealKernel:
             SetMemberRow: SetTable(),
         }
         self._tables[RealServerRow] = self._tables[VirtualServerRow]
+        self._tables[SetMemberRow].ensure(set_specs())
+        self._rules = PacketFilter(Config())
+        self._rules.install()
+        self._translated: frozenset[TranslationRow] | None = None
         self.restart()
 
     def close(self) -> None:
-        for table in (*self._agent, *dict.fromkeys(self._tables.values())):
+        for table in (*self._agent, *dict.fromkeys(self._tables.values()), self._rules):
             table.close()
         self._open.close()
 
@@ -66,8 +76,18 @@ class RealKernel:
         addresses.ensure_interface()
         self.ownership = Ownership(ledger, addresses.bound)
         ipvs, sets = IpvsTable(self.ownership), SetTable()
-        self._agent = [ipvs, addresses, sets, ledger]
-        self.ipvs, self.addresses, self.sets = (Stepwise(table, self) for table in (ipvs, addresses, sets))
+        variant = self._rules.variant
+        self._kept = PacketFilter(Config(), tables=[RuleTable(family, variant) for family in Family])
+        translations = TranslationTable(self._kept.held_translations, self._kept.translate)
+        self._agent = [ipvs, addresses, sets, ledger, self._kept]
+        tables = (ipvs, addresses, sets, translations)
+        self.ipvs, self.addresses, self.sets, self.translations = (Stepwise(table, self) for table in tables)
+
+    def keep_rules(self) -> None:
+        """What the agent's thread does when it is woken. Only here translations change."""
+        if self._kept.pending:
+            self._translated = None
+        self._kept.follow()
 
     def fail(self, predicate: Callable[[Op], bool], code: int) -> None:
         self._faults.append((predicate, code))
@@ -94,9 +114,11 @@ class RealKernel:
             subprocess.run(["ip", *command], check=True)
 
     def snapshot(self) -> frozenset[Row]:
-        return frozenset(
-            seen.row for kind in (VirtualServerRow, AddressRow, SetMemberRow) for seen in self._tables[kind].read(None)
-        )
+        kinds = (VirtualServerRow, AddressRow, SetMemberRow)
+        rows: set[Row] = {seen.row for kind in kinds for seen in self._tables[kind].read(None)}
+        if self._translated is None:
+            self._translated = self._rules.held_translations()
+        return frozenset(rows | self._translated)
 
     @property
     def virtual_servers(self) -> dict[VirtualServerId, VirtualServerRow]:

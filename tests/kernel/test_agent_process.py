@@ -261,7 +261,7 @@ def test_once(place, agents, web):
     assert sorted(place.answers(address, 2)) == ["A", "B"]
     planned = agents.end_of("plan")
     assert (planned.wait(), planned.output) == (0, "")
-    chain = "IPVSAGENT-TRACK"
+    chain = "IPVSAGENT-MARK-IN"
     place.node.run("iptables", "-t", "mangle", "-F", chain)
     planned = agents.end_of("plan")
     assert planned.wait() == WOULD_CHANGE

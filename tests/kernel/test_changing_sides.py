@@ -46,7 +46,7 @@ def test_cleanup_takes_what_both_left(place: ProxiedNode, agents: Agents, web: t
 
 
 # Every kind of connection: from pods, from outside and from this node's processes, to every kind of address, through
-# firewall marks where a Local policy needs them, in both families.
+# translations where a Local policy needs them, in both families.
 
 CLIENTS = ("pod", "outside", "node")
 PLACES = [

@@ -30,16 +30,17 @@ PLANTS: dict[str, tuple[str, str, str, Callable[[str], bool], str]] = {
     "no hairpin": ("routed", "nat", "IPVSAGENT-MASQ", lambda r: "bpf" in r, "core"),
     "external not marked": ("routed", "mangle", "IPVSAGENT-MARK-IN", lambda r: "EXTERNAL" in r, "core"),
     "host open": ("routed", "filter", "IPVSAGENT-INPUT", lambda r: "IPVSAGENT-HOST" in r, "host protection"),
-    "ranges open": ("routed", "filter", "IPVSAGENT-INPUT", lambda r: "RANGE" in r, "source ranges"),
+    "ranges open": ("routed", "mangle", "IPVSAGENT-MARK-IN", lambda r: "RANGE" in r, "source ranges"),
     "ranges open to the node": ("routed", "mangle", "IPVSAGENT-MARK-OUT", lambda r: "RANGE" in r, "source ranges"),
-    "no ping": ("routed", "filter", "IPVSAGENT-HOST", lambda r: "icmp" in r and "ACCEPT" in r, "ping"),
+    "no ping": ("routed", "filter", "IPVSAGENT-HOST", lambda r: "icmp" in r and "RETURN" in r, "ping"),
     "all masqueraded": (
         *("policies", "nat", "IPVSAGENT-MASQ"),
         lambda r: "! --mark" in r and "RETURN" in r,
         "traffic policies",
     ),
-    "pods not marked": ("policies", "mangle", "IPVSAGENT-MARK-IN", lambda r: "--map-mark" in r, "traffic policies"),
-    "node not marked": ("policies", "mangle", "IPVSAGENT-MARK-OUT", lambda r: "--map-mark" in r, "traffic policies"),
+    "pods not translated": ("policies", "nat", "IPVSAGENT-SERVICES", lambda r: "INSIDE" in r, "traffic policies"),
+    "node not translated": ("policies", "nat", "IPVSAGENT-SERVICES-OUT", lambda r: "INSIDE" in r, "traffic policies"),
+    "no translations": ("policies", "nat", "IPVSAGENT-INSIDE", lambda r: "DNAT" in r, "traffic policies"),
     "a Service's address as source": (
         *("policies", "nat", "IPVSAGENT-MASQ"),
         lambda r: "IPVSAGENT-VIP src" in r or "IPVSAGENT-6-VIP src" in r,
@@ -47,7 +48,7 @@ PLANTS: dict[str, tuple[str, str, str, Callable[[str], bool], str]] = {
     ),
     "node refused": ("policies", "mangle", "IPVSAGENT-MARK-OUT", lambda r: "SILENT" in r, "traffic policies"),
     "pods elsewhere not masqueraded": (
-        *("bridge", "mangle", "IPVSAGENT-TRACK"),
+        *("bridge", "mangle", "IPVSAGENT-MARK-IN"),
         lambda r: "HOME" in r,
         "pods of other nodes",
     ),
@@ -118,7 +119,7 @@ def test_what_a_local_policy_keeps_out_goes_nowhere(stand: Stand) -> None:
     cases = [c for c in CASES if (c.client, c.service, c.section) == ("outside", "e-remote", "traffic policies")]
     kept_out = [case for case in cases if case.address == "LoadBalancer"]
     assert kept_out and not scheduled(stand, kept_out)
-    with without(stand.node, "filter", "IPVSAGENT-INPUT", lambda rule: "INNER" in rule):
+    with without(stand.node, "mangle", "IPVSAGENT-MARK-IN", lambda rule: "INNER" in rule):
         assert scheduled(stand, kept_out) == len(kept_out)
 
 
@@ -126,8 +127,12 @@ def test_what_a_local_policy_keeps_out_goes_nowhere(stand: Stand) -> None:
 def test_a_mark_that_leaves_the_node_is_seen(stand: Stand) -> None:
     to_pods = [c for c in CASES if (c.client, c.service, c.section) == ("pod", "e-split", "traffic policies")]
     assert not unexpected(stand) and not stand.faults_of_the_host()
-    with without(stand.node, "mangle", "IPVSAGENT-TRACK", lambda rule: "-j MARK" in rule and "HOME" not in rule):
+    marking = ("POSTROUTING", "-d", "10.244.0.0/16", "-j", "MARK", "--set-mark", "0x100000")
+    stand.node.run("iptables", "-t", "mangle", "-A", *marking)
+    try:
         stand.results(to_pods)
+    finally:
+        stand.node.run("iptables", "-t", "mangle", "-D", *marking)
     assert stand.faults_of_the_host()
 
 

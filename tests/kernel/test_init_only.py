@@ -15,7 +15,7 @@ from tests.kernel.proxied_node import A, ProxiedNode, eventually
 
 READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec setpriv --no-new-privs "
 RESTRICTED = ("unshare", "--mount", "sh", "-c", READ_ONLY + '--bounding-set=-all,+net_admin,+net_raw "$@"', "sh")
-GUARD = "-A IPVSAGENT-NAT-IN ! -s 127.0.0.0/8 -d 127.0.0.0/8"
+GUARD = "-A IPVSAGENT-NAT-DROP ! -s 127.0.0.0/8 -d 127.0.0.0/8"
 # What belongs to the machine and not to a namespace stays as it is.
 OF_THE_MACHINE = ("--conntrack-max-per-core", "0", "--oom-score-adj", "0")
 

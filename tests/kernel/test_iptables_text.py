@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Family
-from ipvsagent.kernel.iptables_text import Held, differences, marks_of_others, parse_all, parse_save, update_text
-from ipvsagent.packet_rules import Chain, Jump, RuleSet
+from ipvsagent.kernel.iptables_text import Held, differences, is_displaced, parse_all, parse_save, update_text
+from ipvsagent.packet_rules import INSIDE, Chain, Jump, Place, RuleSet
 
 RULES = RuleSet(
     Family.IPV4,
@@ -68,7 +68,6 @@ def hook_lines(text: str) -> list[str]:
 
 
 def test_on_a_node_that_has_nothing():
-    assert RULES.restore_text() == FRESH
     assert update_text(RULES, []) == FRESH
 
 
@@ -170,24 +169,6 @@ def test_nothing_to_remove_is_no_text():
     assert update_text(RuleSet(Family.IPV4), held("*filter\n:INPUT ACCEPT [0:0]\n", "")) == ""
 
 
-def test_marks_of_others_are_found_where_they_come_before_ipvs() -> None:
-    text = """*raw
--A cali-PREROUTING -i cali+ -m comment --comment "cali:1" -j MARK --set-xmark 0x40000/0x40000
--A cali-PREROUTING -m comment --comment "cali:2" -j MARK --set-xmark 0x0/0xf0000
--A IPVSAGENT-X -j MARK --set-xmark 0x1/0x1
-COMMIT
-*mangle
--A PREROUTING -s 10.0.0.1/32 -j MARK --set-xmark 0x80/0x80
--A PREROUTING -s 10.0.0.2/32 -j MARK --set-xmark 0x1/0xffffffff
--A POSTROUTING -j MARK --set-xmark 0x2/0x2
-COMMIT
-*nat
--A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
-COMMIT
-"""
-    assert marks_of_others(text) == {"raw cali-PREROUTING": 0x40000, "mangle PREROUTING": 0x81}
-
-
 def test_lines_within_a_comment_are_no_lines() -> None:
     text = (
         "*filter\n:INPUT ACCEPT [0:0]\n:BARE\n:IPVSAGENT-HOST - [0:0]\n"
@@ -196,10 +177,268 @@ def test_lines_within_a_comment_are_no_lines() -> None:
     )
     (held,) = [one for one in parse_all(text) if one.table == "filter"]
     assert held.policies == {"INPUT": "ACCEPT"} and len(held.hooks["INPUT"]) == 2
-    assert held.jumps("INPUT") == ["-j IPVSAGENT-HOST"] and held.chains == {"IPVSAGENT-HOST": []}
+    assert held.placed("INPUT") == ["-j IPVSAGENT-HOST"] and held.chains == {"IPVSAGENT-HOST": []}
 
 
 def test_a_quote_that_is_never_closed_hides_no_line() -> None:
     text = '*filter\n:INPUT ACCEPT [0:0]\n-A INPUT --odd "\n-A INPUT -j IPVSAGENT-HOST\nCOMMIT\n'
     (held,) = [one for one in parse_all(text) if one.table == "filter"]
-    assert held.jumps("INPUT") == ["-j IPVSAGENT-HOST"]
+    assert held.placed("INPUT") == ["-j IPVSAGENT-HOST"]
+
+
+# Jumps in front, jumps before a default, and both between the rules of others
+
+ALLOW = '-m comment --comment "ipvsagent:before-the-default" -j IPVSAGENT-ALLOW'
+WRITTEN = "-m comment --comment ipvsagent:before-the-default -j IPVSAGENT-ALLOW"
+TWO = RuleSet(
+    Family.IPV4,
+    (Chain("filter", "IPVSAGENT-INPUT"), Chain("filter", "IPVSAGENT-ALLOW")),
+    (Jump("filter", "INPUT", "IPVSAGENT-INPUT"), Jump("filter", "INPUT", "IPVSAGENT-ALLOW", Place.DEFAULT)),
+)
+
+
+def neighbours(rules: str, policy: str = "ACCEPT", keeps: tuple[str, ...] = ()) -> Held:
+    """Table filter with both chains of ours. rules: lines such as `INPUT -j DROP`; ALLOW stands for our jump."""
+    lines = [line.strip().replace(" ALLOW", f" {ALLOW}") for line in rules.splitlines() if line.strip()]
+    names = dict.fromkeys([*(line.split()[0] for line in lines if not line.startswith("INPUT ")), *keeps])
+    text = f":INPUT {policy} [0:0]\n:IPVSAGENT-INPUT - [0:0]\n:IPVSAGENT-ALLOW - [0:0]\n"
+    text += "".join(f":{name} - [0:0]\n" for name in names) + "".join(f"-A {line}\n" for line in lines)
+    return parse_save("filter", text, keeps.__contains__)
+
+
+def applied(held: Held, text: str) -> dict[str, list[str]]:
+    """The rules of others' chains after a restore, by what iptables does with each line."""
+    rules = {chain: list(some) for chain, some in {**held.others, **held.hooks}.items()}
+    for line in hook_lines(text):
+        verb, chain, rule = line.split(" ", 2)
+        if verb == "-D":
+            rules[chain].remove(rule)
+        else:
+            position, _, rule = rule.partition(" ")
+            assert 1 <= int(position) <= len(rules.setdefault(chain, [])) + 1
+            rules[chain].insert(int(position) - 1, rule)
+    return rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "policy", "said", "written"),
+    [
+        pytest.param(
+            "",
+            "DROP",
+            "begin with the jump to IPVSAGENT-INPUT",
+            ["-I INPUT 1 -j IPVSAGENT-INPUT", f"-I INPUT 2 {WRITTEN}"],
+            id="both are missing",
+        ),
+        pytest.param("INPUT -j IPVSAGENT-INPUT", "ACCEPT", None, [], id="no default, no accept"),
+        pytest.param("INPUT -j IPVSAGENT-INPUT \n INPUT ALLOW", "DROP", None, [], id="in place before a policy"),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -p tcp -j ACCEPT \n INPUT ALLOW \n INPUT -j LOG \n INPUT -j DROP",
+            "ACCEPT",
+            None,
+            [],
+            id="in place before a rule",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -p tcp -j ACCEPT",
+            "DROP",
+            "have the jump to IPVSAGENT-ALLOW directly before its default",
+            ["-D INPUT -j IPVSAGENT-INPUT", "-I INPUT 1 -j IPVSAGENT-INPUT", f"-I INPUT 3 {WRITTEN}"],
+            id="the policy became DROP",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT ALLOW",
+            "ACCEPT",
+            "have no jump to IPVSAGENT-ALLOW: it denies nothing by default",
+            ["-D INPUT -j IPVSAGENT-INPUT", f"-D INPUT {WRITTEN}", "-I INPUT 1 -j IPVSAGENT-INPUT"],
+            id="the policy became ACCEPT",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT ALLOW \n INPUT -s 1.2.3.4/32 -j DROP",
+            "DROP",
+            "have the jump to IPVSAGENT-ALLOW directly before its default",
+            [
+                "-D INPUT -j IPVSAGENT-INPUT",
+                f"-D INPUT {WRITTEN}",
+                "-I INPUT 1 -j IPVSAGENT-INPUT",
+                f"-I INPUT 3 {WRITTEN}",
+            ],
+            id="a denial was appended",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT ALLOW \n INPUT ALLOW",
+            "DROP",
+            "have the jump to IPVSAGENT-ALLOW directly before its default",
+            [
+                "-D INPUT -j IPVSAGENT-INPUT",
+                *[f"-D INPUT {WRITTEN}"] * 2,
+                "-I INPUT 1 -j IPVSAGENT-INPUT",
+                f"-I INPUT 2 {WRITTEN}",
+            ],
+            id="ours is there twice",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
+            "ACCEPT",
+            "chain zone is to have the jump to IPVSAGENT-ALLOW directly before its default",
+            [f"-I zone 2 {WRITTEN}"],
+            id="the default is in a chain of others",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone ALLOW \n zone -j DROP",
+            "ACCEPT",
+            None,
+            [],
+            id="in place there",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone ALLOW",
+            "ACCEPT",
+            "chain zone is to have no jump to IPVSAGENT-ALLOW: it denies nothing by default",
+            [f"-D zone {WRITTEN}"],
+            id="the default there vanished",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone ALLOW",
+            "DROP",
+            "have the jump to IPVSAGENT-ALLOW directly before its default",
+            [
+                "-D INPUT -j IPVSAGENT-INPUT",
+                "-I INPUT 1 -j IPVSAGENT-INPUT",
+                f"-I INPUT 3 {WRITTEN}",
+                f"-D zone {WRITTEN}",
+            ],
+            id="and is now the policy",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -s 10.0.0.0/8 -j IPVSAGENT-ALLOW \n"
+            "zone -p tcp -j ACCEPT",
+            "ACCEPT",
+            None,
+            [],
+            id="an operator's own jump in a chain of others is left alone",
+        ),
+        pytest.param(
+            "INPUT -j IPVSAGENT-INPUT \n INPUT -i eth0 -g zone \n INPUT -j DROP \n zone -j IPVSAGENT-ALLOW \n"
+            "zone -j DROP \n INPUT -p udp -j ACCEPT",
+            "ACCEPT",
+            "have the jump to IPVSAGENT-ALLOW directly before its default",
+            ["-D INPUT -j IPVSAGENT-INPUT", "-I INPUT 1 -j IPVSAGENT-INPUT", f"-I INPUT 3 {WRITTEN}"],
+            id="also where it answers an obstacle",
+        ),
+    ],
+)
+def test_jumps_among_the_rules_of_others(rules: str, policy: str, said: str | None, written: list[str]) -> None:
+    held = neighbours(rules, policy)
+    found = differences(TWO, [held])
+    assert any(said in each for each in found) if said else not found
+    text = update_text(TWO, [held])
+    assert hook_lines(text) == written
+    after = applied(held, text)
+    again = "\n".join(f"{chain} {rule}" for chain, some in after.items() for rule in some)
+    assert differences(TWO, [neighbours(again.replace(WRITTEN, "ALLOW"), policy)]) == [], "and then it is in place"
+    foreign = {chain: [rule for rule in some if "IPVSAGENT" not in rule] for chain, some in after.items()}
+    assert {c: r for c, r in foreign.items() if r} == {c: r for c, r in held.foreign().items() if r}
+
+
+KEPT = ("IPVSAGENT-OTHER", "IPVSAGENT-OTHER-ALLOW")
+OTHER_ALLOW = '-m comment --comment "ipvsagent:before-the-default" -j IPVSAGENT-OTHER-ALLOW'
+
+
+@pytest.mark.parametrize(
+    ("kept_first", "in_front"),
+    [
+        (False, ["-j IPVSAGENT-INPUT", "-j IPVSAGENT-OTHER"]),
+        (True, ["-j IPVSAGENT-OTHER", "-j IPVSAGENT-INPUT"]),
+    ],
+)
+def test_jumps_of_the_other_backend_stay_and_have_their_place(kept_first: bool, in_front: list[str]) -> None:
+    other = f"INPUT -j IPVSAGENT-OTHER \n INPUT -p tcp -j ACCEPT \n INPUT {OTHER_ALLOW} \n INPUT -j DROP"
+    held = neighbours(other, keeps=KEPT)
+    arranged = held.arranged(TWO, "INPUT", kept_first=kept_first)
+    kept_allow = "-m comment --comment ipvsagent:before-the-default -j IPVSAGENT-OTHER-ALLOW"
+    assert arranged == [*in_front, "-p tcp -j ACCEPT", kept_allow, WRITTEN, "-j DROP"]
+    text = update_text(TWO, [held], kept_first=kept_first)
+    assert not any("OTHER" in line for line in text.splitlines())
+    assert applied(held, text)["INPUT"] == arranged
+    there = neighbours("\n".join(f"INPUT {rule}" for rule in arranged).replace(WRITTEN, "ALLOW"), keeps=KEPT)
+    assert differences(TWO, [there], kept_first=kept_first) == []
+    assert len(differences(TWO, [there], kept_first=not kept_first)) == 1
+    gone = RuleSet(Family.IPV4)
+    assert [line for line in hook_lines(update_text(gone, [there])) if "OTHER" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "displaced"),
+    [
+        ("INPUT -j IPVSAGENT-INPUT \n INPUT -p tcp -j ACCEPT \n INPUT ALLOW", False),
+        ("INPUT -p tcp -j ACCEPT \n INPUT -j IPVSAGENT-INPUT \n INPUT ALLOW", True),
+        ("INPUT -p tcp -j ACCEPT \n INPUT ALLOW", False),
+        ("INPUT -p tcp -j ACCEPT \n INPUT -j IPVSAGENT-INPUT", False),
+        ("INPUT -p tcp -j ACCEPT \n INPUT -j IPVSAGENT-INPUT \n INPUT -j IPVSAGENT-INPUT \n INPUT ALLOW", False),
+        ("INPUT ALLOW \n INPUT -j IPVSAGENT-INPUT \n INPUT -p tcp -j ACCEPT", False),
+    ],
+)
+def test_what_is_displaced_alone_can_wait(rules: str, displaced: bool) -> None:
+    held = neighbours(rules, "DROP")
+    assert is_displaced(TWO, held, "INPUT") is displaced
+    (wrong, waiting) = (differences(TWO, [held], to_front=to_front) for to_front in (True, False))
+    assert bool(wrong) is (rules[:14] != "INPUT -j IPVSA")
+    assert waiting == ([] if displaced else wrong)
+
+
+# Rules that come and go one by one
+
+INSIDE_RULES = tuple(
+    f"-d 192.0.2.{n}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.96.0.{n}:80" for n in range(1, 5)
+)
+
+
+def translations(*numbers: int) -> RuleSet:
+    rules = tuple(INSIDE_RULES[n - 1] for n in numbers)
+    return RuleSet(Family.IPV4, (Chain("nat", INSIDE, rules, ordered=False),))
+
+
+def printed(rules: RuleSet, *more: str) -> str:
+    lines = [f":{INSIDE} - [0:0]"]
+    for text in [text for _, text in rules.chains[0].marked_rules()]:
+        rule, _, comment = text.partition(" -m comment --comment ")
+        match, _, target = rule.partition(" -j ")
+        lines.append(f'-A {INSIDE} {match} -m comment --comment "{comment}" -j {target}')
+    return "".join(f"{line}\n" for line in (*lines, *(f"-A {INSIDE} {rule}" for rule in more)))
+
+
+def body(wanted: RuleSet, text: str) -> list[str]:
+    return update_text(wanted, [parse_save("nat", text)]).splitlines()[1:-1]
+
+
+def test_in_a_chain_without_order_only_what_differs_is_written() -> None:
+    held = printed(translations(1, 2, 3))
+    rules = dict(
+        zip(range(1, 5), (line[3:] for line in printed(translations(1, 2, 3, 4)).splitlines()[1:]), strict=True)
+    )
+    new = translations(4).chains[0].marked_rules()[0][1]
+    assert body(translations(1, 3, 4), held) == [f"-D {rules[2]}", f"-A {INSIDE} {new}"]
+    assert body(translations(3, 2, 1), held) == [] and not differences(
+        translations(3, 2, 1), parse_all(f"*nat\n{held}COMMIT\n")
+    )
+    assert body(translations(), held) == [f"-D {rules[n]}" for n in (1, 2, 3)]
+    assert body(translations(1), "")[0] == f":{INSIDE} - [0:0]", "where there is none it is made"
+
+
+def test_what_is_not_ours_and_what_is_there_twice_goes() -> None:
+    foreign = "-s 10.0.0.1/32 -j ACCEPT"
+    twice = printed(translations(1)).splitlines()[1].partition(" ")[2].partition(" ")[2]
+    text = printed(translations(1, 2), foreign, twice)
+    assert body(translations(1, 2), text) == [f"-D {INSIDE} {foreign}", f"-D {INSIDE} {twice}"]
+    said = differences(translations(1, 2), [parse_save("nat", text)])
+    assert any("a rule is not ours: -s 10.0.0.1/32 -j ACCEPT" in each for each in said)
+    said = differences(translations(1, 2), [parse_save("nat", printed(translations(1, 2), twice))])
+    assert said == [f"nat: chain {INSIDE}: rules are repeated or out of order"]
+    said = differences(translations(1, 2), [parse_save("nat", printed(translations(1)))])
+    assert len(said) == 1 and f"chain {INSIDE}: rule is missing: {INSIDE_RULES[1]}" in said[0]
+
+
+def test_marks_in_a_chain_without_order_do_not_tell_of_the_place() -> None:
+    one, two = (dict(translations(*numbers).chains[0].marked_rules()) for numbers in ((1, 2), (2, 1)))
+    assert one == two and len(one) == 2

@@ -188,9 +188,9 @@ def test_a_dns_cache_on_a_link_local_address():
 def test_a_dns_cache_on_the_address_of_a_service(target):
     text = {NFT4: CACHE.format("10.96.0.10", target)}
     found = only(saved=text)
-    assert found.seen == ("it listens on 10.96.0.10",) and "-localip 169.254.20.10" in found.remedy
-    assert "IPVS takes its packets" in found.means
-    assert not only(saved=text, interface="").remedy, "the iptables backend leaves untracked packets alone"
+    assert found.seen == ("it listens on 10.96.0.10",) and not found.remedy
+    assert "it serves that here, and IPVS does not" in found.means
+    assert "IPVS" not in only(saved=text, interface="").means, "the iptables backend leaves untracked packets alone"
 
 
 def test_names_that_are_no_utf_8_are_printable():

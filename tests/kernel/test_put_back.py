@@ -22,7 +22,7 @@ from ipvsagent.render.members import set_specs
 from tests.interrupted import Calls
 from tests.looped import TestedNode
 
-GUARD = "-A IPVSAGENT-NAT-IN ! -s 127.0.0.0/8 -d 127.0.0.0/8"
+GUARD = "-A IPVSAGENT-NAT-DROP ! -s 127.0.0.0/8 -d 127.0.0.0/8"
 
 
 @pytest.fixture

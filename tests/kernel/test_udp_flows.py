@@ -16,9 +16,9 @@ from integration.lab import Namespace
 from ipvsagent.address import Address
 from ipvsagent.kernel import conntrack, netlink
 from ipvsagent.kernel.conntrack import ConntrackTable, Flow, may_have_stale_flows, stale
-from ipvsagent.model import Frontend, Mark, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
+from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from tests.kernel.agent_processes import Agents
-from tests.kernel.cluster_documents import DNS, NODE_ADDRESS, endpoint_slice, service
+from tests.kernel.cluster_documents import DNS, NODE_ADDRESS, OTHER_NODE, endpoint, endpoint_slice, service
 from tests.kernel.proxied_node import A, B, C, ProxiedNode, Proxy, UdpClient, eventually
 from tests.kernel.test_agent_http import samples
 
@@ -129,6 +129,46 @@ def test_an_endpoint_is_replaced_under_every_stream(place, agents: Agents, dns, 
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("internal", ["Cluster", "Local"])
+def test_an_endpoint_elsewhere_is_replaced_under_clients_that_are_translated(place, agents: Agents, internal):
+    """From its second packet on connection tracking alone knows where such a flow goes, and the virtual server that it
+    was sent to has no such real server."""
+    address = place.free_address().replace("10.96.0.", "10.96.7.")
+    document = service("dns", place.free_address(), DNS, local_at=address)
+    document["spec"]["internalTrafficPolicy"] = internal
+
+    def wanted(elsewhere: str) -> list[dict]:
+        return [document, endpoint_slice("dns", [endpoint(A), endpoint(elsewhere, "ready", OTHER_NODE)], DNS)]
+
+    agents.wants(*wanted(B))
+    agents.in_sync("--cluster-cidr", "10.244.0.0/16")
+    with contextlib.ExitStack() as stack:
+        # Endpoints take turns: of eight streams some have the one elsewhere.
+        streams = {
+            (where, n): stack.enter_context(client_at(place, where, address, 53))
+            for where in CLIENTS
+            for n in range(8 if where != "outside" else 1)
+        }
+        before = answers(streams)
+        assert before["outside", 0] == "A"
+        for where in ("pod", "node"):
+            assert {name for (at, _), name in before.items() if at == where} == {"A", "B"}
+        for real, name in ((C, "C"), (B, "B")):
+            agents.wants(*wanted(real))
+            eventually(lambda name=name: set(answers(streams).values()) == {"A", name})
+            after = answers(streams)
+            assert {key: after[key] for key in before if before[key] == "A"} == {
+                k: "A" for k in before if before[k] == "A"
+            }
+            before = after
+        # Without an endpoint here it is the same.
+        agents.wants(document, endpoint_slice("dns", [endpoint(C, "ready", OTHER_NODE)], DNS))
+        inside = {key: client for key, client in streams.items() if key[0] != "outside"}
+        eventually(lambda: set(answers(inside).values()) == {"C"})
+        assert streams["outside", 0].ask() == ""
+
+
+@pytest.mark.kernel
 def test_a_service_without_endpoints_for_a_while(place, agents: Agents, dns, streams):
     document, address = dns
     agents.wants(document, endpoint_slice("dns", [A], DNS))
@@ -206,7 +246,11 @@ def test_which_flows_are_stale():
     assert stale(flows, {UDP: server_of(UDP, A)}) == flows[1:]
     elsewhere = (RealServer(Address(B), 8080),)
     assert stale(flows, {UDP: server_of(UDP, A, unused=elsewhere)}) == flows[1:]
-    for_node = server_of(UDP, A, unused=elsewhere, node_mark=Mark(0x1000, 0xF000))
+    inside = VirtualServerId(Protocol.UDP, Address("10.96.0.9"), 53)
+    gone = (RealServer(Address(C), 8080),)
+    for_node = server_of(UDP, A, unused=(*elsewhere, *gone), node_real_servers=elsewhere, inside=inside)
+    assert stale([*flows, flow(C, 8080)], {UDP: for_node}) == [flows[1], flows[3], flow(C, 8080)]
+    for_node = server_of(UDP, A, node_real_servers=elsewhere)
     assert stale(flows, {UDP: for_node}) == [flows[1], flows[3]]
 
 

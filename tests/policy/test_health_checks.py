@@ -93,7 +93,13 @@ class Here:
             backend = Backend(renderer(config), servers, None, self.kernel.sets)
             self.pipeline = iptables_pipeline(config, backend, window=0)
         else:
-            backend = Backend(IpvsRenderer(), self.kernel.ipvs, self.kernel.addresses, self.kernel.sets)
+            backend = Backend(
+                IpvsRenderer(),
+                self.kernel.ipvs,
+                self.kernel.addresses,
+                self.kernel.sets,
+                translations=self.kernel.translations,
+            )
             self.pipeline = pipeline_for(config, backend, window=0)
         self._book = FindingBook()
         self.has(self.kernel.addresses.node_addresses())

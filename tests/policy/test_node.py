@@ -19,7 +19,7 @@ NODES = {
     "here": Node(name="here", addresses=addresses("172.16.0.1 fd00:172::1 172.16.9.1"), zone="a"),
     "there": Node(name="there", addresses=addresses("172.16.0.2"), zone="b", annotations={"ipvsagent.io/weight": "5"}),
 }
-ON_INTERFACES = frozenset(addresses("172.16.0.1 10.244.0.1 fd00:172::1 fd00:244::1"))
+ON_INTERFACES = dict.fromkeys(addresses("172.16.0.1 10.244.0.1 fd00:172::1 fd00:244::1"), "eth0")
 
 
 @pytest.mark.parametrize(
@@ -57,19 +57,19 @@ def test_ranges_of_the_wrong_family_are_said(node_ports: list[str], pods: list[s
 def test_own_and_other_addresses() -> None:
     facts, findings = node_facts("here", NODES, ON_INTERFACES, ())
     assert facts.zone == "a" and findings == ()
-    assert facts.own_addresses == ON_INTERFACES | {Address("172.16.9.1")}
+    assert facts.own_addresses == ON_INTERFACES.keys() | {Address("172.16.9.1")}
     assert facts.other_nodes == {Address("172.16.0.2"): "there"}
     assert facts.weights == {"there": 5} and facts.zones == {"here": "a", "there": "b"}
 
 
 def test_an_address_that_this_node_has_is_its_own_whatever_another_node_says() -> None:
-    facts, _ = node_facts("here", NODES, ON_INTERFACES | {Address("172.16.0.2")}, ())
+    facts, _ = node_facts("here", NODES, {**ON_INTERFACES, Address("172.16.0.2"): "eth1"}, ())
     assert facts.other_nodes == {}
 
 
 def test_a_node_weight_that_is_none_is_said() -> None:
     node = Node(name="x", annotations={"ipvsagent.io/weight": "heavy"})
-    facts, (finding,) = node_facts("here", {"x": node}, frozenset(), ())
+    facts, (finding,) = node_facts("here", {"x": node}, {}, ())
     assert facts.weights == {} and "weight 'heavy' is not a whole number" in finding.reason
 
 
@@ -99,5 +99,5 @@ def test_an_address_that_the_operator_gave_is_no_other_nodes() -> None:
 
 def test_a_node_without_addresses_is_known_by_its_interfaces() -> None:
     facts, _ = node_facts("here", {"here": Node(name="here")}, ON_INTERFACES, ())
-    assert facts.node_addresses == ON_INTERFACES
+    assert facts.node_addresses == ON_INTERFACES.keys()
     assert node_facts("here", {"here": Node(name="here")}, ON_INTERFACES, ["primary"])[0].node_port_addresses == ()

@@ -9,7 +9,6 @@ from msgspec.structs import replace
 from ipvsagent.address import Address
 from ipvsagent.model import (
     Frontend,
-    Mark,
     Protocol,
     RealServer,
     ServicePortName,
@@ -36,13 +35,13 @@ FIELDS = st.fixed_dictionaries(
         "real_servers": REAL_SERVERS,
         "node_real_servers": st.none() | REAL_SERVERS,
         "unused": REAL_SERVERS,
-        "node_mark": st.sampled_from([None, Mark(1, 3), Mark(2, 3)]),
+        "inside": st.sampled_from([None, *(VirtualServerId(Protocol.TCP, Address("10.96.0.9"), n) for n in (80, 81))]),
         "node_only": st.booleans(),
         "when_empty": st.sampled_from(WhenEmpty),
         "bind": st.booleans(),
         "preserve_client_address": st.booleans(),
         "source_ranges": st.sampled_from([(), ("10.0.0.0/8",), ("0.0.0.0/0",)]),
-        "frontend": st.sampled_from([Frontend.CLUSTER_IP, Frontend.LOAD_BALANCER]),
+        "frontend": st.sampled_from([Frontend.CLUSTER_IP, Frontend.LOAD_BALANCER, Frontend.NODE_CLIENTS]),
         "drain_timeout": st.sampled_from([None, 5.0]),
     },
 )

@@ -7,7 +7,7 @@ from typing import get_type_hints
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
-from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice, Service
 from ipvsagent.kernel.fake import FakeKernel
 from ipvsagent.rows import Observed, VirtualServerRow
 from ipvsagent.sources.view import SourceView
@@ -58,11 +58,29 @@ def test_both_halves_of_a_local_policy_are_under_one_service() -> None:
     assert titles == [
         "ns/s0:http  ClusterIP",
         "ns/s0:http  LoadBalancer",
+    ]
+    elsewhere = "(pods and processes of this node: TCP 10.96.0.1:80)"
+    assert f"  TCP 192.0.0.1:80 rr  (for clients outside this node)  {elsewhere}" in text.splitlines()
+    assert {each.clients: each.inside for each in made.virtual_servers} == {"": "", "outside": "TCP 10.96.0.1:80"}
+    assert {each.condition for each in made.virtual_servers} == {"confirmed"}
+
+
+def test_a_hidden_port_is_under_its_service() -> None:
+    kernel = FakeKernel()
+    service, piece = many(1, local=True)
+    assert isinstance(service, Service)
+    agent = Agent(kernel, [replace(service, internal_local=True), piece], 0.0, EVERYTHING_KNOWN)
+    text, made = shown(kernel, agent)
+    titles = [line for line in text.splitlines() if line.startswith("ns/")]
+    assert titles == [
+        "ns/s0:http  ClusterIP",
+        "ns/s0:http  LoadBalancer",
         "ns/s0:http  every external address, for pods and processes of this node",
     ]
-    assert "  TCP 192.0.0.1:80 rr  (for clients outside this node)" in text.splitlines()
-    by_clients = {each.clients: each for each in made.virtual_servers}
-    assert by_clients["outside"].mark == by_clients["node"].port and by_clients["node"].protocol == "FWM"
+    by_port = {(each.address, each.port): each for each in made.virtual_servers}
+    assert by_port["10.96.0.1", 32848].clients == "node" and not by_port["10.96.0.1", 32848].inside
+    assert by_port["192.0.0.1", 80].clients == "outside"
+    assert by_port["192.0.0.1", 80].inside == "TCP 10.96.0.1:32848"
     assert {each.condition for each in made.virtual_servers} == {"confirmed"}
 
 
@@ -75,7 +93,9 @@ def test_silence_is_said() -> None:
     agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 1.0)
     agent.round(1.0)
     text, _ = shown(kernel, agent)
-    assert "  TCP 192.0.0.1:80 rr  (no endpoint on this node: silence for clients outside)" in text.splitlines()
+    inside = "(pods and processes of this node: TCP 10.96.0.1:80)"
+    said = f"  TCP 192.0.0.1:80 rr  (no endpoint on this node: silence for clients outside)  {inside}"
+    assert said in text.splitlines()
     assert Address("192.0.0.1") in kernel.bound
 
 

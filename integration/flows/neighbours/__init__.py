@@ -7,6 +7,7 @@
     docker.py          dockerd, with or without a published port
     host_ports.py      pods' host ports: the CNI plugin portmap, and the smallest rules that do the same
     node_local_dns.py  node-local-dns: rules without connection tracking, and its device
+    kube_proxy.py      what kube-proxy's ipvs mode refused when it ran last
     bans.py            banned clients: a bare rule, and fail2ban
     rules/, README.md  what the programs wrote, and how it was recorded
 

@@ -10,6 +10,7 @@ from integration.flows.neighbours.calico import LINKS, install_calico
 from integration.flows.neighbours.docker import BRIDGE, install_docker
 from integration.flows.neighbours.firewalls import install_firewalld, install_firewalld_nftables, install_ufw
 from integration.flows.neighbours.host_ports import call_portmap, install_host_port
+from integration.flows.neighbours.kube_proxy import install_kube_proxy
 from integration.flows.neighbours.node_local_dns import install_node_local_dns
 from integration.lab import LabError, Namespace
 
@@ -20,7 +21,7 @@ class Site:
 
     addresses: the node's own. pod, pod_addresses: the pod that host ports and published ports lead to, at most one
     address of each family. dns: addresses of node-local-dns. clients: the banned ones. pod_links: Calico's two pods'.
-    docker_bridge: the device that leads to the published pod.
+    docker_bridge: the device that leads to the published pod. services: addresses of Services that a kube-proxy knew.
     """
 
     node: Namespace
@@ -31,6 +32,7 @@ class Site:
     clients: tuple[str, ...] = ()
     pod_links: tuple[str, str] = LINKS
     docker_bridge: str = BRIDGE
+    services: tuple[str, ...] = ()
 
 
 # nftables alone needs a kernel with nf_tables; the others need iptables, whichever of its variants.
@@ -47,6 +49,7 @@ NEIGHBOURS: Mapping[str, Callable[[Site], None]] = {
     "portmap": lambda site: call_portmap(site.node, site.pod, site.pod_addresses),
     "host port": lambda site: install_host_port(site.node, site.pod_addresses),
     "node-local-dns": lambda site: install_node_local_dns(site.node, site.dns),
+    "kube-proxy": lambda site: install_kube_proxy(site.node, site.services, [(each, 80) for each in site.services]),
     "banned": lambda site: ban(site.node, site.clients),
     "fail2ban": lambda site: ban_with_fail2ban(site.node, site.clients),
     "fail2ban all ports": lambda site: ban_with_fail2ban(site.node, site.clients, all_ports=True),
