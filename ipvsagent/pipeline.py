@@ -27,7 +27,7 @@ from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.reconciler import Reconciler
 from ipvsagent.reconcile.report import Report
-from ipvsagent.render.members import health_check_members, pod_members, routed_members
+from ipvsagent.render.set_members import health_check_members, pod_members, routed_members
 from ipvsagent.rows import RouteRow
 
 NOBODY: Rank = (0.0, "", "")

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from ipvsagent.errors import KernelError
-from ipvsagent.kernel.fake import Killed
+from ipvsagent.kernel.fake.kernel import Killed
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.rows import Failure, Op
 

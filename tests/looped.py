@@ -7,18 +7,18 @@ from queue import SimpleQueue
 from typing import Any
 
 from ipvsagent.address import Family
+from ipvsagent.agent.loop import Loop
+from ipvsagent.backends.ipvs import Node
 from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.sysctls import Setting, Sysctls
-from ipvsagent.loop import Loop
-from ipvsagent.node import Node
+from ipvsagent.monitoring.server import Server
+from ipvsagent.monitoring.vitals import Vitals
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.sources.view import SourceView
-from ipvsagent.status.server import Server
 from ipvsagent.status.snapshot import Snapshot
 from ipvsagent.status.socket import Query
-from ipvsagent.status.vitals import Vitals
 from tests.interrupted import Calls, Interrupted
 
 MOST_TURNS = 40  # in one second of the clock: more would be a loop that does not wait

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent import checks
 from ipvsagent.address import Family
-from ipvsagent.checks import State, check_node
+from ipvsagent.agent import preflight as checks
+from ipvsagent.agent.preflight import State, check_node
 from ipvsagent.cli import main
 from ipvsagent.config import Backend, Config
 from ipvsagent.kernel import host
-from ipvsagent.kernel.iptables_tool import Mode, Tool, Variant
+from ipvsagent.kernel.iptables.commands import Mode, Tool, Variant
 from tests.conftest import NetworkNamespace
 from tests.kernel.test_iptables import skip_unless_native
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from sys import getsizeof
 
 from integration.bench.cluster import THIS_NODE, Cluster, Extra
+from ipvsagent.backends.ipvs import pipeline_for
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.node import pipeline_for
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 
 SMALL = getsizeof(set(range(4)))
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from ipvsagent import loop
 from ipvsagent.address import Address, Family
+from ipvsagent.agent import loop
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
     Blind,
@@ -33,7 +33,7 @@ from ipvsagent.cluster.objects import (
 )
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.fake import FakeKernel, Killed
+from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
 from ipvsagent.kernel.monitor import AddressChange
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, RealServerRow, Row, VirtualServerRow

@@ -15,20 +15,20 @@ from pathlib import Path
 import pytest
 
 from integration.apiserver import ApiServer, NoWatchList, load
-from ipvsagent.chain_rows import ChainsRow, commands
+from ipvsagent.backends.iptables import iptables_pipeline, renderer
+from ipvsagent.backends.ipvs import pipeline_for
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingBook
-from ipvsagent.iptables_node import iptables_pipeline, renderer
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import server_rules
-from ipvsagent.node import pipeline_for
-from ipvsagent.packet_rules import RuleSet
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import AddressRow, Op, SetMemberRow, Verb
+from ipvsagent.rows.nat_chains import ChainsRow, commands
+from ipvsagent.rows.packet_rules import RuleSet
 from ipvsagent.sources.kubernetes import api_source
 from ipvsagent.sources.manifests import ManifestSource
 

@@ -12,12 +12,12 @@ import pytest
 
 from integration.lab.namespaces import Namespace
 from ipvsagent.address import Family
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.iptables_servers import ServerRuleTable
-from ipvsagent.kernel.iptables_tool import Mode, Variant
-from ipvsagent.render.members import set_specs
-from ipvsagent.render.nat_rules import nat_rule_set
-from ipvsagent.render.rules import RuleOptions
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.commands import Mode, Variant
+from ipvsagent.kernel.iptables.server_table import ServerRuleTable
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions
+from ipvsagent.render.iptables.nat_rules import nat_rule_set
+from ipvsagent.render.set_members import set_specs
 from tests.kernel.test_iptables import skip_unless_native
 
 SERVICE, POD, CLIENT = ("10.96.0.1", 80), ("10.244.0.2", 8080), "10.9.0.2"

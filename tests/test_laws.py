@@ -42,7 +42,7 @@ from ipvsagent.cluster.objects import (
     ServiceKey,
     ServicePort,
 )
-from ipvsagent.kernel.fake import FakeKernel, Killed
+from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
 from ipvsagent.model import Frontend, Protocol, VirtualServerId
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
@@ -50,7 +50,7 @@ from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import AddressRow, Op, RealServerRow, Row, TranslationRow, Verb, VirtualServerRow
 
 NODE = "here"

@@ -17,19 +17,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, Object, ObjectKey
-from ipvsagent.kernel.fake import FakeKernel, Killed
-from ipvsagent.kernel.fake_rules import server_rules
-from ipvsagent.kernel.iptables_tool import RulesRefused
+from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
+from ipvsagent.kernel.fake.rules import server_rules
+from ipvsagent.kernel.iptables.commands import RulesRefused
 from ipvsagent.model import VirtualServerId
-from ipvsagent.packet_rules import RuleSet
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
-from ipvsagent.render.iptables import IptablesRenderer
-from ipvsagent.render.members import set_specs
-from ipvsagent.render.nat_rules import nat_rule_set
-from ipvsagent.render.rules import RuleOptions
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions
+from ipvsagent.render.iptables.nat_chains import IptablesRenderer
+from ipvsagent.render.iptables.nat_rules import nat_rule_set
+from ipvsagent.render.set_members import set_specs
+from ipvsagent.rows.packet_rules import RuleSet
 from tests.test_laws import NODE, services, slices
 
 OPTIONS = {family: RuleOptions(pods_known=True) for family in Family}

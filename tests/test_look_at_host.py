@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 from ipvsagent.cluster.objects import Changes
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from tests.interrupted import Calls
 from tests.looped import Looped

@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 import pytest
 
-from ipvsagent import packet_filter
 from ipvsagent.address import Address, Family
 from ipvsagent.config import Config, parse_network
-from ipvsagent.kernel import iptables_servers
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import FakeRules, FakeRuleTool, server_rules
-from ipvsagent.kernel.iptables import Feature, RuleTable
-from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, Variant
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool, server_rules
+from ipvsagent.kernel.iptables import server_table as iptables_servers
+from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, Variant
+from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
 from ipvsagent.model import Protocol, VirtualServerId
-from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter
-from ipvsagent.packet_rules import INSIDE
-from ipvsagent.render.members import set_specs
+from ipvsagent.packet_filter import iptables as packet_filter
+from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import TranslationRow
+from ipvsagent.rows.packet_rules import INSIDE
 
 
 @pytest.fixture

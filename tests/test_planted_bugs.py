@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ipvsagent import pipeline, rows
 from ipvsagent.cluster import table
-from ipvsagent.kernel import translations
+from ipvsagent.kernel.iptables import translations
 from ipvsagent.model import Protocol
 from ipvsagent.policy import desired
 from ipvsagent.reconcile import audit, backend, drain, reconciler, retry, shared

@@ -7,13 +7,13 @@ import pytest
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import Changes, Node
 from ipvsagent.config import parse_network
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 
 CLUSTER = (parse_network("10.244.0.0/16"), parse_network("fd00:10:244::/56"))
 OWN = ("10.244.1.0/24", "fd00:10:244:1::/64")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.monitoring.server import _as_text
 from ipvsagent.printable import printable, to_json
 from ipvsagent.sources.inbox import Findings
 from ipvsagent.status import socket as status_socket
-from ipvsagent.status.server import _as_text
 from tests.interrupted import Calls
 from tests.looped import Looped
 from tests.test_every_call import A

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
+from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
+from ipvsagent.backends.ipvs import Node, pipeline_for, policy_options
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import Severity
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.node import Node, pipeline_for, policy_options
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.monitoring.server import Server
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
-from ipvsagent.reconfiguration import ORIGIN, Reconfiguration
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
-from ipvsagent.status.server import Server
 
 CLUSTER = (Path(__file__).parent / "golden" / "every-address" / "cluster.yaml").read_bytes()
 CONFIGS = {

@@ -12,19 +12,19 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Family
-from ipvsagent.chain_rows import BUCKET
+from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
+from ipvsagent.backends.iptables import IptablesNode, iptables_pipeline, renderer
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.findings import Finding
-from ipvsagent.iptables_node import IptablesNode, iptables_pipeline, renderer
 from ipvsagent.kernel.arp import Raised
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import server_rules
-from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.fake.rules import server_rules
+from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
-from ipvsagent.reconfiguration import ORIGIN, Reconfiguration
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
+from ipvsagent.rows.nat_chains import BUCKET
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
 

@@ -9,13 +9,13 @@ from ipvsagent.address import Address
 from ipvsagent.cluster.manifest_set import ManifestSet
 from ipvsagent.cluster.manifests import read_manifest
 from ipvsagent.findings import FindingKind
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import AddressRow, Op, RouteRow, SetMemberRow, Verb
 from tests.kernel.cluster_documents import NODE_ADDRESS, THIS_NODE, endpoint_slice, manifest, node, service
 

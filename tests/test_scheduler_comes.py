@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ipvsagent.cluster.objects import Changes, ServiceKey
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from tests.interrupted import Calls
 from tests.looped import Looped
 from tests.test_every_call import A, B, put

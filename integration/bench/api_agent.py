@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from ipvsagent.cli import main
-from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.rows import Failure, Op
 
 _write = IpvsTable.write

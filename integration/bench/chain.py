@@ -14,11 +14,11 @@ from typing import Any
 from integration.bench.cluster import SERVICE_CIDR, THIS_NODE
 from integration.bench.stand import INTERFACE
 from ipvsagent.address import Address
-from ipvsagent.announce import learn
+from ipvsagent.agent.log import learn
+from ipvsagent.backends.ipvs import Node, pipeline_for
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
-from ipvsagent.node import Node, pipeline_for
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import Failure, Op

@@ -16,14 +16,14 @@ from functools import partial
 
 from integration.lab import Namespace
 from ipvsagent.address import Address, Family
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.iptables_servers import ServerRuleTable
-from ipvsagent.kernel.iptables_tool import Mode, Variant
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.commands import Mode, Variant
+from ipvsagent.kernel.iptables.server_table import ServerRuleTable
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
-from ipvsagent.render.iptables import IptablesRenderer
-from ipvsagent.render.members import set_specs
-from ipvsagent.render.nat_rules import nat_rule_set
-from ipvsagent.render.rules import RuleOptions
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions
+from ipvsagent.render.iptables.nat_chains import IptablesRenderer
+from ipvsagent.render.iptables.nat_rules import nat_rule_set
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import Op, Verb
 
 ENDPOINTS = 10

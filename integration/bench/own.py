@@ -23,7 +23,7 @@ from ipvsagent.address import Address
 from ipvsagent.cluster.decode import decode_json
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
-from ipvsagent.kernel import ipvs_requests
+from ipvsagent.kernel.ipvs import requests as ipvs_requests
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.rows import Failure, Keys, Observed, Op

@@ -19,12 +19,11 @@ import time
 from collections.abc import Iterator
 
 from ipvsagent.address import Address, pack
-from ipvsagent.kernel import ipvs_answers as answers
-from ipvsagent.kernel import ipvs_requests as requests
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.ipvs import answers, requests
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.netlink import Body, attribute
-from ipvsagent.kernel.ownership import Ledger, Ownership
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, Op, RealServerRow, Verb, VirtualServerRow
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ipvsagent.checks import Check, NodeChecks, State, check_node
+from ipvsagent.agent.preflight import Check, NodeChecks, State, check_node
 from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import click
 
-from ipvsagent.chain_rows import ChainsRow
+from ipvsagent.backends.iptables import IptablesNode, iptables_pipeline
+from ipvsagent.backends.ipvs import Node, lock_path, pipeline_for
 from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.errors import StartError
-from ipvsagent.iptables_node import IptablesNode, iptables_pipeline
 from ipvsagent.kernel import host
-from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
+from ipvsagent.kernel.kube_proxy.cleanup import kept, leftovers, remove
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import LOCALHOST
-from ipvsagent.node import Node, lock_path, pipeline_for
-from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.packet_filter.iptables import PacketFilter
 from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, TranslationRow, Verb, VirtualServerRow
+from ipvsagent.rows.nat_chains import ChainsRow
 
 _WORDS = {
     VirtualServerRow: "virtual server",

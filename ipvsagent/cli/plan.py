@@ -11,17 +11,17 @@ import click
 import msgspec
 
 from ipvsagent.address import Address
-from ipvsagent.chain_rows import ChainsRow, commands
-from ipvsagent.choice import AnyNode, empty_pipeline, open_node
+from ipvsagent.backends.iptables import IptablesNode, unused_scheduler
+from ipvsagent.backends.selection import AnyNode, empty_pipeline, open_node
 from ipvsagent.cli import FAILED, WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
 from ipvsagent.config import Backend
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity, input_failed
-from ipvsagent.iptables_node import IptablesNode, unused_scheduler
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, TranslationRow, VirtualServerRow
+from ipvsagent.rows.nat_chains import ChainsRow, commands
 from ipvsagent.sources.source import source_of
 
 

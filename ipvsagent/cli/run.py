@@ -13,15 +13,15 @@ from typing import Any
 
 import click
 
-from ipvsagent.agent import Agent
-from ipvsagent.choice import open_node
+from ipvsagent.agent.agent import Agent
+from ipvsagent.agent.once import apply_once
+from ipvsagent.backends.ipvs import lock_path
+from ipvsagent.backends.selection import open_node
 from ipvsagent.cli.options import PATH, SettingsCommand, followed, given, setting_options
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
 from ipvsagent.errors import IpvsAgentError, StartError
 from ipvsagent.kernel import host, sysctls
-from ipvsagent.node import lock_path
-from ipvsagent.once import apply_once
 from ipvsagent.sources.source import source_of
 
 log = logging.getLogger("ipvsagent")

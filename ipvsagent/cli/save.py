@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ipvsagent.choice import open_ipvs
+from ipvsagent.backends.selection import open_ipvs
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.status.ipvsadm_order import grouped
 from ipvsagent.status.ipvsadm_rules import saved

@@ -9,16 +9,16 @@ from typing import Any
 
 import click
 
-from ipvsagent.choice import open_as_found, open_ipvs
+from ipvsagent.backends.iptables import IptablesNode
+from ipvsagent.backends.ipvs import Node, socket_path
+from ipvsagent.backends.selection import open_as_found, open_ipvs
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.errors import IpvsAgentError
-from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel import host
-from ipvsagent.kernel.ipvs_connections import connections
-from ipvsagent.kernel.timeouts import idle_timeouts
+from ipvsagent.kernel.ipvs.connections import connections
+from ipvsagent.kernel.ipvs.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
-from ipvsagent.node import Node, socket_path
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
 from ipvsagent.status.chains import as_entries, names_of
 from ipvsagent.status.document import document

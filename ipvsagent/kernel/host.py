@@ -18,8 +18,8 @@ from pathlib import Path
 from ipvsagent.address import Address, Family
 from ipvsagent.errors import KernelError, NotThere, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
-from ipvsagent.kernel.ipvs import IpvsTable
-from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.sysctls import read_sysctl
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, Verb, VirtualServerRow

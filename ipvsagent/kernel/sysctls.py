@@ -46,7 +46,7 @@ LOCALHOST = Setting(
     at_least=True,
     vital=False,
 )
-"""Only ever set where a rule keeps other hosts from 127.0.0.0/8 (render/nat_rules.py)."""
+"""Only ever set where a rule keeps other hosts from 127.0.0.0/8 (render/iptables/nat_rules.py)."""
 ALWAYS = (
     Setting(
         "net.ipv4.vs.conntrack", 1, "masquerading (hairpin, node ports) matches only IPVS packets that are tracked"

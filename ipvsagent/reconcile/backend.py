@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from itertools import groupby
 from typing import Any, Protocol, cast
 
-from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.errors import KernelError
 from ipvsagent.model import VirtualServer, VirtualServerId
 from ipvsagent.rows import (
@@ -26,6 +25,7 @@ from ipvsagent.rows import (
     Verb,
     VirtualServerRow,
 )
+from ipvsagent.rows.nat_chains import ChainsRow
 
 
 class Renderer(Protocol):

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Family
 from ipvsagent.model import VirtualServer
-from ipvsagent.render.members import members
+from ipvsagent.render.set_members import members
 from ipvsagent.rows import (
     FULL_MASK,
     FULL_PREFIX,

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+from ipvsagent.api.resources import Request
 from ipvsagent.cluster.watch_events import Status, decode_status
-from ipvsagent.sources.resources import Request
 from ipvsagent.sources.states import State
 from ipvsagent.sources.watch import Output, Reflector, Stopped, Trouble
 

@@ -19,18 +19,18 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ipvsagent.api.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip, require_usable
+from ipvsagent.api.event_writer import EventTransport
+from ipvsagent.api.resources import RESOURCES
+from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import Blind, Changes, Object, ObjectKey, Service
 from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.config import Config
 from ipvsagent.errors import SourceError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
-from ipvsagent.sources.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip, require_usable
-from ipvsagent.sources.events import EventTransport
 from ipvsagent.sources.follow import Follower, Transport
 from ipvsagent.sources.inbox import Findings, Inbox
-from ipvsagent.sources.resources import RESOURCES
-from ipvsagent.sources.transport import ApiTransport
 from ipvsagent.sources.view import KindView, SourceView
 from ipvsagent.sources.watch import Listed, Output, Reflector, Trouble
 

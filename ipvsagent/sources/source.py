@@ -5,10 +5,10 @@ from __future__ import annotations
 from threading import Event
 from typing import Protocol
 
+from ipvsagent.api.event_writer import EventTransport
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
-from ipvsagent.sources.events import EventTransport
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.sources.view import SourceView
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from ipvsagent.api.resources import RESOURCES, Request
 from ipvsagent.cluster.decode import Decoded
 from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import (
@@ -26,7 +27,6 @@ from ipvsagent.cluster.watch_events import (
     decode_event,
     decode_page,
 )
-from ipvsagent.sources.resources import RESOURCES, Request
 from ipvsagent.sources.states import TABLE, State, Turn
 
 PAGE = 500

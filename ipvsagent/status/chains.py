@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ipvsagent.address import Address
-from ipvsagent.chain_rows import ChainsRow
-from ipvsagent.kernel.iptables_chains import real_servers_of
+from ipvsagent.kernel.iptables.chains import real_servers_of
 from ipvsagent.model import VirtualServerId
-from ipvsagent.packet_rules import COMMENT_PREFIX
 from ipvsagent.rows import PERSISTENT, Observed, RealServerRow, VirtualServerRow
+from ipvsagent.rows.nat_chains import ChainsRow
+from ipvsagent.rows.packet_rules import COMMENT_PREFIX
 
 RANDOM = "random"
 """In place of a scheduler: endpoints are chosen at random, by weight."""

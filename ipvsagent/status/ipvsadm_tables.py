@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ipvsagent.address import endpoint_text
-from ipvsagent.kernel.ipvs import Timeouts
-from ipvsagent.kernel.ipvs_connections import Connection
-from ipvsagent.kernel.ipvs_sync import SyncDaemon
+from ipvsagent.kernel.ipvs.connections import Connection
+from ipvsagent.kernel.ipvs.sync_daemons import SyncDaemon
+from ipvsagent.kernel.ipvs.table import Timeouts
 
 
 def connection_lines(connections: Iterable[Connection], *, persistence: bool = False) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ipvsagent.kernel.timeouts import IdleTimeout
+from ipvsagent.kernel.ipvs.timeouts import IdleTimeout
 from ipvsagent.status.native import Line, span
 
 

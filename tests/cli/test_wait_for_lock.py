@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ipvsagent.backends.ipvs import lock_path
 from ipvsagent.cli import run
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.kernel import sysctls
 from ipvsagent.kernel.host import AgentLock
 from ipvsagent.kernel.sysctls import Setting
-from ipvsagent.node import lock_path
 
 WAITS = """
 import sys

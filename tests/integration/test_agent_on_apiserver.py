@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ipvsagent.api.credentials import Place as Credentials
+from ipvsagent.api.event_writer import EventWriter
+from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.objects import EndpointSlice
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.sources.credentials import Place as Credentials
-from ipvsagent.sources.events import EventWriter
 from ipvsagent.sources.kubernetes import ApiSource
-from ipvsagent.sources.transport import ApiTransport
 from tests.integration.api_place import Place, endpoint_slice
 from tests.sources.test_kubernetes import Following
 

@@ -23,12 +23,12 @@ from integration.lab import Lab, Machine, Namespace, Pod, Server, Servers, Targe
 from integration.lab.ipvs import RealServer, virtual_servers
 from integration.lab.load import Conversation
 from ipvsagent.address import Address
+from ipvsagent.backends.ipvs import Node, pipeline_for
 from ipvsagent.cluster.manifest_set import ManifestSet
 from ipvsagent.cluster.manifests import read_manifest
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.model import Protocol, VirtualServerId
-from ipvsagent.node import Node, pipeline_for
 from ipvsagent.rows import Counters
 from tests.kernel.cluster_documents import NODE_ADDRESS, THIS_NODE, Document, manifest, node
 

@@ -16,15 +16,15 @@ from ipvsagent.address import Address, Family
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.fake import Killed, RealServers
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.iptables import RuleTable
-from ipvsagent.kernel.ipvs import IpvsTable
-from ipvsagent.kernel.ownership import Ledger, Ownership
-from ipvsagent.kernel.translations import TranslationTable
+from ipvsagent.kernel.fake.kernel import Killed, RealServers
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.rule_table import RuleTable
+from ipvsagent.kernel.iptables.translations import TranslationTable
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.model import VirtualServerId
-from ipvsagent.packet_filter import PacketFilter
-from ipvsagent.render.members import set_specs
+from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import (
     AddressRow,
     Failure,

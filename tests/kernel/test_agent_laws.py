@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ipvsagent.backends.ipvs import Node, pipeline_for
 from ipvsagent.cluster.objects import Changes, Object, ObjectKey
 from ipvsagent.config import Config
-from ipvsagent.node import Node, pipeline_for
 from tests.conftest import NetworkNamespace
 from tests.test_laws import NODE, services, slices
 

@@ -15,10 +15,10 @@ import pytest
 
 from ipvsagent.address import Address, unpack
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.monitor import AddressChange, AddressMonitor, LinkChange, Overflow
 from ipvsagent.kernel.netlink import OutcomeUnknown
-from ipvsagent.kernel.ownership import Ledger, Ownership
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
 from ipvsagent.rows import (
     FULL_MASK,
@@ -322,8 +322,8 @@ def test_table_that_may_not_be_written(netns):
     """Not root: every op is refused, and says so."""
     code = """
 import os
-from ipvsagent.kernel.ipvs import *
-from ipvsagent.kernel.ownership import *
+from ipvsagent.kernel.ipvs.table import *
+from ipvsagent.kernel.ipvs.ownership import *
 from ipvsagent.rows import *
 from ipvsagent.model import *
 row = VirtualServerRow(VirtualServerId(Protocol.TCP, "10.96.0.1", 80), "rr")

@@ -11,9 +11,9 @@ import pytest
 from ipvsagent.address import Address
 from ipvsagent.errors import AlreadyThere, NotThere
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.fake import FakeAddressTable, FakeIpvsTable, FakeKernel
-from ipvsagent.kernel.ipvs import IpvsTable
-from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.kernel.fake.kernel import FakeAddressTable, FakeIpvsTable, FakeKernel
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
 from ipvsagent.rows import (
     FULL_MASK,

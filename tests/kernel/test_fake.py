@@ -8,7 +8,7 @@ import pytest
 
 from ipvsagent.address import Address
 from ipvsagent.errors import KernelError
-from ipvsagent.kernel.fake import FakeKernel, Killed
+from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, Op, Owner, RealServerRow, Verb, VirtualServerRow
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipvsagent.kernel.front_pace import FIRST, LONGEST, FrontPace
+from ipvsagent.kernel.iptables.front_pace import FIRST, LONGEST, FrontPace
 
 
 def test_the_first_answer_is_at_once() -> None:

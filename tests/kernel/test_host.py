@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from ipvsagent.errors import StartError
-from ipvsagent.kernel import host, ipvs
+from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.host import AgentLock, IpvsAbsent, IpvsPresence
+from ipvsagent.kernel.ipvs import table as ipvs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -14,10 +14,10 @@ import pytest
 
 from ipvsagent.address import Family
 from ipvsagent.errors import AlreadyThere, NotThere, StartError
-from ipvsagent.kernel.fake import FakeKernel, Killed
-from ipvsagent.kernel.fake_sets import FakeSetTable
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.ipset_messages import HASH_FULL, SetFull, SetInUse
+from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
+from ipvsagent.kernel.fake.sets import FakeSetTable
+from ipvsagent.kernel.ipset.messages import HASH_FULL, SetFull, SetInUse
+from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.rows import AddressRow, Observed, Op, Owner, SetMemberRow, SetSpec, Verb
 
 V4, V6 = Family.IPV4, Family.IPV6

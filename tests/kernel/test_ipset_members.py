@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvsagent.address import Family, unpack
-from ipvsagent.kernel.ipset_members import KINDS, key_of, pack_member, unpack_members
+from ipvsagent.kernel.ipset.members import KINDS, key_of, pack_member, unpack_members
 from ipvsagent.kernel.netlink import attribute
 
 DATA, NESTED = 7, 0x8000

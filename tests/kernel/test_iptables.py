@@ -19,17 +19,17 @@ import pytest
 from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
-from ipvsagent.kernel import iptables_tool
-from ipvsagent.kernel.fake import FakeKernel, Killed
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.iptables import Feature, RuleTable
-from ipvsagent.kernel.iptables_generation import NftGeneration
-from ipvsagent.kernel.iptables_servers import ServerRuleTable
-from ipvsagent.kernel.iptables_tool import Mode, RulesLocked, RulesRefused, Variant, find_variant, program
-from ipvsagent.packet_filter import INSTEAD_OF_IPVS, PacketFilter
-from ipvsagent.packet_rules import Chain, Jump, RuleSet
-from ipvsagent.render.members import set_specs
+from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables import commands as iptables_tool
+from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, Variant, find_variant, program
+from ipvsagent.kernel.iptables.generation import NftGeneration
+from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
+from ipvsagent.kernel.iptables.server_table import ServerRuleTable
+from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetSpec
+from ipvsagent.rows.packet_rules import Chain, Jump, RuleSet
 
 FAMILIES = [Family.IPV4, Family.IPV6]
 WRITES = 40  # has been 1,000, which takes a minute each
@@ -374,9 +374,9 @@ def test_sets_may_be_destroyed_when_the_rules_are_gone(node):
 WRITER = """
 import itertools, sys
 from ipvsagent.address import Family
-from ipvsagent.kernel.iptables import RuleTable
-from ipvsagent.kernel.iptables_generation import NftGeneration
-from ipvsagent.kernel.iptables_tool import Mode, Variant
+from ipvsagent.kernel.iptables.rule_table import RuleTable
+from ipvsagent.kernel.iptables.generation import NftGeneration
+from ipvsagent.kernel.iptables.commands import Mode, Variant
 from tests.kernel.test_iptables import rule_set
 family = Family(sys.argv[2])
 table = RuleTable(family, Variant(Mode(sys.argv[1]), "test"))

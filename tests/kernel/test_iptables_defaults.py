@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.kernel.iptables_defaults import Default, Defaults, Obstacle, accepts_in
-from ipvsagent.kernel.iptables_text import Held, parse_all, parse_save
+from ipvsagent.kernel.iptables.defaults import Default, Defaults, Obstacle, accepts_in
+from ipvsagent.kernel.iptables.text import Held, parse_all, parse_save
 
 RECORDED = Path(__file__).parents[2] / "integration" / "flows" / "neighbours" / "rules"
 NONE = Defaults()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsagent.address import Family
-from ipvsagent.kernel import iptables_generation
-from ipvsagent.kernel.iptables_generation import LegacyGeneration
+from ipvsagent.kernel.iptables import generation as iptables_generation
+from ipvsagent.kernel.iptables.generation import LegacyGeneration
 from tests.conftest import NetworkNamespace
 
 TABLES = ("mangle", "nat", "filter")

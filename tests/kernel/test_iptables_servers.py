@@ -11,22 +11,22 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
-from ipvsagent.kernel import iptables_servers
-from ipvsagent.kernel.client_sets import ClientSets
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import FakeRuleTool, server_rules
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.iptables import RuleTable
-from ipvsagent.kernel.iptables_chains import real_servers_of
-from ipvsagent.kernel.iptables_servers import ServerRules, ServerRuleTable
-from ipvsagent.kernel.iptables_tool import Mode, RulesRefused, Variant
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.fake.rules import FakeRuleTool, server_rules
+from ipvsagent.kernel.ipset.client_sets import ClientSets
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables import server_table as iptables_servers
+from ipvsagent.kernel.iptables.chains import real_servers_of
+from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Variant
+from ipvsagent.kernel.iptables.rule_table import RuleTable
+from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
-from ipvsagent.packet_rules import Chain, RuleSet
-from ipvsagent.render.iptables import IptablesRenderer
-from ipvsagent.render.members import set_specs
-from ipvsagent.render.nat_rules import nat_rule_set
-from ipvsagent.render.rules import RuleOptions
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions
+from ipvsagent.render.iptables.nat_chains import IptablesRenderer
+from ipvsagent.render.iptables.nat_rules import nat_rule_set
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import Op, SetSpec, Verb
+from ipvsagent.rows.packet_rules import Chain, RuleSet
 from tests.kernel.test_iptables import GUEST, NATIVE, skip_unless_native
 
 OPTIONS = {family: RuleOptions(pods_known=True) for family in Family}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Family
-from ipvsagent.kernel.iptables_text import Held, differences, is_displaced, parse_all, parse_save, update_text
-from ipvsagent.packet_rules import INSIDE, Chain, Jump, Place, RuleSet
+from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, parse_save, update_text
+from ipvsagent.rows.packet_rules import INSIDE, Chain, Jump, Place, RuleSet
 
 RULES = RuleSet(
     Family.IPV4,

@@ -8,8 +8,8 @@ from itertools import combinations
 import pytest
 
 from ipvsagent.address import Address
-from ipvsagent.kernel.ipvs import IpvsTable
-from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import FULL_MASK, FULL_PREFIX, Op, Verb, VirtualServerRow, service_option
 from tests.status.generated_tables import ipvs_table

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from ipvsagent.address import Address
-from ipvsagent.kernel.ipvs import IpvsTable, Timeouts
-from ipvsagent.kernel.ipvs_connections import connections
-from ipvsagent.kernel.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.connections import connections
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
+from ipvsagent.kernel.ipvs.table import IpvsTable, Timeouts
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
 from ipvsagent.rows import (
     FULL_MASK,

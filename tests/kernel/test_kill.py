@@ -16,8 +16,8 @@ import pytest
 
 from integration.lab import Load, Server, Target
 from integration.lab.ipvs import virtual_servers
+from ipvsagent.backends.ipvs import Node, pipeline_for
 from ipvsagent.config import Config
-from ipvsagent.node import Node, pipeline_for
 from ipvsagent.rows import Op
 from ipvsagent.sources.manifests import ManifestSource
 from tests.kernel.agent_processes import IN_SYNC, Agents, Process

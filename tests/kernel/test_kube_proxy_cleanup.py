@@ -8,12 +8,12 @@ import pytest
 
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Severity
-from ipvsagent.kernel import kube_proxy_rules
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.iptables_tool import Mode
-from ipvsagent.kernel.kube_proxy import kept, leftovers, remove
-from ipvsagent.kernel.kube_proxy_rules import Left, findings, left, watch
-from ipvsagent.kernel.kube_proxy_sets import KINDS, proved
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.commands import Mode
+from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
+from ipvsagent.kernel.kube_proxy.cleanup import kept, leftovers, remove
+from ipvsagent.kernel.kube_proxy.rules import Left, findings, left, watch
+from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
 from tests.kernel.test_iptables import skip_unless_native
 
 OTHERS = """\

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Changes
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.kube_proxy_sets import KINDS, proved
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, RealServerRow, SetMemberRow, SetSpec, VirtualServerRow
 from tests.interrupted import Calls

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from tests.interrupted import Calls, Trouble
 from tests.kernel.real_kernel import RealKernel
 from tests.test_every_call import end_of, no_host, told

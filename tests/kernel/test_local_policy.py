@@ -15,7 +15,7 @@ from integration.lab import Namespace, Target
 from integration.lab.load import Conversation, Failure, Question, ask
 from ipvsagent.address import Address
 from ipvsagent.config import parse_network
-from ipvsagent.kernel.ownership import Ledger, state_key
+from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.reconcile.by_mark import LOOK_EVERY
 from tests.kernel.cluster_documents import NODE_ADDRESS, OTHER_NODE, Document, endpoint, endpoint_slice, service

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ipvsagent.address import Address, Family
-from ipvsagent.kernel.iptables_tool import Mode
+from ipvsagent.kernel.iptables.commands import Mode
 from ipvsagent.kernel.links import Link
-from ipvsagent.kernel.neighbours import Neighbour, Role, Sight, neighbours
-from ipvsagent.kernel.nft_messages import Table
+from ipvsagent.kernel.neighbours.programs import Neighbour, Role, Sight, neighbours
+from ipvsagent.kernel.nftables.messages import Table
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
 NFT4 = (Mode.NFT, Family.IPV4)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.kernel.iptables_tool import Mode
-from ipvsagent.kernel.nft_messages import (
+from ipvsagent.kernel.iptables.commands import Mode
+from ipvsagent.kernel.neighbours.verdicts import ALL, SOME, Case, Step, Verdict
+from ipvsagent.kernel.nftables.messages import (
     BaseChain,
     Table,
     names_destination,
@@ -23,8 +24,7 @@ from ipvsagent.kernel.nft_messages import (
     redirects,
     step_of,
 )
-from ipvsagent.kernel.nftables import base_chains, rules, tables
-from ipvsagent.kernel.verdicts import ALL, SOME, Case, Step, Verdict
+from ipvsagent.kernel.nftables.tables import base_chains, rules, tables
 from tests.kernel.test_iptables import skip_unless_native
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"

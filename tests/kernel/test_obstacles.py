@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from ipvsagent.address import Family
-from ipvsagent.kernel import iptables_tool, obstacles
-from ipvsagent.kernel.iptables_tool import Mode
-from ipvsagent.kernel.nft_messages import BaseChain, Table
-from ipvsagent.kernel.obstacles import ObstacleKind, in_the_way, of_iptables, of_nftables
+from ipvsagent.kernel.iptables import commands as iptables_tool
+from ipvsagent.kernel.iptables.commands import Mode
+from ipvsagent.kernel.neighbours import obstacles
+from ipvsagent.kernel.neighbours.obstacles import ObstacleKind, in_the_way, of_iptables, of_nftables
+from ipvsagent.kernel.nftables.messages import BaseChain, Table
 from tests.kernel.test_iptables import skip_unless_native
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
@@ -184,6 +185,6 @@ def test_looking_makes_no_table_of_legacy(netns):
 def test_nothing_is_found_without_nf_tables_and_without_iptables(netns, monkeypatch):
     monkeypatch.setattr(iptables_tool, "_PATH", "/nowhere")
     monkeypatch.setattr(obstacles, "_LEGACY_TABLES", {family: Path("/nowhere/names") for family in Family})
-    monkeypatch.setattr("ipvsagent.kernel.nftables.NETLINK_NETFILTER", 31)  # a protocol that no kernel has
+    monkeypatch.setattr("ipvsagent.kernel.nftables.tables.NETLINK_NETFILTER", 31)  # a protocol that no kernel has
     for mode in Mode:
         assert in_the_way(mode, bit=BIT) == []

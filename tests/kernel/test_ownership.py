@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from ipvsagent.address import Address
 from ipvsagent.errors import KernelError
-from ipvsagent.kernel import ownership
+from ipvsagent.kernel.ipvs import ownership
+from ipvsagent.kernel.ipvs.ownership import Claims, Ledger, Ownership, state_key
 from ipvsagent.kernel.netlink import OutcomeUnknown
-from ipvsagent.kernel.ownership import Claims, Ledger, Ownership, state_key
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, Owner, Verb, VirtualServerRow
 

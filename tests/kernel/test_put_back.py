@@ -8,17 +8,18 @@ import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from ipvsagent import iptables_node, node
+from ipvsagent.backends import iptables as iptables_node
+from ipvsagent.backends import ipvs as node
+from ipvsagent.backends.iptables import IptablesNode
 from ipvsagent.cli import cleanup
 from ipvsagent.config import Config
-from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel import host
 from ipvsagent.kernel.arp import Raised, silence
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.host import IpvsPresence
 from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
-from ipvsagent.packet_filter import PacketFilter
-from ipvsagent.render.members import set_specs
+from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.render.set_members import set_specs
 from tests.interrupted import Calls
 from tests.looped import TestedNode
 

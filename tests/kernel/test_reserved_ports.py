@@ -11,16 +11,16 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsagent import checks
-from ipvsagent.checks import State
+from ipvsagent.agent import preflight as checks
+from ipvsagent.agent.preflight import State
+from ipvsagent.backends.iptables import IptablesNode
 from ipvsagent.cli import cleanup
 from ipvsagent.config import PortRange
 from ipvsagent.findings import Finding
-from ipvsagent.iptables_node import IptablesNode
 from ipvsagent.kernel import reserved_ports
-from ipvsagent.kernel.ownership import state_key
+from ipvsagent.kernel.ipvs.ownership import state_key
 from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, parse_ports, source_ports, write_ports
-from ipvsagent.packet_filter import PacketFilter
+from ipvsagent.packet_filter.iptables import PacketFilter
 from tests.conftest import NetworkNamespace
 from tests.kernel.test_host import READ_ONLY, python
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from ipvsagent.backends.ipvs_retirement import Retirement
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import FindingKind
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.ipset import SetTable
-from ipvsagent.kernel.ipvs import IpvsTable
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.ipvs.ownership import Ledger
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.netlink import NetlinkSocket
-from ipvsagent.kernel.ownership import Ledger
-from ipvsagent.retirement import Retirement
 from ipvsagent.rows import Failure
 from tests.kernel.cluster_documents import NODE_ADDRESS, THIS_NODE
 from tests.kernel.proxied_node import A, ProxiedNode

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Address
-from ipvsagent.kernel.translations import TranslationTable, parse_translation
+from ipvsagent.kernel.iptables.translations import TranslationTable, parse_translation
 from ipvsagent.model import Protocol, VirtualServerId
-from ipvsagent.packet_rules import Chain
 from ipvsagent.rows import Observed, Op, TranslationRow, Verb, order
+from ipvsagent.rows.packet_rules import Chain
 
 FAMILIES = {"IPv4": ("192.0.2.1", "10.96.0.1"), "IPv6": ("2001:db8::1", "fd00:96::1")}
 PRINTED = {

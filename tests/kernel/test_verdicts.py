@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.kernel.verdicts import Case, Denial, default_denial, saved_steps, saved_table
+from ipvsagent.kernel.neighbours.verdicts import Case, Denial, default_denial, saved_steps, saved_table
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
 BIT = 0x4000

@@ -13,10 +13,9 @@ from pyroute2.netlink.generic.ipvs import ipvsmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
 from ipvsagent.address import Address, unpack
-from ipvsagent.kernel import ipvs_answers as answers
-from ipvsagent.kernel import ipvs_requests as requests
 from ipvsagent.kernel import netlink
 from ipvsagent.kernel.addresses import pack_address_op, unpack_address
+from ipvsagent.kernel.ipvs import answers, requests
 from ipvsagent.kernel.netlink import Body
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
 from ipvsagent.rows import (

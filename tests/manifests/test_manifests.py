@@ -13,8 +13,8 @@ import yaml
 
 from integration.manifests import MANIFESTS, VARIANTS, Object, rendered
 from ipvsagent import __version__
+from ipvsagent.api.resources import RESOURCES
 from ipvsagent.config import Config, resolve
-from ipvsagent.sources.resources import RESOURCES
 
 KUBEADM = Path(__file__).parents[1] / "config" / "files" / "kubeadm.yaml"
 PER_VARIANT = pytest.mark.parametrize("variant", VARIANTS)

@@ -6,22 +6,22 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
+from ipvsagent.backends.iptables import iptables_pipeline, renderer
+from ipvsagent.backends.ipvs import pipeline_for
 from ipvsagent.cluster.objects import Changes, Endpoint, EndpointSlice, LoadBalancerIngress, Service, ServiceKey
 from ipvsagent.cluster.objects import ServicePort as Port
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
-from ipvsagent.iptables_node import iptables_pipeline, renderer
-from ipvsagent.kernel.fake import FakeKernel
-from ipvsagent.kernel.fake_rules import server_rules
+from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.model import Protocol
-from ipvsagent.node import pipeline_for
-from ipvsagent.packet_rules import RuleSet
 from ipvsagent.pipeline import Origins, Pipeline
 from ipvsagent.policy.health_checks import HealthCheck, health_check_of
 from ipvsagent.reconcile.backend import Backend
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import set_specs
+from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetMemberRow
+from ipvsagent.rows.packet_rules import RuleSet
 
 SERVICE = Service(
     namespace="shop",

@@ -18,12 +18,12 @@ from ipvsagent.cluster.objects import (
     ServicePort,
 )
 from ipvsagent.config import parse_network
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Frontend, Protocol, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.policy.node import NodeFacts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.render.members import members
+from ipvsagent.render.set_members import members
 from ipvsagent.rows import SetMemberRow, TranslationRow
 from tests.test_laws import Agent, fresh_snapshot
 

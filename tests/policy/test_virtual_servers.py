@@ -22,7 +22,7 @@ from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenE
 from ipvsagent.policy.limits import MAX_RANGE_MEMBERS
 from ipvsagent.policy.node import NodeFacts
 from ipvsagent.policy.virtual_servers import Outcome, PolicyOptions, virtual_servers_for
-from ipvsagent.render.members import members
+from ipvsagent.render.set_members import members
 from ipvsagent.source_ranges import networks_of
 
 NODE = NodeFacts(name="here", zone="a")

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind, Changes
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.reconcile.by_mark import LOOK_EVERY, ByMark
 from ipvsagent.rows import Observed, Op, RealServerRow, Row, Verb, VirtualServerRow

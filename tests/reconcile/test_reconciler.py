@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes
 from ipvsagent.errors import KernelError
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, RealServerRow, SetMemberRow, Verb
 from tests.test_every_call import A_PODS, A, B, piece

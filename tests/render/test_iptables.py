@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ipvsagent.address import Address, Family
-from ipvsagent.chain_rows import ChainsRow
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
-from ipvsagent.render.iptables import IptablesRenderer
-from ipvsagent.render.rules import RuleOptions
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions
+from ipvsagent.render.iptables.nat_chains import IptablesRenderer
+from ipvsagent.rows.nat_chains import ChainsRow
 
 RENDERER = IptablesRenderer({family: RuleOptions() for family in Family})
 

@@ -16,14 +16,14 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, ReadTimeoutError
 
 from integration.apiserver import Access, ApiServer, Certificates
+from ipvsagent.api import credentials
+from ipvsagent.api import kubeconfig as kubeconfig_module
+from ipvsagent.api import transport as transport_module
+from ipvsagent.api.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip, require_usable
+from ipvsagent.api.resources import Request
+from ipvsagent.api.transport import ApiTransport, _in_words
 from ipvsagent.errors import ConfigError, SourceError, StartError
-from ipvsagent.sources import credentials
-from ipvsagent.sources import kubeconfig as kubeconfig_module
-from ipvsagent.sources import transport as transport_module
-from ipvsagent.sources.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip, require_usable
 from ipvsagent.sources.follow import TransportError
-from ipvsagent.sources.resources import Request
-from ipvsagent.sources.transport import ApiTransport, _in_words
 
 NODES = Request("/api/v1/nodes", (), 5.0)
 

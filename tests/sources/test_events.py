@@ -10,11 +10,11 @@ import pytest
 
 from integration.apiserver import ApiServer, Refuse
 from integration.apiserver.resources import NEW_EVENTS
+from ipvsagent.api import event_writer as events
+from ipvsagent.api.credentials import Place
+from ipvsagent.api.event_writer import EventWriter
+from ipvsagent.api.transport import ApiTransport
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.sources import events
-from ipvsagent.sources.credentials import Place
-from ipvsagent.sources.events import EventWriter
-from ipvsagent.sources.transport import ApiTransport
 
 BAD = Finding(FindingKind.INVALID_ANNOTATION, "Service shop/cart", "no such scheduler", "metadata.annotations")
 FALLBACK = Finding(FindingKind.FALLBACK, "backend", "the kernel has no IPVS; modprobe ip_vs")

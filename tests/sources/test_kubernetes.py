@@ -10,13 +10,13 @@ import time
 
 import pytest
 
+from ipvsagent.api.credentials import Place
+from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.errors import SourceError, StartError
 from ipvsagent.sources import follow, kubernetes, watch
-from ipvsagent.sources.credentials import Place
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.kubernetes import ApiSource
-from ipvsagent.sources.transport import ApiTransport
 from tests.sources.cluster_objects import bookmark, endpoint_slice, line, node, service, status
 from tests.sources.scripted_server import ScriptedServer
 

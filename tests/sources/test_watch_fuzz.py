@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipvsagent.api.resources import Request
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.sources.follow import Follower, TransportError
-from ipvsagent.sources.resources import Request
 from ipvsagent.sources.watch import Listed, Output, Reflector
 from tests.sources.cluster_objects import Document, bookmark, line, page, service, status
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Address
-from ipvsagent.chain_rows import ChainsRow, MarkedRule
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Observed, Owner, RealServerRow, VirtualServerRow
+from ipvsagent.rows.nat_chains import ChainsRow, MarkedRule
 from ipvsagent.sources.view import KindView, SourceView
 from ipvsagent.status.chains import names_of
 from ipvsagent.status.document import StatusDocument, document

@@ -16,14 +16,14 @@ from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Node, ServiceKey
 from ipvsagent.config import Config
 from ipvsagent.findings import Severity
+from ipvsagent.monitoring import listeners as listeners_module
+from ipvsagent.monitoring.health import Health
+from ipvsagent.monitoring.listeners import Fault, Listeners, Place, Response
+from ipvsagent.monitoring.server import Server
+from ipvsagent.monitoring.service_health import ServiceHealth
+from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.policy.health_checks import HealthCheck
 from ipvsagent.sources.inbox import Findings
-from ipvsagent.status import listeners as listeners_module
-from ipvsagent.status.health import Health
-from ipvsagent.status.listeners import Fault, Listeners, Place, Response
-from ipvsagent.status.server import Server
-from ipvsagent.status.service_health import ServiceHealth
-from ipvsagent.status.supervisor import Supervisor
 
 
 class Clock:

@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from ipvsagent.kernel.ipvs import Timeouts
-from ipvsagent.kernel.ipvs_connections import Connection, connections, parse
-from ipvsagent.kernel.ipvs_sync import SyncDaemon, unpack_daemon
+from ipvsagent.kernel.ipvs.connections import Connection, connections, parse
+from ipvsagent.kernel.ipvs.sync_daemons import SyncDaemon, unpack_daemon
+from ipvsagent.kernel.ipvs.table import Timeouts
 from ipvsagent.kernel.netlink import Body, attribute
 from ipvsagent.status.ipvsadm_tables import connection_lines, daemon_lines, timeout_line
 

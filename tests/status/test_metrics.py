@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, ObjectKey, Service
-from ipvsagent.kernel.iptables_counts import RuleCounts, rules_in
-from ipvsagent.status import metrics as metrics_module
-from ipvsagent.status.metrics import Metrics, Readings, ReadingsWanted
+from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
+from ipvsagent.monitoring import metrics as metrics_module
+from ipvsagent.monitoring.metrics import Metrics, Readings, ReadingsWanted
 from ipvsagent.status.snapshot import Totals
 
 READINGS = Readings(

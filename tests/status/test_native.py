@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice, Service
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.rows import Observed, VirtualServerRow
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status.chains import as_entries

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Endpoint, EndpointSlice, LoadBalancerIngress, Service
-from ipvsagent.kernel.fake import FakeKernel
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.status.snapshot import without_local_endpoints
 from tests.test_laws import EVERYTHING_KNOWN, Agent, many
 from tests.test_laws_iptables import Agent as AgentOnIptables

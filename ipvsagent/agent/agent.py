@@ -1,0 +1,202 @@
+"""The running agent: its loop, the threads around it, and the signals that end it. The only module that starts threads.
+
+One thread, the loop's, owns all state and every kernel handle it writes with. A source thread, the address monitor, the
+keeper of the packet rules, the watch for those of kube-proxy, the ender of UDP flows and the status server only put
+messages into the inbox. A signal is a message too. Nothing is undone at exit: traffic must outlive the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from ipvsagent import __version__
+from ipvsagent.agent.loop import Loop, RulesRepaired, Stop
+from ipvsagent.agent.udp_flows import UdpFlows
+from ipvsagent.api.event_writer import EventWriter
+from ipvsagent.backends.selection import AnyNode
+from ipvsagent.config import Config
+from ipvsagent.errors import KernelError, StartError
+from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
+from ipvsagent.kernel.monitor import AddressMonitor
+from ipvsagent.monitoring.server import Server
+from ipvsagent.monitoring.vitals import Vitals
+from ipvsagent.packet_filter.iptables import PacketFilter, families
+from ipvsagent.sources.configuration import ConfigurationFiles
+from ipvsagent.sources.inbox import Findings, Inbox
+from ipvsagent.sources.source import Source
+from ipvsagent.status import socket as status_socket
+
+log = logging.getLogger("ipvsagent")
+
+LOOK_AT_RULES_EVERY = 1.0
+
+
+class Agent:
+    """Built on a prepared node whose lock is held; `run` returns when told to stop. files: followed, if there are."""
+
+    def __init__(
+        self,
+        config: Config,
+        node: AnyNode,
+        source: Source,
+        files: ConfigurationFiles | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._node = node
+        self._inbox = Inbox()
+        self._server = Server(config, node.backend_name, families(), self._inbox.put)
+        self._source = source
+        self._events = self._event_writer()
+        self._vitals = Vitals(self._server, os.environ, self._events)
+        self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
+        self._files = files
+        self._rules: PacketFilter | None = None
+        self._said_of_rules: Sequence[Finding] = ()
+        self._keeps_rules = False
+        self._loop = Loop(
+            config,
+            node,
+            self._inbox,
+            self._vitals,
+            self._install_rules,
+            self._begin_keeping_rules,
+            self._tell_rules,
+            self._source.view,
+            self._udp_flows.changed,
+            clock,
+        )
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError if that cannot be done."""
+        monitor = AddressMonitor()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._start_thread("source", self._watch)
+        if self._events:
+            events = self._events
+            events.starts(f"ipvsagent {__version__} serves Services by {self._node.backend_name}")
+            self._start_thread("events", lambda: events.run(self._stop))
+        if self._files:
+            files = self._files
+            self._start_thread("configuration", lambda: files.run(self._inbox, self._stop))
+        self._start_thread("addresses", lambda: self._monitor(monitor))
+        self._start_thread("rules of kube-proxy", lambda: kube_proxy_rules.watch(self._tell_leftovers, self._stop))
+        self._start_thread("udp flows", lambda: self._udp_flows.run(self._inbox.put))
+        status_socket.serve(self._node.socket_path, self._inbox, self._stop)
+        self._server.start()
+        self._vitals.supervisor.ready()
+        try:
+            while self._loop.turn():
+                pass
+        except StartError as error:
+            if self._events:
+                reason = f"it cannot go on: {error}"
+                self._events.last_word(Finding(FindingKind.HOST, "ipvsagent", reason, severity=Severity.ERROR))
+            raise
+        finally:
+            self._stop.set()
+            self._vitals.supervisor.stopping()
+            self._server.close()
+            self._node.socket_path.unlink(missing_ok=True)
+
+    def _install_rules(self) -> Sequence[Finding]:
+        """The packet rules; the loop calls it before its first round, and `_begin_keeping_rules` after it."""
+        rules = self._node.packet_filter()
+        rules.tell_failures(self._server.metrics.rules.failed)
+        self._server.metrics.rules.counts = rules.counts
+        try:
+            rules.install()
+        except (KernelError, StartError):
+            rules.close()
+            raise
+        log.info("packet rules: %s iptables (%s)", rules.variant.mode, rules.variant.reason)
+        said = rules.findings()
+        if self._node.rules_in_loop:
+            self._loop.rules = rules
+        else:
+            self._rules = rules
+            self._said_of_rules = said
+        return said
+
+    def _begin_keeping_rules(self) -> None:
+        """Write what the first round added to the packet rules; from then on a thread keeps them, unless the loop does.
+        Raises KernelError, StartError."""
+        rules = self._rules
+        if rules is None or self._keeps_rules:
+            return
+        self._keeps_rules = True
+        try:
+            rules.follow()
+        finally:
+            self._start_thread("rules", lambda: self._keep_rules(rules, self._said_of_rules))
+
+    def _tell_rules(self, config: Config) -> None:
+        self._server.configure(config)
+        rules = self._rules or self._loop.rules
+        if rules:
+            rules.configure(config)
+
+    def _event_writer(self) -> EventWriter | None:
+        transport = self._source.event_transport if self._config.events else None
+        return EventWriter(transport, self._config.node_name, self._server.metrics.events) if transport else None
+
+    # Threads; each talks to the inbox alone
+
+    def _start_thread(self, name: str, work: Callable[[], None]) -> None:
+        """A thread that ends by an error ends the agent: its supervisor starts it afresh."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:
+                self._inbox.put(error)
+
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+    def _watch(self) -> None:
+        self._source.run(self._inbox, self._stop)
+
+    def _keep_rules(self, rules: PacketFilter, said: Sequence[Finding]) -> None:
+        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables. Those of the
+        iptables backend, if they were here before, go once IPVS serves."""
+        others_left = True
+        while not self._stop.is_set():
+            rules.wake.wait(LOOK_AT_RULES_EVERY)
+            rules.wake.clear()
+            repaired = 0
+            try:
+                if others_left and self._loop.started:
+                    rules.take_over()
+                    others_left = False
+                rules.follow()
+                repaired = rules.repair()
+                findings = rules.findings()
+            except (KernelError, StartError) as error:
+                findings = [Finding(FindingKind.HOST, "packet rules", f"{error}; tried again", severity=Severity.ERROR)]
+            if repaired:
+                self._inbox.put(RulesRepaired(repaired))
+            if findings != said:
+                said = findings
+                self._inbox.put(Findings("packet rules", tuple(said)))
+
+    def _tell_leftovers(self, found: tuple[Finding, ...]) -> None:
+        self._inbox.put(Findings("rules of kube-proxy", found))
+
+    def _monitor(self, monitor: AddressMonitor) -> None:
+        while not self._stop.is_set():
+            select.select([monitor], [], [])
+            for change in monitor.read():
+                self._inbox.put(change)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._inbox.put(Stop(signal.Signals(number).name))

@@ -1,0 +1,1 @@
+"""The Kubernetes API: how it is reached, and the Events that are written there."""

@@ -1,0 +1,175 @@
+"""How the API server is reached and as whom: a kubeconfig, or what Kubernetes puts into a pod.
+
+Everything is read again when it may have changed: every REREAD seconds, when the server does not accept it (401), and,
+for what a plugin gave, when it expires. So tokens and certificates may be renewed on disk at any time, and a file that
+is missing for a moment leaves the last ones in use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from ipvsagent.api.kubeconfig import load_kubeconfig
+from ipvsagent.errors import ConfigError, SourceError, StartError
+
+REREAD = 60.0
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+HOST, PORT, CLUSTER_IP = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "KUBERNETES_PORT_443_TCP_ADDR"
+REMEDY = (
+    "Give the agent an address of the API server that needs no Service (a load balancer, a control-plane node, a proxy "
+    "on this node): set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT in its pod, or give --master "
+    "https://ADDRESS:6443, or --kubeconfig FILE. --allow-api-by-cluster-ip starts it all the same"
+)
+
+
+class Place(Struct, frozen=True):
+    """Where credentials come from. kubeconfig: files separated by `:`, "" = those of the pod. master: replaces the
+    server's address, "" = as it stands there."""
+
+    kubeconfig: str = ""
+    master: str = ""
+    service_account: Path = SERVICE_ACCOUNT
+
+
+def place_of(kubeconfig: str, master: str, environment: Mapping[str, str], *, service_account: Path) -> Place:
+    """What is named; else in a pod the pod's; else kubectl's default. Raises ConfigError if there is nothing."""
+    kubeconfig = kubeconfig or environment.get("KUBECONFIG", "")
+    if kubeconfig:
+        missing = [path for path in kubeconfig.split(":") if path and not Path(path).expanduser().exists()]
+        if missing == [path for path in kubeconfig.split(":") if path]:
+            raise SourceError(f"kubeconfig {kubeconfig} does not exist")
+        return Place(kubeconfig, master, service_account)
+    if environment.get(HOST) or (master and (service_account / "token").exists()):
+        return Place("", master, service_account)
+    own = Path(environment.get("HOME", "/root")) / ".kube" / "config"
+    if own.exists():
+        return Place(str(own), master, service_account)
+    if master:
+        raise ConfigError(
+            [
+                f"--master {without_userinfo(master)} says where the Kubernetes API is, but nothing says as whom to "
+                f"ask it: give --kubeconfig FILE as well (this is no pod, and {own} does not exist)"
+            ]
+        )
+    raise ConfigError(
+        [
+            "no source: --kubeconfig FILE says how to reach the Kubernetes API, --source PATH where files of Services, "
+            f"EndpointSlices and Nodes are (this is no pod, and {own} does not exist)"
+        ]
+    )
+
+
+def refuse_cluster_ip(place: Place, environment: Mapping[str, str]) -> None:
+    """A pod is told the Service's address twice; who has set the first to something better has left the second.
+    Raises StartError."""
+    host = environment.get(HOST)
+    if not place.kubeconfig and not place.master and host and host == environment.get(CLUSTER_IP):
+        raise StartError(
+            f"the API server would be reached at {host}, the cluster IP of default/kubernetes, which needs the very "
+            "rules that this agent is to make",
+            REMEDY,
+        )
+
+
+class Access(Struct, frozen=True):
+    """configuration: a `kubernetes.client.Configuration`. expires: whether a plugin is to be asked again now.
+    fingerprint: differs when connections must be made anew."""
+
+    configuration: Any
+    expires: Callable[[], bool]
+    fingerprint: str
+
+
+def load(place: Place, environment: Mapping[str, str]) -> Access:
+    """Reads everything. Raises SourceError, whatever went wrong: a provider of identities that is down, a plugin, a
+    file that went away meanwhile."""
+    try:
+        return _load(place, environment)
+    except Exception as error:
+        raise SourceError(f"{named(place)}: {_in_words(error)}") from None
+
+
+def require_usable(place: Place, environment: Mapping[str, str]) -> str:
+    """The server's address. Refuses what will not do, however long one waits: no server, a file that is not there.
+    Asks no plugin and no provider. Raises SourceError."""
+    try:
+        return str(_load(place, environment, ask=False).configuration.host)
+    except Exception as error:
+        raise SourceError(f"{named(place)} cannot be used: {_in_words(error)}") from None
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+
+
+def named(place: Place) -> str:
+    return f"kubeconfig {place.kubeconfig}" if place.kubeconfig else "the pod's credentials"
+
+
+def without_userinfo(url: str) -> str:
+    """A name and a password in it are nobody's business: the address is shown in findings and in `status`."""
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)?[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
+
+
+def _load(place: Place, environment: Mapping[str, str], *, ask: bool = True) -> Access:
+    from kubernetes.client import Configuration
+    from kubernetes.client.rest import is_socks_proxy_url
+
+    configuration = Configuration()
+    configuration.retries = False
+    configuration.keep_alive = True
+    expires: Callable[[], bool] = _always
+    if place.kubeconfig:
+        expires = load_kubeconfig(place.kubeconfig, configuration, server_known=bool(place.master), ask=ask) or _always
+    else:
+        _load_pod(place, configuration, environment)
+    master = without_userinfo(place.master.rstrip("/"))
+    if master and "://" not in master:
+        tls = configuration.ssl_ca_cert or configuration.cert_file or not configuration.verify_ssl
+        master = f"{'https' if tls else 'http'}://{master}"
+    configuration.host = master or without_userinfo(configuration.host)
+    if configuration.proxy and "://" not in configuration.proxy:
+        configuration.proxy = f"http://{configuration.proxy}"  # as Go reads HTTPS_PROXY
+    if is_socks_proxy_url(configuration.proxy) and find_spec("socks") is None:
+        proxy = without_userinfo(configuration.proxy)
+        raise ValueError(f"proxy {proxy}: SOCKS needs the Python package PySocks, or give an HTTP proxy")
+    token = configuration.api_key.get("BearerToken")
+    if token:
+        configuration.api_key["BearerToken"] = " ".join(token.split())
+    return Access(configuration, expires, _fingerprint(configuration))
+
+
+def _load_pod(place: Place, configuration: Any, environment: Mapping[str, str]) -> None:
+    from kubernetes.config.incluster_config import InClusterConfigLoader
+
+    told = {HOST: "master", PORT: "0"} if place.master else {}
+    InClusterConfigLoader(
+        token_filename=str(place.service_account / "token"),
+        cert_filename=str(place.service_account / "ca.crt"),
+        try_refresh_token=False,
+        environ={**environment, **told},
+    ).load_and_set(configuration)
+
+
+def _always() -> bool:
+    return True
+
+
+def _fingerprint(configuration: Any) -> str:
+    parts = [configuration.host, configuration.verify_ssl, configuration.tls_server_name, configuration.proxy]
+    digest = hashlib.sha256(repr((parts, configuration.no_proxy)).encode())
+    for path in (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file):
+        if path:
+            with open(path, "rb") as file:
+                digest.update(file.read())
+        digest.update(b"|")
+    return digest.hexdigest()

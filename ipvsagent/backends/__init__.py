@@ -1,0 +1,1 @@
+"""The backends: what serves Services on this node."""

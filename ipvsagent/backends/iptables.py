@@ -1,0 +1,220 @@
+"""This node, opened for the iptables backend: for kernels without IPVS, or where it is chosen."""
+
+from __future__ import annotations
+
+from ipvsagent.address import Family
+from ipvsagent.backends.ipvs import Recorder, pipeline_for, policy_options, set_sizes, socket_path
+from ipvsagent.backends.ipvs_retirement import Retirement
+from ipvsagent.config import Config
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.kernel import host
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.arp import Raised
+from ipvsagent.kernel.conntrack_sysctls import set_conntrack
+from ipvsagent.kernel.ipset.client_sets import ClientSets
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.commands import Variant, find_variant
+from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
+from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
+from ipvsagent.kernel.reserved_ports import ReservedPorts
+from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
+from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.virtual_servers import PolicyOptions
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions
+from ipvsagent.render.iptables.nat_chains import IptablesRenderer
+from ipvsagent.render.set_members import VIP_SETS, set_specs
+from ipvsagent.rows import Op
+
+
+class IptablesNode:
+    """The same for the agent as `Node`; opening it only reads. Raises StartError. findings: why it is this one.
+    variant: what `find_variant` said a moment ago, if anybody asked it."""
+
+    backend_name = "iptables"
+    rules_in_loop = True
+
+    def __init__(self, config: Config, findings: tuple[Finding, ...] = (), variant: Variant | None = None) -> None:
+        self._why = findings
+        host.require_privilege()
+        self.config = config
+        key = state_key()
+        self.socket_path = socket_path(config)
+        self.ledger_path = config.state_dir / f"{key}.ledger"
+        self.addresses = AddressTable(config.interface)
+        self.sets = SetTable(leaves=VIP_SETS)
+        self.unset_limits: tuple[Finding, ...] = ()
+        self._other: Retirement | None = None
+        self._serves = False
+        self._sysctls = Sysctls()
+        self.raised = Raised(config.state_dir / f"{key}.raised")
+        self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
+        self._guarded = False
+        self._clients = ClientSets()
+        variant = variant or find_variant()
+        self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
+        self.servers = ServerRules(self._tables)
+        self._renderer = renderer(config)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Why it is this backend, and what of the configuration it has no use for."""
+        return (*self._why, *unused_scheduler(self.config))
+
+    def backend(self) -> Backend:
+        """Writes, and makes sets when they are missing."""
+        return Backend(
+            self._renderer,
+            self.servers,
+            None,
+            self.sets,
+            prepare=lambda: self.sets.ensure(set_specs()),
+            listing=lambda: self.servers.read(None),
+            set_sizes=lambda: {name: size for name, size in set_sizes(self.sets).items() if name not in VIP_SETS},
+            touched=self.servers.touched,
+        )
+
+    def recorder(self, ops: list[Op]) -> Backend:
+        """The same kernel, for a dry run."""
+        return Backend(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
+
+    def chain_recorder(self, ops: list[Op]) -> Backend:
+        """For a dry run that is about virtual servers alone."""
+        return Backend(self._renderer, Recorder(self.servers, ops), None)
+
+    def packet_filter(self) -> PacketFilter:
+        """On the tables of virtual servers: one reading serves both."""
+        return PacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)
+
+    def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
+        return iptables_pipeline(self.config, backend, window=window)
+
+    def dry_pipeline(self, ops: list[Op]) -> Pipeline:
+        """What `run` would write goes into `ops`; the kernel is read only."""
+        return iptables_pipeline(self.config, self.recorder(ops), window=0)
+
+    def settings(self) -> list[Setting]:
+        """Kernel settings that this configuration asks for; LOCALHOST once the rule stands that guards 127.0.0.0/8."""
+        return [FORWARDING, LOCALHOST] if self._guarded else [FORWARDING]
+
+    def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
+        """Put right what somebody changed since: findings, and the names of what was changed."""
+        return self._sysctls.keep(self.settings(), now)
+
+    def conn_reuse(self) -> ConnReuse | None:
+        return None
+
+    @property
+    def rules_pending(self) -> bool:
+        """The loop writes them itself."""
+        return False
+
+    def mend_addresses(self) -> int:
+        """None is bound."""
+        return 0
+
+    def prepare(self) -> None:
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
+
+        Also looks for what IPVS served here before, which goes as its connections do.
+        """
+        self._sysctls.set(self.settings())
+        self.set_limits()
+        self._other = self.retirement()
+        self._other.begin()
+
+    def retirement(self) -> Retirement:
+        """Of what IPVS served here before."""
+        return Retirement(self.config, self.addresses, Ledger(self.ledger_path), self.sets)
+
+    def prepare_host(self) -> None:
+        """The part of it that may need more than CAP_NET_ADMIN, for an agent that comes later. The packet rules are
+        written, too, where a setting would open 127.0.0.0/8 to other hosts without them."""
+        self._sysctls.set(self.settings())
+        self.set_limits()
+        if serves_localhost(self.config) and not LOCALHOST.holds(read_sysctl(LOCALHOST.name)):
+            self.sets.ensure(set_specs())
+            rules = self.packet_filter()
+            rules.install()
+            self.unset_limits += self.rules_stand()
+
+    def rules_stand(self) -> tuple[Finding, ...]:
+        """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
+        if self._guarded or not serves_localhost(self.config):
+            return ()
+        self.localhost.note([LOCALHOST])
+        unset = self._sysctls.set([LOCALHOST])
+        self._guarded = not unset
+        return tuple(unset)
+
+    def scheduler_works(self, name: str) -> bool:
+        """None is asked for: endpoints are chosen at random."""
+        return True
+
+    def policy(self, config: Config) -> PolicyOptions:
+        return policy_options(config, at_random=True, localhost=serves_localhost(config))
+
+    def reconfigure(self, config: Config) -> bool:
+        """Take up what may change while the agent runs; whether chains of virtual servers become others by it."""
+        self.config = config
+        if self._other:
+            self._other.configure(config)
+        self.set_limits()
+        return self._renderer.configure(options_of(config))
+
+    def set_limits(self) -> None:
+        """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
+        limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+        if not serves_localhost(self.config):
+            self._guarded = False
+            limits += self.localhost.restored()
+        self.unset_limits = limits
+
+    def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+        """What the IPVS backend left here goes, as its connections end. Raises KernelError, StartError.
+
+        Called when the packet rules are as they should be.
+        """
+        unset = self.rules_stand()
+        if self._other is None:
+            return unset + self.raised.restored() + self.reserved.restored()
+        if not self._serves:
+            rules.serve()
+            self._serves = True
+        if self._other.look(now):
+            rules.take_over()
+            self._other.end(self.sets)
+            self._other = None
+            return unset
+        return unset + self._other.findings()
+
+    def ledger_findings(self) -> tuple[Finding, ...]:
+        """What is in it was noted by the IPVS backend."""
+        return ()
+
+
+def unused_scheduler(config: Config) -> tuple[Finding, ...]:
+    """One finding if a scheduler is asked for, for all Services."""
+    if config.scheduler == Config().scheduler:
+        return ()
+    reason = f"{config.scheduler} has no effect: on iptables endpoints are chosen at random"
+    return (Finding(FindingKind.CONFIGURATION, "--scheduler", reason),)
+
+
+def renderer(config: Config) -> IptablesRenderer:
+    return IptablesRenderer(options_of(config))
+
+
+def options_of(config: Config) -> dict[Family, RuleOptions]:
+    return {family: rule_options(config, family) for family in Family}
+
+
+def iptables_pipeline(config: Config, backend: Backend, *, window: float) -> Pipeline:
+    return pipeline_for(config, backend, window=window, at_random=True, localhost=serves_localhost(config))
+
+
+def empty_iptables_recorder(config: Config, ops: list[Op]) -> Backend:
+    """A kernel that holds nothing, for a dry run anywhere."""
+    return Backend(renderer(config), Recorder(None, ops), None, Recorder(None, ops))

@@ -1,0 +1,340 @@
+"""This node, opened: the tables of its kernel put together with the pipeline that writes them.
+
+`run`, `plan`, `cleanup` and `status` begin here, so that each sees the same kernel in the same way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ipvsagent.address import parse_address
+from ipvsagent.config import Config
+from ipvsagent.findings import Finding
+from ipvsagent.kernel import host
+from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.arp import Raised, lan_here, silence
+from ipvsagent.kernel.conntrack_sysctls import set_conntrack
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.translations import TranslationTable
+from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership, state_key
+from ipvsagent.kernel.ipvs.table import IpvsTable
+from ipvsagent.kernel.ipvs.timeouts import established_setting
+from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
+from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
+from ipvsagent.kernel.service_routes import RouteTable
+from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
+from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.annotations import LINUX_SCHEDULERS
+from ipvsagent.policy.limits import UDP_TIMEOUT
+from ipvsagent.policy.virtual_servers import PolicyOptions
+from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.drain import Drains
+from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.render.set_members import set_specs
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, TranslationRow, VirtualServerRow
+
+
+def lock_path(config: Config) -> Path:
+    """What an agent locks in the network namespace that the process is in."""
+    return config.state_dir / f"{state_key()}.lock"
+
+
+def socket_path(config: Config) -> Path:
+    """Where the agent of that namespace answers `status`."""
+    return config.state_dir / f"{state_key()}.sock"
+
+
+class Recorder:
+    """A table that is read as it is and never written: `write` only notes the ops."""
+
+    def __init__(self, table: KernelTable | None, ops: list[Op]) -> None:
+        self._table = table
+        self._ops = ops
+
+    def read(self, keys: Keys) -> Iterable[Observed]:
+        return self._table.read(keys) if self._table else ()
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        self._ops.extend(ops)
+        return []
+
+
+class Node:
+    """The node with IPVS. Kernel tables of the network namespace that the process is in. Opening them only reads.
+
+    Raises StartError. load_modules: ip_vs may be loaded for it.
+    """
+
+    backend_name = "ipvs"
+    rules_in_loop = False
+    findings: tuple[Finding, ...] = ()
+
+    def __init__(self, config: Config, *, load_modules: bool = False) -> None:
+        host.require_privilege()
+        host.require_ip_vs(load=load_modules)
+        self.config = config
+        key = state_key()
+        self.socket_path = socket_path(config)
+        self.ledger_path = config.state_dir / f"{key}.ledger"
+        self.addresses = AddressTable(config.interface)
+        self.routes = RouteTable(self.addresses)
+        self._filter: PacketFilter | None = None
+        self.translations = TranslationTable(self._held_translations, self._translate)
+        self.ownership = Ownership(
+            Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded), self.routes.networks
+        )
+        self.ipvs = IpvsTable(self.ownership)
+        self.raised = Raised(config.state_dir / f"{key}.raised")
+        self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
+        self._sysctls = Sysctls()
+        self.sets = SetTable()
+        self.unset_limits: tuple[Finding, ...] = ()
+        self._timeouts_set = (0, 0, 0)
+        self._schedulers: dict[str, tuple[bool, float]] = {}
+        list(self.addresses.read(None))
+        list(self.routes.read(None))
+        kube_proxy_sets.prove(self.ownership, self.sets, self.addresses)
+
+    def backend(self) -> Backend:
+        """Writes, and makes the interface and the sets when they are missing."""
+        return Backend(
+            IpvsRenderer(),
+            self.ipvs,
+            self.addresses,
+            self.sets,
+            prepare=self._make_ready,
+            listing=self.ipvs.services,
+            set_sizes=lambda: set_sizes(self.sets),
+            adopt=self.ownership.adopt,
+            routes=self.routes,
+            translations=self.translations,
+        )
+
+    def remover(self) -> Backend:
+        """Writes, but makes nothing."""
+        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes)
+
+    def recorder(self, ops: list[Op]) -> Backend:
+        """The same kernel, for a dry run."""
+        return Backend(
+            IpvsRenderer(),
+            Recorder(self.ipvs, ops),
+            Recorder(self.addresses, ops),
+            Recorder(self.sets, ops),
+            listing=self.ipvs.services,
+            routes=Recorder(self.routes, ops),
+            translations=Recorder(self.translations, ops),
+        )
+
+    def packet_filter(self) -> PacketFilter:
+        """The rules beside IPVS, which from now on hold the translations of this node, too. Raises StartError."""
+        self._filter = PacketFilter(self.config)
+        return self._filter
+
+    def _held_translations(self) -> frozenset[TranslationRow]:
+        return (self._filter or self.packet_filter()).held_translations()
+
+    def _translate(self, rows: frozenset[TranslationRow]) -> None:
+        if self._filter:
+            self._filter.translate(rows)
+
+    @property
+    def rules_pending(self) -> bool:
+        """Whether packet rules are to be written yet."""
+        return self._filter is not None and self._filter.pending
+
+    def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
+        return pipeline_for(self.config, backend, window=window, scheduler_works=self.scheduler_works)
+
+    def rules_stand(self) -> tuple[Finding, ...]:
+        """The packet rules are written: sets that only rules of older agents asked can go. Raises KernelError."""
+        self.sets.sweep(set_specs())
+        return ()
+
+    def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+        """What the iptables backend left here goes, now that IPVS serves. Raises KernelError, StartError."""
+        rules.take_over()
+        return ()
+
+    def dry_pipeline(self, ops: list[Op]) -> Pipeline:
+        """What `run` would write goes into `ops`; the kernel is read only."""
+        return pipeline_for(self.config, self.recorder(ops), window=0, scheduler_works=self.scheduler_known)
+
+    def ledger_findings(self) -> tuple[Finding, ...]:
+        return self.ownership.ledger.findings()
+
+    def _make_ready(self) -> None:
+        self.addresses.ensure_interface()
+        self.sets.ensure(set_specs())
+
+    def scheduler_works(self, name: str) -> bool:
+        """By trying it, once; a scheduler that was refused is tried again a minute later, as its module may come."""
+        works, asked = self._schedulers.get(name, (False, float("-inf")))
+        if not works and time.monotonic() - asked > 60:
+            works = host.scheduler_works(name)
+            self._schedulers[name] = (works, time.monotonic())
+        return works
+
+    def scheduler_known(self, name: str) -> bool:
+        """Without trying it: by the kernel's modules, or by what is in use; else Linux has it."""
+        listed = host.scheduler_listed(name)
+        if listed is None:
+            listed = name in LINUX_SCHEDULERS
+        return listed or any(
+            isinstance(seen.row, VirtualServerRow) and seen.row.scheduler == name for seen in self.ipvs.services()
+        )
+
+    def settings(self) -> list[Setting]:
+        """Kernel settings that this configuration asks for, those of the LAN's interfaces among them."""
+        config = self.config
+        settings = list(needed())
+        if config.idle_timeout:
+            settings.append(established_setting(config.idle_timeout))
+        if config.strict_arp:
+            settings += STRICT_ARP
+        elif not config.answer_arp:
+            settings += silence(self.lan())
+        return settings
+
+    def conn_reuse(self) -> ConnReuse | None:
+        return conn_reuse()
+
+    def lan(self) -> list[str]:
+        """Interfaces by which other machines may ask who has a Service address."""
+        addresses = self.addresses.elsewhere  # up to date: who is told of a change reads them anew
+        if addresses is None:
+            addresses = self.addresses.node_addresses()
+        return lan_here(addresses, self.config.cluster_cidrs, self.config.interface)
+
+    def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
+        """Put right what somebody changed since: findings, and the names of what was changed."""
+        settings = self.settings()
+        self.raised.note(settings)
+        findings, changed = self._sysctls.keep(settings, now)
+        node_ports = self.config.service_node_port_range
+        if not self.unset_limits and not self.reserved.holds(node_ports):
+            self.set_limits()
+            if self.reserved.holds(node_ports):
+                changed.append(RESERVED)
+        return findings, changed
+
+    def mend_addresses(self) -> int:
+        """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
+        list(self.addresses.read(None))
+        return self.addresses.mend()
+
+    def prepare(self) -> None:
+        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
+        self.prepare_host()
+        self._set_timeouts()
+        self._make_ready()
+        self.mend_addresses()
+        self.adopt_ours()
+
+    def adopt_ours(self) -> None:
+        """Before any address goes."""
+        kube_proxy_sets.prove(self.ownership, self.sets, self.addresses)
+        self.ownership.settle(self.ipvs.services())
+
+    def prepare_host(self) -> None:
+        """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
+        Raises StartError with a remedy."""
+        host.require_scheduler(self.config.scheduler)
+        settings = self.settings()
+        self.raised.note(settings)
+        self._sysctls.set(settings)
+        self.set_limits()
+
+    def policy(self, config: Config) -> PolicyOptions:
+        return policy_options(config, self.scheduler_works)
+
+    def reconfigure(self, config: Config) -> bool:
+        """Take up what may change while the agent runs; rows of virtual servers never become others by it. Raises
+        KernelError if the kernel refuses some of it; the rest is in force then, and the same configuration can be given
+        again."""
+        self.config = config
+        self.ownership.exclude(map(str, config.excluded))
+        self.set_limits()
+        if _timeouts(config) != self._timeouts_set:
+            self._set_timeouts()
+        return False
+
+    def _set_timeouts(self) -> None:
+        timeouts = _timeouts(self.config)
+        if any(timeouts):
+            self.ipvs.set_timeouts(*timeouts)
+        self._timeouts_set = timeouts
+
+    def set_limits(self) -> None:
+        """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
+        limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
+        # Before the guard goes that the iptables backend needs with it, and which stays until IPVS serves.
+        put_back = self.localhost.restored() + self.reserved.reserve(self.config.service_node_port_range)
+        if self.config.answer_arp or self.config.strict_arp:
+            put_back += self.raised.restored()
+        self.unset_limits = limits + put_back
+
+
+def set_sizes(sets: SetTable) -> dict[str, int]:
+    """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
+    state = sets.state()
+    if any(spec.name not in state for spec in set_specs()):
+        sets.ensure(set_specs())
+        state = sets.state()
+    return {name: header.elements for name, header in state.items()}
+
+
+def _timeouts(config: Config) -> tuple[int, int, int]:
+    """Of IPVS, in seconds: idle TCP, TCP after a FIN, UDP; 0 leaves the kernel's alone."""
+    return int(config.idle_timeout or config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout)
+
+
+def empty_recorder(ops: list[Op]) -> Backend:
+    """A kernel that holds nothing, for a dry run anywhere."""
+    servers, addresses, sets, routes, translations = [Recorder(None, ops) for _ in range(5)]
+    return Backend(IpvsRenderer(), servers, addresses, sets, routes=routes, translations=translations)
+
+
+def pipeline_for(
+    config: Config,
+    backend: Backend,
+    *,
+    window: float,
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
+    at_random: bool = False,
+    localhost: bool = False,
+) -> Pipeline:
+    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source.
+
+    at_random, localhost: of the iptables backend, see PolicyOptions.
+    """
+    drains = Drains(config.drain_timeout, window)
+    options = policy_options(config, scheduler_works, at_random=at_random, localhost=localhost)
+    return Pipeline(config.node_name, options, backend, drains)
+
+
+def policy_options(
+    config: Config,
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
+    *,
+    at_random: bool = False,
+    localhost: bool = False,
+) -> PolicyOptions:
+    return PolicyOptions(
+        scheduler=config.scheduler,
+        allowed_external=config.allowed_external,
+        node_ports_on=config.node_port_addresses,
+        known_as=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
+        route_networks=config.service_cidrs if config.route_mode else (),
+        pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
+        pods_of_node=config.detect_local == "NodeCIDR",
+        scheduler_works=scheduler_works,
+        udp_timeout=int(config.udp_timeout) or UDP_TIMEOUT,
+        at_random=at_random,
+        localhost=localhost,
+        by_ipvs=not at_random,
+    )

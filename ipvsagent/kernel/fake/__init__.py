@@ -1,0 +1,1 @@
+"""A kernel in memory, held to the real one by the same tests."""

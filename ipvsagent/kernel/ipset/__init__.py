@@ -1,0 +1,1 @@
+"""The ipsets over nfnetlink."""

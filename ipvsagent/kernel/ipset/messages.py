@@ -1,0 +1,190 @@
+"""Messages of ipset over nfnetlink (include/uapi/linux/netfilter/ipset/ip_set.h), and what its refusals mean.
+
+Pure: no socket here. Numbers travel in network byte order, which the flag NLA_F_NET_BYTEORDER says of each.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from msgspec import Struct
+
+from ipvsagent.address import Family
+from ipvsagent.errors import KernelError, NotThere
+from ipvsagent.kernel.ipset.members import CADT_FLAGS, NESTED, NET_ORDER
+from ipvsagent.kernel.netlink import Body, attribute, attributes
+from ipvsagent.rows import SetSpec
+
+NETLINK_NETFILTER = 12
+_SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
+PROTOCOL, CREATE, DESTROY, SWAP, LIST, ADD, DEL, TEST, TYPE = (_SUBSYSTEM | n for n in (1, 2, 3, 6, 7, 9, 10, 11, 13))
+
+_PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _MIN = 1, 2, 3, 4, 5, 6, 7, 8, 10
+_TIMEOUT, _HASHSIZE, _MAXELEM, _ELEMENTS, _REFERENCES = 6, 18, 19, 24, 25
+_LIST_HEADER = 4  # IPSET_FLAG_LIST_HEADER
+_WITH_SKBINFO = 0x40  # IPSET_FLAG_WITH_SKBINFO
+_ORDINARY = {
+    _TIMEOUT,
+    _HASHSIZE,
+    _MAXELEM,
+    CADT_FLAGS,
+    _ELEMENTS,
+    _REFERENCES,
+    17,
+    21,
+    26,
+}  # initval, bucketsize, memsize
+
+EXIST = 4103  # IPSET_ERR_EXIST: TEST did not find it
+FIND_TYPE, BUSY, TYPE_MISMATCH, HASH_FULL = 4098, 4100, 4102, 4352
+_REFUSALS = {
+    4097: "the kernel speaks another version of ipset's protocol",
+    FIND_TYPE: "the kernel does not know this kind of set",
+    4099: "the kernel can hold no more sets",
+    TYPE_MISMATCH: "sets of different kinds cannot be swapped",
+    4104: "the prefix length is not one a hash set can hold",
+    4106: "the set is of the other address family",
+    4114: "the set was made without skbinfo, so its members carry no mark",
+    4353: "no such element",
+    4354: "the set cannot hold this protocol",
+    4355: "the protocol is missing",
+}
+
+NEWEST_PROTOCOL, OLDEST_PROTOCOL = 7, 6
+_REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:ip,port,ip": 5, "hash:ip,port,net": 7}
+"""The first that has skbinfo (Linux 3.18): nothing newer is used, and older tools can still list such sets."""
+_FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
+_FAMILIES = {number: family for family, number in _FAMILY_NUMBERS.items()}
+
+
+class SetError(KernelError):
+    """ipset refused. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
+
+    def __init__(self, code: int, detail: str) -> None:
+        super().__init__(code, detail)
+        self.args = (detail,)
+
+
+class SetFull(SetError):
+    pass
+
+
+class SetInUse(SetError):
+    """A rule, or another program, holds the set."""
+
+
+def refusal(error: KernelError, name: str, size: int | None = None) -> KernelError:
+    """The same refusal with what it means for the set of this name. size: its max_elements, if known."""
+    if error.code == HASH_FULL:
+        return SetFull(HASH_FULL, f"set {name} is full{f': it holds {size} elements' if size is not None else ''}")
+    if error.code == BUSY:
+        return SetInUse(BUSY, f"set {name} is in use by a rule of the packet filter")
+    if error.code == errno.ENOENT:
+        return NotThere(errno.ENOENT, f"there is no set {name}")
+    if error.code > 4096:
+        return SetError(error.code, f"set {name}: {_REFUSALS.get(error.code, f'ipset error {error.code}')}")
+    return error
+
+
+class SetHeader(Struct, frozen=True, gc=False):
+    """What a set is and holds. odd: it was made with options that ours never have."""
+
+    name: str
+    kind: str
+    family: Family | None
+    max_elements: int
+    skbinfo: bool
+    odd: bool
+    elements: int
+    references: int
+
+    def fits(self, spec: SetSpec) -> bool:
+        held = (self.name, self.kind, self.family, self.max_elements, self.skbinfo)
+        return not self.odd and held == (spec.name, spec.kind, spec.family, spec.max_elements, spec.skbinfo)
+
+
+class Codec:
+    """Bodies of requests, in one version of the protocol."""
+
+    def __init__(self, protocol: int = NEWEST_PROTOCOL) -> None:
+        self._start = struct.pack("=BBH", 2, 0, 0) + attribute(_PROTOCOL, bytes([protocol]))
+
+    def version(self) -> bytes:
+        return self._start
+
+    def named(self, name: str, second: str = "") -> bytes:
+        """For DESTROY and LIST of one set; with a second name for SWAP."""
+        body = self._start + attribute(_SETNAME, name.encode() + b"\0")
+        return body + attribute(_TYPENAME, second.encode() + b"\0") if second else body
+
+    def headers(self) -> bytes:
+        """For LIST: all sets without their members."""
+        return self._start + attribute(_FLAGS | NET_ORDER, _LIST_HEADER.to_bytes(4, "big"))
+
+    def type_query(self, kind: str, family: Family) -> bytes:
+        return self._start + attribute(_TYPENAME, kind.encode() + b"\0") + _family(family)
+
+    def create(self, spec: SetSpec, name: str, revision: int) -> bytes:
+        data = attribute(_MAXELEM | NET_ORDER, spec.max_elements.to_bytes(4, "big"))
+        if spec.skbinfo:
+            data += attribute(CADT_FLAGS | NET_ORDER, _WITH_SKBINFO.to_bytes(4, "big"))
+        if spec.timeout:
+            data += attribute(_TIMEOUT | NET_ORDER, spec.timeout.to_bytes(4, "big"))
+        typename = attribute(_TYPENAME, spec.kind.encode() + b"\0")
+        body = self.named(name) + typename + attribute(_REVISION, bytes([revision])) + _family(spec.family)
+        return body + attribute(_DATA | NESTED, data)
+
+    def member(self, name: bytes, packed: bytes) -> bytes:
+        """For ADD, DEL and TEST; `name` from `named`."""
+        return name + _NEST.pack(len(packed) + 4, _DATA | NESTED) + packed
+
+
+_NEST = struct.Struct("=HH")
+
+
+def _family(family: Family) -> bytes:
+    return attribute(_FAMILY, bytes([_FAMILY_NUMBERS[family]]))
+
+
+def protocol_range(body: Body) -> tuple[int, int]:
+    """Oldest and newest version that the kernel speaks."""
+    found = attributes(body.data, body.start + 4, body.end)
+    newest = found[_PROTOCOL][0]
+    return found[_MIN][0] if _MIN in found else newest, newest
+
+
+def revision_for(kind: str, body: Body) -> int:
+    """The revision to ask for, from the answer to a type query."""
+    found = attributes(body.data, body.start + 4, body.end)
+    newest = found[_REVISION][0]
+    oldest = found[_MIN][0] if _MIN in found else newest
+    return max(oldest, min(newest, _REVISIONS[kind]))
+
+
+def header_of(body: Body) -> SetHeader | None:
+    """Of an answer to LIST; None for a further part of a set's members."""
+    found = attributes(body.data, body.start + 4, body.end)
+    if _DATA not in found:
+        return None
+    data = attributes(found[_DATA])
+    flags = _number(data, CADT_FLAGS)
+    return SetHeader(
+        found[_SETNAME].rstrip(b"\0").decode(errors="replace"),
+        found[_TYPENAME].rstrip(b"\0").decode(errors="replace"),
+        _FAMILIES.get(found[_FAMILY][0]),
+        _number(data, _MAXELEM),
+        bool(flags & _WITH_SKBINFO),
+        bool(flags & ~_WITH_SKBINFO) or not data.keys() <= _ORDINARY,
+        _number(data, _ELEMENTS),
+        _number(data, _REFERENCES),
+    )
+
+
+def members_of(body: Body) -> bytes:
+    """The packed members in an answer to LIST."""
+    return attributes(body.data, body.start + 4, body.end).get(_ADT, b"")
+
+
+def _number(found: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(found.get(kind, b""), "big")

@@ -1,0 +1,1 @@
+"""The iptables programs, and the rules in them."""

@@ -1,0 +1,280 @@
+"""What stands in the way of Service traffic and cannot be answered by a rule of ours.
+
+An ACCEPT ends the chains of its own table only. Where another table at the same hook denies by default (the table of
+firewalld, a table of nftables written by hand, the rules of the other variant of iptables), packets to Services are
+lost there. Chains of type nat are asked one after the other, whatever table they are in, until one of them gives the
+connection a destination, and an ACCEPT does not stop that: beside IPVS any of them can take a Service's connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from functools import cache, partial
+from pathlib import Path
+
+from msgspec import Struct
+
+from ipvsagent.address import Family
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.kernel.iptables.commands import Mode, SavedRules, saved_rules_of
+from ipvsagent.kernel.neighbours.verdicts import (
+    Case,
+    Denial,
+    SavedTable,
+    Step,
+    default_denial,
+    saved_steps,
+    saved_table,
+)
+from ipvsagent.kernel.nftables import tables as nftables
+from ipvsagent.kernel.nftables.messages import BaseChain, Rule, Table, names_destination, port_of, redirects, step_of
+from ipvsagent.printable import printable
+
+_HOOKS = ("input", "forward", "output")
+_OF_IPTABLES = {"ip": Family.IPV4, "ip6": Family.IPV6}
+_TABLES_OF_IPTABLES = ("raw", "mangle", "nat", "filter", "security")
+_LEGACY_TABLES = {Family.IPV4: Path("/proc/net/ip_tables_names"), Family.IPV6: Path("/proc/net/ip6_tables_names")}
+_MARKED_AT, _TRANSLATED_AT = -150, -100  # NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST
+_DEEPEST = 16
+_TO_LOCAL = re.compile(r"--dst-type LOCAL .*-[jg] (\S+)")
+_TO_PORTS = re.compile(r"--dports? ([\d,:]+)")
+
+_BESIDE_IPVS = {
+    "input": "what clients send to Services",
+    "forward": "the answers of endpoints to clients of Services",
+    "output": "what this node, and IPVS for its clients, sends to endpoints of Services",
+}
+_INSTEAD_OF_IPVS = {
+    "input": "what clients send to Services whose endpoints are on this node itself",
+    "forward": "what clients send to Services, and the answers",
+    "output": "what this node sends to Services",
+}
+
+
+class ObstacleKind(StrEnum):
+    DENIES = "denies"
+    NAT = "nat"
+
+
+class Obstacle(Struct, frozen=True):
+    """Describes one chain of another table in the way.
+
+    place: `table inet firewalld, chain filter_INPUT`. hook: input, forward, output or prerouting.
+    reason: one sentence. command: what an operator can run, or do. lasting: how to keep it.
+    """
+
+    kind: ObstacleKind
+    place: str
+    hook: str
+    reason: str
+    command: str
+    lasting: str = ""
+
+    @property
+    def remedy(self) -> str:
+        return f"{self.command}{f' ({self.lasting})' if self.lasting else ''}"
+
+    def finding(self) -> Finding:
+        return Finding(FindingKind.HOST, "packet rules", f"{self.place}: {self.reason}. {self.remedy}")
+
+
+def in_the_way(mode: Mode, *, bit: int, translated: bool = False, saved: SavedRules | None = None) -> list[Obstacle]:
+    """Returns the obstacles in the network namespace of the caller.
+
+    It raises nothing: a kernel without nf_tables, and a variant that is not installed, have no obstacles.
+
+    mode: the variant of iptables that our rules are in. bit: of the conntrack mark that connections to Services carry.
+    translated: Services are served by the iptables backend, which translates addresses itself. saved: what
+    `iptables_tool.saved_rules` read a moment ago, if anybody did.
+
+    Costs three netlink dumps (5 ms beside the 150 rules of firewalld), and a process of iptables-save (5 to 10 ms) for
+    each family in which the other variant has a filter or nat table.
+    """
+    chains = nftables.base_chains()
+    return [
+        *of_nftables(chains, nftables.rules, bit, translated),
+        *_of_other_variant(mode, chains, bit, translated, saved),
+    ]
+
+
+def of_nftables(
+    chains: Sequence[BaseChain],
+    rules: Callable[[Table], Mapping[str, Sequence[Rule]]],
+    bit: int,
+    translated: bool,
+) -> Iterator[Obstacle]:
+    """Yields the obstacles among base chains that iptables did not make. rules: reads those of a table, by chain."""
+    rules = cache(rules)
+    for chain in chains:
+        if is_of_iptables(chain) or chain.table.name == "kube-proxy":  # that has a check and a finding of its own
+            continue
+        place = printable(f"table {chain.table}, chain {chain.name}")
+        if chain.type == "nat" and chain.hook in ("prerouting", "output"):
+            if translated and chain.priority > _TRANSLATED_AT:
+                continue
+            if ports := _redirected(chain.name, rules(chain.table)):
+                yield _redirection(place, chain.hook, ports)
+        elif chain.type == "filter" and chain.hook in _HOOKS:
+            denial = default_denial(chain.name, chain.drops, partial(_steps, rules(chain.table), bit))
+            if denial is not None and _denies_services(denial, chain.hook, translated):
+                yield _nft_denial(chain, place, denial, bit, translated)
+
+
+def _steps(rules: Mapping[str, Sequence[Rule]], bit: int, chain: str) -> list[Step]:
+    return [step_of(rule, bit) for rule in rules.get(chain, ())]
+
+
+def is_of_iptables(chain: BaseChain) -> bool:
+    """Returns whether iptables-nft made the chain, or would use it as its own."""
+    table = chain.table
+    return table.family in _OF_IPTABLES and table.name in _TABLES_OF_IPTABLES and chain.name == chain.hook.upper()
+
+
+def _denies_services(denial: Denial, hook: str, translated: bool) -> bool:
+    if translated:
+        return Case.TRANSLATED not in denial.accepted
+    return Case.SERVICES not in denial.accepted and not (hook == "forward" and Case.ANSWERS in denial.accepted)
+
+
+def _denial_reason(denial: Denial, hook: str, translated: bool) -> str:
+    how = f"chain {printable(denial.by)} denies the rest" if denial.by else "its policy is drop"
+    traffic = (_INSTEAD_OF_IPVS if translated else _BESIDE_IPVS)[hook]
+    return f"{how}, and with it {traffic}, unless a rule there accepts them; no rule of ours can"
+
+
+def _nft_denial(chain: BaseChain, place: str, denial: Denial, bit: int, translated: bool) -> Obstacle:
+    match = "ct status dnat" if translated else f"ct mark and {bit:#x} == {bit:#x}"
+    command = f"Run `nft insert rule {printable(f'{chain.table} {chain.name}')} {match} accept`"
+    lasting = "also in the file that makes the table, or it is gone when that is loaded again"
+    known_at = _MARKED_AT if not translated else _TRANSLATED_AT if chain.hook == "output" else None
+    if known_at is not None and chain.priority <= known_at:
+        command = f"Give the chain a priority above {known_at}, where Service traffic is told apart, and accept it by "
+        command += f"`{match} accept`"
+    if chain.table.name == "firewalld":
+        rich = (
+            "`firewall-cmd --permanent --add-rich-rule='rule family=ipv4 destination address=SERVICE-RANGE accept' && "
+            "firewall-cmd --reload`"
+        )
+        lasting = f"`firewall-cmd --reload` removes it; what lasts is, for each zone and range of Services, {rich}"
+        if chain.table.owned:
+            command, lasting = f"Run, for each zone and range of Services, {rich}", "nft may not change this table"
+    elif chain.table.owned:
+        command = f"Have the program that owns the table accept `{match}` there"
+        lasting = "nft may not change it"
+    return Obstacle(
+        ObstacleKind.DENIES, place, chain.hook, _denial_reason(denial, chain.hook, translated), command, lasting
+    )
+
+
+def _redirected(chain: str, rules: Mapping[str, Sequence[Rule]], depth: int = 0) -> frozenset[str]:
+    """Returns the ports that a chain redirects whatever the destination address; "" = not told by port."""
+    found: set[str] = set()
+    if depth > _DEEPEST:
+        return frozenset()
+    for rule in rules.get(chain, ()):
+        if names_destination(rule):
+            continue
+        port = port_of(rule)
+        if redirects(rule):
+            found.add(str(port or ""))
+        elif target := step_of(rule, 0).target:
+            below = _redirected(target, rules, depth + 1)
+            found |= {str(port)} if port and below else below
+    return frozenset(found)
+
+
+def _redirection(place: str, hook: str, ports: frozenset[str]) -> Obstacle:
+    known = sorted((port for port in ports if port), key=lambda port: int(port.partition(":")[0]))
+    what = "ports of every address of this node are"
+    if len(known) == 1 and "" not in ports:
+        what = f"port {known[0]} of every address of this node is"
+    elif "" not in ports:
+        what = f"ports {', '.join(known)} of every address of this node are"
+    return Obstacle(
+        ObstacleKind.NAT,
+        place,
+        hook,
+        f"{what} redirected there, also of Service addresses, and no rule of ours can prevent it",
+        "Publish such ports on one address of the node (`podman run -p 192.0.2.1:8080:80`), or choose others than "
+        "Services have",
+    )
+
+
+def _of_other_variant(
+    mode: Mode,
+    chains: Sequence[BaseChain],
+    bit: int,
+    translated: bool,
+    saved: SavedRules | None,
+) -> Iterator[Obstacle]:
+    other = Mode.LEGACY if mode is Mode.NFT else Mode.NFT
+    for family in _other_families(other, chains):
+        text = saved_rules_of(other, family) if saved is None else saved.get((other, family))
+        if text is not None:
+            yield from of_iptables(text, other, family, bit, translated)
+
+
+def _other_families(mode: Mode, chains: Sequence[BaseChain]) -> Iterator[Family]:
+    """Yields the families in which a variant has a filter or nat table. Nothing asks legacy for its rules before, which
+    would load its modules."""
+    for name, family in _OF_IPTABLES.items():
+        if mode is Mode.NFT:
+            names = {chain.table.name for chain in chains if chain.table.family == name and is_of_iptables(chain)}
+        else:
+            try:
+                names = set(_LEGACY_TABLES[family].read_text().split())
+            except OSError:
+                continue
+        if names & {"filter", "nat"}:
+            yield family
+
+
+def of_iptables(text: str, mode: Mode, family: Family, bit: int, translated: bool) -> Iterator[Obstacle]:
+    """Yields the obstacles in what iptables-save prints of the variant that our rules are not in."""
+    filters = saved_table(text, "filter")
+    program = f"{'ip6tables' if family is Family.IPV6 else 'iptables'}-{mode}"
+    match = "-m conntrack --ctstate DNAT" if translated else f"-m connmark --mark {bit:#x}/{bit:#x}"
+    steps = saved_steps(filters, bit)
+    for hook in _HOOKS:
+        chain = hook.upper()
+        denial = default_denial(chain, filters.policies.get(chain) == "DROP", steps)
+        if denial is not None and _denies_services(denial, hook, translated):
+            yield Obstacle(
+                ObstacleKind.DENIES,
+                f"{program}, chain {chain}",
+                hook,
+                _denial_reason(denial, hook, translated),
+                f"Run `{program} -I {chain} {match} -j ACCEPT`",
+                "also where the node keeps these rules, or it is gone when they are loaded again",
+            )
+    nat = saved_table(text, "nat")
+    for hook in ("prerouting", "output"):
+        if ports := _saved_redirects(nat, hook.upper()):
+            yield _redirection(f"{program}, chain {hook.upper()} of table nat", hook, ports)
+
+
+def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
+    """Returns the ports of any local address that a hook translates; kube-proxy's chains have a check of their own."""
+    found: set[str] = set()
+    for rule in nat.rules.get(chain, ()):
+        if (match := _TO_LOCAL.search(rule)) and not match[1].startswith("KUBE-"):
+            found |= redirected_ports(nat, match[1])
+    return frozenset(found)
+
+
+def redirected_ports(nat: SavedTable, chain: str, depth: int = 0) -> set[str]:
+    """Returns the ports, or ranges `8000:8009`, that a chain of table nat translates; "" = not told by port."""
+    found: set[str] = set()
+    if depth > _DEEPEST:
+        return found
+    for rule in nat.rules.get(chain, ()):
+        target = rule.rpartition("-j ")[2].split(" ", 1)[0]
+        port = _TO_PORTS.search(rule)
+        ports = set(port[1].split(",")) if port else {""}
+        if target in ("DNAT", "REDIRECT"):
+            found |= ports
+        elif target in nat.rules and (below := redirected_ports(nat, target, depth + 1)):
+            found |= ports if port else below
+    return found

@@ -1,0 +1,74 @@
+"""What the loop says of itself as it goes, to all who want to know: health, metrics, Events, and systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ipvsagent.cluster.objects import Changes
+from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.monitoring.server import Server
+from ipvsagent.monitoring.supervisor import Supervisor
+from ipvsagent.pipeline import Pipeline
+
+BEAT_EVERY = 5.0
+"""Seconds after which the loop comes round at the latest, so that one that hangs can be told from one that rests."""
+
+
+class Events(Protocol):
+    """Who writes them; does not wait."""
+
+    def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None: ...
+
+    def cluster_has(self, nodes: int) -> None: ...
+
+
+class Vitals:
+    """environment: the process's, for what systemd says in it. events: None = there are none."""
+
+    def __init__(self, server: Server, environment: Mapping[str, str], events: Events | None = None) -> None:
+        self._events = events
+        self._fallback: dict[Finding, None] = {}
+        self._checks: tuple[object, ...] = ()
+        self.health = server.health
+        self.metrics = server.metrics
+        self.services = server.services
+        self.supervisor = Supervisor(environment)
+
+    def turned(self) -> None:
+        """The loop has come round."""
+        self.health.turned()
+        self.supervisor.turned()
+
+    def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None:
+        """Findings that hold from now on, and no longer."""
+        for finding in cleared:
+            self._fallback.pop(finding, None)
+        self._fallback.update((finding, None) for finding in appeared if finding.kind is FindingKind.FALLBACK)
+        self.health.falls_back(tuple([finding.reason for finding in self._fallback]))
+        if self._events:
+            self._events.found(appeared, cleared)
+
+    def changed(self, changes: Changes) -> None:
+        self.metrics.changed(changes)
+
+    def synced(self, seconds: float, *, success: bool) -> None:
+        """A round, or the first programming, took so long."""
+        self.metrics.synced(seconds, success=success)
+
+    def stands(self, pipeline: Pipeline, *, failing: bool) -> None:
+        """After a turn. failing: the kernel's tables could not be read or made the last time."""
+        if self._events and pipeline.table.synced:
+            self._events.cluster_has(len(pipeline.table.nodes))
+        self.health.node_is(pipeline.table.nodes.get(pipeline.node_name))
+        checks = (pipeline.health_checks, pipeline.node_port_addresses)
+        if checks != self._checks:
+            self._checks = checks
+            self.services.serve(*checks)
+        reconciler = pipeline.reconciler
+        if failing or pipeline.next_due() == 0.0:
+            self.health.waiting()
+        elif reconciler.started:
+            self.health.carried_out()
+            refused = f", {len(reconciler.suspects)} of them refused by the kernel" if reconciler.suspects else ""
+            self.supervisor.status(f"{len(pipeline.desired)} virtual servers{refused}")

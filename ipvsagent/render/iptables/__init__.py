@@ -1,0 +1,1 @@
+"""Virtual servers and constant packet rules in iptables' words."""

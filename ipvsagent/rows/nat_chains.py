@@ -1,0 +1,190 @@
+"""A virtual server as chains of iptables' nat table: the row of the iptables backend.
+
+One row is one virtual server, whatever its endpoints, because it is written and replaced as a whole. Its first chain
+chooses an endpoint; a rule in one of a constant number of buckets leads there. iptables does not print rules as they
+were written, so rows are compared by the marks that their rules carry (see packet_rules.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from ipvsagent.address import Family, pack
+from ipvsagent.model import VirtualServerId
+from ipvsagent.rows.packet_rules import CHAIN_PREFIX, COMMENT_PREFIX
+
+ENTRY, FOR_NODE, ENDPOINT, BUCKET = (f"{CHAIN_PREFIX}{kind}-" for kind in "SNEB")
+"""Prefixes of chain names: where a virtual server begins; its choice for clients on this node, where that differs; one
+of its endpoints; a bucket."""
+
+OWN_PREFIXES = (ENTRY, FOR_NODE, ENDPOINT)
+BUCKETS = 64
+CLIENT_SETS = {Family.IPV4: f"{CHAIN_PREFIX}CLIENTS-", Family.IPV6: f"{CHAIN_PREFIX}6-CLIENTS-"}
+"""Prefixes of the sets that remember which client went where (render/iptables/nat_chains.py)."""
+
+
+class MarkedRule(Struct, frozen=True, gc=False):
+    """mark: what its comment says, "" if somebody else wrote it. text: as written, or as iptables-save prints it."""
+
+    mark: str
+    text: str
+
+
+class ServerChain(Struct, frozen=True, gc=False):
+    name: str
+    rules: tuple[MarkedRule, ...] = ()
+
+
+class ChainsRow(Struct, frozen=True, eq=False, gc=False):
+    """dispatch: the rule in `bucket` that leads to the first of `chains`. client_sets: sets that the rules name.
+
+    Two rows are equal if they name the same chains with the same marks, whatever the texts.
+    """
+
+    id: VirtualServerId
+    bucket: str
+    dispatch: MarkedRule
+    chains: tuple[ServerChain, ...]
+    client_sets: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> VirtualServerId:
+        return self.id
+
+    def signature(self) -> tuple[object, ...]:
+        """What the kernel's own order of chains does not change."""
+        chains = sorted((chain.name, *(rule.mark for rule in chain.rules)) for chain in self.chains)
+        return self.id, self.bucket, self.dispatch.mark, chains
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChainsRow) and self.signature() == other.signature()
+
+    def __ne__(self, other: object) -> bool:  # Struct has one of its own
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return f"-A {self.bucket} {self.dispatch.text}"
+
+
+def chain_name(prefix: str, *words: object) -> str:
+    """A name for what the words say, 16 characters after the prefix."""
+    digest = hashlib.blake2s(" ".join(map(str, words)).encode(), digest_size=10).digest()
+    return prefix + base64.b32encode(digest).decode()
+
+
+def server_chain(name: str, rules: Iterable[tuple[str, str]]) -> ServerChain:
+    """rules: each with what its comment says to people, which may be nothing."""
+    marked = []
+    for position, (rule, remark) in enumerate(rules):
+        marked.append(marked_rule(rule, remark, name, position))
+    return ServerChain(name, tuple(marked))
+
+
+def marked_rule(rule: str, remark: str, *place: object) -> MarkedRule:
+    text = " ".join(map(str, ("nat", *place, rule, remark)))
+    mark = hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
+    comment = f'"{COMMENT_PREFIX}{mark} {remark}"' if remark else f"{COMMENT_PREFIX}{mark}"
+    return MarkedRule(mark, f"{rule} -m comment --comment {comment}")
+
+
+def bucket_number(server_id: VirtualServerId) -> int:
+    """By the last bits of the address, because a rule can match these, with a mask.
+
+    The bits of a port can be matched by u32 and bpf alone, which not every kernel has, so the node ports of one address
+    are in one bucket; kube-proxy has those of all addresses in one chain (pkg/proxy/iptables/proxier.go,
+    KUBE-NODEPORTS). Only what begins a connection goes through it.
+    """
+    return pack(server_id.address)[-1] % BUCKETS
+
+
+def bucket_name(number: int) -> str:
+    return f"{BUCKET}{number:02x}"
+
+
+def bucket_names() -> list[str]:
+    return [bucket_name(number) for number in range(BUCKETS)]
+
+
+def added_lines(row: ChainsRow) -> Iterator[str]:
+    """For `iptables-restore --noflush`."""
+    yield from chain_texts(row.chains)
+    yield f"-A {row.bucket} {row.dispatch.text}"
+
+
+def replaced_lines(row: ChainsRow, held: ChainsRow) -> Iterator[str]:
+    """Only chains that differ; what is not needed any more goes last."""
+    before = {chain.name: chain for chain in held.chains}
+    yield from chain_texts(chain for chain in row.chains if _marks(chain) != _marks(before.get(chain.name)))
+    if (row.bucket, row.dispatch.mark) != (held.bucket, held.dispatch.mark):
+        yield f"-A {row.bucket} {row.dispatch.text}"
+        yield f"-D {held.bucket} {held.dispatch.text}"
+    kept = {chain.name for chain in row.chains}
+    yield from chains_removed(chain.name for chain in held.chains if chain.name not in kept)
+
+
+def deleted_lines(held: ChainsRow) -> Iterator[str]:
+    yield f"-D {held.bucket} {held.dispatch.text}"
+    yield from chains_removed(chain.name for chain in held.chains)
+
+
+def commands(verb: str, row: ChainsRow) -> list[str]:
+    """What a person would type to do the same; the rules of a row to be deleted are those that are held."""
+    lines = []
+    for chain in row.chains:
+        if verb == "add":
+            lines.append(f"-N {chain.name}")
+        elif verb == "set":
+            lines.append(f"-F {chain.name}")
+    if verb == "delete":
+        lines.append(f"-D {row.bucket} {row.dispatch.text}")
+        lines += [f"-F {chain.name}" for chain in row.chains] + [f"-X {chain.name}" for chain in row.chains]
+    else:
+        lines += [f"-A {chain.name} {rule.text}" for chain in row.chains for rule in chain.rules]
+    if verb == "add":
+        lines.append(str(row))
+    return [f"{tool_of(row)} -t nat {line}" for line in lines]
+
+
+def chains_command(verb: str, row: ChainsRow) -> str:
+    """The one command that stands for all."""
+    lines = {"add": f"-A {row.bucket}", "set": f"-F {row.chains[0].name}", "delete": f"-D {row.bucket}"}
+    rest = "" if verb == "set" else f" {row.dispatch.text}"
+    return f"{tool_of(row)} -t nat {lines[verb]}{rest}"
+
+
+def rules_of(row: ChainsRow) -> int:
+    """How many."""
+    return 1 + sum(len(chain.rules) for chain in row.chains)
+
+
+def tool_of(row: ChainsRow) -> str:
+    return "ip6tables" if row.id.family is Family.IPV6 else "iptables"
+
+
+def chain_texts(chains: Iterable[ServerChain]) -> Iterator[str]:
+    """Chains that others lead to are declared before any rule; a declaration also empties what is there."""
+    listed = list(chains)
+    for chain in listed:
+        yield f":{chain.name} - [0:0]"
+    for chain in listed:
+        for rule in chain.rules:
+            yield f"-A {chain.name} {rule.text}"
+
+
+def chains_removed(names: Iterable[str]) -> Iterator[str]:
+    listed = list(names)
+    for name in listed:
+        yield f":{name} - [0:0]"
+    for name in listed:
+        yield f"-X {name}"
+
+
+def _marks(chain: ServerChain | None) -> list[str] | None:
+    return [rule.mark for rule in chain.rules] if chain else None
