@@ -1,4 +1,4 @@
-"""`python -m ipvsagent`."""
+"""Run the command line as `python -m ipvsagent`."""
 
 from ipvsagent.cli import main
 

@@ -23,8 +23,8 @@ from ipvsagent.policy.health_checks import HealthCheck, HealthChecks
 from ipvsagent.policy.node import NodeFacts, node_facts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.reconcile.audit import Audit
-from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.reconciler import Reconciler
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.set_members import health_check_members, pod_members, routed_members
@@ -37,7 +37,7 @@ Origins = list[tuple[object, tuple[Finding, ...]]]
 
 
 class Pipeline:
-    def __init__(self, node_name: str, options: PolicyOptions, backend: Backend, drains: Drains) -> None:
+    def __init__(self, node_name: str, options: PolicyOptions, backend: KernelTables, drains: Drains) -> None:
         self.table = ServiceTable()
         self.desired = DesiredState()
         self.reconciler = Reconciler(self.desired, backend, drains)
@@ -52,7 +52,6 @@ class Pipeline:
         self._dirty: set[ServiceKey] = set()
         self._missing_schedulers: dict[ServiceKey, str] = {}
         self._health_checks = HealthChecks(self.desired)
-        self._binds = backend.binds
         self._fix(0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
@@ -62,7 +61,7 @@ class Pipeline:
         origins: Origins = []
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
-            self._dirty |= self._learn_facts()
+            self._dirty |= self._refresh_facts()
             self._fix(now)
             origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
@@ -74,7 +73,7 @@ class Pipeline:
     def node_addresses(self, interfaces: Mapping[Address, str]) -> Origins:
         """The addresses on this node's other interfaces, now, with the interface's name."""
         before, self._interfaces = self._interfaces, dict(interfaces)
-        self._dirty |= self._learn_facts()
+        self._dirty |= self._refresh_facts()
         if before.keys() != self._interfaces.keys():
             self._dirty |= self._health_checks.addresses_changed()
         self._fix(0.0)
@@ -87,15 +86,15 @@ class Pipeline:
         if options == self._options:
             return []
         self._options = options
-        self._learn_facts()
+        self._refresh_facts()
         self._dirty |= set(self.table.services)
         self._fix(now)
         return [("nodes", self._facts_findings)]
 
-    def render_anew(self, now: float) -> None:
+    def mark_all_suspect(self, now: float) -> None:
         """The renderer makes other rows than before: the next round reads what is held, and compares it with these."""
         for server_id in self.reconciler.confirmed:
-            self.reconciler.suspects.doubt(server_id, now)
+            self.reconciler.suspects.mark_suspect(server_id, now)
 
     def ask_for_schedulers(self) -> None:
         """Services that asked for a scheduler that the kernel did not have are worked out anew if it has come: their
@@ -110,7 +109,7 @@ class Pipeline:
         report = Report() if report is None else report
         urgent = sorted((key for key in self._dirty if self._urgency(key) is not None), key=self._urgency_first)
         if urgent:
-            self._wish(urgent, report)
+            self._recompute(urgent, report)
             self.reconciler.program([i for key in urgent for i in self.desired.ids_of(key)], now, report)
         return self.start(now, report)
 
@@ -120,14 +119,14 @@ class Pipeline:
         report: says what was found and done as far as it gets, also if this raises.
         """
         report = Report() if report is None else report
-        self._wish(self._in_order(), report)
+        self._recompute(self._in_order(), report)
         self.reconciler.start(now, report)
         return report
 
     def round(self, now: float, report: Report | None = None) -> Report:
         """What has become due, after `start`. Raises KernelError; `report` as there."""
         report = Report() if report is None else report
-        self._wish(self._in_order(), report)
+        self._recompute(self._in_order(), report)
         self.reconciler.round(now, report)
         return report
 
@@ -185,7 +184,7 @@ class Pipeline:
         delivered = [RouteRow(str(route.network), route.source) for route in routes]
         self.reconciler.fix((*pod_members(pods, home), *checks, *ranges, *delivered), now)
 
-    def _learn_facts(self) -> set[ServiceKey]:
+    def _refresh_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""
         facts, self._facts_findings = node_facts(
             self.node_name,
@@ -194,7 +193,7 @@ class Pipeline:
             self._options.node_ports_on,
             self._options.known_as,
             self._options.route_networks,
-            localhost=self._options.localhost,
+            localhost=self._options.capabilities.localhost_node_ports,
             pod_networks=self._options.pod_networks,
         )
         if facts == self._facts:
@@ -214,7 +213,7 @@ class Pipeline:
         )
         return ("node", (finding,))
 
-    def _wish(self, dirty: Iterable[ServiceKey], report: Report) -> None:
+    def _recompute(self, dirty: Iterable[ServiceKey], report: Report) -> None:
         """Recompute what these Services want, and those that win or lose an address by it."""
         rejudged: set[ServiceKey] = set()
         try:
@@ -224,7 +223,7 @@ class Pipeline:
                 self._health_checks.replace(
                     key, self.table.services.get(key), self.table.slices_of(key), self.node_name
                 )
-                replaced = self._wish_of(key, report)
+                replaced = self._recompute_service(key, report)
                 self._health_checks.virtual_servers_changed(key, replaced)
                 rejudged |= replaced.rejudged | {key}
                 queue.extend(replaced.passed - self._dirty)  # clients are translated to what a Service has won alone
@@ -248,7 +247,7 @@ class Pipeline:
 
         return sorted(self._dirty, key=seniority)
 
-    def _wish_of(self, key: ServiceKey, report: Report) -> Replaced:
+    def _recompute_service(self, key: ServiceKey, report: Report) -> Replaced:
         service = self.table.services.get(key)
         self._missing_schedulers.pop(key, None)
         if service is None:
@@ -276,4 +275,6 @@ class Pipeline:
 
     def _is_local(self, address: Address) -> bool:
         """Of a Service's address that is served here: on an interface, ours or another one, or local by a route."""
-        return address in self._interfaces or (self._binds and address not in self._facts.own_addresses)
+        return address in self._interfaces or (
+            self._options.capabilities.binds and address not in self._facts.own_addresses
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ipvsagent.address import Family
 from ipvsagent.agent.loop import Loop
-from ipvsagent.backends.ipvs import Node
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.arp import Raised
@@ -34,7 +34,7 @@ class NothingReserved:
         return ()
 
 
-class TestedNode(Node):
+class TestedNode(IpvsBackend):
     """A node whose tables are those of `kernel`, fake or real, with trouble at its calls."""
 
     __test__ = False
@@ -103,7 +103,7 @@ class Looped:
             vitals,
             install_rules=lambda: (),
             keep_rules=kernel.keep_rules,
-            tell_rules=lambda config: None,
+            configure_rules=lambda config: None,
             source_view=lambda: SourceView("a test", True),
             udp_changed=lambda servers: None,
             clock=lambda: self.inbox.now,

@@ -11,7 +11,7 @@ from ipvsagent.address import Family
 from ipvsagent.agent import preflight as checks
 from ipvsagent.agent.preflight import State, check_node
 from ipvsagent.cli import main
-from ipvsagent.config import Backend, Config
+from ipvsagent.config import BackendChoice, Config
 from ipvsagent.kernel import host
 from ipvsagent.kernel.iptables.commands import Mode, Tool, Variant
 from tests.conftest import NetworkNamespace
@@ -22,10 +22,14 @@ DATA = Path(__file__).parent / "data" / "packet_filters"
 
 @pytest.mark.parametrize(
     ("backend", "state", "fit"),
-    [(Backend.AUTO, State.WARNING, True), (Backend.IPTABLES, State.OK, True), (Backend.IPVS, State.FAILED, False)],
+    [
+        (BackendChoice.AUTO, State.WARNING, True),
+        (BackendChoice.IPTABLES, State.OK, True),
+        (BackendChoice.IPVS, State.FAILED, False),
+    ],
 )
 def test_ip_vs_is_absent(
-    backend: Backend, state: State, fit: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    backend: BackendChoice, state: State, fit: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(host, "require_privilege", lambda: None)
     monkeypatch.setattr(host, "ip_vs_presence", lambda: host.IpvsPresence.ABSENT)
@@ -33,12 +37,12 @@ def test_ip_vs_is_absent(
     monkeypatch.setattr(checks, "saved_rules", dict)
     iptables = checks.Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
     monkeypatch.setattr(checks, "_iptables", lambda saved: iptables)
-    monkeypatch.setattr(checks, "IptablesNode", lambda *_, **__: type("Opened", (), {"settings": lambda self: []})())
+    monkeypatch.setattr(checks, "IptablesBackend", lambda *_, **__: type("Opened", (), {"settings": lambda self: []})())
     monkeypatch.setattr(checks, "in_the_way", lambda *_, **__: [])
     found = check_node(Config(backend=backend, state_dir=tmp_path))
     (ip_vs,) = [check for check in found.checks if check.name == "ip_vs"]
     assert (ip_vs.state, found.fit) == (state, fit)
-    assert ("iptables" in ip_vs.found) == (backend is not Backend.IPVS)
+    assert ("iptables" in ip_vs.found) == (backend is not BackendChoice.IPVS)
     assert not list(tmp_path.iterdir())
 
 
@@ -67,7 +71,7 @@ def test_neighbours_and_obstacles(netns: NetworkNamespace, monkeypatch: pytest.M
     saves: list[tuple[Mode, Family]] = []
     save = Tool.save
     monkeypatch.setattr(Tool, "save", lambda tool: (saves.append((tool.mode, tool.family)), save(tool))[1])
-    found = check_node(Config(backend=Backend.IPVS, state_dir=tmp_path))
+    found = check_node(Config(backend=BackendChoice.IPVS, state_dir=tmp_path))
     assert sorted(saves) == sorted((mode, family) for mode in Mode for family in Family)
     assert [(check.name, check.state) for check in found.neighbours] == [
         ("neighbour ufw", State.OK),
@@ -78,7 +82,7 @@ def test_neighbours_and_obstacles(netns: NetworkNamespace, monkeypatch: pytest.M
     assert (
         "nft insert rule inet firewalld filter_INPUT ct mark and 0x4000 == 0x4000 accept" in found.neighbours[-1].remedy
     )
-    beside_iptables = check_node(Config(backend=Backend.IPTABLES, state_dir=tmp_path)).neighbours
+    beside_iptables = check_node(Config(backend=BackendChoice.IPTABLES, state_dir=tmp_path)).neighbours
     assert [check.name for check in beside_iptables] == [check.name for check in found.neighbours[:-1]]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from sys import getsizeof
 
 from integration.bench.cluster import THIS_NODE, Cluster, Extra
-from ipvsagent.backends.ipvs import pipeline_for
+from ipvsagent.backends.assembly import pipeline_for
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 
@@ -20,7 +20,7 @@ def test_no_set_of_the_first_programming_is_looked_through_later():
     kernel, cluster = FakeKernel(), Cluster(300, endpoints=1)
     kernel.addresses.ensure_interface()
     kernel.sets.ensure(set_specs())
-    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
+    backend = KernelTables(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
     pipeline = pipeline_for(Config(node_name=THIS_NODE), backend, window=0)
     pipeline.take(Changes(upserts=tuple(cluster.decoded()), synced=True), 1.0)
     assert not pipeline.begin(1.0).failures

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from integration.apiserver import ApiServer, NoWatchList, load
+from ipvsagent.backends.assembly import pipeline_for
 from ipvsagent.backends.iptables import iptables_pipeline, renderer
-from ipvsagent.backends.ipvs import pipeline_for
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingBook
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import AddressRow, Op, SetMemberRow, Verb
@@ -77,12 +77,12 @@ def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     servers = server_rules(kernel)
     for table in servers.tables:
         table.apply(RuleSet(table.family))
-    pipeline = iptables_pipeline(config, Backend(renderer(config), servers, None, kernel.sets), window=0)
+    pipeline = iptables_pipeline(config, KernelTables(renderer(config), servers, None, kernel.sets), window=0)
     book = told(pipeline, kernel, loaded)
     lines: list[str] = []
     for seen in servers.read(None):
         assert isinstance(seen.row, ChainsRow)
-        lines += [_without_marks(line) for line in commands("add", seen.row) if " -N " not in line]
+        lines += [_without_marks(line) for line in commands(Verb.ADD, seen.row) if " -N " not in line]
     return {"iptables.txt": "".join(f"{line}\n" for line in lines) + _said(book)}
 
 
@@ -101,7 +101,7 @@ def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
     tables = (kernel.ipvs, kernel.addresses, kernel.sets)
-    backend = Backend(IpvsRenderer(), *tables, translations=kernel.translations)
+    backend = KernelTables(IpvsRenderer(), *tables, translations=kernel.translations)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
     book = told(pipeline, kernel, loaded)
     kernel.keep_rules()

@@ -45,9 +45,10 @@ from ipvsagent.cluster.objects import (
 from ipvsagent.kernel.fake.kernel import FakeKernel, Killed
 from ipvsagent.model import Frontend, Protocol, VirtualServerId
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.capabilities import IPVS
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
@@ -70,7 +71,7 @@ def pipeline_on(kernel: Any) -> Pipeline:
         kernel.addresses.ensure_interface()
         kernel.sets.ensure(set_specs())
 
-    backend = Backend(
+    backend = KernelTables(
         IpvsRenderer(),
         kernel.ipvs,
         kernel.addresses,
@@ -81,7 +82,7 @@ def pipeline_on(kernel: Any) -> Pipeline:
         adopt=kernel.ownership.adopt,
         translations=kernel.translations,
     )
-    return Pipeline(NODE, PolicyOptions(scheduler="rr", by_ipvs=True), backend, Drains(TIMEOUT, WINDOW))
+    return Pipeline(NODE, PolicyOptions(scheduler="rr", capabilities=IPVS), backend, Drains(TIMEOUT, WINDOW))
 
 
 class Agent:
@@ -420,7 +421,7 @@ class Laws(RuleBasedStateMachine):
     def with_real_servers(self) -> set[VirtualServerId]:
         """Those that have real servers in the kernel now, and still will."""
         pipeline = self.agent.pipeline
-        pipeline._wish(sorted(pipeline._dirty), Report())  # or this would still be the wish of the last round
+        pipeline._recompute(sorted(pipeline._dirty), Report())  # or this would still be the wish of the last round
         desired = pipeline.desired
         return {
             i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers

@@ -22,9 +22,10 @@ from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.kernel.iptables.commands import RulesRefused
 from ipvsagent.model import VirtualServerId
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.capabilities import IPTABLES
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
@@ -47,7 +48,7 @@ class Agent:
         self.servers = server_rules(kernel)
         kernel.sets.ensure(set_specs())
         self.keep_rules(always=True)
-        backend = Backend(
+        backend = KernelTables(
             IptablesRenderer(OPTIONS),
             self.servers,
             None,
@@ -56,7 +57,7 @@ class Agent:
             set_sizes=lambda: Counter(row.set for row in kernel.set_members),
             touched=self.servers.touched,
         )
-        self.pipeline = Pipeline(NODE, PolicyOptions(at_random=True), backend, Drains())
+        self.pipeline = Pipeline(NODE, PolicyOptions(capabilities=IPTABLES), backend, Drains())
         self.pipeline.take(Changes(upserts=tuple(objects), synced=True), now)
         self.written = self.pipeline.start(now).written
 

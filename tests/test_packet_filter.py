@@ -17,7 +17,8 @@ from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, 
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.packet_filter import iptables as packet_filter
-from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
+from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE
@@ -41,14 +42,14 @@ CONFIG = Config(node_name="node-1", cluster_cidrs=(parse_network("10.244.0.0/16"
 
 
 def test_everything_is_used_where_it_is_there(kernel: FakeKernel) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     assert kept.install() and not kept.findings() and not kept.repair()
     text = rules(kernel)
     assert text.count("-m bpf") == 2 and "--random-fully" in text and "--map-mark" not in text
 
 
 def test_no_mark_but_the_masquerade_bit_is_set(kernel: FakeKernel) -> None:
-    PacketFilter(Config(node_name="node-1", masquerade_bit=30)).install()
+    IptablesPacketFilter(Config(node_name="node-1", masquerade_bit=30)).install()
     marks = set(re.findall(r"--set-x?mark (\S+)", rules(kernel)))
     assert marks == {"0x40000000/0x40000000", "0x0/0x40000000"}
 
@@ -57,18 +58,18 @@ def test_no_mark_but_the_masquerade_bit_is_set(kernel: FakeKernel) -> None:
 def test_differences_are_found_without_a_write(kernel: FakeKernel, lacks: set[Feature]) -> None:
     kernel.features -= lacks
     before = rules(kernel)
-    found = PacketFilter(CONFIG).differences()
+    found = IptablesPacketFilter(CONFIG).differences()
     assert any(s.startswith("IPv4 mangle: chain IPVSAGENT-") for s in found) and any("IPv6 nat" in s for s in found)
     assert rules(kernel) == before
 
-    PacketFilter(CONFIG).install()
+    IptablesPacketFilter(CONFIG).install()
     held = rules(kernel)
-    assert PacketFilter(CONFIG).differences() == [], "an iptables that lacks something is as it should be"
+    assert IptablesPacketFilter(CONFIG).differences() == [], "an iptables that lacks something is as it should be"
     assert rules(kernel) == held
 
     chain = next(line.split()[1] for line in held.splitlines() if line.startswith("-A IPVSAGENT-"))
     kernel.rule_tools[Family.IPV4].restore(f"*mangle\n-A {chain} -p sctp -j DROP\nCOMMIT\n")
-    (sentence,) = PacketFilter(CONFIG).differences()
+    (sentence,) = IptablesPacketFilter(CONFIG).differences()
     assert sentence.startswith(f"IPv4 mangle: chain {chain}: a rule is not ours:")
 
 
@@ -77,7 +78,7 @@ def test_a_change_that_legacy_iptables_does_not_tell_of(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     monkeypatch.setattr(packet_filter, "find_variant", lambda *_, **__: Variant(mode, "it is a fake"))
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     held = rules(kernel)
     table = kernel.rule_tools[Family.IPV4].held["mangle"]
@@ -90,12 +91,12 @@ def test_a_change_that_legacy_iptables_does_not_tell_of(
     assert kernel.calls - before < 10, "and the other looks read nothing"
 
 
-def beside_ipvs(kernel: FakeKernel) -> PacketFilter:
-    return PacketFilter(CONFIG)
+def beside_ipvs(kernel: FakeKernel) -> IptablesPacketFilter:
+    return IptablesPacketFilter(CONFIG)
 
 
-def instead_of_ipvs(kernel: FakeKernel) -> PacketFilter:
-    return PacketFilter(CONFIG, INSTEAD_OF_IPVS, server_rules(kernel).tables)
+def instead_of_ipvs(kernel: FakeKernel) -> IptablesPacketFilter:
+    return IptablesPacketFilter(CONFIG, INSTEAD_OF_IPVS, server_rules(kernel).tables)
 
 
 def trouble(monkeypatch: pytest.MonkeyPatch, tool: FakeRuleTool, error: Exception) -> None:
@@ -117,7 +118,7 @@ def flush(kernel: FakeKernel) -> None:
 
 @pytest.mark.parametrize("opened", [beside_ipvs, instead_of_ipvs])
 def test_a_repair_that_failed_is_tried_until_it_succeeds(
-    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], PacketFilter]
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], IptablesPacketFilter]
 ) -> None:
     monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
     kept = opened(kernel)
@@ -134,7 +135,7 @@ def test_a_repair_that_failed_is_tried_until_it_succeeds(
 
 
 def test_rules_come_back_after_the_sets_that_they_ask(kernel: FakeKernel) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     held = rules(kernel)
     flush(kernel)
@@ -185,29 +186,29 @@ def translated(kernel: FakeKernel) -> list[str]:
 
 
 def test_translations_are_written_by_whoever_keeps_the_rules(kernel: FakeKernel) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     assert translated(kernel) == [] and not kept.pending and not kept.wake.is_set()
     kept.translate(frozenset({TWO, ONE, SIX}))
     assert kept.pending and kept.wake.is_set() and translated(kernel) == []
-    kept.follow()
+    kept.apply_pending()
     assert not kept.pending and translated(kernel) == ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
-    assert not kept.repair() and not PacketFilter(CONFIG).differences()
+    assert not kept.repair() and not IptablesPacketFilter(CONFIG).differences()
     kept.translate(frozenset({ONE, SIX}))
-    kept.follow()
+    kept.apply_pending()
     assert translated(kernel) == ["192.0.2.1", "2001:db8::1"]
     kept.translate(frozenset({ONE, SIX}))
     assert not kept.pending
     calls = kernel.calls
-    kept.follow()
+    kept.apply_pending()
     assert kernel.calls == calls, "what is there already costs nothing"
 
 
 def test_only_the_rules_that_differ_are_written(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE, TWO}))
-    kept.follow()
+    kept.apply_pending()
     written: list[str] = []
     tool = kernel.rule_tools[Family.IPV4]
     restore = tool.restore
@@ -218,7 +219,7 @@ def test_only_the_rules_that_differ_are_written(kernel: FakeKernel, monkeypatch:
 
     monkeypatch.setattr(tool, "restore", noted)
     kept.translate(frozenset({TWO, translation(3)}))
-    kept.follow()
+    kept.apply_pending()
     assert [line.split()[:4] for line in written] == [
         ["-D", INSIDE, "-d", "192.0.2.1/32"],
         ["-A", INSIDE, "-d", "192.0.2.3/32"],
@@ -226,25 +227,25 @@ def test_only_the_rules_that_differ_are_written(kernel: FakeKernel, monkeypatch:
 
 
 def test_a_new_agent_finds_those_that_are_there_and_keeps_them(kernel: FakeKernel) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE, SIX}))
-    kept.follow()
+    kept.apply_pending()
     held = rules(kernel)
-    new = PacketFilter(CONFIG)
+    new = IptablesPacketFilter(CONFIG)
     assert new.held_translations() == {ONE, SIX}
     assert new.install() == 0 and rules(kernel) == held and not new.pending
-    assert PacketFilter(CONFIG, INSTEAD_OF_IPVS, server_rules(kernel).tables).held_translations() == frozenset()
+    assert IptablesPacketFilter(CONFIG, INSTEAD_OF_IPVS, server_rules(kernel).tables).held_translations() == frozenset()
     new.translate(frozenset({SIX}))
-    new.follow()
+    new.apply_pending()
     assert translated(kernel) == ["2001:db8::1"]
 
 
 def test_a_translation_that_somebody_removed_comes_back(kernel: FakeKernel) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE, TWO}))
-    kept.follow()
+    kept.apply_pending()
     tool = kernel.rule_tools[Family.IPV4]
     (first, _) = tool.held["nat"][INSIDE]
     tool.restore(f"*nat\n-D {INSIDE} {first}\nCOMMIT\n")
@@ -252,23 +253,23 @@ def test_a_translation_that_somebody_removed_comes_back(kernel: FakeKernel) -> N
 
 
 def test_translations_stay_when_the_configuration_changes(kernel: FakeKernel) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE}))
-    kept.follow()
+    kept.apply_pending()
     kept.configure(Config(node_name="node-1", masquerade_bit=20))
     assert kept.pending
-    kept.follow()
+    kept.apply_pending()
     assert not kept.pending and translated(kernel) == ["192.0.2.1"] and "0x100000/0x100000" in rules(kernel)
 
 
 def test_translations_go_with_the_rest_where_iptables_can_do_less(kernel: FakeKernel) -> None:
     kernel.features -= {Feature.BPF, Feature.RANDOM_FULLY}
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE}))
     kernel.calls = 0
-    kept.follow()
+    kept.apply_pending()
     assert translated(kernel) == ["192.0.2.1"] and not kept.pending and not kept.repair()
     assert "-m bpf" not in rules(kernel) and len(kept.findings()) == 1
 
@@ -276,10 +277,10 @@ def test_translations_go_with_the_rest_where_iptables_can_do_less(kernel: FakeKe
 def test_translations_that_could_not_be_written_are_tried_again(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE}))
-    kept.follow()
+    kept.apply_pending()
     locked = RulesLocked("another program holds the lock", code=errno.EAGAIN)
     for failing in Family:
         kept.translate(frozenset({TWO, SIX}))
@@ -287,20 +288,20 @@ def test_translations_that_could_not_be_written_are_tried_again(
             trouble(patch, kernel.rule_tools[failing], locked)
             for _ in range(2):
                 with pytest.raises(RulesLocked):
-                    kept.follow()
+                    kept.apply_pending()
                 assert kept.pending
-        kept.follow()
+        kept.apply_pending()
         assert not kept.pending and translated(kernel) == ["192.0.2.2", "2001:db8::1"]
         with monkeypatch.context() as patch:
             trouble(patch, kernel.rule_tools[failing], locked)
             kept.translate(frozenset({ONE}))
             with pytest.raises(RulesLocked):
-                kept.follow()
+                kept.apply_pending()
         kept.translate(frozenset({TWO, SIX}))
-        kept.follow()
+        kept.apply_pending()
         assert not kept.repair() and translated(kernel) == ["192.0.2.2", "2001:db8::1"], "the old ones are wanted again"
         kept.translate(frozenset({ONE}))
-        kept.follow()
+        kept.apply_pending()
 
 
 # Rules of others that come in front of ours, and what is said of those in the way
@@ -338,7 +339,7 @@ def is_first(kernel: FakeKernel) -> bool:
 
 
 def test_who_comes_in_front_is_answered_at_once_and_then_ever_more_slowly(kernel: FakeKernel, clock: Clock) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     push_in_front(kernel)
     assert kept.repair() and is_first(kernel)
@@ -357,7 +358,7 @@ def test_who_comes_in_front_is_answered_at_once_and_then_ever_more_slowly(kernel
 
 
 def test_waiting_for_it_costs_next_to_nothing_and_other_changes_do_not_wait(kernel: FakeKernel, clock: Clock) -> None:
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     push_in_front(kernel)
     kept.repair()
@@ -376,14 +377,14 @@ def test_waiting_for_it_costs_next_to_nothing_and_other_changes_do_not_wait(kern
 
 
 def test_a_restart_finds_its_jump_behind_and_moves_it(kernel: FakeKernel, clock: Clock) -> None:
-    PacketFilter(CONFIG).install()
+    IptablesPacketFilter(CONFIG).install()
     push_in_front(kernel)
-    assert PacketFilter(CONFIG).install() and is_first(kernel)
+    assert IptablesPacketFilter(CONFIG).install() and is_first(kernel)
 
 
 @pytest.mark.parametrize("opened", [beside_ipvs, instead_of_ipvs])
 def test_accepts_come_and_go_with_the_default(
-    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], PacketFilter]
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], IptablesPacketFilter]
 ) -> None:
     monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
     kept = opened(kernel)
@@ -411,7 +412,7 @@ def test_a_denial_that_no_accept_can_answer_is_said_with_a_remedy(kernel: FakeKe
         "*filter\n:zone - [0:0]\n-A INPUT -i eth0 -g zone\n-A zone -p tcp -m tcp --dport 22 -j ACCEPT\n"
         "-A zone -j REJECT\nCOMMIT\n"
     )
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     (finding,) = kept.findings()
     assert finding.reason == (
@@ -431,10 +432,10 @@ def test_removal_leaves_others_as_they_were(kernel: FakeKernel, monkeypatch: pyt
         "*filter\n:zone - [0:0]\n-P FORWARD DROP\n-A INPUT -j zone\n-A zone -p tcp -j ACCEPT\n-A zone -j DROP\nCOMMIT\n"
     )
     before = rules(kernel)
-    kept = PacketFilter(CONFIG)
+    kept = IptablesPacketFilter(CONFIG)
     kept.install()
     kept.translate(frozenset({ONE}))
-    kept.follow()
+    kept.apply_pending()
     assert "before-the-default" in tool.held["filter"]["zone"][1]
     lines = kept.removals()
     assert any(

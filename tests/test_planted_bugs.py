@@ -16,12 +16,13 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from ipvsagent import pipeline, rows
+from ipvsagent import pipeline
 from ipvsagent.cluster import table
 from ipvsagent.kernel.iptables import translations
 from ipvsagent.model import Protocol
 from ipvsagent.policy import desired
-from ipvsagent.reconcile import audit, backend, drain, reconciler, retry, shared
+from ipvsagent.reconcile import audit, drain, kernel_tables, reconciler, retry, shared
+from ipvsagent.rows import ops
 from tests import test_laws
 
 BUGS: dict[str, tuple[Any, str, str, str]] = {
@@ -32,13 +33,13 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         "self._write(order(deletions), now, report); failed = self._write(order(additions), now, report)",
     ),
     "addresses are bound before their virtual servers": (
-        rows,
+        ops,
         "order",
-        "_RANK[type(op.row), op.verb]",
-        "-_RANK[type(op.row), op.verb]",
+        "op.rank",
+        "-op.rank",
     ),
     "a changed weight is not seen": (
-        rows,
+        ops,
         "diff",
         "elif old != row:",
         "elif getattr(old, 'scheduler', 0) != getattr(row, 'scheduler', 0):",
@@ -67,7 +68,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "what is held back is forgotten": (
         reconciler.Reconciler,
         "see",
-        "self.suspects.doubt(server_id, now)",
+        "self.suspects.mark_suspect(server_id, now)",
         "pass",
     ),
     "rows of others are taken for ours": (
@@ -76,7 +77,12 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         "return bool(rows)",
         "return False and bool(rows)",
     ),
-    "real servers follow a refused virtual server": (backend.Backend, "write", "if barred and", "if False and"),
+    "real servers follow a refused virtual server": (
+        kernel_tables.KernelTables,
+        "write",
+        "if barred and",
+        "if False and",
+    ),
     "strays are never looked for": (audit.Audit, "look", "if passed:", "if False:"),
     "an audit repairs nothing": (audit.Audit, "look", "if differing:", "if False:"),
     "a retry is never due": (retry.RetryQueue, "due", "if s.retry_at <= now", "if False"),
@@ -115,7 +121,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     ),
     "a changed node makes nothing dirty": (
         pipeline.Pipeline,
-        "_learn_facts",
+        "_refresh_facts",
         "return set(self.table.services)",
         "return set()",
     ),
@@ -123,7 +129,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         reconciler.Reconciler,
         "round",
         "ids = {*self._dirty,",
-        "for i in self.confirmed: self.suspects.doubt(i, now)\n    ids = {*self._dirty,",
+        "for i in self.confirmed: self.suspects.mark_suspect(i, now)\n    ids = {*self._dirty,",
     ),
 }
 

@@ -10,8 +10,8 @@ from ipvsagent.config import parse_network
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 
@@ -34,7 +34,7 @@ OWN = ("10.244.1.0/24", "fd00:10:244:1::/64")
 def test_pods_of_this_node(options, cidrs, interfaces, pods, home) -> None:
     kernel = FakeKernel()
     kernel.sets.ensure(set_specs())
-    backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
+    backend = KernelTables(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
     pipeline = Pipeline("here", options, backend, Drains())
     node = Node(name="here", addresses=(Address("192.168.56.11"),), pod_cidrs=cidrs)
     pipeline.take(Changes(upserts=(node,), synced=True), 0.0)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
-from ipvsagent.backends.ipvs import Node, pipeline_for, policy_options
+from ipvsagent.backends.assembly import pipeline_for, policy_options
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.errors import KernelError
@@ -19,7 +20,7 @@ from ipvsagent.findings import Severity
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.monitoring.server import Server
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
@@ -52,7 +53,7 @@ class Running:
         self.kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
         self.kernel.sets.ensure(set_specs())
         tables = (self.kernel.ipvs, self.kernel.addresses, self.kernel.sets)
-        self.backend = Backend(IpvsRenderer(), *tables, translations=self.kernel.translations)
+        self.backend = KernelTables(IpvsRenderer(), *tables, translations=self.kernel.translations)
         config = Config(**{**{f: getattr(config, f) for f in config.__struct_fields__}, "node_name": "node-1"})
         self.pipeline: Pipeline = pipeline_for(config, self.backend, window=0)
         changes = cluster_changes()
@@ -94,7 +95,7 @@ def test_the_same_again_costs_nothing() -> None:
     assert running.pipeline.next_due() is None or running.pipeline.round(2.0).written == 0
 
 
-class RefusesTimeouts(Node):
+class RefusesTimeouts(IpvsBackend):
     """A node whose kernel takes no timeouts as long as `refuses`. `did`: what was taken up, in order."""
 
     def __init__(self, config: Config) -> None:

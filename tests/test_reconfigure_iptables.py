@@ -13,15 +13,16 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Family
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
-from ipvsagent.backends.iptables import IptablesNode, iptables_pipeline, renderer
+from ipvsagent.backends.iptables import IptablesBackend, iptables_pipeline, renderer
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import server_rules
-from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
+from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows.nat_chains import BUCKET
@@ -52,13 +53,13 @@ def cluster_changes() -> Changes:
         return ManifestSource([file]).load_once()[0]
 
 
-class NodeOfFakes(IptablesNode):
+class NodeOfFakes(IptablesBackend):
     """Its limits are those of the machine that runs the tests, which stay."""
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config = config
         self._why = ()
-        self._other = None
+        self._retirement = None
         self.localhost = Raised(folder / "localhost")
         self._renderer = renderer(config)
 
@@ -73,7 +74,7 @@ class Running:
         self.kernel.sets.ensure(set_specs())
         self.node = NodeOfFakes(config, folder)
         servers = server_rules(self.kernel)
-        backend = Backend(
+        backend = KernelTables(
             self.node._renderer,
             servers,
             None,
@@ -82,7 +83,7 @@ class Running:
             touched=servers.touched,
         )
         self.pipeline = iptables_pipeline(config, backend, window=0)
-        self.rules = PacketFilter(config, INSTEAD_OF_IPVS, servers.tables)
+        self.rules = IptablesPacketFilter(config, INSTEAD_OF_IPVS, servers.tables)
         self.rules.install()
         self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
         self.pipeline.take(cluster_changes(), 0.0)
@@ -94,7 +95,7 @@ class Running:
         wanted = replace(config, node_name="node-1")
         origins = dict(self.reconfiguration.take(NewConfig(wanted, (), {}), now))
         report = self.pipeline.round(now)
-        self.rules.follow()
+        self.rules.apply_pending()
         return origins, report
 
     def state(self) -> object:

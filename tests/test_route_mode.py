@@ -12,8 +12,8 @@ from ipvsagent.findings import FindingKind
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.backend import Backend
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import AddressRow, Op, RouteRow, SetMemberRow, Verb
@@ -28,7 +28,7 @@ class World:
         self.kernel = kernel
         kernel.restart()
         kernel.sets.ensure(set_specs())
-        backend = Backend(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, routes=kernel.routes_table)
+        backend = KernelTables(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, routes=kernel.routes_table)
         options = PolicyOptions(route_networks=(ip_network(RANGE),) if routed else ())
         self.pipeline = Pipeline(THIS_NODE, options, backend, Drains(0.0, 0.0))
         list(kernel.addresses.read(None))

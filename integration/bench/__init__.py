@@ -12,6 +12,6 @@ and `probe.py` look at the agent from outside, `api.py` with `api_*.py` at every
 `claims.py` judges the figures, `table.py` prints them.
 
 Each programming run has a new network namespace: where real servers were deleted, later additions are slow for
-minutes (see kernel/ipvs/table.py of the agent). In a guest, system calls and page faults are several times dearer than on a
-machine, and there is one CPU: ratios hold, absolute times are pessimistic.
+minutes (see kernel/ipvs/table.py of the agent). In a guest, system calls and page faults are several times dearer
+than on a machine, and there is one CPU: ratios hold, absolute times are pessimistic.
 """

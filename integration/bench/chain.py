@@ -15,11 +15,12 @@ from integration.bench.cluster import SERVICE_CIDR, THIS_NODE
 from integration.bench.stand import INTERFACE
 from ipvsagent.address import Address
 from ipvsagent.agent.log import learn
-from ipvsagent.backends.ipvs import Node, pipeline_for
+from ipvsagent.backends.assembly import pipeline_for
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import Failure, Op
 from ipvsagent.status.snapshot import in_sync
@@ -28,7 +29,7 @@ from ipvsagent.status.snapshot import in_sync
 class Chain:
     """A pipeline and what the loop does around it. addresses: of this node's other interfaces."""
 
-    def __init__(self, config: Config, backend: Backend, addresses: Callable[[], Iterable[Address]]) -> None:
+    def __init__(self, config: Config, backend: KernelTables, addresses: Callable[[], Iterable[Address]]) -> None:
         self.pipeline = pipeline_for(config, backend, window=0)
         self.backend = backend
         self._addresses = addresses
@@ -70,11 +71,11 @@ class NodeChain(Chain):
             route_mode=routed,
             service_cidrs=(ip_network(SERVICE_CIDR),) if routed else (),
         )
-        self.node = Node(config)
+        self.node = IpvsBackend(config)
         self.node.prepare()
         self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)
         self.sets = Clocked(self.node.sets)
-        super().__init__(config, self.node.backend(), self.node.addresses.node_addresses)
+        super().__init__(config, self.node.kernel_tables(), self.node.addresses.node_addresses)
 
     def held(self) -> int:
         """Rows in the kernel: virtual and real servers, addresses, members of sets."""

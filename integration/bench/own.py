@@ -24,7 +24,7 @@ from ipvsagent.cluster.decode import decode_json
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.kernel.ipvs import requests as ipvs_requests
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.rows import Failure, Keys, Observed, Op
 from ipvsagent.sources.manifests import ManifestSource
@@ -57,7 +57,7 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
     changes, _ = ManifestSource([source]).load_once()
     read = time.perf_counter()
     config = Config(node_name=THIS_NODE)
-    backend = Backend(IpvsRenderer(), _Packed(), _Taken(), _Taken(), translations=_Taken())
+    backend = KernelTables(IpvsRenderer(), _Packed(), _Taken(), _Taken(), translations=_Taken())
     chain = Chain(config, backend, lambda: [Address(API_ENDPOINT)])
     chain.begin()
     chain.take(changes)

@@ -66,7 +66,7 @@ pods='     10 node-1/web-1
      10 node-2/web-1
      10 node-2/web-2'
 
-# The commands that the README names, as it names them.
+# The commands that docs/contributing.md names, as it names them.
 vagrant ssh front -c 'sudo ipvsagent status'
 for address in node-1 node-2; do
     vagrant ssh front -c 'for i in 1 2 3 4; do curl -s http://10.96.0.80; done' 2>/dev/null | grep -q "$address" ||

@@ -20,7 +20,7 @@ from ipvsagent import __version__
 from ipvsagent.agent.loop import Loop, RulesRepaired, Stop
 from ipvsagent.agent.udp_flows import UdpFlows
 from ipvsagent.api.event_writer import EventWriter
-from ipvsagent.backends.selection import AnyNode
+from ipvsagent.backends.backend import Backend
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
@@ -28,7 +28,8 @@ from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.monitoring.server import Server
 from ipvsagent.monitoring.vitals import Vitals
-from ipvsagent.packet_filter.iptables import PacketFilter, families
+from ipvsagent.packet_filter.profiles import families
+from ipvsagent.packet_filter.rule_keeper import RuleKeeper
 from ipvsagent.sources.configuration import ConfigurationFiles
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.source import Source
@@ -45,31 +46,30 @@ class Agent:
     def __init__(
         self,
         config: Config,
-        node: AnyNode,
+        backend: Backend,
         source: Source,
         files: ConfigurationFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        self._node = node
+        self._backend = backend
         self._inbox = Inbox()
-        self._server = Server(config, node.backend_name, families(), self._inbox.put)
+        self._server = Server(config, backend.name, families(), self._inbox.put)
         self._source = source
         self._events = self._event_writer()
         self._vitals = Vitals(self._server, os.environ, self._events)
         self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
         self._files = files
-        self._rules: PacketFilter | None = None
-        self._said_of_rules: Sequence[Finding] = ()
+        self._keeper: RuleKeeper | None = None
         self._keeps_rules = False
         self._loop = Loop(
             config,
-            node,
+            backend,
             self._inbox,
             self._vitals,
             self._install_rules,
             self._begin_keeping_rules,
-            self._tell_rules,
+            self._configure_rules,
             self._source.view,
             self._udp_flows.changed,
             clock,
@@ -84,15 +84,15 @@ class Agent:
         self._start_thread("source", self._watch)
         if self._events:
             events = self._events
-            events.starts(f"ipvsagent {__version__} serves Services by {self._node.backend_name}")
+            events.starts(f"ipvsagent {__version__} serves Services by {self._backend.name}")
             self._start_thread("events", lambda: events.run(self._stop))
         if self._files:
             files = self._files
             self._start_thread("configuration", lambda: files.run(self._inbox, self._stop))
         self._start_thread("addresses", lambda: self._monitor(monitor))
-        self._start_thread("rules of kube-proxy", lambda: kube_proxy_rules.watch(self._tell_leftovers, self._stop))
+        self._start_thread("rules of kube-proxy", lambda: kube_proxy_rules.watch(self._report_leftovers, self._stop))
         self._start_thread("udp flows", lambda: self._udp_flows.run(self._inbox.put))
-        status_socket.serve(self._node.socket_path, self._inbox, self._stop)
+        status_socket.serve(self._backend.socket_path, self._inbox, self._stop)
         self._server.start()
         self._vitals.supervisor.ready()
         try:
@@ -107,44 +107,40 @@ class Agent:
             self._stop.set()
             self._vitals.supervisor.stopping()
             self._server.close()
-            self._node.socket_path.unlink(missing_ok=True)
+            self._backend.socket_path.unlink(missing_ok=True)
 
     def _install_rules(self) -> Sequence[Finding]:
         """The packet rules; the loop calls it before its first round, and `_begin_keeping_rules` after it."""
-        rules = self._node.packet_filter()
-        rules.tell_failures(self._server.metrics.rules.failed)
+        rules = self._backend.packet_filter()
+        rules.on_failure(self._server.metrics.rules.failed)
         self._server.metrics.rules.counts = rules.counts
         try:
             rules.install()
         except (KernelError, StartError):
             rules.close()
             raise
-        log.info("packet rules: %s iptables (%s)", rules.variant.mode, rules.variant.reason)
-        said = rules.findings()
-        if self._node.rules_in_loop:
-            self._loop.rules = rules
-        else:
-            self._rules = rules
-            self._said_of_rules = said
-        return said
+        log.info("packet rules: %s", rules.description)
+        self._keeper = RuleKeeper(rules, lambda: self._loop.started, self._backend.retire_others)
+        if self._backend.rules_in_loop:
+            self._loop.keeper = self._keeper
+        return rules.findings()
 
     def _begin_keeping_rules(self) -> None:
         """Write what the first round added to the packet rules; from then on a thread keeps them, unless the loop does.
         Raises KernelError, StartError."""
-        rules = self._rules
-        if rules is None or self._keeps_rules:
+        keeper = self._keeper
+        if keeper is None or self._keeps_rules or self._backend.rules_in_loop:
             return
         self._keeps_rules = True
         try:
-            rules.follow()
+            keeper.rules.apply_pending()
         finally:
-            self._start_thread("rules", lambda: self._keep_rules(rules, self._said_of_rules))
+            self._start_thread("rules", lambda: self._keep_rules(keeper))
 
-    def _tell_rules(self, config: Config) -> None:
+    def _configure_rules(self, config: Config) -> None:
         self._server.configure(config)
-        rules = self._rules or self._loop.rules
-        if rules:
-            rules.configure(config)
+        if self._keeper:
+            self._keeper.rules.configure(config)
 
     def _event_writer(self) -> EventWriter | None:
         transport = self._source.event_transport if self._config.events else None
@@ -166,30 +162,26 @@ class Agent:
     def _watch(self) -> None:
         self._source.run(self._inbox, self._stop)
 
-    def _keep_rules(self, rules: PacketFilter, said: Sequence[Finding]) -> None:
-        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables. Those of the
-        iptables backend, if they were here before, go once IPVS serves."""
-        others_left = True
+    def _keep_rules(self, keeper: RuleKeeper) -> None:
+        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables."""
+        reported: dict[str, tuple[Finding, ...]] = {}
         while not self._stop.is_set():
-            rules.wake.wait(LOOK_AT_RULES_EVERY)
-            rules.wake.clear()
-            repaired = 0
+            keeper.rules.wake.wait(LOOK_AT_RULES_EVERY)
+            keeper.rules.wake.clear()
             try:
-                if others_left and self._loop.started:
-                    rules.take_over()
-                    others_left = False
-                rules.follow()
-                repaired = rules.repair()
-                findings = rules.findings()
+                look = keeper.look(time.monotonic())
+                found = {"packet rules": look.rules, "other backend": look.others}
+                if look.repaired:
+                    self._inbox.put(RulesRepaired(look.repaired))
             except (KernelError, StartError) as error:
-                findings = [Finding(FindingKind.HOST, "packet rules", f"{error}; tried again", severity=Severity.ERROR)]
-            if repaired:
-                self._inbox.put(RulesRepaired(repaired))
-            if findings != said:
-                said = findings
-                self._inbox.put(Findings("packet rules", tuple(said)))
+                failure = Finding(FindingKind.HOST, "packet rules", f"{error}; tried again", severity=Severity.ERROR)
+                found = {"packet rules": (failure,)}
+            for origin, findings in found.items():
+                if findings != reported.get(origin):
+                    reported[origin] = findings
+                    self._inbox.put(Findings(origin, findings))
 
-    def _tell_leftovers(self, found: tuple[Finding, ...]) -> None:
+    def _report_leftovers(self, found: tuple[Finding, ...]) -> None:
         self._inbox.put(Findings("rules of kube-proxy", found))
 
     def _monitor(self, monitor: AddressMonitor) -> None:

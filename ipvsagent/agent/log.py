@@ -30,7 +30,7 @@ def learn(book: FindingBook, origins: Origins) -> tuple[list[Finding], list[Find
     return all_appeared, all_cleared
 
 
-def say_drift(drifts: Sequence[Drift]) -> None:
+def log_drift(drifts: Sequence[Drift]) -> None:
     for drift in drifts[:LOGGED_DRIFT]:
         log.warning("drift (%s): repaired by `%s`", drift.kind, drift.op)
     if len(drifts) > LOGGED_DRIFT:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ipvsagent import __version__
-from ipvsagent.agent.log import learn, say_drift, totals_text
+from ipvsagent.agent.log import learn, log_drift, totals_text
 from ipvsagent.agent.reconfiguration import Reconfiguration
-from ipvsagent.backends.selection import AnyNode
+from ipvsagent.backends.backend import Backend
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
@@ -24,9 +24,9 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import is_ipv6_link_local
 from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
 from ipvsagent.model import VirtualServer
-from ipvsagent.monitoring.metrics import Readings, ReadingsWanted
+from ipvsagent.monitoring.metrics import MetricsQuery, Readings
 from ipvsagent.monitoring.vitals import BEAT_EVERY, Vitals
-from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.packet_filter.rule_keeper import RuleKeeper
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.audit import Pace
 from ipvsagent.reconcile.report import Report
@@ -62,28 +62,28 @@ class Loop:
     """The parts of an agent that the loop calls.
 
     install_rules: writes the packet rules; called until it returns once. It returns what is wrong. keep_rules: sees to
-    it that they stay, and writes what the first round added. Both raise KernelError and StartError. tell_rules: tells
-    who keeps them of another configuration. udp_changed: told of UDP virtual servers whose real servers are not what
-    they were; must not wait. rules: those that the loop itself keeps, as virtual servers are rules, too; None = a
-    thread does.
+    it that they stay, and writes what the first round added. Both raise KernelError and StartError. configure_rules:
+    hands another configuration to their keeper. udp_changed: is given UDP virtual servers whose real servers are not
+    what they were; must not wait. keeper: of the packet rules, where the loop itself keeps them, as virtual servers are
+    rules, too; None = a thread does.
     """
 
     def __init__(
         self,
         config: Config,
-        node: AnyNode,
+        backend: Backend,
         inbox: Inbox,
         vitals: Vitals,
         install_rules: Callable[[], Sequence[Finding]],
         keep_rules: Callable[[], None],
-        tell_rules: Callable[[Config], None],
+        configure_rules: Callable[[Config], None],
         source_view: Callable[[], SourceView],
         udp_changed: Callable[[Sequence[VirtualServer]], None],
         clock: Callable[[], float],
     ) -> None:
         self._config = config
-        self._node = node
-        self._backend = node.backend()
+        self._backend = backend
+        self._tables = backend.kernel_tables()
         self._clock = clock
         self._source_view = source_view
         self._inbox = inbox
@@ -93,8 +93,8 @@ class Loop:
         self._begin_keeping_rules = keep_rules
         self._udp_changed = udp_changed
         self._book = FindingBook()
-        self._pipeline = node.pipeline(self._backend, window=config.window)
-        self._reconfiguration = Reconfiguration(config, node, self._pipeline, tell_rules)
+        self._pipeline = backend.pipeline(self._tables, window=config.window)
+        self._reconfiguration = Reconfiguration(config, backend, self._pipeline, configure_rules)
         self._born = clock()
         self._changed_at: float | None = None
         self._round_ended = float("-inf")
@@ -110,8 +110,8 @@ class Loop:
         self._rules_installed = False
         self._drift: Counter[str] = Counter()
         self._odd_addresses = False
-        self.rules: PacketFilter | None = None
-        self._learn([("backend", node.findings)])
+        self.keeper: RuleKeeper | None = None
+        self._learn([("backend", backend.findings)])
 
     @property
     def started(self) -> bool:
@@ -135,10 +135,10 @@ class Loop:
                 raise message
             self._take(message)
         if self._odd_addresses:
-            self._guard("odd addresses", lambda report: self._mend_addresses())
+            self._guard("odd addresses", lambda report: self._repair_addresses())
         now = self._clock()
         if now >= self._addresses_due:
-            self._learn_addresses(now)
+            self._refresh_node_addresses(now)
         if not self._pipeline.reconciler.started:
             if now >= self._start_may_be():
                 self._start(now)
@@ -148,7 +148,7 @@ class Loop:
             report = self._guard("round", lambda report: self._pipeline.round(now, report))
             self._round_ended = self._clock()
             self._vitals.synced(self._round_ended - now, success=report is not None)
-            self._say_settled()
+            self._log_settled()
         if now >= self._look_due:
             self._look_due = now + LOOK_EVERY
             self._look(now)
@@ -185,40 +185,40 @@ class Loop:
                 self._addresses_due = self._clock()
         elif isinstance(message, LinkChange):
             if message.interface == self._config.interface and not message.present:
-                self._doubt_addresses()
+                self._mark_addresses_suspect()
         elif isinstance(message, Overflow):
-            self._doubt_addresses()
+            self._mark_addresses_suspect()
             self._addresses_due = self._clock()
         elif isinstance(message, RulesRepaired):
             self._drift["rules"] += message.differences
             log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
         elif isinstance(message, status_socket.Query):
             message.answer.put(self._snapshot())
-        elif isinstance(message, ReadingsWanted):
+        elif isinstance(message, MetricsQuery):
             message.answer.put(self._readings())
 
-    def _learn_addresses(self, now: float) -> None:
+    def _refresh_node_addresses(self, now: float) -> None:
         """This node's other addresses; if they cannot be read, again a little later."""
 
         def read(report: Report) -> None:
-            report.findings += self._pipeline.node_addresses(self._node.addresses.node_addresses())
+            report.findings += self._pipeline.node_addresses(self._backend.node_addresses())
 
         known = self._guard("node addresses", read)
         self._addresses_due = now + READ_AGAIN_AFTER if known is None else float("inf")
 
-    def _mend_addresses(self) -> None:
-        count = self._node.mend_addresses()
+    def _repair_addresses(self) -> None:
+        count = self._backend.repair_addresses()
         self._odd_addresses = False
         if count:
             self._drift["edited"] += count
             log.warning("drift (edited): %d addresses were bound in a way that answers ARP; bound as ours again", count)
 
-    def _doubt_addresses(self) -> None:
+    def _mark_addresses_suspect(self) -> None:
         self._odd_addresses = True
         now = self._clock()
         for row in self._pipeline.reconciler.shared:
             if isinstance(row, (AddressRow, RouteRow)):
-                self._pipeline.reconciler.shared.retry.doubt(row, now)
+                self._pipeline.reconciler.shared.retry.mark_suspect(row, now)
 
     def _start(self, now: float) -> None:
         report = self._guard("start", lambda report: self._first_programming(now, report))
@@ -244,10 +244,10 @@ class Loop:
     def _first_programming(self, now: float, report: Report) -> None:
         """Sets, then the rules that ask them, then everything else: no address is bound that is not protected."""
         if not self._rules_installed:
-            self._backend.prepare()
-            if reuse := self._node.conn_reuse():
+            self._tables.prepare()
+            if reuse := self._backend.conn_reuse():
                 log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
-            self._learn([("packet rules", (*self._install_rules(), *self._node.rules_stand()))])
+            self._learn([("packet rules", (*self._install_rules(), *self._backend.after_rules_installed()))])
             self._rules_installed = True
         try:
             self._pipeline.begin(now, report)
@@ -255,10 +255,10 @@ class Loop:
             self._begin_keeping_rules()
 
     def _in_sync(self) -> bool:
-        return in_sync(self._pipeline) and not self._node.rules_pending
+        return in_sync(self._pipeline) and not self._backend.rules_pending
 
-    def _say_settled(self) -> None:
-        settled = in_sync(self._pipeline) and (self._settled or not self._node.rules_pending)
+    def _log_settled(self) -> None:
+        settled = in_sync(self._pipeline) and (self._settled or not self._backend.rules_pending)
         if settled and not self._settled:
             log.info("in sync again")
         self._settled = settled
@@ -270,7 +270,7 @@ class Loop:
         if now >= self._host_due:
             self._host_due = now + LOOK_AT_HOST_EVERY
             self._guard("host", self._look_at_host)
-        if self.rules:
+        if self.keeper:
             self._guard("packet rules", lambda report: self._keep_rules(report, now))
         self._guard("connections", lambda report: pipeline.audit.poll_drains(POLLED_AT_ONCE, now))
         self._guard("sets", lambda report: pipeline.reconciler.shared.check_sizes(now))
@@ -281,22 +281,21 @@ class Loop:
         self._pace.took(count, self._clock() - began)
 
     def _keep_rules(self, report: Report, now: float) -> None:
-        assert self.rules
-        self.rules.follow()
-        if repaired := self.rules.repair():
-            self._take(RulesRepaired(repaired))
-        report.findings.append(("packet rules", tuple(self.rules.findings())))
-        report.findings.append(("other backend", self._node.retire_other(now, self.rules)))
+        assert self.keeper
+        look = self.keeper.look(now)
+        if look.repaired:
+            self._take(RulesRepaired(look.repaired))
+        report.findings += [("packet rules", look.rules), ("other backend", look.others)]
 
     def _look_at_host(self, report: Report) -> None:
         """What is wrong with the host; settings last, as reading its interfaces may fail."""
-        if self._node.unset_limits:
-            self._node.set_limits()
+        if self._backend.unset_limits:
+            self._backend.set_limits()
         self._pipeline.ask_for_schedulers()
-        self._learn([("limits", self._node.unset_limits), *self._reconfiguration.retry(self._clock())])
+        self._learn([("limits", self._backend.unset_limits), *self._reconfiguration.retry(self._clock())])
         families = {server_id.family for server_id in self._pipeline.desired}
-        self._learn([("ledger", self._node.ledger_findings()), ("host", tuple(host.host_findings(families)))])
-        kept, changed = self._node.keep_settings(self._clock())
+        self._learn([("ledger", self._backend.ledger_findings()), ("host", tuple(host.host_findings(families)))])
+        kept, changed = self._backend.keep_settings(self._clock())
         report.findings.append(("settings", tuple(kept)))
         if changed:
             self._drift["sysctl"] += len(changed)
@@ -316,7 +315,7 @@ class Loop:
             self._failing.discard(name)
         self._learn([*report.findings, (("tables", name), trouble)])
         self._drift.update(drift.kind for drift in report.drift)
-        say_drift(report.drift)
+        log_drift(report.drift)
         self._udp_changed(report.udp)
         return None if trouble else report
 
@@ -327,10 +326,10 @@ class Loop:
         return Readings(
             totals=totals_of(self._pipeline),
             in_sync=self._in_sync(),
-            backend=self._node.backend_name,
+            backend=self._backend.name,
             node=self._config.node_name,
-            ops_written=self._backend.ops_written,
-            rows_read=self._backend.rows_read,
+            ops_written=self._tables.ops_written,
+            rows_read=self._tables.rows_read,
             drift=dict(self._drift),
             findings=dict(Counter((f.kind.value, f.severity.value) for f in self._book.current())),
             no_local_endpoints=without_local_endpoints(self._pipeline),
@@ -342,7 +341,7 @@ class Loop:
             version=__version__,
             pid=os.getpid(),
             node=self._config.node_name,
-            backend=self._node.backend_name,
+            backend=self._backend.name,
             interface=self._config.interface,
             source=self._source_view(),
             uptime=now - self._born,
@@ -350,12 +349,12 @@ class Loop:
             seconds_since_change=None if self._changed_at is None else now - self._changed_at,
             start_writes=self._start_writes,
             start_seconds=self._start_seconds,
-            ops_written=self._backend.ops_written,
-            rows_read=self._backend.rows_read,
+            ops_written=self._tables.ops_written,
+            rows_read=self._tables.rows_read,
             drift=dict(self._drift),
             programming=self._vitals.metrics.programming,
             totals=totals_of(self._pipeline),
             virtual_servers=server_views(self._pipeline, now),
             findings=tuple(self._book.current()),
-            conn_reuse=self._node.conn_reuse(),
+            conn_reuse=self._backend.conn_reuse(),
         )

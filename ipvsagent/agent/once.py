@@ -1,4 +1,4 @@
-"""`run --once`: the pipeline with one look at the source and no loop behind it."""
+"""The pipeline of `run --once`, with one look at the source and no loop behind it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from ipvsagent.agent import udp_flows
 from ipvsagent.agent.log import learn, totals_text
-from ipvsagent.backends.selection import AnyNode
+from ipvsagent.backends.backend import Backend
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook, input_failed
 from ipvsagent.sources.source import Source
@@ -15,25 +15,25 @@ from ipvsagent.sources.source import Source
 log = logging.getLogger("ipvsagent")
 
 
-def apply_once(config: Config, node: AnyNode, source: Source) -> bool:
+def apply_once(config: Config, backend: Backend, source: Source) -> bool:
     """Make the kernel as the source wants it now; False if the kernel refused something, or an input could not be read.
 
     Raises SourceError, KernelError and StartError.
     """
     began = time.monotonic()
     book = FindingBook()
-    backend = node.backend()
-    backend.prepare()
-    rules = node.packet_filter()
+    tables = backend.kernel_tables()
+    tables.prepare()
+    rules = backend.packet_filter()
     rules.install()
-    rules_said = (*rules.findings(), *node.rules_stand())
-    learn(book, [("backend", node.findings), ("limits", node.unset_limits), ("packet rules", rules_said)])
-    pipeline = node.pipeline(backend, window=0)
-    pipeline.node_addresses(node.addresses.node_addresses())
+    rules_said = (*rules.findings(), *backend.after_rules_installed())
+    learn(book, [("backend", backend.findings), ("limits", backend.unset_limits), ("packet rules", rules_said)])
+    pipeline = backend.pipeline(tables, window=0)
+    pipeline.node_addresses(backend.node_addresses())
     changes, findings = source.load_once()
     learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
     report = pipeline.begin(began)
-    rules.follow()
+    rules.apply_pending()
     learn(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])
     failed = bool(report.failures) or input_failed(findings)
     log.info(

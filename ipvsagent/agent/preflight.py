@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from ipvsagent import __version__
 from ipvsagent.address import Family
-from ipvsagent.backends.iptables import IptablesNode
-from ipvsagent.backends.ipvs import Node, lock_path
-from ipvsagent.config import Backend, Config, PortRange
+from ipvsagent.backends.assembly import lock_path
+from ipvsagent.backends.iptables import IptablesBackend
+from ipvsagent.backends.ipvs import IpvsBackend
+from ipvsagent.config import BackendChoice, Config, PortRange
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel import arp, host
 from ipvsagent.kernel.addresses import AddressTable
@@ -78,14 +79,14 @@ def check_node(config: Config) -> NodeChecks:
         rules, variant = _iptables(saved)
         ip_vs = _ip_vs(config.backend)
         checks += [rules, ip_vs]
-        translated = config.backend is Backend.IPTABLES or ip_vs.state is State.WARNING
+        translated = config.backend is BackendChoice.IPTABLES or ip_vs.state is State.WARNING
         if variant is not None:
             beside = tuple(neighbour_checks(config, saved, variant.mode, translated))
         if translated:
             if variant is not None:
-                checks += [_setting(setting) for setting in IptablesNode(config, variant=variant).settings()]
+                checks += [_setting(setting) for setting in IptablesBackend(config, variant=variant).settings()]
         elif ip_vs.state is State.OK:
-            node = Node(config)
+            node = IpvsBackend(config)
             _passed(checks, f"scheduler {config.scheduler}", lambda: host.require_scheduler(config.scheduler), "works")
             checks += _tables(node)
             checks += [_setting(setting) for setting in node.settings()]
@@ -162,14 +163,14 @@ def _iptables(saved: SavedRules) -> tuple[Check, Variant | None]:
     return Check("iptables", State.OK, f"{variant.mode} ({variant.reason})"), variant
 
 
-def _ip_vs(backend: Backend) -> Check:
+def _ip_vs(backend: BackendChoice) -> Check:
     """WARNING: auto takes iptables."""
-    if backend is Backend.IPTABLES:
+    if backend is BackendChoice.IPTABLES:
         return Check("ip_vs", State.OK, "not needed: Services are to be on iptables")
     try:
         host.require_ip_vs(load=False)
     except host.IpvsAbsent as absent:
-        if backend is Backend.IPVS:
+        if backend is BackendChoice.IPVS:
             return Check("ip_vs", State.FAILED, absent.what, absent.remedy)
         found = f"{absent.what} now: unless `run` can load the module, it serves by iptables"
         remedy = f"{absent.remedy} for IPVS, or choose iptables with --backend iptables"
@@ -179,7 +180,7 @@ def _ip_vs(backend: Backend) -> Check:
     return Check("ip_vs", State.OK, "the kernel has IPVS")
 
 
-def _tables(node: Node) -> Iterator[Check]:
+def _tables(node: IpvsBackend) -> Iterator[Check]:
     owners = [seen.owner for seen in node.ipvs.services()]
     foreign = owners.count(Owner.FOREIGN)
     found = f"{len(owners) - foreign} of ours, {foreign} of other programs, which are left alone"
@@ -234,7 +235,7 @@ def _timeouts(timeouts: tuple[IdleTimeout, ...]) -> Iterator[Check]:
             yield Check("idle TCP", State.OK, found)
 
 
-def _arp(config: Config, node: Node, answers: tuple[Answers, ...]) -> Iterator[Check]:
+def _arp(config: Config, node: IpvsBackend, answers: tuple[Answers, ...]) -> Iterator[Check]:
     """Who answers for Service addresses, by interface; addresses of another scope are answered whatever is set."""
     odd = len(node.addresses.odd)
     if odd:

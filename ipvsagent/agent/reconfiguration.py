@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ipvsagent.backends.selection import AnyNode
+from ipvsagent.backends.backend import Backend
 from ipvsagent.config import Config
 from ipvsagent.config.schema import SETTINGS
 from ipvsagent.config.takeover import taken_up
@@ -22,13 +22,15 @@ ORIGIN = "configuration"
 
 
 class Reconfiguration:
-    """Knows the configuration in force. tell_rules: hands one to whoever keeps the packet rules."""
+    """Knows the configuration in force. configure_rules: hands one to whoever keeps the packet rules."""
 
-    def __init__(self, config: Config, node: AnyNode, pipeline: Pipeline, tell_rules: Callable[[Config], None]) -> None:
+    def __init__(
+        self, config: Config, backend: Backend, pipeline: Pipeline, configure_rules: Callable[[Config], None]
+    ) -> None:
         self._config = config
-        self._node = node
+        self._backend = backend
         self._pipeline = pipeline
-        self._tell_rules = tell_rules
+        self._configure_rules = configure_rules
         self._wanted: NewConfig | None = None
         self._incomplete = False
         self._refused = False  # the node did not get all of the configuration in force
@@ -48,7 +50,7 @@ class Reconfiguration:
         config, waiting = taken_up(self._config, wanted.config, wanted.origins)
         findings = list(waiting)
         self._incomplete = False
-        if config.scheduler != self._config.scheduler and not self._node.scheduler_works(config.scheduler):
+        if config.scheduler != self._config.scheduler and not self._backend.scheduler_works(config.scheduler):
             reason = (
                 f"the kernel does not have it; {self._config.scheduler} stays until `modprobe ip_vs_{config.scheduler}`"
             )
@@ -60,21 +62,21 @@ class Reconfiguration:
         origins: Origins = []
         if config != self._config:
             _say(self._config, config)
-            origins = self._pipeline.reconfigure(self._node.policy(config), config.drain_timeout, now)
-            self._tell_rules(config)
+            origins = self._pipeline.reconfigure(self._backend.policy(config), config.drain_timeout, now)
+            self._configure_rules(config)
             log.setLevel(config.log_level.upper())
             self._config = config
             self._refused = True
         if self._refused:
             try:
-                if self._node.reconfigure(config):
-                    self._pipeline.render_anew(now)
+                if self._backend.reconfigure(config):
+                    self._pipeline.mark_all_suspect(now)
                 self._refused = False
             except KernelError as error:
                 reason = f"the kernel refuses them: {error}; tried again every 10 s"
                 findings.append(Finding(FindingKind.CONFIGURATION, "IPVS timeouts", reason, severity=Severity.ERROR))
                 self._incomplete = True
-        return [(ORIGIN, tuple(findings)), ("backend", self._node.findings), *origins]
+        return [(ORIGIN, tuple(findings)), ("backend", self._backend.findings), *origins]
 
 
 def _say(old: Config, new: Config) -> None:

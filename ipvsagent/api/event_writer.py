@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from ipvsagent.api.resources import RESOURCES, Request
+from ipvsagent.api.response import UNAUTHORIZED, Response, TransportError, status_of
 from ipvsagent.cluster.watch_events import Status
 from ipvsagent.events.event import document_of, namespace_of
 from ipvsagent.events.plan import EventPlan, Outcome, Write
 from ipvsagent.findings import Finding
-from ipvsagent.sources.follow import UNAUTHORIZED, Response, TransportError, status_of
 
 log = logging.getLogger("ipvsagent")
 

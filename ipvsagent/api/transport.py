@@ -18,8 +18,8 @@ from typing import Any
 from ipvsagent import __version__
 from ipvsagent.api.credentials import REREAD, Access, Place, load, named, without_userinfo
 from ipvsagent.api.resources import Request
+from ipvsagent.api.response import Response, TransportError
 from ipvsagent.errors import SourceError
-from ipvsagent.sources.follow import Response, TransportError
 
 CONNECT_TIMEOUT = 10.0
 HEAD_TIMEOUT = 30.0

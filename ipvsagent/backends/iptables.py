@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ipvsagent.address import Family
-from ipvsagent.backends.ipvs import Recorder, pipeline_for, policy_options, set_sizes, socket_path
+from msgspec.structs import replace
+
+from ipvsagent.address import Address, Family
+from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, set_sizes, socket_path
+from ipvsagent.backends.backend import Listing
+from ipvsagent.backends.hand_over import HandOver, Stage
 from ipvsagent.backends.ipvs_retirement import Retirement
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingKind
@@ -18,21 +22,25 @@ from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
 from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
 from ipvsagent.kernel.reserved_ports import ReservedPorts
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
-from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter, families, rule_options, serves_localhost
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
+from ipvsagent.packet_filter.packet_filter import PacketFilter
+from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS, families, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.capabilities import IPTABLES, Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
 from ipvsagent.render.set_members import VIP_SETS, set_specs
 from ipvsagent.rows import Op
+from ipvsagent.status.chains import as_entries, names_of
 
 
-class IptablesNode:
+class IptablesBackend:
     """The same for the agent as `Node`; opening it only reads. Raises StartError. findings: why it is this one.
     variant: what `find_variant` said a moment ago, if anybody asked it."""
 
-    backend_name = "iptables"
+    name = "iptables"
     rules_in_loop = True
 
     def __init__(self, config: Config, findings: tuple[Finding, ...] = (), variant: Variant | None = None) -> None:
@@ -45,8 +53,8 @@ class IptablesNode:
         self.addresses = AddressTable(config.interface)
         self.sets = SetTable(leaves=VIP_SETS)
         self.unset_limits: tuple[Finding, ...] = ()
-        self._other: Retirement | None = None
-        self._serves = False
+        self._retirement: Retirement | None = None
+        self._hand_over = HandOver()
         self._sysctls = Sysctls()
         self.raised = Raised(config.state_dir / f"{key}.raised")
         self.localhost = Raised(config.state_dir / f"{key}.localhost")
@@ -63,9 +71,9 @@ class IptablesNode:
         """Why it is this backend, and what of the configuration it has no use for."""
         return (*self._why, *unused_scheduler(self.config))
 
-    def backend(self) -> Backend:
+    def kernel_tables(self) -> KernelTables:
         """Writes, and makes sets when they are missing."""
-        return Backend(
+        return KernelTables(
             self._renderer,
             self.servers,
             None,
@@ -76,20 +84,20 @@ class IptablesNode:
             touched=self.servers.touched,
         )
 
-    def recorder(self, ops: list[Op]) -> Backend:
+    def recorder(self, ops: list[Op]) -> KernelTables:
         """The same kernel, for a dry run."""
-        return Backend(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
+        return KernelTables(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
 
-    def chain_recorder(self, ops: list[Op]) -> Backend:
+    def chain_recorder(self, ops: list[Op]) -> KernelTables:
         """For a dry run that is about virtual servers alone."""
-        return Backend(self._renderer, Recorder(self.servers, ops), None)
+        return KernelTables(self._renderer, Recorder(self.servers, ops), None)
 
     def packet_filter(self) -> PacketFilter:
         """On the tables of virtual servers: one reading serves both."""
-        return PacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)
+        return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)
 
-    def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
-        return iptables_pipeline(self.config, backend, window=window)
+    def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
+        return iptables_pipeline(self.config, tables, window=window)
 
     def dry_pipeline(self, ops: list[Op]) -> Pipeline:
         """What `run` would write goes into `ops`; the kernel is read only."""
@@ -111,7 +119,20 @@ class IptablesNode:
         """The loop writes them itself."""
         return False
 
-    def mend_addresses(self) -> int:
+    def node_addresses(self) -> dict[Address, str]:
+        """Addresses on interfaces other than ours, with the interface's name. Raises KernelError."""
+        return self.addresses.node_addresses()
+
+    def listing(self, *, counters: bool) -> Listing:
+        """Chains of virtual servers; nothing counts their connections."""
+        rows = tuple(self.servers.read(None))
+        return Listing(None, 0, tuple(as_entries(rows)), names_of(rows))
+
+    def left_by_others(self) -> tuple[Finding, ...]:
+        """What IPVS served here before."""
+        return self.retirement().findings()
+
+    def repair_addresses(self) -> int:
         """None is bound."""
         return 0
 
@@ -122,8 +143,9 @@ class IptablesNode:
         """
         self._sysctls.set(self.settings())
         self.set_limits()
-        self._other = self.retirement()
-        self._other.begin()
+        self._retirement = self.retirement()
+        self._retirement.begin()
+        self._hand_over = HandOver(self._retirement)
 
     def retirement(self) -> Retirement:
         """Of what IPVS served here before."""
@@ -138,9 +160,9 @@ class IptablesNode:
             self.sets.ensure(set_specs())
             rules = self.packet_filter()
             rules.install()
-            self.unset_limits += self.rules_stand()
+            self.unset_limits += self.after_rules_installed()
 
-    def rules_stand(self) -> tuple[Finding, ...]:
+    def after_rules_installed(self) -> tuple[Finding, ...]:
         """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
         if self._guarded or not serves_localhost(self.config):
             return ()
@@ -154,13 +176,13 @@ class IptablesNode:
         return True
 
     def policy(self, config: Config) -> PolicyOptions:
-        return policy_options(config, at_random=True, localhost=serves_localhost(config))
+        return policy_options(config, capabilities=capabilities_of(config))
 
     def reconfigure(self, config: Config) -> bool:
         """Take up what may change while the agent runs; whether chains of virtual servers become others by it."""
         self.config = config
-        if self._other:
-            self._other.configure(config)
+        if self._retirement:
+            self._retirement.configure(config)
         self.set_limits()
         return self._renderer.configure(options_of(config))
 
@@ -172,23 +194,15 @@ class IptablesNode:
             limits += self.localhost.restored()
         self.unset_limits = limits
 
-    def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+    def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
         """What the IPVS backend left here goes, as its connections end. Raises KernelError, StartError.
 
         Called when the packet rules are as they should be.
         """
-        unset = self.rules_stand()
-        if self._other is None:
+        unset = self.after_rules_installed()
+        if self._hand_over.stage is Stage.DONE:
             return unset + self.raised.restored() + self.reserved.restored()
-        if not self._serves:
-            rules.serve()
-            self._serves = True
-        if self._other.look(now):
-            rules.take_over()
-            self._other.end(self.sets)
-            self._other = None
-            return unset
-        return unset + self._other.findings()
+        return unset + self._hand_over.advance(now, rules)
 
     def ledger_findings(self) -> tuple[Finding, ...]:
         """What is in it was noted by the IPVS backend."""
@@ -203,6 +217,11 @@ def unused_scheduler(config: Config) -> tuple[Finding, ...]:
     return (Finding(FindingKind.CONFIGURATION, "--scheduler", reason),)
 
 
+def capabilities_of(config: Config) -> Capabilities:
+    """Of this backend, as configured."""
+    return replace(IPTABLES, localhost_node_ports=serves_localhost(config))
+
+
 def renderer(config: Config) -> IptablesRenderer:
     return IptablesRenderer(options_of(config))
 
@@ -211,10 +230,10 @@ def options_of(config: Config) -> dict[Family, RuleOptions]:
     return {family: rule_options(config, family) for family in Family}
 
 
-def iptables_pipeline(config: Config, backend: Backend, *, window: float) -> Pipeline:
-    return pipeline_for(config, backend, window=window, at_random=True, localhost=serves_localhost(config))
+def iptables_pipeline(config: Config, backend: KernelTables, *, window: float) -> Pipeline:
+    return pipeline_for(config, backend, window=window, capabilities=capabilities_of(config))
 
 
-def empty_iptables_recorder(config: Config, ops: list[Op]) -> Backend:
+def empty_iptables_recorder(config: Config, ops: list[Op]) -> KernelTables:
     """A kernel that holds nothing, for a dry run anywhere."""
-    return Backend(renderer(config), Recorder(None, ops), None, Recorder(None, ops))
+    return KernelTables(renderer(config), Recorder(None, ops), None, Recorder(None, ops))

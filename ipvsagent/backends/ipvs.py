@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
-from ipvsagent.address import parse_address
+from ipvsagent.address import Address
+from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, set_sizes, socket_path
+from ipvsagent.backends.backend import Listing
+from ipvsagent.backends.hand_over import HandOver
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
@@ -25,50 +26,25 @@ from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
 from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
-from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
+from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
-from ipvsagent.policy.limits import UDP_TIMEOUT
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.backend import Backend
-from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
-from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op, TranslationRow, VirtualServerRow
+from ipvsagent.rows import Op, TranslationRow, VirtualServerRow
+from ipvsagent.status.ipvsadm_order import grouped
 
 
-def lock_path(config: Config) -> Path:
-    """What an agent locks in the network namespace that the process is in."""
-    return config.state_dir / f"{state_key()}.lock"
-
-
-def socket_path(config: Config) -> Path:
-    """Where the agent of that namespace answers `status`."""
-    return config.state_dir / f"{state_key()}.sock"
-
-
-class Recorder:
-    """A table that is read as it is and never written: `write` only notes the ops."""
-
-    def __init__(self, table: KernelTable | None, ops: list[Op]) -> None:
-        self._table = table
-        self._ops = ops
-
-    def read(self, keys: Keys) -> Iterable[Observed]:
-        return self._table.read(keys) if self._table else ()
-
-    def write(self, ops: Sequence[Op]) -> list[Failure]:
-        self._ops.extend(ops)
-        return []
-
-
-class Node:
+class IpvsBackend:
     """The node with IPVS. Kernel tables of the network namespace that the process is in. Opening them only reads.
 
     Raises StartError. load_modules: ip_vs may be loaded for it.
     """
 
-    backend_name = "ipvs"
+    name = "ipvs"
     rules_in_loop = False
     findings: tuple[Finding, ...] = ()
 
@@ -81,6 +57,7 @@ class Node:
         self.ledger_path = config.state_dir / f"{key}.ledger"
         self.addresses = AddressTable(config.interface)
         self.routes = RouteTable(self.addresses)
+        self._hand_over = HandOver()
         self._filter: PacketFilter | None = None
         self.translations = TranslationTable(self._held_translations, self._translate)
         self.ownership = Ownership(
@@ -97,11 +74,11 @@ class Node:
         self._schedulers: dict[str, tuple[bool, float]] = {}
         list(self.addresses.read(None))
         list(self.routes.read(None))
-        kube_proxy_sets.prove(self.ownership, self.sets, self.addresses)
+        kube_proxy_sets.claim_kube_proxy_servers(self.ownership, self.sets, self.addresses)
 
-    def backend(self) -> Backend:
+    def kernel_tables(self) -> KernelTables:
         """Writes, and makes the interface and the sets when they are missing."""
-        return Backend(
+        return KernelTables(
             IpvsRenderer(),
             self.ipvs,
             self.addresses,
@@ -114,13 +91,13 @@ class Node:
             translations=self.translations,
         )
 
-    def remover(self) -> Backend:
+    def remover(self) -> KernelTables:
         """Writes, but makes nothing."""
-        return Backend(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes)
+        return KernelTables(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes)
 
-    def recorder(self, ops: list[Op]) -> Backend:
+    def recorder(self, ops: list[Op]) -> KernelTables:
         """The same kernel, for a dry run."""
-        return Backend(
+        return KernelTables(
             IpvsRenderer(),
             Recorder(self.ipvs, ops),
             Recorder(self.addresses, ops),
@@ -132,7 +109,7 @@ class Node:
 
     def packet_filter(self) -> PacketFilter:
         """The rules beside IPVS, which from now on hold the translations of this node, too. Raises StartError."""
-        self._filter = PacketFilter(self.config)
+        self._filter = IptablesPacketFilter(self.config)
         return self._filter
 
     def _held_translations(self) -> frozenset[TranslationRow]:
@@ -147,18 +124,18 @@ class Node:
         """Whether packet rules are to be written yet."""
         return self._filter is not None and self._filter.pending
 
-    def pipeline(self, backend: Backend, *, window: float) -> Pipeline:
-        return pipeline_for(self.config, backend, window=window, scheduler_works=self.scheduler_works)
+    def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
+        return pipeline_for(self.config, tables, window=window, scheduler_works=self.scheduler_works)
 
-    def rules_stand(self) -> tuple[Finding, ...]:
+    def after_rules_installed(self) -> tuple[Finding, ...]:
         """The packet rules are written: sets that only rules of older agents asked can go. Raises KernelError."""
         self.sets.sweep(set_specs())
         return ()
 
-    def retire_other(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """What the iptables backend left here goes, now that IPVS serves. Raises KernelError, StartError."""
-        rules.take_over()
-        return ()
+    def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+        """What the iptables backend left here goes, now that IPVS serves: conntrack keeps its connections. Raises
+        KernelError, StartError."""
+        return self._hand_over.advance(now, rules)
 
     def dry_pipeline(self, ops: list[Op]) -> Pipeline:
         """What `run` would write goes into `ops`; the kernel is read only."""
@@ -222,7 +199,20 @@ class Node:
                 changed.append(RESERVED)
         return findings, changed
 
-    def mend_addresses(self) -> int:
+    def node_addresses(self) -> dict[Address, str]:
+        """Addresses on interfaces other than ours, with the interface's name. Raises KernelError."""
+        return self.addresses.node_addresses()
+
+    def listing(self, *, counters: bool) -> Listing:
+        """What IPVS holds. Raises KernelError."""
+        info = self.ipvs.info()
+        return Listing(info.version, info.table_size, tuple(grouped(self.ipvs.read(None, counters=counters))))
+
+    def left_by_others(self) -> tuple[Finding, ...]:
+        """Rules of the iptables backend are among the differences of the packet rules."""
+        return ()
+
+    def repair_addresses(self) -> int:
         """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
         list(self.addresses.read(None))
         return self.addresses.mend()
@@ -232,12 +222,12 @@ class Node:
         self.prepare_host()
         self._set_timeouts()
         self._make_ready()
-        self.mend_addresses()
+        self.repair_addresses()
         self.adopt_ours()
 
     def adopt_ours(self) -> None:
         """Before any address goes."""
-        kube_proxy_sets.prove(self.ownership, self.sets, self.addresses)
+        kube_proxy_sets.claim_kube_proxy_servers(self.ownership, self.sets, self.addresses)
         self.ownership.settle(self.ipvs.services())
 
     def prepare_host(self) -> None:
@@ -279,62 +269,6 @@ class Node:
         self.unset_limits = limits + put_back
 
 
-def set_sizes(sets: SetTable) -> dict[str, int]:
-    """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
-    state = sets.state()
-    if any(spec.name not in state for spec in set_specs()):
-        sets.ensure(set_specs())
-        state = sets.state()
-    return {name: header.elements for name, header in state.items()}
-
-
 def _timeouts(config: Config) -> tuple[int, int, int]:
     """Of IPVS, in seconds: idle TCP, TCP after a FIN, UDP; 0 leaves the kernel's alone."""
     return int(config.idle_timeout or config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout)
-
-
-def empty_recorder(ops: list[Op]) -> Backend:
-    """A kernel that holds nothing, for a dry run anywhere."""
-    servers, addresses, sets, routes, translations = [Recorder(None, ops) for _ in range(5)]
-    return Backend(IpvsRenderer(), servers, addresses, sets, routes=routes, translations=translations)
-
-
-def pipeline_for(
-    config: Config,
-    backend: Backend,
-    *,
-    window: float,
-    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
-    at_random: bool = False,
-    localhost: bool = False,
-) -> Pipeline:
-    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source.
-
-    at_random, localhost: of the iptables backend, see PolicyOptions.
-    """
-    drains = Drains(config.drain_timeout, window)
-    options = policy_options(config, scheduler_works, at_random=at_random, localhost=localhost)
-    return Pipeline(config.node_name, options, backend, drains)
-
-
-def policy_options(
-    config: Config,
-    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
-    *,
-    at_random: bool = False,
-    localhost: bool = False,
-) -> PolicyOptions:
-    return PolicyOptions(
-        scheduler=config.scheduler,
-        allowed_external=config.allowed_external,
-        node_ports_on=config.node_port_addresses,
-        known_as=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
-        route_networks=config.service_cidrs if config.route_mode else (),
-        pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
-        pods_of_node=config.detect_local == "NodeCIDR",
-        scheduler_works=scheduler_works,
-        udp_timeout=int(config.udp_timeout) or UDP_TIMEOUT,
-        at_random=at_random,
-        localhost=localhost,
-        by_ipvs=not at_random,
-    )

@@ -53,6 +53,7 @@ class Retirement:
     def __init__(self, config: Config, addresses: AddressTable, ledger: Ledger, sets: SetTable) -> None:
         self._config = config
         self._addresses = addresses
+        self._sets = sets
         self._routes = RouteTable(addresses)
         self._ownership = Ownership(ledger, addresses.bound, map(str, config.excluded), self._routes.networks)
         self._began: float | None = None
@@ -61,7 +62,7 @@ class Retirement:
         list(addresses.read(None))
         list(self._routes.read(None))
         if host.ip_vs_presence() is host.IpvsPresence.PRESENT:
-            kube_proxy_sets.prove(self._ownership, sets, addresses)
+            kube_proxy_sets.claim_kube_proxy_servers(self._ownership, sets, addresses)
             self._ipvs = IpvsTable(self._ownership)
         self.left = sum(seen.owner is Owner.OURS for seen in self._ipvs.services()) if self._ipvs else 0
 
@@ -106,9 +107,9 @@ class Retirement:
         self._due = now + (time.monotonic() - looked) * _LOOK_AGAIN_AFTER
         return not kept
 
-    def end(self, sets: SetTable) -> None:
+    def end(self) -> None:
         """When its rules are gone, too, which ask these sets."""
-        sets.write([Op(Verb.DELETE, row) for row in sets.members(VIP_SETS)])
+        self._sets.write([Op(Verb.DELETE, row) for row in self._sets.members(VIP_SETS)])
         self._addresses.remove_interface()
         self._routes.close()
 

@@ -1,4 +1,4 @@
-"""`ipvsagent check`."""
+"""The command `ipvsagent check`."""
 
 from __future__ import annotations
 

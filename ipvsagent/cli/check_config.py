@@ -1,4 +1,4 @@
-"""`ipvsagent check-config`."""
+"""The command `ipvsagent check-config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ipvsagent cleanup`."""
+"""The command `ipvsagent cleanup`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from ipvsagent.backends.iptables import IptablesNode, iptables_pipeline
-from ipvsagent.backends.ipvs import Node, lock_path, pipeline_for
+from ipvsagent.backends.assembly import lock_path, pipeline_for
+from ipvsagent.backends.iptables import IptablesBackend, iptables_pipeline
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.errors import StartError
@@ -17,18 +18,9 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.kube_proxy.cleanup import kept, leftovers, remove
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import LOCALHOST
-from ipvsagent.packet_filter.iptables import PacketFilter
-from ipvsagent.rows import AddressRow, Op, RealServerRow, RouteRow, SetMemberRow, TranslationRow, Verb, VirtualServerRow
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
+from ipvsagent.rows import AddressRow, Op, RouteRow, TranslationRow, Verb
 from ipvsagent.rows.nat_chains import ChainsRow
-
-_WORDS = {
-    VirtualServerRow: "virtual server",
-    ChainsRow: "virtual server",
-    RealServerRow: "real server",
-    RouteRow: "route",
-    AddressRow: "address",
-    SetMemberRow: "set member",
-}
 
 
 @click.command(name="cleanup")
@@ -63,8 +55,8 @@ def command(
             f"an agent (pid {lock.holder() or 'unknown'}) is running here and would put everything back",
             "Stop it first",
         )
-    node = None if host.ip_vs_presence() is host.IpvsPresence.ABSENT else Node(config)
-    chains = IptablesNode(config)
+    node = None if host.ip_vs_presence() is host.IpvsPresence.ABSENT else IpvsBackend(config)
+    chains = IptablesBackend(config)
     planned: list[Op] = []
     if node:
         pipeline_for(config, node.recorder(planned), window=0).start(0.0)
@@ -73,11 +65,11 @@ def command(
     if not node:
         planned += [Op(Verb.DELETE, seen.row) for seen in routes.read(None)]
     iptables_pipeline(config, chains.chain_recorder(planned), window=0).start(0.0)
-    rules = PacketFilter(config)
+    rules = IptablesPacketFilter(config)
     packet_rules = rules.removals()
     sets = sorted(chains.sets.state())
     bound = chains.addresses.has_interface()
-    counts = Counter(_WORDS[type(op.row)] for op in planned)
+    counts = Counter(op.row.noun for op in planned)
     counts.update({"chain or jump": len(packet_rules), "set": len(sets)})
     what = _told(counts, f"the interface {config.interface}" if bound else "")
     if dry_run:
@@ -134,7 +126,7 @@ def _confirmed(question: str, yes: bool) -> bool:
     return False
 
 
-def _close_localhost(chains: IptablesNode) -> None:
+def _close_localhost(chains: IptablesBackend) -> None:
     """While the rule is there that keeps other hosts from 127.0.0.0/8. Raises StartError."""
     try:
         chains.localhost.restore()

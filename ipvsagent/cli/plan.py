@@ -1,4 +1,4 @@
-"""`ipvsagent plan`."""
+"""The command `ipvsagent plan`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import Any
 import click
 import msgspec
 
-from ipvsagent.address import Address
-from ipvsagent.backends.iptables import IptablesNode, unused_scheduler
-from ipvsagent.backends.selection import AnyNode, empty_pipeline, open_node
+from ipvsagent.backends.backend import Backend
+from ipvsagent.backends.selection import empty_findings, empty_pipeline, open_backend
 from ipvsagent.cli import FAILED, WOULD_CHANGE
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
-from ipvsagent.config import Backend
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity, input_failed
 from ipvsagent.pipeline import Pipeline
-from ipvsagent.rows import AddressRow, Op, RealServerRow, SetMemberRow, TranslationRow, VirtualServerRow
+from ipvsagent.rows import AddressRow, Op, SharedRow
 from ipvsagent.rows.nat_chains import ChainsRow, commands
 from ipvsagent.sources.source import source_of
 
@@ -69,17 +67,15 @@ def command(against: str, output: str, **options: Any) -> int:
     left: tuple[Finding, ...] = ()
     if against == "empty":
         pipeline = empty_pipeline(config, ops)
-        if config.backend is Backend.IPTABLES:
-            book.replace("backend", unused_scheduler(config))
+        book.replace("backend", empty_findings(config))
     else:
-        node = open_node(config)
-        pipeline = node.dry_pipeline(ops)
-        pipeline.node_addresses(node.addresses.node_addresses())
-        rules = _rule_differences(node, book)
-        book.replace("backend", node.findings)
-        if isinstance(node, IptablesNode):
-            left = node.retirement().findings()
-            book.replace("other backend", left)
+        backend = open_backend(config)
+        pipeline = backend.dry_pipeline(ops)
+        pipeline.node_addresses(backend.node_addresses())
+        rules = _rule_differences(backend, book)
+        left = tuple(backend.left_by_others())
+        book.replace("backend", backend.findings)
+        book.replace("other backend", left)
     book.replace("source", findings)
     origins = pipeline.take(changes, 0.0)
     origins += pipeline.start(0.0).findings
@@ -98,9 +94,9 @@ def command(against: str, output: str, **options: Any) -> int:
     return status
 
 
-def _rule_differences(node: AnyNode, book: FindingBook) -> list[str]:
+def _rule_differences(backend: Backend, book: FindingBook) -> list[str]:
     try:
-        rules = node.packet_filter()
+        rules = backend.packet_filter()
         found = rules.differences()
         book.replace("packet rules", rules.findings())
         return found
@@ -116,18 +112,12 @@ def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[Planned
     planned = []
     for op in ops:
         row, command = op.row, str(op)
-        if isinstance(row, VirtualServerRow | ChainsRow):
-            wanted = desired.get(row.id)
-            if isinstance(row, ChainsRow):
-                command = "\n".join(commands(op.verb.value, row))
-        elif isinstance(row, RealServerRow):
-            wanted = desired.get(row.server)
-        elif isinstance(row, TranslationRow):
-            wanted = desired.get(row.source)
-        else:
-            text = row.member.partition(",")[0] if isinstance(row, SetMemberRow) else ""
-            wanted = on_address.get(row.address if isinstance(row, AddressRow) else Address(text))
+        if isinstance(row, SharedRow):
+            wanted = on_address.get(row.about) if row.about else None
             command += f" dev {interface}" if isinstance(row, AddressRow) else ""
+        else:
+            wanted = desired.get(row.server)
+            command = "\n".join(commands(op.verb, row)) if isinstance(row, ChainsRow) else command
         planned.append(PlannedOp(op.verb.value, command, str(wanted.service) if wanted else ""))
     return tuple(sorted(planned, key=lambda p: p.service))
 

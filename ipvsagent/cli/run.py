@@ -1,4 +1,4 @@
-"""`ipvsagent run`."""
+"""The command `ipvsagent run`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import click
 
 from ipvsagent.agent.agent import Agent
 from ipvsagent.agent.once import apply_once
-from ipvsagent.backends.ipvs import lock_path
-from ipvsagent.backends.selection import open_node
+from ipvsagent.backends.assembly import lock_path
+from ipvsagent.backends.selection import open_backend
 from ipvsagent.cli.options import PATH, SettingsCommand, followed, given, setting_options
 from ipvsagent.config import Config
 from ipvsagent.config.write import written
@@ -76,20 +76,20 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
     host.require_privilege()
     if init_only:
         host.make_state_dir(config.state_dir)
-        node = open_node(config, load_modules=True)
-        node.prepare_host()
-        for finding in (*node.findings, *node.unset_limits):
+        backend = open_backend(config, load_modules=True)
+        backend.prepare_host()
+        for finding in (*backend.findings, *backend.unset_limits):
             log.warning("%s", finding)
         return 0
     source = source_of(config)
     lock = _lock(config)
-    node = open_node(config, load_modules=True)
+    backend = open_backend(config, load_modules=True)
     _require_alone()
-    node.prepare()
+    backend.prepare()
     try:
         if once:
-            return 0 if apply_once(config, node, source) else 1
-        Agent(config, node, source, followed(settings)).run()
+            return 0 if apply_once(config, backend, source) else 1
+        Agent(config, backend, source, followed(settings)).run()
         return 0
     finally:
         lock.release()
@@ -123,10 +123,10 @@ def _lock(config: Config) -> host.AgentLock:
 
 def _require_start(config: Config) -> None:
     """What can be told of a start by reading alone; raises StartError."""
-    node = open_node(config, load_modules=True)
+    backend = open_backend(config, load_modules=True)
     _require_alone()
-    sysctls.require(node.settings())
-    node.packet_filter().close()
+    sysctls.require(backend.settings())
+    backend.packet_filter().close()
 
 
 def _require_alone() -> None:

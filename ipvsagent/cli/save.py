@@ -1,4 +1,4 @@
-"""`ipvsagent save`."""
+"""The command `ipvsagent save`."""
 
 from __future__ import annotations
 

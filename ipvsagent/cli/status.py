@@ -1,4 +1,4 @@
-"""`ipvsagent status`."""
+"""The command `ipvsagent status`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from ipvsagent.backends.iptables import IptablesNode
-from ipvsagent.backends.ipvs import Node, socket_path
-from ipvsagent.backends.selection import open_as_found, open_ipvs
+from ipvsagent.backends.assembly import socket_path
+from ipvsagent.backends.ipvs import IpvsBackend
+from ipvsagent.backends.selection import open_active_backend, open_ipvs
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.errors import IpvsAgentError
@@ -20,7 +20,6 @@ from ipvsagent.kernel.ipvs.connections import connections
 from ipvsagent.kernel.ipvs.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
-from ipvsagent.status.chains import as_entries, names_of
 from ipvsagent.status.document import document
 from ipvsagent.status.ipvsadm import Columns
 from ipvsagent.status.ipvsadm_options import ListOptions
@@ -81,14 +80,8 @@ def command(output: str, files: tuple[Path, ...], interface: str | None, state_d
         return 0
     host.require_privilege()
     snapshot = ask(socket_path(config))
-    node = open_as_found(config, snapshot.backend if snapshot else "")
-    if isinstance(node, IptablesNode):
-        rows = list(node.servers.read(None))
-        shown = document(None, 0, as_entries(rows), snapshot, names_of(rows))
-    else:
-        info = node.ipvs.info()
-        entries = grouped(node.ipvs.read(None, counters=output != "native"))
-        shown = document(info.version, info.table_size, entries, snapshot)
+    held = open_active_backend(config, snapshot.backend if snapshot else "").listing(counters=output != "native")
+    shown = document(held.version, held.table_size, held.entries, snapshot, held.names)
     if output != "native":
         print_document(shown, output)
         return 0
@@ -120,8 +113,8 @@ def _list_options(output: str, given: dict[str, Any]) -> ListOptions:
     return options
 
 
-def _print_timeouts(node: Node, output: str) -> None:
-    timeouts = idle_timeouts(node.ipvs)
+def _print_timeouts(backend: IpvsBackend, output: str) -> None:
+    timeouts = idle_timeouts(backend.ipvs)
     if output == "native":
         for text, _ in timeout_lines(timeouts):
             click.echo(text)
@@ -129,20 +122,20 @@ def _print_timeouts(node: Node, output: str) -> None:
         print_document(timeouts, output)
 
 
-def _print_listing(node: Node, options: ListOptions) -> None:
+def _print_listing(backend: IpvsBackend, options: ListOptions) -> None:
     if options.connections:
         for line in ipvsadm_tables.connection_lines(connections(), persistence=options.persistent_conn):
             click.echo(line.encode(errors="surrogateescape"), nl=False)
     elif options.timeout:
-        click.echo(ipvsadm_tables.timeout_line(node.ipvs.timeouts()), nl=False)
+        click.echo(ipvsadm_tables.timeout_line(backend.ipvs.timeouts()), nl=False)
     elif options.daemon:
-        click.echo("".join(ipvsadm_tables.daemon_lines(node.ipvs.sync_daemons())), nl=False)
+        click.echo("".join(ipvsadm_tables.daemon_lines(backend.ipvs.sync_daemons())), nl=False)
     else:
         server, columns = options.virtual_server(), options.columns
         counters = columns in (Columns.STATS, Columns.RATE)
-        entries = grouped(node.ipvs.read(None if server is None else [server], counters))
+        entries = grouped(backend.ipvs.read(None if server is None else [server], counters))
         if server is None:
-            info = node.ipvs.info()
+            info = backend.ipvs.info()
             click.echo(ipvsadm.version_line(info.version, info.table_size), nl=False)
         elif not entries:
             raise IpvsAgentError(f"IPVS has no virtual server {server}")

@@ -1,4 +1,4 @@
-"""`ManifestSet`: several manifest files as one cluster, in which a slip of the hand takes nothing down.
+"""Several manifest files as one cluster, in which a slip of the hand takes nothing down.
 
 1. What comes out depends on what the files hold now, not on the order in which they were read or written.
 2. A broken object, or a file that cannot be read, leaves the last accepted version of its objects in use.

@@ -1,4 +1,4 @@
-"""`Mirror`: the objects of an API server as they were last heard of, in which no mishap takes anything down.
+"""The objects of an API server as they were last heard of, in which no mishap takes anything down.
 
 1. What comes out depends on what the server holds, not on how it was learnt: a relist reports differences only.
 2. A broken object leaves its last accepted version in use; one that was never accepted is what the agent is blind to.
@@ -114,7 +114,7 @@ class Mirror:
         self._blind = blind
         upserts = tuple([self._objects[key] for key in self._changed])
         self._changed.clear()
-        self._say_held(list(held))
+        self._report_held(list(held))
         findings = {origin: self._findings.get(origin, ()) for origin in self._stale}
         self._stale.clear()
         return Update(Changes(upserts=upserts, removals=tuple(removals), blind=told), findings)
@@ -131,7 +131,7 @@ class Mirror:
             del self._findings[origin]
         self._stale[origin] = None
 
-    def _say_held(self, held: list[ObjectKey]) -> None:
+    def _report_held(self, held: list[ObjectKey]) -> None:
         for kind in NEVER_EMPTY + NOT_LOST_AT_ONCE:
             findings: tuple[Finding, ...] = ()
             if kind in self._empty:

@@ -1,4 +1,4 @@
-"""`ServiceTable`: every Kubernetes object that the agent knows, and which Services a change makes dirty.
+"""Every Kubernetes object that the agent knows, and which Services a change makes dirty.
 
 It joins slices to Services by name. It does not judge: which endpoints serve and which Services matter is policy,
 and so is what a changed Node means (`nodes_revision` says that one did). Cost of `apply` follows the objects in

@@ -61,7 +61,7 @@ class Bookmark(Struct, frozen=True, gc=False):
 
 
 class Status(Struct, frozen=True, gc=False):
-    """A `Status` object, which is how the API refuses. retry_after: seconds, as the server wishes."""
+    """A `Status` object, which is how the API refuses. retry_after: seconds, as the server overrides."""
 
     code: int = 0
     reason: str = ""

@@ -18,10 +18,10 @@ here reads the environment, and nothing else in the program reads a setting from
 from ipvsagent.config.parsers import Network, PortRange, parse_duration, parse_network
 from ipvsagent.config.remarks import Remark
 from ipvsagent.config.resolve import Resolved, resolve
-from ipvsagent.config.settings import Backend, Config, for_this_node, node_name
+from ipvsagent.config.settings import BackendChoice, Config, for_this_node, node_name
 
 __all__ = [
-    "Backend",
+    "BackendChoice",
     "Config",
     "Network",
     "PortRange",

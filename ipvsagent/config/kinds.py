@@ -19,7 +19,7 @@ from ipvsagent.config.parsers import (
     parse_port_range,
     write_duration,
 )
-from ipvsagent.config.settings import Backend
+from ipvsagent.config.settings import BackendChoice
 from ipvsagent.errors import ConfigError
 
 PRIMARY = "primary"
@@ -150,12 +150,12 @@ def _mask(value: int | str) -> int:
     return number
 
 
-def _mode(text: str) -> Backend:
+def _mode(text: str) -> BackendChoice:
     """Empty is kube-proxy's own default, and nftables what it advises: neither is meant as a refusal of IPVS."""
     if text in ("", "nftables"):
-        return Backend.AUTO
+        return BackendChoice.AUTO
     try:
-        return Backend(text)
+        return BackendChoice(text)
     except ValueError:
         raise ConfigError([f"{text!r} is not one of auto, ipvs, iptables, nftables"]) from None
 

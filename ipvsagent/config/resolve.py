@@ -27,7 +27,7 @@ from ipvsagent.config.kube_proxy import (
 )
 from ipvsagent.config.remarks import Remark
 from ipvsagent.config.schema import SETTINGS, Document, Setting
-from ipvsagent.config.settings import Backend, Config
+from ipvsagent.config.settings import BackendChoice, Config
 from ipvsagent.errors import ConfigError
 from ipvsagent.wrong_types import in_words
 
@@ -229,7 +229,7 @@ class _Reading:
         if self.values.get("route_mode") and not self.values.get("service_cidrs"):
             at = self.origins["route_mode"]
             self.problems.append(_because(at, f"needs {'serviceCIDRs' if at.file else '--service-cidrs'}"))
-        if self.values.get("backend") is Backend.IPTABLES and self.values.get("route_mode"):
+        if self.values.get("backend") is BackendChoice.IPTABLES and self.values.get("route_mode"):
             self.problems.append(_because(self.origins["route_mode"], "cannot be had with the iptables backend"))
 
 

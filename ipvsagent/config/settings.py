@@ -13,7 +13,7 @@ from msgspec import Struct
 from ipvsagent.config.parsers import Network, PortRange
 
 
-class Backend(StrEnum):
+class BackendChoice(StrEnum):
     """IPVS is strict: without ip_vs the start fails. AUTO falls back to iptables where the kernel says that it has no
     ip_vs, and for no other reason."""
 
@@ -33,7 +33,7 @@ class Config(Struct, frozen=True, kw_only=True):
       allow_empty: a source that became empty is believed.
 
     What is served
-      backend: see Backend. interface: the dummy interface that Service addresses are bound to.
+      backend: see BackendChoice. interface: the dummy interface that Service addresses are bound to.
       scheduler: of Services that name none. excluded: CIDRs whose virtual servers are left alone unless we made them.
       allowed_external: CIDRs from which Services may take externalIPs. node_port_addresses: CIDRs of node addresses
       that serve node ports, or the one word "primary"; empty = every address of the node.
@@ -69,7 +69,7 @@ class Config(Struct, frozen=True, kw_only=True):
     allow_api_by_cluster_ip: bool = False
     node_name: str = ""
     allow_empty: bool = False
-    backend: Backend = Backend.AUTO
+    backend: BackendChoice = BackendChoice.AUTO
     interface: str = "kube-ipvs0"
     scheduler: str = "rr"
     excluded: tuple[Network, ...] = ()

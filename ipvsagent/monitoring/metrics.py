@@ -55,7 +55,7 @@ class Readings(Struct, frozen=True):
     no_local_endpoints: dict[tuple[Family, TrafficPolicy], int]
 
 
-class ReadingsWanted(Struct, frozen=True):
+class MetricsQuery(Struct, frozen=True):
     """A message to the loop, which puts its readings into `answer`."""
 
     answer: SimpleQueue[Readings]
@@ -164,7 +164,7 @@ class Metrics:
     def _programmed(self, now: float) -> None:
         for moment in self._triggered:
             seconds = max(0.0, now - moment)
-            self.programming = self.programming.and_(seconds)
+            self.programming = self.programming.with_sample(seconds)
             for family in self._families:
                 self._programming.labels(family).observe(seconds)
         self._triggered.clear()
@@ -188,7 +188,7 @@ class Metrics:
 
     def _readings(self) -> Readings | None:
         answer: SimpleQueue[Readings] = SimpleQueue()
-        self._ask(ReadingsWanted(answer))
+        self._ask(MetricsQuery(answer))
         with contextlib.suppress(Empty):
             self._known = answer.get(timeout=ANSWER_WITHIN)
         return self._known

@@ -1,38 +1,31 @@
 """The constant packet rules of this node, put together: which rules, in which families, with what iptables can do here.
 
 Not for the main loop beside IPVS: iptables waits for a lock that other programs hold, and real servers must not wait
-with it. `install` is called once before the first address is bound; from then on the agent calls `repair` in a thread
-of its own, with a `PacketFilter` of its own. With the iptables backend everything goes through these tables, so there
-the loop itself calls `repair`.
+with it. `install` is called once before the first address is bound; from then on a thread of the agent calls `repair`.
+With the iptables backend everything goes through these tables, so there the loop itself calls `repair`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import ipaddress
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from threading import Event
-
-from msgspec import Struct
 
 from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.ipset.client_sets import ClientSets
-from ipvsagent.kernel.iptables.chains import is_servers
 from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, find_variant
 from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_left
 from ipvsagent.kernel.iptables.translations import parse_translation
 from ipvsagent.kernel.neighbours.obstacles import Obstacle, in_the_way
-from ipvsagent.render.iptables.ipvs_rules import Detector, RuleOptions, rule_set
-from ipvsagent.render.iptables.nat_rules import nat_rule_set
+from ipvsagent.packet_filter.profiles import BESIDE_IPVS, INSTEAD_OF_IPVS, RuleProfile, families, rule_options
 from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE, RuleSet
 
@@ -42,75 +35,22 @@ LOOK_FOR_OBSTACLES_EVERY = 30.0  # seconds; a look reads the chains of all table
 READ_ALL_EVERY = 300  # looks: as long as a pass of the audit takes at most
 
 
-class Kind(Struct, frozen=True):
-    """Which rules. needed: features that none of them can do without, with the module that has them. others: chains of
-    the other backend, which serves until this one does; yields: packets meet those before ours. holding: of these,
-    those that its connections need afterwards."""
-
-    rules: Callable[[Family, RuleOptions, Config, Iterable[TranslationRow]], RuleSet]
-    needed: Mapping[Feature, str]
-    others: Callable[[str], bool]
-    yields: bool
-    holding: Callable[[str], bool]
-
-
 _LACKING = [{"random_fully": fully, "self_match": match} for fully, match in product((True, False), repeat=2)]
 
 
-def _chains_of(rules: RuleSet) -> frozenset[str]:
-    return frozenset(chain.name for chain in rules.chains)
-
-
-_BESIDE = _chains_of(rule_set(Family.IPV4, RuleOptions()))
-_INSTEAD = _chains_of(nat_rule_set(Family.IPV4, RuleOptions()))
-BESIDE_IPVS = Kind(
-    lambda family, options, config, translations: rule_set(family, options, translations),
-    {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},
-    others=lambda chain: chain in _INSTEAD or is_servers(chain),
-    yields=True,
-    holding=lambda chain: False,
-)
-INSTEAD_OF_IPVS = Kind(
-    lambda family, options, config, translations: nat_rule_set(
-        family, options, localhost=serves_localhost(config), drop_invalid=not config.conntrack_be_liberal
-    ),
-    {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
-    others=lambda chain: chain in _BESIDE,
-    yields=False,
-    # What begins a connection is marked, dropped or accepted before it comes to where it is translated.
-    holding=lambda chain: chain in _BESIDE and not chain.startswith(("IPVSAGENT-MARK-", "IPVSAGENT-SERVICES", INSIDE)),
-)
-
-
-def serves_localhost(config: Config) -> bool:
-    """Node ports on 127.0.0.1, if addresses of node ports were not chosen otherwise."""
-    chosen = config.node_port_addresses
-    loopback = not chosen or any(_has_loopback(text) for text in chosen)
-    return config.localhost_node_ports and loopback
-
-
-def families() -> tuple[Family, ...]:
-    """Those that this kernel has."""
-    return (Family.IPV4, Family.IPV6) if Path("/proc/net/if_inet6").exists() else (Family.IPV4,)
-
-
-def _has_loopback(text: str) -> bool:
-    return text != "primary" and ipaddress.ip_address("127.0.0.1") in ipaddress.ip_network(text, strict=False)
-
-
-class PacketFilter:
+class IptablesPacketFilter:
     """Begins with the rules that it would like best; what iptables refuses is found out when it does, because each
     trial is a process. Raises StartError if there is no iptables."""
 
     # tables: of every family, if they do more than hold these rules
-    def __init__(self, config: Config, kind: Kind = BESIDE_IPVS, tables: Sequence[RuleTable] = ()) -> None:
+    def __init__(self, config: Config, profile: RuleProfile = BESIDE_IPVS, tables: Sequence[RuleTable] = ()) -> None:
         self._config = config
         self._next: Config | None = None
-        self._kind = kind
+        self._profile = profile
         self.variant = tables[0].variant if tables else find_variant()
         self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
         for table in self._tables:
-            table.leave(kind.others, first=kind.yields)
+            table.ignore_chains(profile.others, first=profile.yields)
         self._translations: frozenset[TranslationRow] | None = None
         self._wanted_translations: frozenset[TranslationRow] | None = None
         self.wake = Event()
@@ -120,6 +60,10 @@ class PacketFilter:
         self._obstacles: Sequence[Obstacle] = ()
         self._obstacles_due = 0.0
         self._without_self_match: set[Family] = set()
+
+    @property
+    def description(self) -> str:
+        return f"{self.variant.mode} iptables ({self.variant.reason})"
 
     def install(self) -> int:
         """Write what is missing; returns how many differences there were. Translations that are there stay until
@@ -157,26 +101,26 @@ class PacketFilter:
         return found
 
     def configure(self, config: Config) -> None:
-        """The next `follow` takes it up. Any thread may call this."""
+        """The next `apply_pending` takes it up. Any thread may call this."""
         self._next = config
 
     def held_translations(self) -> frozenset[TranslationRow]:
         """Those that the kernel has, of the families whose rules can be read."""
         rules: list[str] = []
-        for table in self._tables if self._kind is BESIDE_IPVS else ():
+        for table in self._tables if self._profile is BESIDE_IPVS else ():
             with contextlib.suppress(KernelError):
                 rules += table.rules_of_chain("nat", INSIDE)
         return frozenset(row for rule in rules if (row := parse_translation(rule)))
 
     def translate(self, rows: frozenset[TranslationRow]) -> None:
-        """The next `follow` takes them up, and no others. Any thread may call this; it wakes whoever waits for
+        """The next `apply_pending` takes them up, and no others. Any thread may call this; it wakes whoever waits for
         `wake`."""
         self._wanted_translations = rows
         self.wake.set()
 
     @property
     def pending(self) -> bool:
-        """Whether `follow` has something to write. Any thread may ask."""
+        """Whether `apply_pending` has something to write. Any thread may ask."""
         wanted = self._wanted_translations
         return self._next is not None or (wanted is not None and wanted != self._translations)
 
@@ -185,7 +129,7 @@ class PacketFilter:
         for table in self._tables:
             self._rules[table.family] = self._rule_set(table.family, **self._can_do.get(table.family, {}))
 
-    def follow(self) -> None:
+    def apply_pending(self) -> None:
         """Write new translations, and the rules of a new configuration, if there are any. Raises as `install`, and is
         then to be called again."""
         wanted = self._wanted_translations
@@ -211,7 +155,7 @@ class PacketFilter:
         """Services are served by this backend: of the other one's rules those stay that its connections need. Raises as
         `install`."""
         for table in self._tables:
-            table.leave(self._kind.holding, first=self._kind.yields)
+            table.ignore_chains(self._profile.holding, first=self._profile.yields)
         self.install()
 
     def take_over(self) -> None:
@@ -220,23 +164,23 @@ class PacketFilter:
         A node changes its variant when it gets another kubelet or CNI plugin. Packets meet the rules of both, so that
         old ones would go on choosing endpoints that are gone."""
         for table in self._tables:
-            table.leave()
+            table.ignore_chains()
         self.install()
         self._remove_other_variant()
-        if self._kind is BESIDE_IPVS:
+        if self._profile is BESIDE_IPVS:
             with contextlib.closing(ClientSets()) as clients:
                 clients.sweep(())
 
     def removals(self) -> list[str]:
         """What `remove` would do, as commands."""
         for table in self._tables:
-            table.leave()
+            table.ignore_chains()
         return [line for table in self._tables for line in table.removals()]
 
     def remove(self) -> None:
         """What is ours, of both backends and in both variants."""
         for table in self._tables:
-            table.leave()
+            table.ignore_chains()
             table.remove()
         self._remove_other_variant()
 
@@ -274,13 +218,13 @@ class PacketFilter:
         if now >= self._obstacles_due:
             self._obstacles_due = now + LOOK_FOR_OBSTACLES_EVERY
             bit = 1 << self._config.masquerade_bit
-            self._obstacles = in_the_way(self.variant.mode, bit=bit, translated=self._kind is INSTEAD_OF_IPVS)
+            self._obstacles = in_the_way(self.variant.mode, bit=bit, translated=self._profile is INSTEAD_OF_IPVS)
         return self._obstacles
 
-    def tell_failures(self, tell: Callable[[Family, bool], None]) -> None:
+    def on_failure(self, record: Callable[[Family, bool], None]) -> None:
         """Of every write that iptables refuses from now on, in the thread that writes; True: of Services alone."""
         for table in self._tables:
-            table.failed = functools.partial(tell, table.family)
+            table.failed = functools.partial(record, table.family)
 
     def counts(self) -> dict[Family, RuleCounts]:
         """Any thread may ask."""
@@ -312,13 +256,13 @@ class PacketFilter:
         except RulesLocked:
             raise
         except RulesRefused:
-            self._make_do(table)
+            self._degrade(table)
             table.apply(self._rules[table.family])
         return len(found)
 
-    def _make_do(self, table: RuleTable) -> None:
+    def _degrade(self, table: RuleTable) -> None:
         """Find out what iptables can do here, and leave out what it cannot."""
-        for feature, module in self._kind.needed.items():
+        for feature, module in self._profile.needed.items():
             if not table.supports(feature):
                 why = table.refused.get(feature, "it gave no reason")
                 raise StartError(
@@ -334,19 +278,19 @@ class PacketFilter:
     def _rule_set(self, family: Family, *, random_fully: bool = True, self_match: bool = True) -> RuleSet:
         options = rule_options(self._config, family, random_fully=random_fully, self_match=self_match)
         rows = [row for row in self._translations or () if row.source.family is family]
-        return self._kind.rules(family, options, self._config, rows)
+        return self._profile.rules(family, options, self._config, rows)
 
 
 def _in_the_way(table: RuleTable) -> Iterator[Finding]:
     """Rules of others that keep ours from their purpose, and what an operator can do."""
     tool = "ip6tables" if table.family is Family.IPV6 else "iptables"
-    for hook, obstacles in table.obstacles.items():
-        for obstacle in obstacles:
+    for hook, unanswered in table.unanswered.items():
+        for denial in unanswered:
             accepts = table.accepts.get(hook, "")
             reason = (
-                f"rule {obstacle.index + 1} of chain {obstacle.chain} ({table.family}), `{obstacle.denial}`, denies "
+                f"rule {denial.index + 1} of chain {denial.chain} ({table.family}), `{denial.denial}`, denies "
                 f"traffic of Services that comes to it from {hook}, for some interfaces or beside other traffic, and "
-                f"is not overridden; `{tool} -I {obstacle.chain} {obstacle.index + 1} -j {accepts}` lets it through"
+                f"is not overridden; `{tool} -I {denial.chain} {denial.index + 1} -j {accepts}` lets it through"
             )
             yield Finding(FindingKind.HOST, "packet rules", reason)
     for hook, rule in table.accepts_before.items():
@@ -356,23 +300,3 @@ def _in_the_way(table: RuleTable) -> Iterator[Finding]:
             "rules are put in front again, at a slow pace"
         )
         yield Finding(FindingKind.HOST, "packet rules", reason)
-
-
-def rule_options(
-    config: Config,
-    family: Family,
-    *,
-    random_fully: bool = True,
-    self_match: bool = True,
-) -> RuleOptions:
-    version = 6 if family is Family.IPV6 else 4
-    detector = Detector(config.detect_local)
-    return RuleOptions(
-        masquerade_all=config.masquerade_all,
-        masquerade_bit=config.masquerade_bit,
-        detector=detector,
-        interface=config.pod_interface,
-        pods_known=detector is Detector.NODE_CIDR or any(n.version == version for n in config.cluster_cidrs),
-        random_fully=random_fully,
-        self_match=self_match,
-    )

@@ -15,6 +15,7 @@ from ipvsagent.address import Address, parse_address
 from ipvsagent.config import parse_duration
 from ipvsagent.errors import ConfigError
 from ipvsagent.findings import Finding, FindingKind
+from ipvsagent.policy.capabilities import IPVS, Capabilities
 from ipvsagent.rows import SCHED1, SCHED2, SCHED3
 
 SCHEDULER = "ipvsagent.io/scheduler"
@@ -56,7 +57,7 @@ class Weight(Struct, frozen=True, gc=False):
     weight: int
 
 
-class Wishes(Struct, frozen=True):
+class ServiceOverrides(Struct, frozen=True):
     """What the annotations of one Service come to. drain_timeout: seconds, None = the agent's.
 
     missing_scheduler: the one that was asked for, if the kernel does not have it.
@@ -84,16 +85,17 @@ def read_annotations(
     default_scheduler: str,
     scheduler_works: SchedulerWorks,
     *,
-    at_random: bool = False,
-) -> Wishes:
+    capabilities: Capabilities = IPVS,
+) -> ServiceOverrides:
     """subject: the Service, for findings. scheduler_works: whether this kernel has a scheduler of that name.
 
-    at_random: the backend chooses endpoints at random; what comes nearest to any scheduler is then wrr.
+    Where the backend has no schedulers, what comes nearest to any is wrr.
     """
+    at_random = not capabilities.schedulers
     if at_random and default_scheduler not in RANDOM_SCHEDULERS:
         default_scheduler = "wrr"
     if not annotations:
-        return Wishes(default_scheduler, default_flags(default_scheduler))
+        return ServiceOverrides(default_scheduler, default_flags(default_scheduler))
     findings: list[Finding] = []
 
     def complain(annotation: str, reason: str) -> None:
@@ -144,7 +146,7 @@ def read_annotations(
             drain_timeout = parse_duration(text)
         except ConfigError as error:
             complain(DRAIN_TIMEOUT, f"{error}; the agent's drain timeout is used")
-    return Wishes(scheduler, flags, one_packet, weights, drain_timeout, tuple(findings), missing)
+    return ServiceOverrides(scheduler, flags, one_packet, weights, drain_timeout, tuple(findings), missing)
 
 
 def parse_weights(text: str) -> tuple[Weight, ...]:

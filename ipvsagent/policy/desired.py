@@ -1,4 +1,4 @@
-"""`DesiredState`: which virtual server stands behind each id, when several Services may claim one.
+"""Which virtual server stands behind each id, when several Services may claim one.
 
 The oldest Service wins: by creation time, then namespace and name; one that does not say when it was created comes
 after all that do. kube-proxy does not notice such claims and lets them flap. The rank is part of the claim: a Service

@@ -41,12 +41,12 @@ class Reason(StrEnum):
 
 
 class Choice(Struct, frozen=True, gc=False):
-    """anywhere: some endpoint on some node could serve, whatever the policies say."""
+    """has_usable_endpoints_anywhere: some endpoint on some node could serve, whatever the policies say."""
 
     candidates: tuple[Candidate, ...]
     cluster: tuple[Candidate, ...]
     local: tuple[Candidate, ...]
-    anywhere: bool
+    has_usable_endpoints_anywhere: bool
 
 
 def join(port: ServicePort, slices: Iterable[EndpointSlice], family: Family) -> tuple[Candidate, ...]:
@@ -75,18 +75,20 @@ def join(port: ServicePort, slices: Iterable[EndpointSlice], family: Family) -> 
 def choose(candidates: tuple[Candidate, ...], node: str, zone: str) -> Choice:
     """Sort the candidates of one Service port into the two sets. `node` and `zone` are this node's, "" if unknown."""
     ready = tuple([c for c in candidates if c.endpoint.ready])
-    fading = tuple([c for c in candidates if _is_fading(c.endpoint)]) if len(ready) < len(candidates) else ()
+    ending = (
+        tuple([c for c in candidates if _is_serving_terminating(c.endpoint)]) if len(ready) < len(candidates) else ()
+    )
     if ready:
         allowed = _hinted(ready, node, zone)
         cluster = ready if allowed is None else tuple([c for c in ready if allowed(c.endpoint)])
     else:
-        cluster = fading
+        cluster = ending
     local: tuple[Candidate, ...] = ()
     if node:
         local = tuple([c for c in ready if c.endpoint.node == node]) or tuple(
-            [c for c in fading if c.endpoint.node == node]
+            [c for c in ending if c.endpoint.node == node]
         )
-    return Choice(candidates, cluster, local, anywhere=bool(ready or fading))
+    return Choice(candidates, cluster, local, has_usable_endpoints_anywhere=bool(ready or ending))
 
 
 def why(candidate: Candidate, chosen: Sequence[Candidate], *, local: bool, node: str) -> Reason:
@@ -98,10 +100,10 @@ def why(candidate: Candidate, chosen: Sequence[Candidate], *, local: bool, node:
         return Reason.OTHER_NODE
     if endpoint.ready:
         return Reason.HINTED_ELSEWHERE
-    return Reason.TERMINATING if _is_fading(endpoint) else Reason.NOT_READY
+    return Reason.TERMINATING if _is_serving_terminating(endpoint) else Reason.NOT_READY
 
 
-def _is_fading(endpoint: Endpoint) -> bool:
+def _is_serving_terminating(endpoint: Endpoint) -> bool:
     return endpoint.serving and endpoint.terminating and not endpoint.ready
 
 

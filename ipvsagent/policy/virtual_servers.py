@@ -39,7 +39,8 @@ from ipvsagent.model import (
     VirtualServerId,
     WhenEmpty,
 )
-from ipvsagent.policy.annotations import LINUX_SCHEDULERS, Wishes, read_annotations, weight_of
+from ipvsagent.policy.annotations import LINUX_SCHEDULERS, ServiceOverrides, read_annotations, weight_of
+from ipvsagent.policy.capabilities import IPVS, Capabilities
 from ipvsagent.policy.endpoints import Candidate, Choice, choose, join
 from ipvsagent.policy.limits import MAX_RANGE_MEMBERS, UDP_TIMEOUT, limit_findings
 from ipvsagent.policy.node import NodeFacts
@@ -58,9 +59,7 @@ class PolicyOptions(Struct, frozen=True):
     route_networks:   ranges of cluster IPs that a route makes local, so that none of them is bound.
     pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
     scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
-    at_random:        there are no schedulers, endpoints are chosen at random by weight.
-    localhost:        node ports are served on 127.0.0.1, too.
-    by_ipvs:          a virtual server has one set of real servers, and takes every packet, tracked or not.
+    capabilities:     what the backend can do.
     """
 
     scheduler: str = "rr"
@@ -72,13 +71,11 @@ class PolicyOptions(Struct, frozen=True):
     pods_of_node: bool = False
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
     udp_timeout: int = UDP_TIMEOUT
-    at_random: bool = False
-    localhost: bool = False
-    by_ipvs: bool = False
+    capabilities: Capabilities = IPVS
 
 
 class Outcome(Struct, frozen=True):
-    """At most one virtual server per id, and what had to be refused. missing_scheduler: see Wishes."""
+    """At most one virtual server per id, and what had to be refused. missing_scheduler: see ServiceOverrides."""
 
     virtual_servers: tuple[VirtualServer, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -109,10 +106,10 @@ def virtual_servers_for(
     if service.headless:
         return Outcome()
     subject = str(service.key)
-    wishes = read_annotations(
-        subject, service.annotations, options.scheduler, options.scheduler_works, at_random=options.at_random
+    overrides = read_annotations(
+        subject, service.annotations, options.scheduler, options.scheduler_works, capabilities=options.capabilities
     )
-    findings: dict[Finding, None] = dict.fromkeys(wishes.findings)
+    findings: dict[Finding, None] = dict.fromkeys(overrides.findings)
     refused: set[Address] = set()
     servers: dict[VirtualServerId, VirtualServer] = {}
     for port in service.ports:
@@ -129,9 +126,9 @@ def virtual_servers_for(
                 usable = tuple([c for c in candidates if not is_cluster_ip(c.endpoint.address)])
                 if len(usable) < len(candidates):
                     refused |= {c.endpoint.address for c in candidates} - {c.endpoint.address for c in usable}
-                sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node, wishes)
-            server = _virtual_server(service, port, front, sets, node, wishes)
-            if options.by_ipvs and server.node_real_servers is not None:
+                sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node, overrides)
+            server = _virtual_server(service, port, front, sets, node, overrides)
+            if not options.capabilities.both_sets and server.node_real_servers is not None:
                 cluster_ip = _cluster_ip_of(port, family, service, servers)
                 if cluster_ip and service.internal_local:
                     hidden = _hidden(cluster_ip, sets, service, servers)
@@ -145,18 +142,18 @@ def virtual_servers_for(
         findings[Finding(FindingKind.ENDPOINT_REFUSED, subject, reason)] = None
     for finding in _too_many_ranges(service):
         findings[finding] = None
-    for finding in limit_findings(service, one_packet=wishes.one_packet, udp_timeout=options.udp_timeout):
+    for finding in limit_findings(service, one_packet=overrides.one_packet, udp_timeout=options.udp_timeout):
         findings[finding] = None
-    return Outcome(tuple(servers.values()), tuple(findings), wishes.missing_scheduler)
+    return Outcome(tuple(servers.values()), tuple(findings), overrides.missing_scheduler)
 
 
 class _Sets:
     """The two sets of one Service port and family as real servers, made once and shared."""
 
-    def __init__(self, choice: Choice, node: NodeFacts, wishes: Wishes) -> None:
+    def __init__(self, choice: Choice, node: NodeFacts, overrides: ServiceOverrides) -> None:
         self.choice = choice
         self._node = node
-        self._wishes = wishes
+        self._wishes = overrides
         self._made: dict[bool, tuple[tuple[RealServer, ...], tuple[RealServer, ...]]] = {}
 
     def real_servers(self, local: bool) -> tuple[tuple[RealServer, ...], tuple[RealServer, ...]]:
@@ -219,7 +216,7 @@ def _external_local(service: Service) -> bool:
 
 
 def _virtual_server(
-    service: Service, port: ServicePort, front: _Front, sets: _Sets, node: NodeFacts, wishes: Wishes
+    service: Service, port: ServicePort, front: _Front, sets: _Sets, node: NodeFacts, overrides: ServiceOverrides
 ) -> VirtualServer:
     used, unused = sets.real_servers(front.local)
     external = front.frontend is not Frontend.CLUSTER_IP
@@ -227,20 +224,20 @@ def _virtual_server(
         id=VirtualServerId(port.protocol, front.address, front.port),
         service=ServicePortName(service.namespace, service.name, port.name),
         frontend=front.frontend,
-        scheduler=wishes.scheduler,
-        scheduler_flags=wishes.scheduler_flags,
+        scheduler=overrides.scheduler,
+        scheduler_flags=overrides.scheduler_flags,
         persistence_timeout=service.affinity_timeout,
-        one_packet=wishes.one_packet and port.protocol is Protocol.UDP,
+        one_packet=overrides.one_packet and port.protocol is Protocol.UDP,
         real_servers=used,
         node_real_servers=sets.real_servers(False)[0] if external and front.local else None,
         unused=unused,
-        when_empty=WhenEmpty.DROP if not used and sets.choice.anywhere else WhenEmpty.REFUSE,
+        when_empty=WhenEmpty.DROP if not used and sets.choice.has_usable_endpoints_anywhere else WhenEmpty.REFUSE,
         bind=front.frontend is not Frontend.NODE_PORT
         and front.address not in node.own_addresses
         and not _is_routed(front.address, node),
         preserve_client_address=not external or front.local,
         source_ranges=_source_ranges(service, front, node),
-        drain_timeout=wishes.drain_timeout,
+        drain_timeout=overrides.drain_timeout,
     )
 
 
@@ -336,7 +333,7 @@ def _why_refused(service: Service, front: _Front, node: NodeFacts, options: Poli
         )
         return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
     holder = node.held_addresses.get(front.address)
-    if holder is not None and front.frontend is Frontend.CLUSTER_IP and options.by_ipvs:
+    if holder is not None and front.frontend is Frontend.CLUSTER_IP and options.capabilities.takes_untracked:
         reason = (
             f"cluster IP {front.address} is on interface {holder} of this node, so it is left to the program that put "
             "it there, as node-local-dns does; its external addresses are served as ever"

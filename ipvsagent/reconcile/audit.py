@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from ipvsagent.model import VirtualServerId
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.reconciler import Reconciler, is_foreign
 from ipvsagent.reconcile.report import Report
 from ipvsagent.rows import Observed
@@ -46,7 +46,7 @@ class Pace:
 
 
 class Audit:
-    def __init__(self, reconciler: Reconciler, backend: Backend) -> None:
+    def __init__(self, reconciler: Reconciler, backend: KernelTables) -> None:
         self._reconciler = reconciler
         self._backend = backend
         self._polled = 0
@@ -71,7 +71,8 @@ class Audit:
                 if not is_foreign(rows):
                     differing[server_id] = rows
             elif not rows and server_id in reconciler.confirmed:
-                reconciler.suspects.doubt(server_id, now)  # should the comparison break off before it comes to this
+                # It stays one should the comparison break off before it comes to this.
+                reconciler.suspects.mark_suspect(server_id, now)
                 return reconciler.start(now, report)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows

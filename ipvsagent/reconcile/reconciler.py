@@ -24,9 +24,9 @@ from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
-from ipvsagent.reconcile.backend import Backend, removes, server_of
 from ipvsagent.reconcile.by_mark import ByMark
 from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables, removes, server_of
 from ipvsagent.reconcile.report import Report, refusal
 from ipvsagent.reconcile.retry import RetryQueue
 from ipvsagent.reconcile.shared import SharedRows
@@ -53,7 +53,7 @@ class Reconciler:
     def __init__(
         self,
         desired: DesiredState,
-        backend: Backend,
+        backend: KernelTables,
         drains: Drains,
     ) -> None:
         self._desired = desired
@@ -80,7 +80,7 @@ class Reconciler:
             return
         self.blind = self.shared.blind = blind
         for server_id in self._held:
-            self.suspects.doubt(server_id, now)
+            self.suspects.mark_suspect(server_id, now)
         self._held.clear()
         if self.shared.held and not blind.holds_virtual_servers:
             self.shared.release_strays()
@@ -94,7 +94,7 @@ class Reconciler:
     def shared_changed(self, row: SharedRow, present: bool, now: float) -> None:
         """The kernel told that an address came to, or left, our interface. Our own writes agree and cost nothing."""
         if self.started and present != self.shared.wants(row):
-            self.shared.retry.doubt(row, now)
+            self.shared.retry.mark_suspect(row, now)
 
     # Rounds
 
@@ -124,7 +124,7 @@ class Reconciler:
             self.shared.repair(present, now, report)
         self._dirty.clear()
         self.started = True
-        self._say_held(report)
+        self._report_held(report)
         return report
 
     def program(self, ids: Sequence[VirtualServerId], now: float, report: Report) -> None:
@@ -133,10 +133,10 @@ class Reconciler:
         found = {**dict.fromkeys(ids, ()), **dict(self._backend.read(ids))}
         present = self._backend.read_shared(None)
         self._apply(found, now, report, present)
-        self.shared.write_fixed(now, report, present)
+        self.shared.write_static_rows(now, report, present)
 
     def round(self, now: float, report: Report | None = None) -> Report:
-        """Everything that is due: changed wishes, retries, ends of drains."""
+        """Everything that is due: changed overrides, retries, ends of drains."""
         report = Report() if report is None else report
         by_mark = self._by_mark.due(now)
         ids = {*self._dirty, *self.suspects.due(now), *self.drains.due(now), *by_mark}
@@ -158,7 +158,7 @@ class Reconciler:
                     chunk = [i for i in chunk if i not in self.suspects]
             self._apply(found, now, report, None, ids=chunk)
         self.shared.round(now, report)
-        self._say_held(report)
+        self._report_held(report)
         return report
 
     def repair(self, found: Mapping[VirtualServerId, Sequence[Observed]], now: float, report: Report) -> None:
@@ -290,7 +290,7 @@ class Reconciler:
         self._held.add(server_id)
         return [op for op in ops if not removes(op)]
 
-    def _say_held(self, report: Report) -> None:
+    def _report_held(self, report: Report) -> None:
         count = len(self._held) + self.shared.held
         if not count:
             report.say("held")

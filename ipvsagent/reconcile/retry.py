@@ -35,7 +35,7 @@ class RetryQueue(Generic[K]):
         self._suspects[key] = Suspect(error, attempts, now + delay)
         return now + delay
 
-    def doubt(self, key: K, now: float) -> None:
+    def mark_suspect(self, key: K, now: float) -> None:
         """Read the key again in the next round; nothing failed."""
         if key not in self._suspects:
             self._suspects[key] = Suspect("", 0, now)

@@ -13,7 +13,7 @@ from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer, VirtualServerId
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.reconcile.report import Report
 from ipvsagent.reconcile.retry import FIRST_DELAY, RetryQueue
 from ipvsagent.rows import Op, RouteRow, SetMemberRow, SharedRow, Verb, order
@@ -25,7 +25,7 @@ class SharedRows:
     sizes: how many members each set should have.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: KernelTables) -> None:
         self._backend = backend
         self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
@@ -67,14 +67,14 @@ class SharedRows:
         lost, self.fixed = self.fixed, tuple(rows)
         return self._exchange(self.fixed, lost)
 
-    def write_fixed(self, now: float, report: Report, present: set[SharedRow]) -> None:
+    def write_static_rows(self, now: float, report: Report, present: set[SharedRow]) -> None:
         """Those of them that are missing, before everything else is worked out."""
         self.write([Op(Verb.ADD, row) for row in self.fixed], now, report, present)
 
     def change(self, row: SharedRow, now: float) -> None:
         """A fixed row came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
         self._awaited.add(row)
-        self.retry.doubt(row, now)
+        self.retry.mark_suspect(row, now)
 
     def _exchange(self, gained: Iterable[SharedRow], lost: Iterable[SharedRow]) -> list[Op]:
         ops = []
@@ -164,7 +164,7 @@ class SharedRows:
             return
         present = self._backend.read_shared(None)
         for row in self._counts.keys() ^ present:
-            self.retry.doubt(row, now)
+            self.retry.mark_suspect(row, now)
 
     def check_routes(self, now: float) -> None:
         """A route that somebody deleted or changed, of which nobody is told."""
@@ -173,7 +173,7 @@ class SharedRows:
             present = self._backend.read_shared(routes)
             for row in routes:
                 if row not in present:
-                    self.retry.doubt(row, now)
+                    self.retry.mark_suspect(row, now)
 
     def round(self, now: float, report: Report) -> None:
         """Look at the doubtful rows that are due."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar
 
 from msgspec import Struct
 
 from ipvsagent.address import Family, pack
 from ipvsagent.model import VirtualServerId
 from ipvsagent.rows.packet_rules import CHAIN_PREFIX, COMMENT_PREFIX
+from ipvsagent.rows.verb import Verb
 
 ENTRY, FOR_NODE, ENDPOINT, BUCKET = (f"{CHAIN_PREFIX}{kind}-" for kind in "SNEB")
 """Prefixes of chain names: where a virtual server begins; its choice for clients on this node, where that differs; one
@@ -45,6 +47,9 @@ class ChainsRow(Struct, frozen=True, eq=False, gc=False):
     Two rows are equal if they name the same chains with the same marks, whatever the texts.
     """
 
+    noun: ClassVar[str] = "virtual server"
+    rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 0, Verb.SET: 0, Verb.DELETE: 7}
+
     id: VirtualServerId
     bucket: str
     dispatch: MarkedRule
@@ -54,6 +59,16 @@ class ChainsRow(Struct, frozen=True, eq=False, gc=False):
     @property
     def key(self) -> VirtualServerId:
         return self.id
+
+    @property
+    def server(self) -> VirtualServerId:
+        return self.id
+
+    def command(self, verb: Verb) -> str:
+        """The one command that stands for all."""
+        lines = {Verb.ADD: f"-A {self.bucket}", Verb.SET: f"-F {self.chains[0].name}", Verb.DELETE: f"-D {self.bucket}"}
+        rest = "" if verb is Verb.SET else f" {self.dispatch.text}"
+        return f"{tool_of(self)} -t nat {lines[verb]}{rest}"
 
     def signature(self) -> tuple[object, ...]:
         """What the kernel's own order of chains does not change."""
@@ -134,32 +149,25 @@ def deleted_lines(held: ChainsRow) -> Iterator[str]:
     yield from chains_removed(chain.name for chain in held.chains)
 
 
-def commands(verb: str, row: ChainsRow) -> list[str]:
+def commands(verb: Verb, row: ChainsRow) -> list[str]:
     """What a person would type to do the same; the rules of a row to be deleted are those that are held."""
     lines = []
     for chain in row.chains:
-        if verb == "add":
+        if verb is Verb.ADD:
             lines.append(f"-N {chain.name}")
-        elif verb == "set":
+        elif verb is Verb.SET:
             lines.append(f"-F {chain.name}")
-    if verb == "delete":
+    if verb is Verb.DELETE:
         lines.append(f"-D {row.bucket} {row.dispatch.text}")
         lines += [f"-F {chain.name}" for chain in row.chains] + [f"-X {chain.name}" for chain in row.chains]
     else:
         lines += [f"-A {chain.name} {rule.text}" for chain in row.chains for rule in chain.rules]
-    if verb == "add":
+    if verb is Verb.ADD:
         lines.append(str(row))
     return [f"{tool_of(row)} -t nat {line}" for line in lines]
 
 
-def chains_command(verb: str, row: ChainsRow) -> str:
-    """The one command that stands for all."""
-    lines = {"add": f"-A {row.bucket}", "set": f"-F {row.chains[0].name}", "delete": f"-D {row.bucket}"}
-    rest = "" if verb == "set" else f" {row.dispatch.text}"
-    return f"{tool_of(row)} -t nat {lines[verb]}{rest}"
-
-
-def rules_of(row: ChainsRow) -> int:
+def rule_count(row: ChainsRow) -> int:
     """How many."""
     return 1 + sum(len(chain.rules) for chain in row.chains)
 

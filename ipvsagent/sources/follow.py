@@ -6,7 +6,7 @@ own. Pauses are tenacity's, around a session of as many requests as make progres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from threading import get_ident
 from typing import Any, Protocol
@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
 from ipvsagent.api.resources import Request
-from ipvsagent.cluster.watch_events import Status, decode_status
+from ipvsagent.api.response import UNAUTHORIZED, Response, TransportError, status_of
+from ipvsagent.cluster.watch_events import Status
 from ipvsagent.sources.states import State
 from ipvsagent.sources.watch import Output, Reflector, Stopped, Trouble
 
@@ -31,26 +32,6 @@ QUIET_LIMIT = 60.0
 """Asking for so long is trouble, wherever it hangs: the server, a plugin that gives credentials."""
 SETTLED = 2.0
 """A connection that stands for so long is news that the trouble is over, though nothing came yet."""
-UNAUTHORIZED = 401
-
-
-class TransportError(Exception):
-    """No answer, or half of one. `str()` is a clause for a person."""
-
-
-class Response(Protocol):
-    """retry_after: seconds, if the server sent a Retry-After."""
-
-    status: int
-    retry_after: float | None
-
-    def pieces(self) -> Iterator[bytes]:
-        """The body as it comes. Raises TransportError."""
-
-    def shutdown(self) -> None:
-        """From any thread: whoever waits in `pieces` is woken."""
-
-    def close(self) -> None: ...
 
 
 class Transport(Protocol):
@@ -74,7 +55,7 @@ _backoff = wait_random_exponential(multiplier=FIRST_PAUSE, min=SHORTEST_PAUSE, m
 
 
 def pause_after(state: RetryCallState) -> float:
-    """Seconds: exponential with full jitter, and not less than the server wishes."""
+    """Seconds: exponential with full jitter, and not less than the server overrides."""
     error = state.outcome.exception() if state.outcome else None
     wished = error.trouble.retry_after if isinstance(error, _Pause) else None
     return max(_backoff(state), min(wished or 0.0, LONGEST_RETRY_AFTER))
@@ -235,19 +216,3 @@ class Follower:
             self._deliver(outputs)
             self._clear()
         return trouble
-
-
-def status_of(response: Response) -> Status:
-    """What a refusal says: the head's status and Retry-After count, a body of the API tells the rest."""
-    body = b""
-    try:
-        for piece in response.pieces():
-            body += piece
-            if len(body) > 65536:
-                break
-    except TransportError:
-        pass
-    said = decode_status(body)
-    message = said.message if said != Status() else body[:200].decode(errors="replace").strip()
-    after = response.retry_after if response.retry_after is not None else said.retry_after
-    return Status(response.status, said.reason, message, after)

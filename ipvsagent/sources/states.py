@@ -4,14 +4,14 @@
     STREAMED_LIST  complete     WATCH          the bookmark after the initial events came; the answer goes on as a watch
                    unsupported  PAGED_LIST     400, 404, 405, 406, 415, 422: never asked for again
                    expired      PAGED_LIST
-                   spoilt,
+                   malformed,
                    broken       PAGED_LIST     no sense, an ERROR but 429, or the end; what came is thrown away
                    refused      STREAMED_LIST  401, 403, 429, 5xx, no connection
     PAGED_LIST     more          PAGED_LIST    ask for the next page
                    complete      WATCH         that was the last page
                    expired       PAGED_LIST    410: from its beginning, and as one page
                    unsupported,
-                   spoilt,
+                   malformed,
                    broken        PAGED_LIST    from its beginning
                    refused       PAGED_LIST    the same page
     WATCH          ended         WATCH         the server's time was over: resume from the last version
@@ -19,7 +19,7 @@
                    refused       WATCH         the same, after a pause
                    expired,
                    unsupported,
-                   spoilt        STREAMED_LIST (or PAGED_LIST) 410; a line that makes no sense, an ERROR but 429
+                   malformed     STREAMED_LIST (or PAGED_LIST) 410; a line that makes no sense, an ERROR but 429
 
 A watch also counts as expired when what it goes on from is in doubt: its list was empty (EMPTY_AGAIN ago), a version
 is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
@@ -48,7 +48,7 @@ class Turn(Enum):
     ENDED = "ended"
     EXPIRED = "expired"
     UNSUPPORTED = "unsupported"
-    SPOILT = "spoilt"
+    MALFORMED = "malformed"
     BROKEN = "broken"
     REFUSED = "refused"
 
@@ -58,7 +58,7 @@ TABLE: dict[State, dict[Turn, State]] = {
         Turn.COMPLETE: State.WATCH,
         Turn.UNSUPPORTED: State.PAGED_LIST,
         Turn.EXPIRED: State.PAGED_LIST,
-        Turn.SPOILT: State.PAGED_LIST,
+        Turn.MALFORMED: State.PAGED_LIST,
         Turn.BROKEN: State.PAGED_LIST,
         Turn.REFUSED: State.STREAMED_LIST,
     },
@@ -67,7 +67,7 @@ TABLE: dict[State, dict[Turn, State]] = {
         Turn.COMPLETE: State.WATCH,
         Turn.EXPIRED: State.PAGED_LIST,
         Turn.UNSUPPORTED: State.PAGED_LIST,
-        Turn.SPOILT: State.PAGED_LIST,
+        Turn.MALFORMED: State.PAGED_LIST,
         Turn.BROKEN: State.PAGED_LIST,
         Turn.REFUSED: State.PAGED_LIST,
     },
@@ -77,6 +77,6 @@ TABLE: dict[State, dict[Turn, State]] = {
         Turn.REFUSED: State.WATCH,
         Turn.EXPIRED: State.STREAMED_LIST,
         Turn.UNSUPPORTED: State.STREAMED_LIST,
-        Turn.SPOILT: State.STREAMED_LIST,
+        Turn.MALFORMED: State.STREAMED_LIST,
     },
 }

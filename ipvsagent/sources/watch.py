@@ -57,7 +57,7 @@ conversion.go), and of one that has none, as Services in Kubernetes 1.20 (apimac
 
 class Trouble(Struct, frozen=True):
     """Ask again, but not now. reason: a clause. status: of HTTP, 0 if there was none. retry_after: seconds that the
-    server wishes."""
+    server overrides."""
 
     reason: str
     status: int = 0
@@ -182,11 +182,11 @@ class Reflector:
                 if line and not line.isspace():
                     self._line(line, now, outputs)
         except Garbage as error:
-            raise Stopped(outputs, self._turn(Turn.SPOILT, now, str(error))) from None
+            raise Stopped(outputs, self._turn(Turn.MALFORMED, now, str(error))) from None
         except _WentBack as error:
             raise Stopped(outputs, self._list_anew(now, str(error))) from None
         except _Refused as refused:
-            raise Stopped(outputs, self._refusal(refused.status, now, Turn.SPOILT)) from None
+            raise Stopped(outputs, self._refusal(refused.status, now, Turn.MALFORMED)) from None
         return outputs
 
     def ended(self, now: float, reason: str = "") -> tuple[list[Output], Trouble | None]:
@@ -209,7 +209,7 @@ class Reflector:
             if not page.more and not page.version:
                 raise Garbage("the list has no resourceVersion")
         except Garbage as error:
-            return [], self._turn(Turn.SPOILT, now, str(error))
+            return [], self._turn(Turn.MALFORMED, now, str(error))
         self._pages.extend(page.objects)
         if page.more:
             self._more = page.more

@@ -1,4 +1,4 @@
-"""ipvsadm's tables that are not about virtual servers: connections, timeouts, synchronization daemons.
+"""The tables of ipvsadm that are not about virtual servers: connections, timeouts, synchronization daemons.
 
 Byte for byte as ipvsadm 1.31 prints them (ipvsadm.c: list_conn, list_timeout, list_daemon).
 """

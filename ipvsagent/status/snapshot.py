@@ -67,7 +67,7 @@ class Programming(Struct, frozen=True):
     last: float = 0.0
     worst: float = 0.0
 
-    def and_(self, seconds: float) -> Programming:
+    def with_sample(self, seconds: float) -> Programming:
         return Programming(self.changes + 1, self.total + seconds, seconds, max(self.worst, seconds))
 
 

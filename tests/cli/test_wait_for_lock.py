@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.backends.ipvs import lock_path
+from ipvsagent.backends.assembly import lock_path
 from ipvsagent.cli import run
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
@@ -55,7 +55,7 @@ def test_who_could_not_start_does_not_wait(held: Config, monkeypatch: pytest.Mon
     def refuse(config: Config, *, load_modules: bool) -> None:
         raise StartError("the kernel has no IPVS", "Load it")
 
-    monkeypatch.setattr(run, "open_node", refuse)
+    monkeypatch.setattr(run, "open_backend", refuse)
     with pytest.raises(StartError, match="no IPVS"):
         run._lock(held)
 

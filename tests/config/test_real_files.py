@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ipvsagent.cli.run import command
-from ipvsagent.config import Backend, Config, parse_network, resolve
+from ipvsagent.config import BackendChoice, Config, parse_network, resolve
 from ipvsagent.config.resolve import ENTRIES
 
 FILES = Path(__file__).parent / "files"
@@ -26,7 +26,7 @@ def test_kubeadm() -> None:
     config, warnings = of_file("kubeadm.yaml")
     assert not warnings
     assert config == Config(
-        backend=Backend.IPVS,
+        backend=BackendChoice.IPVS,
         strict_arp=True,
         kubeconfig="/var/lib/kube-proxy/kubeconfig.conf",
         cluster_cidrs=(parse_network("10.244.0.0/16"),),
@@ -37,7 +37,7 @@ def test_kubespray() -> None:
     config, warnings = of_file("kubespray.yaml")
     assert not warnings
     assert config == Config(
-        backend=Backend.IPVS,
+        backend=BackendChoice.IPVS,
         node_name="node-1",
         scheduler="wlc",
         strict_arp=True,
@@ -54,7 +54,7 @@ def test_eks() -> None:
     config, warnings = of_file("eks.yaml")
     assert not warnings
     assert config == Config(
-        backend=Backend.IPTABLES,
+        backend=BackendChoice.IPTABLES,
         kubeconfig="/var/lib/kube-proxy/kubeconfig",
         metrics_address="0.0.0.0:10249",
         oom_score_adj=-998,
@@ -89,7 +89,7 @@ def test_k3s_flags() -> None:
     )
     assert not warnings
     assert config == Config(
-        backend=Backend.IPVS,
+        backend=BackendChoice.IPVS,
         node_name="k3s-server-0",
         scheduler="lc",
         masquerade_all=True,
@@ -132,6 +132,6 @@ def test_talos_flags() -> None:
         "-v=4",
     )
     assert not warnings
-    assert config.backend is Backend.AUTO and config.log_level == "debug"
+    assert config.backend is BackendChoice.AUTO and config.log_level == "debug"
     assert config.node_port_addresses == ("10.0.0.0/8", "fd00::/8")
     assert len(config.cluster_cidrs) == 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ipvsagent.config import Backend, Config, PortRange, Resolved, parse_network, resolve
+from ipvsagent.config import BackendChoice, Config, PortRange, Resolved, parse_network, resolve
 from ipvsagent.config.kube_proxy import EVERY_ADDRESS, TRANSLATED, WITHOUT_EFFECT
 from ipvsagent.config.schema import SETTINGS, Document
 
@@ -45,7 +45,7 @@ FIELDS: dict[str, tuple[Document | None, str, object, str, str, object]] = {
     "allow_api_by_cluster_ip": (AGENT, "allowAPIByClusterIP", True, "--allow-api-by-cluster-ip", "true", True),
     "events": (AGENT, "events", False, "--events", "false", False),
     "allow_empty": (AGENT, "allowEmpty", True, "--allow-empty", "true", True),
-    "backend": (KUBE_PROXY, "mode", "iptables", "--proxy-mode", "iptables", Backend.IPTABLES),
+    "backend": (KUBE_PROXY, "mode", "iptables", "--proxy-mode", "iptables", BackendChoice.IPTABLES),
     "scheduler": (KUBE_PROXY, "ipvs.scheduler", "lc", "--scheduler", "lc", "lc"),
     "excluded": (
         KUBE_PROXY,
@@ -385,7 +385,7 @@ def test_without_effect_is_said(entry: Any) -> None:
 def test_modes_that_are_not_ours_mean_auto() -> None:
     for mode, said_of_it in (("nftables", "is nftables"), ("", "is empty, which kube-proxy takes for iptables")):
         resolved = of_field(KUBE_PROXY, "mode", mode)
-        assert resolved.required().backend is Backend.AUTO
+        assert resolved.required().backend is BackendChoice.AUTO
         assert f"KubeProxyConfiguration mode: {said_of_it}; here it means auto" in str(resolved.warnings[0])
     assert not [w for w in of_field(KUBE_PROXY, "mode", "auto").warnings if w.path == "mode"]
 

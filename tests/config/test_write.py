@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsagent.config import Backend, Config, PortRange, resolve
+from ipvsagent.config import BackendChoice, Config, PortRange, resolve
 from ipvsagent.config.parsers import parse_duration, write_duration
 from ipvsagent.config.write import written
 
@@ -42,7 +42,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "kubeconfig": st.just("") | PATHS,
     "node_name": st.just("") | NAMES,
     "allow_empty": st.booleans(),
-    "backend": st.sampled_from([Backend.AUTO, Backend.IPVS]),
+    "backend": st.sampled_from([BackendChoice.AUTO, BackendChoice.IPVS]),
     "interface": NAMES,
     "scheduler": NAMES,
     "excluded": NETWORKS,

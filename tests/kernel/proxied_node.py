@@ -23,7 +23,8 @@ from integration.lab import Lab, Machine, Namespace, Pod, Server, Servers, Targe
 from integration.lab.ipvs import RealServer, virtual_servers
 from integration.lab.load import Conversation
 from ipvsagent.address import Address
-from ipvsagent.backends.ipvs import Node, pipeline_for
+from ipvsagent.backends.assembly import pipeline_for
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cluster.manifest_set import ManifestSet
 from ipvsagent.cluster.manifests import read_manifest
 from ipvsagent.config import Config
@@ -198,12 +199,12 @@ class Proxy:
         self.now = now
         self.config = Config(node_name=THIS_NODE, state_dir=state_dir, **settings)
         with namespace.entered():
-            self._node = Node(self.config)
+            self._node = IpvsBackend(self.config)
             self._node.prepare()
             self.rules = self._node.packet_filter() if rules else None
             if self.rules:
                 self.rules.install()
-            self._backend = self._node.backend()
+            self._backend = self._node.kernel_tables()
             self.pipeline = pipeline_for(
                 self.config,
                 self._backend,
@@ -250,7 +251,7 @@ class Proxy:
     def keep_rules(self) -> None:
         """What the agent's thread does when it is woken."""
         if self.rules:
-            self.rules.follow()
+            self.rules.apply_pending()
             self.rules.repair()
 
     def counters(self, address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> Counters:

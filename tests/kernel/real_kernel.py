@@ -23,7 +23,7 @@ from ipvsagent.kernel.iptables.translations import TranslationTable
 from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
 from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.model import VirtualServerId
-from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import (
     AddressRow,
@@ -58,7 +58,7 @@ class RealKernel:
         }
         self._tables[RealServerRow] = self._tables[VirtualServerRow]
         self._tables[SetMemberRow].ensure(set_specs())
-        self._rules = PacketFilter(Config())
+        self._rules = IptablesPacketFilter(Config())
         self._rules.install()
         self._translated: frozenset[TranslationRow] | None = None
         self.restart()
@@ -77,7 +77,7 @@ class RealKernel:
         self.ownership = Ownership(ledger, addresses.bound)
         ipvs, sets = IpvsTable(self.ownership), SetTable()
         variant = self._rules.variant
-        self._kept = PacketFilter(Config(), tables=[RuleTable(family, variant) for family in Family])
+        self._kept = IptablesPacketFilter(Config(), tables=[RuleTable(family, variant) for family in Family])
         translations = TranslationTable(self._kept.held_translations, self._kept.translate)
         self._agent = [ipvs, addresses, sets, ledger, self._kept]
         tables = (ipvs, addresses, sets, translations)
@@ -87,7 +87,7 @@ class RealKernel:
         """What the agent's thread does when it is woken. Only here translations change."""
         if self._kept.pending:
             self._translated = None
-        self._kept.follow()
+        self._kept.apply_pending()
 
     def fail(self, predicate: Callable[[Op], bool], code: int) -> None:
         self._faults.append((predicate, code))

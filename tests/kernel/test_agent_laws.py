@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ipvsagent.backends.ipvs import Node, pipeline_for
+from ipvsagent.backends.assembly import pipeline_for
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cluster.objects import Changes, Object, ObjectKey
 from ipvsagent.config import Config
 from tests.conftest import NetworkNamespace
@@ -38,9 +39,9 @@ class Agent:
         self._known: Cluster = {}
 
     def _open(self) -> None:
-        self.node = Node(self._config)
+        self.node = IpvsBackend(self._config)
         self.node.addresses.ensure_interface()
-        self.pipeline = pipeline_for(self._config, self.node.backend(), window=self._config.window)
+        self.pipeline = pipeline_for(self._config, self.node.kernel_tables(), window=self._config.window)
         self.pipeline.node_addresses(self.node.addresses.node_addresses())
 
     def see(self, cluster: Cluster) -> None:

@@ -26,7 +26,8 @@ from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, 
 from ipvsagent.kernel.iptables.generation import NftGeneration
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
 from ipvsagent.kernel.iptables.server_table import ServerRuleTable
-from ipvsagent.packet_filter.iptables import INSTEAD_OF_IPVS, PacketFilter
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
+from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetSpec
 from ipvsagent.rows.packet_rules import Chain, Jump, RuleSet
@@ -510,7 +511,9 @@ def leaves_of(both_kinds, mode):
 
 def filter_here():
     variant = find_variant()
-    return PacketFilter(Config(node_name="here"), INSTEAD_OF_IPVS, [ServerRuleTable(f, variant) for f in FAMILIES])
+    return IptablesPacketFilter(
+        Config(node_name="here"), INSTEAD_OF_IPVS, [ServerRuleTable(f, variant) for f in FAMILIES]
+    )
 
 
 @pytest.mark.parametrize("mode", Mode)

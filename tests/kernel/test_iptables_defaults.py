@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.kernel.iptables.defaults import Default, Defaults, Obstacle, accepts_in
+from ipvsagent.kernel.iptables.defaults import Default, Defaults, UnansweredDenial, accepts_in
 from ipvsagent.kernel.iptables.text import Held, parse_all, parse_save
 
 RECORDED = Path(__file__).parents[2] / "integration" / "flows" / "neighbours" / "rules"
@@ -44,14 +44,14 @@ def default(chain: str, index: int, denial: str) -> Defaults:
         (
             "firewalld-eth0",
             4,
-            Defaults(Default("INPUT", 5, HOST[4]), (Obstacle("IN_public", 8, PORT[4]),)),
-            Defaults(Default("FORWARD", 5, HOST[4]), (Obstacle("FWD_public", 7, PORT[4]),)),
+            Defaults(Default("INPUT", 5, HOST[4]), (UnansweredDenial("IN_public", 8, PORT[4]),)),
+            Defaults(Default("FORWARD", 5, HOST[4]), (UnansweredDenial("FWD_public", 7, PORT[4]),)),
         ),
         (
             "firewalld-eth0",
             6,
-            Defaults(Default("INPUT", 5, HOST[6]), (Obstacle("IN_public", 8, PORT[6]),)),
-            Defaults(Default("FORWARD", 6, HOST[6]), (Obstacle("FWD_public", 7, PORT[6]),)),
+            Defaults(Default("INPUT", 5, HOST[6]), (UnansweredDenial("IN_public", 8, PORT[6]),)),
+            Defaults(Default("FORWARD", 6, HOST[6]), (UnansweredDenial("FWD_public", 7, PORT[6]),)),
         ),
         ("docker", 4, NONE, default("FORWARD", 6, "policy DROP")),
         ("docker", 6, NONE, default("FORWARD", 5, "policy DROP")),
@@ -169,7 +169,7 @@ def chains(text: str, policy: str = "ACCEPT") -> Held:
         pytest.param(
             "INPUT -g zone \n INPUT -p tcp -j ACCEPT \n zone -p udp -j ACCEPT",
             "DROP",
-            Defaults(None, (Obstacle("zone", 1, "policy DROP"),)),
+            Defaults(None, (UnansweredDenial("zone", 1, "policy DROP"),)),
             id="a policy behind goto is an obstacle",
         ),
         pytest.param(
@@ -205,19 +205,19 @@ def chains(text: str, policy: str = "ACCEPT") -> Held:
         pytest.param(
             "INPUT -p udp -j zone \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
             "ACCEPT",
-            Defaults(None, (Obstacle("zone", 1, "-j DROP"),)),
+            Defaults(None, (UnansweredDenial("zone", 1, "-j DROP"),)),
             id="a chain that is used twice is an obstacle",
         ),
         pytest.param(
             "INPUT -i eth0 -g zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
             "ACCEPT",
-            Defaults(None, (Obstacle("zone", 1, "-j DROP"),)),
+            Defaults(None, (UnansweredDenial("zone", 1, "-j DROP"),)),
             id="so is the chain of an interface",
         ),
         pytest.param(
             "INPUT -i eth0 -j zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
             "DROP",
-            Defaults(Default("INPUT", 1, "policy DROP"), (Obstacle("zone", 1, "-j DROP"),)),
+            Defaults(Default("INPUT", 1, "policy DROP"), (UnansweredDenial("zone", 1, "-j DROP"),)),
             id="beside a default",
         ),
         pytest.param(
@@ -226,7 +226,7 @@ def chains(text: str, policy: str = "ACCEPT") -> Held:
         pytest.param(
             "INPUT -j some \n INPUT -p tcp -j ACCEPT \n some -s 10.0.0.0/8 -j RETURN \n some -j LOG \n some -j DROP",
             "ACCEPT",
-            Defaults(None, (Obstacle("some", 1, "-j DROP"),)),
+            Defaults(None, (UnansweredDenial("some", 1, "-j DROP"),)),
             id="a chain that some packets leave early is an obstacle",
         ),
         pytest.param(
@@ -245,7 +245,7 @@ def chains(text: str, policy: str = "ACCEPT") -> Held:
             "INPUT -j some \n some -s 10.0.0.0/8 -g other \n some -j rest \n other: \n"
             "rest -p tcp -j ACCEPT \n rest -j DROP",
             "ACCEPT",
-            Defaults(None, (Obstacle("rest", 1, "-j DROP"),)),
+            Defaults(None, (UnansweredDenial("rest", 1, "-j DROP"),)),
             id="or by goto",
         ),
     ],
@@ -266,10 +266,10 @@ def test_rules_of_ours_are_not_counted() -> None:
 def test_an_operator_answers_an_obstacle() -> None:
     chain = "-A INPUT -j zone\n-A FORWARD -j zone\n-A zone -p tcp -j ACCEPT\n{}-A zone -j DROP\n"
     held = parse_save("filter", ":INPUT ACCEPT [0:0]\n" + chain.format("-A zone -j IPVSAGENT-ALLOW-FWD\n"))
-    assert held.obstacles("FORWARD", "IPVSAGENT-ALLOW-FWD") == ()
-    assert held.obstacles("INPUT", "IPVSAGENT-ALLOW-IN") == (Obstacle("zone", 2, "-j DROP"),)
+    assert held.unanswered("FORWARD", "IPVSAGENT-ALLOW-FWD") == ()
+    assert held.unanswered("INPUT", "IPVSAGENT-ALLOW-IN") == (UnansweredDenial("zone", 2, "-j DROP"),)
     behind = parse_save("filter", f":INPUT ACCEPT [0:0]\n{chain.format('')}-A zone -j IPVSAGENT-ALLOW-IN\n")
-    assert behind.obstacles("INPUT", "IPVSAGENT-ALLOW-IN") == (Obstacle("zone", 1, "-j DROP"),)
+    assert behind.unanswered("INPUT", "IPVSAGENT-ALLOW-IN") == (UnansweredDenial("zone", 1, "-j DROP"),)
 
 
 def test_only_table_filter_has_defaults() -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from integration.lab import Load, Server, Target
 from integration.lab.ipvs import virtual_servers
-from ipvsagent.backends.ipvs import Node, pipeline_for
+from ipvsagent.backends.assembly import pipeline_for
+from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.config import Config
 from ipvsagent.rows import Op
 from ipvsagent.sources.manifests import ManifestSource
@@ -95,7 +96,7 @@ def left_to_do(place: ProxiedNode, agents: Agents) -> list[Op]:
     config = Config(sources=(agents.source,), node_name=THIS_NODE, state_dir=agents.state_dir)
     ops: list[Op] = []
     with place.node.entered():
-        node = Node(config)
+        node = IpvsBackend(config)
         pipeline = pipeline_for(config, node.recorder(ops), window=0, scheduler_works=node.scheduler_works)
         pipeline.node_addresses(node.addresses.node_addresses())
         changes, findings = ManifestSource(config.sources).load_once()

@@ -52,7 +52,7 @@ def test_a_node_port_of_kube_proxy_is_taken_over_and_follows_its_endpoints(kerne
 
 
 def test_an_earlier_word_that_it_is_a_strangers_does_not_outlive_the_proof(kernel: FakeKernel, tmp_path: Path):
-    kernel.ownership.ledger.meet_stranger(NODE_PORT)
+    kernel.ownership.ledger.record_foreign(NODE_PORT)
     looped = Looped(kernel, tmp_path, Calls())
     looped.node.adopt_ours()
     assert NODE_PORT in kernel.ownership.ledger

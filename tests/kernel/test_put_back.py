@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ipvsagent.backends import iptables as iptables_node
 from ipvsagent.backends import ipvs as node
-from ipvsagent.backends.iptables import IptablesNode
+from ipvsagent.backends.iptables import IptablesBackend
 from ipvsagent.cli import cleanup
 from ipvsagent.config import Config
 from ipvsagent.kernel import host
@@ -18,7 +18,7 @@ from ipvsagent.kernel.arp import Raised, silence
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.host import IpvsPresence
 from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
-from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.render.set_members import set_specs
 from tests.interrupted import Calls
 from tests.looped import TestedNode
@@ -43,35 +43,35 @@ def is_guarded(netns) -> bool:
     return any(GUARD in netns.run(f"iptables-{mode}-save") for mode in ("nft", "legacy"))
 
 
-def serving(config: Config) -> IptablesNode:
-    made = IptablesNode(config)
+def serving(config: Config) -> IptablesBackend:
+    made = IptablesBackend(config)
     made.prepare()
     assert not is_open()
     made.sets.ensure(set_specs())
     rules = made.packet_filter()
     rules.install()
     assert not is_open()
-    assert made.retire_other(0.0, rules) == () and is_open()
+    assert made.retire_others(0.0, rules) == () and is_open()
     return made
 
 
 def test_localhost_is_open_once_the_guard_stands_and_closed_before_it_goes(netns, config, monkeypatch):
     made = serving(config)
     assert is_guarded(netns) and LOCALHOST in made.settings()
-    removed = PacketFilter.remove
+    removed = IptablesPacketFilter.remove
 
-    def remove(rules: PacketFilter) -> None:
+    def remove(rules: IptablesPacketFilter) -> None:
         assert not is_open() and is_guarded(netns)
         removed(rules)
 
-    monkeypatch.setattr(PacketFilter, "remove", remove)
+    monkeypatch.setattr(IptablesPacketFilter, "remove", remove)
     done = CliRunner().invoke(cleanup.command, ["--yes", "--state-dir", str(config.state_dir)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert not is_guarded(netns) and not is_open()
 
 
 def test_for_an_agent_that_comes_later_the_guard_is_written_first(netns, config):
-    IptablesNode(config).prepare_host()
+    IptablesBackend(config).prepare_host()
     assert is_open() and is_guarded(netns)
 
 

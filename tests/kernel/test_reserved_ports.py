@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 
 from ipvsagent.agent import preflight as checks
 from ipvsagent.agent.preflight import State
-from ipvsagent.backends.iptables import IptablesNode
+from ipvsagent.backends.hand_over import HandOver, Stage
+from ipvsagent.backends.iptables import IptablesBackend
 from ipvsagent.cli import cleanup
 from ipvsagent.config import PortRange
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import reserved_ports
 from ipvsagent.kernel.ipvs.ownership import state_key
 from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, parse_ports, source_ports, write_ports
-from ipvsagent.packet_filter.iptables import PacketFilter
+from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from tests.conftest import NetworkNamespace
 from tests.kernel.test_host import READ_ONLY, python
 
@@ -224,13 +225,14 @@ def test_cleanup_puts_back_what_an_agent_on_ipvs_reserved(netns, ours: ReservedP
 
 def test_on_iptables_they_are_free_once_ipvs_has_retired(ours: ReservedPorts) -> None:
     ours.reserve(NODE_PORTS)
-    made = IptablesNode.__new__(IptablesNode)
-    made._other, made._guarded, made.reserved = None, True, ours
+    made = IptablesBackend.__new__(IptablesBackend)
+    made._hand_over, made._guarded, made.reserved = HandOver(), True, ours
+    made._hand_over.stage = Stage.DONE
 
     class Nothing:
         def restored(self) -> tuple[Finding, ...]:
             return ()
 
     made.raised = Nothing()
-    assert made.retire_other(0.0, PacketFilter.__new__(PacketFilter)) == ()
+    assert made.retire_others(0.0, IptablesPacketFilter.__new__(IptablesPacketFilter)) == ()
     assert kernel_list() == ""

@@ -61,7 +61,7 @@ def retiring(place: ProxiedNode, config: Config) -> Iterator[Retirement]:
         made = Retirement(config, addresses, Ledger(config.state_dir / "ledger"), sets)
         made.begin()
         yield made
-        made.end(sets)
+        made.end()
         sets.close()
         addresses.close()
 
@@ -169,7 +169,7 @@ def test_killed_at_every_write(place: ProxiedNode, config, run, monkeypatch) -> 
                 made.begin()
                 assert not made.look(0.0) and held.ask().failure is None
                 made.look(2 * LONG)
-                made.end(sets)
+                made.end()
                 finished = True
             sets.close()
         with retiring(place, config) as made:

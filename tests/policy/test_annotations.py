@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Address
-from ipvsagent.policy.annotations import Wishes, parse_weights, read_annotations, weight_of
+from ipvsagent.policy.annotations import ServiceOverrides, parse_weights, read_annotations, weight_of
 
 KNOWN = {"rr", "wrr", "lc", "sh", "mh"}
 
 
-def read(**annotations: str) -> Wishes:
+def read(**annotations: str) -> ServiceOverrides:
     names = {
         "scheduler": "ipvsagent.io/scheduler",
         "flags": "ipvsagent.io/scheduler-flags",
@@ -39,8 +39,8 @@ def read(**annotations: str) -> Wishes:
     ],
 )
 def test_scheduler_and_flags(annotations: dict[str, str], scheduler: str, flags: int) -> None:
-    wishes = read(**annotations)
-    assert (wishes.scheduler, wishes.scheduler_flags, wishes.findings) == (scheduler, flags, ())
+    overrides = read(**annotations)
+    assert (overrides.scheduler, overrides.scheduler_flags, overrides.findings) == (scheduler, flags, ())
 
 
 def test_one_packet() -> None:
@@ -64,18 +64,18 @@ def test_one_packet() -> None:
     ],
 )
 def test_what_cannot_be_understood_is_said_and_left_out(annotations: dict[str, str], said: str) -> None:
-    wishes = read(**annotations)
-    (finding,) = wishes.findings
+    overrides = read(**annotations)
+    (finding,) = overrides.findings
     assert finding.reason.startswith(said)
     assert finding.field.startswith("metadata.annotations[ipvsagent.io/")
-    assert (wishes.scheduler, wishes.weights, wishes.drain_timeout) == ("rr", (), None)
+    assert (overrides.scheduler, overrides.weights, overrides.drain_timeout) == ("rr", (), None)
 
 
 @pytest.mark.parametrize(("scheduler", "bits"), [("sh", 0x10), ("mh", 0x10)])
 def test_hashing_without_fallback_is_done_as_asked_and_warned_of(scheduler: str, bits: int) -> None:
-    wishes = read(scheduler=scheduler, flags=f"{scheduler}-port")
-    assert wishes.scheduler_flags == bits
-    (finding,) = wishes.findings
+    overrides = read(scheduler=scheduler, flags=f"{scheduler}-port")
+    assert overrides.scheduler_flags == bits
+    (finding,) = overrides.findings
     assert finding.reason == f"without {scheduler}-fallback, clients of an endpoint that drains are refused meanwhile"
 
 
@@ -113,7 +113,7 @@ def test_the_kernel_is_asked_for_schedulers_of_linux_and_the_agents_own_alone() 
         return True
 
     for name in ("ftp", "x" * 9999, "own", "wlc"):
-        wishes = read_annotations("Service a/b", {"ipvsagent.io/scheduler": name}, "own", works)
-        assert wishes.scheduler == ("wlc" if name == "wlc" else "own")
-        assert not wishes.missing_scheduler and all(len(f.reason) < 200 for f in wishes.findings)
+        overrides = read_annotations("Service a/b", {"ipvsagent.io/scheduler": name}, "own", works)
+        assert overrides.scheduler == ("wlc" if name == "wlc" else "own")
+        assert not overrides.missing_scheduler and all(len(f.reason) < 200 for f in overrides.findings)
     assert asked == ["own", "wlc"]

@@ -52,7 +52,7 @@ def chosen(*endpoints: Endpoint, node: str = NODE, zone: str = ZONE) -> tuple[st
     def numbers(candidates: tuple) -> str:  # type: ignore[type-arg]
         return " ".join(c.endpoint.address.rsplit(".")[-1] for c in candidates)
 
-    return numbers(choice.cluster), numbers(choice.local), choice.anywhere
+    return numbers(choice.cluster), numbers(choice.local), choice.has_usable_endpoints_anywhere
 
 
 E = endpoint

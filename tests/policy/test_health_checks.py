@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
+from ipvsagent.backends.assembly import pipeline_for
 from ipvsagent.backends.iptables import iptables_pipeline, renderer
-from ipvsagent.backends.ipvs import pipeline_for
 from ipvsagent.cluster.objects import Changes, Endpoint, EndpointSlice, LoadBalancerIngress, Service, ServiceKey
 from ipvsagent.cluster.objects import ServicePort as Port
 from ipvsagent.config import Config
@@ -17,7 +17,7 @@ from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.model import Protocol
 from ipvsagent.pipeline import Origins, Pipeline
 from ipvsagent.policy.health_checks import HealthCheck, health_check_of
-from ipvsagent.reconcile.backend import Backend
+from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetMemberRow
@@ -90,10 +90,10 @@ class Here:
             servers = server_rules(self.kernel)
             for table in servers.tables:
                 table.apply(RuleSet(table.family))
-            backend = Backend(renderer(config), servers, None, self.kernel.sets)
+            backend = KernelTables(renderer(config), servers, None, self.kernel.sets)
             self.pipeline = iptables_pipeline(config, backend, window=0)
         else:
-            backend = Backend(
+            backend = KernelTables(
                 IpvsRenderer(),
                 self.kernel.ipvs,
                 self.kernel.addresses,

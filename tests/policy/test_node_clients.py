@@ -20,6 +20,7 @@ from ipvsagent.cluster.objects import (
 from ipvsagent.config import parse_network
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Frontend, Protocol, VirtualServer, VirtualServerId, WhenEmpty
+from ipvsagent.policy.capabilities import IPTABLES, IPVS, Capabilities
 from ipvsagent.policy.node import NodeFacts
 from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.render.ipvs import IpvsRenderer
@@ -62,10 +63,10 @@ def servers(
     service: Service,
     *endpoints: Endpoint,
     node: NodeFacts = NODE,
-    by_ipvs: bool = True,
+    capabilities: Capabilities = IPVS,
 ) -> dict[VirtualServerId, VirtualServer]:
     slices = [piece(*(endpoints or (HERE, THERE)))]
-    options = PolicyOptions(scheduler="rr", by_ipvs=by_ipvs)
+    options = PolicyOptions(scheduler="rr", capabilities=capabilities)
     made = virtual_servers_for(service, slices, node, options, lambda address: False)
     return {server.id: server for server in made.virtual_servers}
 
@@ -105,7 +106,7 @@ def test_node_ports_and_external_addresses_are_translated_too() -> None:
         external_ips=(external_ip,),
     )
     node_addresses = (Address("172.16.0.1"), Address("172.16.0.2"))
-    options = PolicyOptions(scheduler="rr", by_ipvs=True, allowed_external=(parse_network("198.51.100.0/24"),))
+    options = PolicyOptions(scheduler="rr", capabilities=IPVS, allowed_external=(parse_network("198.51.100.0/24"),))
     node = replace(NODE, node_port_addresses=node_addresses)
     made = virtual_servers_for(service, [piece(HERE, THERE)], node, options, lambda address: False).virtual_servers
     assert {server.id: server.inside for server in made} == {
@@ -119,7 +120,7 @@ def test_node_ports_and_external_addresses_are_translated_too() -> None:
 def test_without_two_sets_nobody_is_translated() -> None:
     for service in (replace(WEB, external_local=False), replace(WEB, internal_local=True, external_local=False)):
         assert {server.inside for server in servers(service).values()} == {None}
-    balancer = servers(WEB, by_ipvs=False)[tcp(BALANCER)]
+    balancer = servers(WEB, capabilities=IPTABLES)[tcp(BALANCER)]
     assert balancer.inside is None and balancer.node_real_servers is not None
 
 
@@ -217,7 +218,7 @@ def test_without_a_cluster_ip_of_the_family_there_is_nothing_to_translate_to() -
             service,
             [piece(HERE, THERE), piece(Endpoint(Address("fd00::5"), node="here"), family=Family.IPV6)],
             NODE,
-            PolicyOptions(scheduler="rr", by_ipvs=True),
+            PolicyOptions(scheduler="rr", capabilities=IPVS),
             lambda address: False,
         ).virtual_servers
     }

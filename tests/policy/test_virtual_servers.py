@@ -19,6 +19,7 @@ from ipvsagent.cluster.objects import (
 from ipvsagent.config import Network
 from ipvsagent.findings import FindingKind
 from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenEmpty
+from ipvsagent.policy.capabilities import IPTABLES, IPVS, Capabilities
 from ipvsagent.policy.limits import MAX_RANGE_MEMBERS
 from ipvsagent.policy.node import NodeFacts
 from ipvsagent.policy.virtual_servers import Outcome, PolicyOptions, virtual_servers_for
@@ -170,9 +171,12 @@ ALL = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
 def fronts(
-    service: Service = OUTSIDE, node: NodeFacts = HERE, allowed: tuple[Network, ...] = ALL
+    service: Service = OUTSIDE,
+    node: NodeFacts = HERE,
+    allowed: tuple[Network, ...] = ALL,
+    backend: Capabilities = IPVS,
 ) -> tuple[dict[str, VirtualServer], list[str]]:
-    options = PolicyOptions(allowed_external=allowed)
+    options = PolicyOptions(allowed_external=allowed, capabilities=backend)
     result = virtual_servers_for(service, (SLICE,), node, options, lambda address: False)
     return {str(s.id): s for s in result.virtual_servers}, [f.reason for f in result.findings]
 
@@ -237,7 +241,7 @@ def test_external_ips_are_refused_unless_allowed_and_the_rest_goes_on() -> None:
 
 
 def test_external_policy_local_rules_what_comes_from_outside_only() -> None:
-    servers, _ = fronts(replace(OUTSIDE, external_local=True))
+    servers, _ = fronts(replace(OUTSIDE, external_local=True), backend=IPTABLES)
     local, everybody = ["10.1.0.5"], ["10.1.0.5", "10.1.0.6"]
     for name, server in servers.items():
         inside = name == "TCP 10.96.0.10:80"

@@ -21,9 +21,9 @@ from ipvsagent.api import kubeconfig as kubeconfig_module
 from ipvsagent.api import transport as transport_module
 from ipvsagent.api.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip, require_usable
 from ipvsagent.api.resources import Request
+from ipvsagent.api.response import TransportError
 from ipvsagent.api.transport import ApiTransport, _in_words
 from ipvsagent.errors import ConfigError, SourceError, StartError
-from ipvsagent.sources.follow import TransportError
 
 NODES = Request("/api/v1/nodes", (), 5.0)
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipvsagent.api.resources import Request
+from ipvsagent.api.response import TransportError
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import Gone, Put
-from ipvsagent.sources.follow import Follower, TransportError
+from ipvsagent.sources.follow import Follower
 from ipvsagent.sources.watch import Listed, Output, Reflector
 from tests.sources.cluster_objects import Document, bookmark, line, page, service, status
 

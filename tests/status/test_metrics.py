@@ -9,7 +9,7 @@ from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, ObjectKey, Service
 from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
 from ipvsagent.monitoring import metrics as metrics_module
-from ipvsagent.monitoring.metrics import Metrics, Readings, ReadingsWanted
+from ipvsagent.monitoring.metrics import Metrics, MetricsQuery, Readings
 from ipvsagent.status.snapshot import Totals
 
 READINGS = Readings(
@@ -33,7 +33,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 def answering(message: object) -> None:
-    assert isinstance(message, ReadingsWanted)
+    assert isinstance(message, MetricsQuery)
     message.answer.put(READINGS)
 
 
@@ -118,11 +118,12 @@ def test_a_loop_that_hangs_leaves_the_last_numbers(monkeypatch) -> None:
     assert 'kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}' in samples(never)
 
 
-def test_the_readme_lists_our_own() -> None:
+def test_the_documentation_lists_our_own() -> None:
     metrics = Metrics((Family.IPV4,), answering)
     metrics.events("created", 1)
     found = {name.partition("{")[0] for name in samples(metrics)}
     ours = {name.removeprefix("ipvsagent_") for name in found if name.startswith("ipvsagent_")}
-    section = (Path(__file__).parents[2] / "README.md").read_text().partition("### Metrics")[2].partition("\n## ")[0]
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    section = page.partition("## Metrics")[2].partition("\n## ")[0]
     named = {name.partition("{")[0] for name in re.findall(r"`([\w{},]+)`", section.partition("| --- |")[2])}
     assert named - {"status", "kind"} == ours

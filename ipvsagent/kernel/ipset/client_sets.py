@@ -1,4 +1,5 @@
-"""Sets that remember which client went to which endpoint (render/iptables/nat_chains.py); the kernel fills and ages them.
+"""Sets that remember which client went to which endpoint (render/iptables/nat_chains.py); the kernel fills and
+ages them.
 
 Made when a rule is to name them. They are no `SetTable`'s business, because what they hold is wanted by nobody.
 """

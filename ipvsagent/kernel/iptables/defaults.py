@@ -5,8 +5,8 @@ A default is the policy DROP of a built-in chain, or an unconditional DROP or RE
 the built-in chain (the rules that RHEL ships), in a chain that is nothing but that and is jumped to without a match
 (`ufw default reject`), or at the end of a chain that every packet passes, and by no other way (the zone of firewalld
 that no interface is bound to). Logging before a default belongs to it. A denial that only packets of some interface
-meet, or those that no rule with a match sent back before, is a rule of its owner's, and an `Obstacle` if it stands for
-a default there.
+meet, or those that no rule with a match sent back before, is a rule of its owner's, and an `UnansweredDenial` if it
+stands for a default there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Default(Struct, frozen=True):
     denial: str
 
 
-class Obstacle(Struct, frozen=True):
+class UnansweredDenial(Struct, frozen=True):
     """A denial that stands for a default, but for packets of some interface alone, or in a chain that other packets
     pass, too: rule `index` of `chain`, counted as in `Default`."""
 
@@ -60,10 +60,10 @@ class _End(Enum):
 
 
 class Defaults(Struct, frozen=True):
-    """Of one built-in chain: the default that accepts answer, None if there is none, and obstacles on the way."""
+    """Of one built-in chain: the default that accepts answer, None if there is none, and unanswered on the way."""
 
     default: Default | None = None
-    obstacles: tuple[Obstacle, ...] = ()
+    unanswered: tuple[UnansweredDenial, ...] = ()
 
 
 def defaults_of(hook: str, policy: str, chains: Chains) -> Defaults:
@@ -71,16 +71,16 @@ def defaults_of(hook: str, policy: str, chains: Chains) -> Defaults:
     walk = _Walk(chains)
     end = walk.chain(hook, only_way=True)
     if isinstance(end, Default):
-        return Defaults(end, tuple(walk.obstacles))
-    if isinstance(end, Obstacle):
-        return Defaults(None, tuple(dict.fromkeys((*walk.obstacles, end))))
+        return Defaults(end, tuple(walk.unanswered))
+    if isinstance(end, UnansweredDenial):
+        return Defaults(None, tuple(dict.fromkeys((*walk.unanswered, end))))
     if end is _End.ACCEPTED or policy != "DROP":
-        return Defaults(None, tuple(walk.obstacles))
+        return Defaults(None, tuple(walk.unanswered))
     chain, index = walk.way_to_policy(hook)
     if chain != hook:  # where packets of other chains may come through
-        return Defaults(None, (*walk.obstacles, Obstacle(chain, index, "policy DROP")))
+        return Defaults(None, (*walk.unanswered, UnansweredDenial(chain, index, "policy DROP")))
     index = walk.before_logging(chains.get(hook, ()), index)
-    return Defaults(Default(hook, index, "policy DROP"), tuple(walk.obstacles))
+    return Defaults(Default(hook, index, "policy DROP"), tuple(walk.unanswered))
 
 
 class _Walk:
@@ -91,7 +91,7 @@ class _Walk:
         self._references = Counter(
             match[2] for rules in chains.values() for rule in rules if (match := _LEADS.search(_bare(rule)))
         )
-        self.obstacles: list[Obstacle] = []
+        self.unanswered: list[UnansweredDenial] = []
 
     def way_to_policy(self, hook: str) -> tuple[str, int]:
         """The last chain, and the place in it, that packets pass on their way to the policy of a built-in chain."""
@@ -104,7 +104,7 @@ class _Walk:
                 return self.way_to_policy(bare[3:])
         return hook, len(rules)
 
-    def chain(self, name: str, *, only_way: bool) -> Default | Obstacle | _End:
+    def chain(self, name: str, *, only_way: bool) -> Default | UnansweredDenial | _End:
         """only_way: all packets of the hook that come here pass this chain, and no others do."""
         is_left = spares = False
         rules = self._chains.get(name, ())
@@ -118,9 +118,9 @@ class _Walk:
             if _DENIAL.fullmatch(bare):
                 if is_left and name in self._references:
                     if not spares:
-                        self._note(Obstacle(name, self.before_logging(rules, index), printable(rule)))
+                        self._note(UnansweredDenial(name, self.before_logging(rules, index), printable(rule)))
                     return _End.LEFT
-                kind = Default if only_way else Obstacle
+                kind = Default if only_way else UnansweredDenial
                 return kind(name, self.before_logging(rules, index), printable(rule))
             if target in ("ACCEPT", "QUEUE", "NFQUEUE"):
                 return _End.LEFT if is_left else _End.ACCEPTED
@@ -129,11 +129,11 @@ class _Walk:
             if target not in self._chains:
                 continue
             end = self.chain(target, only_way=only_way and not is_left and self._references[target] == 1)
-            if isinstance(end, (Default, Obstacle)):
+            if isinstance(end, (Default, UnansweredDenial)):
                 if self._only_denies(target) and only_way:
                     return Default(name, self.before_logging(rules, index), printable(rule))
                 if is_left and name in self._references:
-                    self._note(Obstacle(end.chain, end.index, end.denial))
+                    self._note(UnansweredDenial(end.chain, end.index, end.denial))
                     return _End.LEFT
                 return end
             if end is _End.ACCEPTED:
@@ -150,13 +150,13 @@ class _Walk:
         verb, target = leads.groups()
         if _BY_INTERFACE.fullmatch(bare) and target in self._chains and not self._only_denies(target):
             end = self.chain(target, only_way=False)
-            if isinstance(end, Obstacle):
+            if isinstance(end, UnansweredDenial):
                 self._note(end)
         return target == "RETURN" or verb == "g"
 
-    def _note(self, obstacle: Obstacle) -> None:
-        if obstacle not in self.obstacles:
-            self.obstacles.append(obstacle)
+    def _note(self, denial: UnansweredDenial) -> None:
+        if denial not in self.unanswered:
+            self.unanswered.append(denial)
 
     def _only_denies(self, name: str) -> bool:
         """Whether a chain is a default and nothing else."""

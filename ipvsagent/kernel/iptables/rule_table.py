@@ -27,7 +27,7 @@ from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset.definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Tool, Variant, find_variant
 from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
-from ipvsagent.kernel.iptables.defaults import Obstacle
+from ipvsagent.kernel.iptables.defaults import UnansweredDenial
 from ipvsagent.kernel.iptables.front_pace import FrontPace
 from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, update_text
 from ipvsagent.rows import SetSpec
@@ -77,11 +77,11 @@ class RuleTool(Protocol):
 
 
 class RuleTable:
-    """The rules of one address family, but for chains of ours that another backend needs for a while (`leave`).
+    """The rules of one address family, but for chains of ours that another backend needs for a while (`ignore_chains`).
 
     variant: None = the one the node uses; share it between families.
 
-    refused: why a feature is not there. As last read: blocking: chains of policy DROP; obstacles: denials that accepts
+    refused: why a feature is not there. As last read: blocking: chains of policy DROP; unanswered: denials that accepts
     of ours cannot answer, by built-in chain; accepts: the chain of our accepts for each; accepts_before: rules of
     others that accept before our refusals see a packet, by built-in chain. failed: called for every write that iptables
     refuses, with whether it was of a part of the rules alone.
@@ -108,7 +108,7 @@ class RuleTable:
         self._supported: set[Feature] = set()
         self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
         self.blocking: tuple[str, ...] = ()
-        self.obstacles: dict[str, tuple[Obstacle, ...]] = {}
+        self.unanswered: dict[str, tuple[UnansweredDenial, ...]] = {}
         self.accepts: dict[str, str] = {}
         self.accepts_before: dict[str, str] = {}
         self.failed: Callable[[bool], None] = lambda partial: None
@@ -116,7 +116,7 @@ class RuleTable:
         self._written_rules = rules_in("")
         self._tables: list[str] = []
         self._seen: Hashable = None
-        self.leave()
+        self.ignore_chains()
 
     def close(self) -> None:
         self._tool.close()
@@ -166,7 +166,7 @@ class RuleTable:
                 hooks = wanted.hooks_of("filter", Place.DEFAULT)
                 self.accepts = {hook: jumps[0].chain for hook, jumps in hooks.items()}
                 answers = self.accepts.items()
-                self.obstacles = {hook: found for hook, accepts in answers if (found := one.obstacles(hook, accepts))}
+                self.unanswered = {hook: found for hook, accepts in answers if (found := one.unanswered(hook, accepts))}
                 refusals = {hook: str(jumps[-1]) for hook, jumps in wanted.hooks_of("filter").items()}
                 self.accepts_before = {h: rule for h, j in refusals.items() if (rule := one.accept_before(j, h))}
 
@@ -267,7 +267,7 @@ class RuleTable:
         """Whether a chain of ours is none of this table's business."""
         return self._leaves(chain)
 
-    def leave(self, chains: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
+    def ignore_chains(self, chains: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
         """From now on these are left alone, and no others; the next `verify` finds what was. first: packets meet them
         before ours."""
         self._leaves = chains

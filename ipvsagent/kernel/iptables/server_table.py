@@ -29,7 +29,7 @@ from ipvsagent.kernel.iptables.text import Held
 from ipvsagent.model import VirtualServerId
 from ipvsagent.printable import printable
 from ipvsagent.rows import Failure, Keys, Observed, Op, Verb
-from ipvsagent.rows.nat_chains import ChainsRow, added_lines, deleted_lines, replaced_lines, rules_of
+from ipvsagent.rows.nat_chains import ChainsRow, added_lines, deleted_lines, replaced_lines, rule_count
 from ipvsagent.rows.packet_rules import RuleSet
 
 _READ_AGAIN_AFTER = 10.0
@@ -99,7 +99,7 @@ class ServerRuleTable(RuleTable):
             before = self._servers.rows
             self._touched |= {i for i in before.keys() | servers.rows.keys() if before.get(i) != servers.rows.get(i)}
         self._servers = servers
-        self._server_rules = sum(map(rules_of, servers.rows.values()))
+        self._server_rules = sum(map(rule_count, servers.rows.values()))
         held = self._parsed(text)
         self._read_at = time.monotonic()
         self._read_took = self._read_at - began
@@ -153,12 +153,12 @@ class ServerRuleTable(RuleTable):
         for op in batch:
             assert isinstance(op.row, ChainsRow)
             before = rows.get(op.row.id)
-            self._server_rules -= rules_of(before) if before else 0
+            self._server_rules -= rule_count(before) if before else 0
             if op.verb is Verb.DELETE:
                 rows.pop(op.row.id, None)
             else:
                 rows[op.row.id] = op.row
-                self._server_rules += rules_of(op.row)
+                self._server_rules += rule_count(op.row)
 
     def _lines(self, op: Op) -> Iterator[str]:
         """What is written depends on what is there, not on the verb."""

@@ -10,7 +10,7 @@ from itertools import pairwise
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from ipvsagent.kernel.iptables.defaults import Defaults, Obstacle, accepts_in, defaults_of
+from ipvsagent.kernel.iptables.defaults import Defaults, UnansweredDenial, accepts_in, defaults_of
 from ipvsagent.printable import printable
 from ipvsagent.rows.packet_rules import (
     CHAIN_PREFIX,
@@ -59,15 +59,15 @@ class Held(Struct):
             self._defaults[hook] = defaults_of(hook, self.policies.get(hook, ""), self.foreign())
         return self._defaults[hook]
 
-    def obstacles(self, hook: str, accepts: str) -> tuple[Obstacle, ...]:
+    def unanswered(self, hook: str, accepts: str) -> tuple[UnansweredDenial, ...]:
         """Those that no rule of an operator's answers by a jump to our chain `accepts`; index: among all rules."""
-        found: list[Obstacle] = []
-        for obstacle in self.defaults(hook).obstacles:
-            rules = self.rules(obstacle.chain)
+        found: list[UnansweredDenial] = []
+        for denial in self.defaults(hook).unanswered:
+            rules = self.rules(denial.chain)
             own = [i for i, rule in enumerate(rules) if not _is_of_us(rule)]
-            index = own[obstacle.index] if obstacle.index < len(own) else len(rules)
+            index = own[denial.index] if denial.index < len(own) else len(rules)
             if not any(_leads_to(rule) == accepts for rule in rules[:index]):
-                found.append(replace(obstacle, index=index))
+                found.append(replace(denial, index=index))
         return tuple(found)
 
     def accept_before(self, jump: str, hook: str) -> str:

@@ -1,4 +1,5 @@
-"""Translations of this node's own clients, as a `KernelTable`: each row is a rule of nat (render/iptables/ipvs_rules.py, goal 7).
+"""Translations of this node's own clients, as a `KernelTable`: each row is a rule of nat
+(render/iptables/ipvs_rules.py, goal 7).
 
 The main loop must not wait for iptables, so a write only says what is wanted; whoever keeps the packet rules puts it
 into the kernel and repairs it there (`PacketFilter.translate`).

@@ -66,11 +66,11 @@ class Ledger:
             self._append("!", strangers)
         self._append("+", new)
 
-    def is_stranger(self, server: VirtualServerId) -> bool:
+    def is_recorded_foreign(self, server: VirtualServerId) -> bool:
         """It was another program's before its address came to our interface."""
         return server in self._strangers
 
-    def meet_stranger(self, server: VirtualServerId) -> None:
+    def record_foreign(self, server: VirtualServerId) -> None:
         """On disk with the next claim: whoever only looks writes nothing."""
         if server not in self._strangers:
             self._strangers.add(server)
@@ -222,10 +222,10 @@ class Ownership:
             return Owner.OURS
         if server in self.proved:
             return Owner.FOREIGN if self._is_excluded(server) else Owner.OURS
-        if self.ledger.is_stranger(server):
+        if self.ledger.is_recorded_foreign(server):
             return Owner.FOREIGN
         if server.address not in self.bound and not self._is_routed(server):
-            self.ledger.meet_stranger(server)
+            self.ledger.record_foreign(server)
             return Owner.FOREIGN
         return Owner.FOREIGN if self._is_excluded(server) else Owner.OURS
 

@@ -28,7 +28,7 @@ KINDS = {
 """What each of these sets is; one of another kind is not kube-proxy's."""
 
 
-def prove(ownership: Ownership, sets: SetTable, addresses: AddressTable) -> None:
+def claim_kube_proxy_servers(ownership: Ownership, sets: SetTable, addresses: AddressTable) -> None:
     """Take as ours, until they are adopted, the virtual servers that kube-proxy's sets show to be its."""
     rows = sets.others(KINDS)
     ownership.proved = proved(rows, addresses.node_addresses()) if rows else ()

@@ -1,7 +1,7 @@
 """Answers of nf_tables about tables, chains and rules (include/uapi/linux/netfilter/nf_tables.h). Pure.
 
-Rules are read as far as their expressions tell one of a few cases from the rest: what kernel/neighbours/verdicts.py calls a step,
-and which rules send connections somewhere else.
+Rules are read as far as their expressions tell one of a few cases from the rest: what
+kernel/neighbours/verdicts.py calls a step, and which rules send connections somewhere else.
 """
 
 from __future__ import annotations

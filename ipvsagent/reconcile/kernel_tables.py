@@ -41,13 +41,12 @@ class Renderer(Protocol):
     def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool: ...
 
 
-class Backend:
+class KernelTables:
     """Counts every call and row, because "cost follows the change" is a law that tests hold to numbers.
 
     prepare: makes what the tables stand on (our interface); raises StartError.
     listing: the virtual servers without their real servers, which is far cheaper than reading all.
     set_sizes: members of each of our sets, None if there are no sets; cheap.
-    binds: Service addresses become addresses of this node.
     touched: virtual servers that somebody else changed, where the kernel tells; each is told once.
     adopt: notes virtual servers that are ours by their addresses alone, so that they stay ours without these.
     """
@@ -68,7 +67,6 @@ class Backend:
         translations: KernelTable | None = None,
     ) -> None:
         self.renderer = renderer
-        self.binds = addresses is not None
         self.prepare = prepare
         self._listing = listing
         self.set_sizes = set_sizes
@@ -153,5 +151,6 @@ def removes(op: Op) -> bool:
 
 
 def server_of(row: Any) -> VirtualServerId:
-    server: VirtualServerId = row.server if type(row) is RealServerRow else row.id
+    """The virtual server of a row that belongs to one."""
+    server: VirtualServerId = row.server
     return server

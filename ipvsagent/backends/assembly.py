@@ -1,0 +1,95 @@
+"""What both backends are put together from: paths, pipelines, and tables for dry runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from ipvsagent.address import parse_address
+from ipvsagent.config import Config
+from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.ipvs.ownership import state_key
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.annotations import LINUX_SCHEDULERS
+from ipvsagent.policy.capabilities import IPVS, Capabilities
+from ipvsagent.policy.limits import UDP_TIMEOUT
+from ipvsagent.policy.virtual_servers import PolicyOptions
+from ipvsagent.reconcile.drain import Drains
+from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.render.set_members import set_specs
+from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op
+
+
+def lock_path(config: Config) -> Path:
+    """What an agent locks in the network namespace that the process is in."""
+    return config.state_dir / f"{state_key()}.lock"
+
+
+def socket_path(config: Config) -> Path:
+    """Where the agent of that namespace answers `status`."""
+    return config.state_dir / f"{state_key()}.sock"
+
+
+class Recorder:
+    """A table that is read as it is and never written: `write` only notes the ops."""
+
+    def __init__(self, table: KernelTable | None, ops: list[Op]) -> None:
+        self._table = table
+        self._ops = ops
+
+    def read(self, keys: Keys) -> Iterable[Observed]:
+        return self._table.read(keys) if self._table else ()
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        self._ops.extend(ops)
+        return []
+
+
+def set_sizes(sets: SetTable) -> dict[str, int]:
+    """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
+    state = sets.state()
+    if any(spec.name not in state for spec in set_specs()):
+        sets.ensure(set_specs())
+        state = sets.state()
+    return {name: header.elements for name, header in state.items()}
+
+
+def empty_recorder(ops: list[Op]) -> KernelTables:
+    """A kernel that holds nothing, for a dry run anywhere."""
+    servers, addresses, sets, routes, translations = [Recorder(None, ops) for _ in range(5)]
+    return KernelTables(IpvsRenderer(), servers, addresses, sets, routes=routes, translations=translations)
+
+
+def pipeline_for(
+    config: Config,
+    backend: KernelTables,
+    *,
+    window: float,
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
+    capabilities: Capabilities = IPVS,
+) -> Pipeline:
+    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
+    drains = Drains(config.drain_timeout, window)
+    options = policy_options(config, scheduler_works, capabilities=capabilities)
+    return Pipeline(config.node_name, options, backend, drains)
+
+
+def policy_options(
+    config: Config,
+    scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
+    *,
+    capabilities: Capabilities = IPVS,
+) -> PolicyOptions:
+    return PolicyOptions(
+        scheduler=config.scheduler,
+        allowed_external=config.allowed_external,
+        node_ports_on=config.node_port_addresses,
+        known_as=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
+        route_networks=config.service_cidrs if config.route_mode else (),
+        pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
+        pods_of_node=config.detect_local == "NodeCIDR",
+        scheduler_works=scheduler_works,
+        udp_timeout=int(config.udp_timeout) or UDP_TIMEOUT,
+        capabilities=capabilities,
+    )

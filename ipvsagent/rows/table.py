@@ -1,0 +1,75 @@
+"""Kernel tables: what the fake and the real kernel both are, and what they are observed to hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
+from typing import Protocol as TypingProtocol
+
+from msgspec import Struct
+
+from ipvsagent.address import Address
+from ipvsagent.model import VirtualServerId
+from ipvsagent.rows.ops import Failure, Op, Row
+from ipvsagent.rows.shared import RouteRow, SetMemberRow, TranslationRow
+
+
+class Owner(StrEnum):
+    """Whose a row is. Only OURS enters the diff; FOREIGN rows are listed and never touched."""
+
+    OURS = "ours"
+    FOREIGN = "foreign"
+
+
+class Counters(Struct, frozen=True, gc=False):
+    """IPVS statistics: totals since the virtual or real server exists, then rates per second."""
+
+    connections: int = 0
+    in_packets: int = 0
+    out_packets: int = 0
+    in_bytes: int = 0
+    out_bytes: int = 0
+    cps: int = 0
+    in_pps: int = 0
+    out_pps: int = 0
+    in_bps: int = 0
+    out_bps: int = 0
+
+
+class Observed(Struct, frozen=True, gc=False):
+    """A row that a kernel table holds, with its owner and, for real servers, its connections."""
+
+    row: Row
+    owner: Owner = Owner.OURS
+    active: int = 0
+    inactive: int = 0
+    persistent: int = 0
+    counters: Counters | None = None
+
+
+Keys = (
+    Collection[VirtualServerId]
+    | Collection[Address]
+    | Collection[SetMemberRow]
+    | Collection[RouteRow]
+    | Collection[TranslationRow]
+    | None
+)
+"""What `KernelTable.read` may be asked for; None = everything."""
+
+
+class KernelTable(TypingProtocol):
+    """One kind of kernel state. The fake and the real kernel both are this.
+
+    read(None) yields everything the table holds, foreign rows included; read(keys) only what is asked for:
+    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses, `SetMemberRow`s for sets,
+    `RouteRow`s for routes, `TranslationRow`s for translations.
+    What is absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
+
+    write(ops) applies ops in order, goes on after a failure, and returns the failures. A DELETE of what is
+    not there succeeds.
+    """
+
+    def read(self, keys: Keys) -> Iterable[Observed]: ...
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]: ...

@@ -1,0 +1,11 @@
+"""What can be done to a row."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Verb(StrEnum):
+    ADD = "add"
+    SET = "set"
+    DELETE = "delete"

@@ -1,0 +1,187 @@
+"""A further backend touches no caller: one that only the composition root names is planned, applied and shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from ipvsagent.backends import selection
+from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, socket_path
+from ipvsagent.backends.backend import Backend, Listing
+from ipvsagent.cli import main
+from ipvsagent.config import Config
+from ipvsagent.errors import StartError
+from ipvsagent.findings import Finding
+from ipvsagent.kernel.host import IpvsPresence
+from ipvsagent.kernel.sysctls import ConnReuse, Setting
+from ipvsagent.packet_filter.packet_filter import PacketFilter
+from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.virtual_servers import PolicyOptions
+from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.render.ipvs import IpvsRenderer
+from ipvsagent.rows import Failure, Keys, Observed, Op, RealServerRow, Row, TranslationRow, Verb
+from ipvsagent.status.ipvsadm_order import grouped
+
+OBJECTS = Path(__file__).parent.parent / "golden" / "terminating" / "cluster.yaml"
+
+
+class Held:
+    """A kernel table in memory that outlives the backend."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[object, object], Row] = {}
+
+    def read(self, keys: Keys) -> Iterator[Observed]:
+        in_order = sorted(self.rows.items(), key=lambda item: (str(item[0][0]), type(item[1]) is RealServerRow))
+        return iter([Observed(row) for _, row in in_order])
+
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        for op in ops:
+            key = (getattr(op.row, "server", None), op.row.key)
+            if op.verb is Verb.DELETE:
+                self.rows.pop(key, None)
+            else:
+                self.rows[key] = op.row
+        return []
+
+
+KERNEL = Held(), Held()
+
+
+class StubFilter:
+    """Packet rules that need none."""
+
+    description = "none"
+    pending = False
+
+    def __init__(self) -> None:
+        self.wake = Event()
+
+    def install(self) -> int:
+        return 0
+
+    repair = install
+
+    def differences(self) -> list[str]:
+        return []
+
+    def findings(self) -> list[Finding]:
+        return []
+
+    def held_translations(self) -> frozenset[TranslationRow]:
+        return frozenset()
+
+    def counts(self) -> dict[Any, Any]:
+        return {}
+
+    def removals(self) -> list[str]:
+        return []
+
+    def apply_pending(self) -> None: ...
+
+    serve = take_over = remove = close = apply_pending
+
+    def configure(self, config: Config) -> None: ...
+
+    def translate(self, rows: frozenset[TranslationRow]) -> None: ...
+
+    def on_failure(self, record: Any) -> None: ...
+
+
+class StubBackend:
+    name = "stub"
+    rules_in_loop = False
+    rules_pending = False
+    findings: tuple[Finding, ...] = ()
+
+    def __init__(self, config: Config, *, load_modules: bool = False) -> None:
+        self.config = config
+        self.socket_path = socket_path(config)
+        self.ledger_path = config.state_dir / "ledger"
+        self.unset_limits: tuple[Finding, ...] = ()
+
+    def kernel_tables(self) -> KernelTables:
+        return KernelTables(IpvsRenderer(with_sets=False), *KERNEL)
+
+    def packet_filter(self) -> PacketFilter:
+        return StubFilter()
+
+    def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
+        return pipeline_for(self.config, tables, window=window)
+
+    def dry_pipeline(self, ops: list[Op]) -> Pipeline:
+        tables = KernelTables(IpvsRenderer(with_sets=False), *(Recorder(table, ops) for table in KERNEL))
+        return pipeline_for(self.config, tables, window=0)
+
+    def listing(self, *, counters: bool) -> Listing:
+        return Listing((9, 9, 9), 1, tuple(grouped(KERNEL[0].read(None))))
+
+    def node_addresses(self) -> dict[Any, str]:
+        return {}
+
+    def prepare(self) -> None: ...
+
+    prepare_host = set_limits = prepare
+
+    def settings(self) -> list[Setting]:
+        return []
+
+    def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
+        return [], []
+
+    def conn_reuse(self) -> ConnReuse | None:
+        return None
+
+    def repair_addresses(self) -> int:
+        return 0
+
+    def scheduler_works(self, name: str) -> bool:
+        return True
+
+    def policy(self, config: Config) -> PolicyOptions:
+        return policy_options(config)
+
+    def reconfigure(self, config: Config) -> bool:
+        return False
+
+    def ledger_findings(self) -> tuple[Finding, ...]:
+        return ()
+
+    after_rules_installed = left_by_others = ledger_findings
+
+    def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
+        return ()
+
+
+class Absent(StubBackend):
+    name = "absent"
+
+    def __init__(self, config: Config) -> None:
+        raise StartError("there is no iptables", "Install it")
+
+
+def test_a_backend_that_only_the_composition_root_names(monkeypatch, tmp_path, capsys):
+    made: Backend = StubBackend(Config())  # checked by mypy too, if anybody asks it
+    assert made.name == "stub"
+    monkeypatch.setattr(selection, "IpvsBackend", StubBackend)
+    monkeypatch.setattr(selection, "IptablesBackend", Absent)
+    monkeypatch.setattr(selection.host, "ip_vs_presence", lambda: IpvsPresence.PRESENT)
+    words = ["--source", str(OBJECTS), "--hostname-override", "node-1", "--state-dir", str(tmp_path)]
+    assert ran(["plan", *words]) == 2
+    assert "ipvsadm -A -t" in capsys.readouterr().out
+    assert ran(["run", "--once", *words]) == 0
+    assert ran(["plan", *words]) == 0
+    capsys.readouterr()
+    assert ran(["status", "-o", "json", "--state-dir", str(tmp_path)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["ipvs_version"] == "9.9.9" and len(shown["virtual_servers"]) > 1
+
+
+def ran(words: list[str]) -> int:
+    try:
+        return main(words) or 0
+    except SystemExit as ended:
+        return int(ended.code or 0)
