@@ -10,7 +10,7 @@ PYTEST := $(PYTHON) -m pytest -q
 NO_SKIPS = $(if $(filter 0,$(shell id -u)),--no-skips)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant test-apiserver requirements test-native test-kernel bench clean
+.PHONY: help venv setup demo test lint lint-deploy test-image test-vagrant test-apiserver requirements docs test-native test-kernel bench clean
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 # In a guest, compiling what pytest imports takes longer than the tests. Natively compiled, it finds it in the checkout.
@@ -76,6 +76,9 @@ requirements: venv ## write anew, by content, what the image and what developers
 	@{ echo '# The same, and what tests and tools need. `make requirements` writes it anew.'; \
 		$(COMPILE) --extra dev --constraints requirements.txt pyproject.toml; } >requirements.new && \
 		mv requirements.new requirements-dev.txt
+
+docs: venv ## draw the pictures of docs/ from their descriptions
+	@$(PYTHON) docs/draw.py
 
 bench: setup venv ## speed and size, beside ipvsadm -R and ip -batch; takes minutes and a quiet machine
 	@$(PYTHON) -m integration.bench
