@@ -29,7 +29,7 @@ REMEDY = (
 )
 
 
-class Place(Struct, frozen=True):
+class CredentialSource(Struct, frozen=True):
     """Where credentials come from. kubeconfig: files separated by `:`, "" = those of the pod. master: replaces the
     server's address, "" = as it stands there."""
 
@@ -38,19 +38,21 @@ class Place(Struct, frozen=True):
     service_account: Path = SERVICE_ACCOUNT
 
 
-def place_of(kubeconfig: str, master: str, environment: Mapping[str, str], *, service_account: Path) -> Place:
+def credential_source(
+    kubeconfig: str, master: str, environment: Mapping[str, str], *, service_account: Path
+) -> CredentialSource:
     """What is named; else in a pod the pod's; else kubectl's default. Raises ConfigError if there is nothing."""
     kubeconfig = kubeconfig or environment.get("KUBECONFIG", "")
     if kubeconfig:
         missing = [path for path in kubeconfig.split(":") if path and not Path(path).expanduser().exists()]
         if missing == [path for path in kubeconfig.split(":") if path]:
             raise SourceError(f"kubeconfig {kubeconfig} does not exist")
-        return Place(kubeconfig, master, service_account)
+        return CredentialSource(kubeconfig, master, service_account)
     if environment.get(HOST) or (master and (service_account / "token").exists()):
-        return Place("", master, service_account)
+        return CredentialSource("", master, service_account)
     own = Path(environment.get("HOME", "/root")) / ".kube" / "config"
     if own.exists():
-        return Place(str(own), master, service_account)
+        return CredentialSource(str(own), master, service_account)
     if master:
         raise ConfigError(
             [
@@ -66,11 +68,11 @@ def place_of(kubeconfig: str, master: str, environment: Mapping[str, str], *, se
     )
 
 
-def refuse_cluster_ip(place: Place, environment: Mapping[str, str]) -> None:
+def refuse_cluster_ip(source: CredentialSource, environment: Mapping[str, str]) -> None:
     """A pod is told the Service's address twice; who has set the first to something better has left the second.
     Raises StartError."""
     host = environment.get(HOST)
-    if not place.kubeconfig and not place.master and host and host == environment.get(CLUSTER_IP):
+    if not source.kubeconfig and not source.master and host and host == environment.get(CLUSTER_IP):
         raise StartError(
             f"the API server would be reached at {host}, the cluster IP of default/kubernetes, which needs the very "
             "rules that this agent is to make",
@@ -87,22 +89,22 @@ class Access(Struct, frozen=True):
     fingerprint: str
 
 
-def load(place: Place, environment: Mapping[str, str]) -> Access:
+def load(source: CredentialSource, environment: Mapping[str, str]) -> Access:
     """Reads everything. Raises SourceError, whatever went wrong: a provider of identities that is down, a plugin, a
     file that went away meanwhile."""
     try:
-        return _load(place, environment)
+        return _load(source, environment)
     except Exception as error:
-        raise SourceError(f"{named(place)}: {_in_words(error)}") from None
+        raise SourceError(f"{named(source)}: {_in_words(error)}") from None
 
 
-def require_usable(place: Place, environment: Mapping[str, str]) -> str:
+def require_usable(source: CredentialSource, environment: Mapping[str, str]) -> str:
     """The server's address. Refuses what will not do, however long one waits: no server, a file that is not there.
     Asks no plugin and no provider. Raises SourceError."""
     try:
-        return str(_load(place, environment, ask=False).configuration.host)
+        return str(_load(source, environment, ask=False).configuration.host)
     except Exception as error:
-        raise SourceError(f"{named(place)} cannot be used: {_in_words(error)}") from None
+        raise SourceError(f"{named(source)} cannot be used: {_in_words(error)}") from None
 
 
 def _in_words(error: Exception) -> str:
@@ -111,8 +113,8 @@ def _in_words(error: Exception) -> str:
     return " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
 
 
-def named(place: Place) -> str:
-    return f"kubeconfig {place.kubeconfig}" if place.kubeconfig else "the pod's credentials"
+def named(source: CredentialSource) -> str:
+    return f"kubeconfig {source.kubeconfig}" if source.kubeconfig else "the pod's credentials"
 
 
 def without_userinfo(url: str) -> str:
@@ -120,7 +122,7 @@ def without_userinfo(url: str) -> str:
     return re.sub(r"^([a-z][a-z0-9+.-]*://)?[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
 
 
-def _load(place: Place, environment: Mapping[str, str], *, ask: bool = True) -> Access:
+def _load(source: CredentialSource, environment: Mapping[str, str], *, ask: bool = True) -> Access:
     from kubernetes.client import Configuration
     from kubernetes.client.rest import is_socks_proxy_url
 
@@ -128,11 +130,13 @@ def _load(place: Place, environment: Mapping[str, str], *, ask: bool = True) -> 
     configuration.retries = False
     configuration.keep_alive = True
     expires: Callable[[], bool] = _always
-    if place.kubeconfig:
-        expires = load_kubeconfig(place.kubeconfig, configuration, server_known=bool(place.master), ask=ask) or _always
+    if source.kubeconfig:
+        expires = (
+            load_kubeconfig(source.kubeconfig, configuration, server_known=bool(source.master), ask=ask) or _always
+        )
     else:
-        _load_pod(place, configuration, environment)
-    master = without_userinfo(place.master.rstrip("/"))
+        _load_pod(source, configuration, environment)
+    master = without_userinfo(source.master.rstrip("/"))
     if master and "://" not in master:
         tls = configuration.ssl_ca_cert or configuration.cert_file or not configuration.verify_ssl
         master = f"{'https' if tls else 'http'}://{master}"
@@ -148,13 +152,13 @@ def _load(place: Place, environment: Mapping[str, str], *, ask: bool = True) -> 
     return Access(configuration, expires, _fingerprint(configuration))
 
 
-def _load_pod(place: Place, configuration: Any, environment: Mapping[str, str]) -> None:
+def _load_pod(source: CredentialSource, configuration: Any, environment: Mapping[str, str]) -> None:
     from kubernetes.config.incluster_config import InClusterConfigLoader
 
-    told = {HOST: "master", PORT: "0"} if place.master else {}
+    told = {HOST: "master", PORT: "0"} if source.master else {}
     InClusterConfigLoader(
-        token_filename=str(place.service_account / "token"),
-        cert_filename=str(place.service_account / "ca.crt"),
+        token_filename=str(source.service_account / "token"),
+        cert_filename=str(source.service_account / "ca.crt"),
         try_refresh_token=False,
         environ={**environment, **told},
     ).load_and_set(configuration)

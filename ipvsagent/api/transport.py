@@ -16,7 +16,7 @@ from threading import Lock, get_ident
 from typing import Any
 
 from ipvsagent import __version__
-from ipvsagent.api.credentials import REREAD, Access, Place, load, named, without_userinfo
+from ipvsagent.api.credentials import REREAD, Access, CredentialSource, load, named, without_userinfo
 from ipvsagent.api.resources import Request
 from ipvsagent.api.response import Response, TransportError
 from ipvsagent.errors import SourceError
@@ -29,8 +29,8 @@ PIECE = 65536
 class ApiTransport:
     """For any number of threads. clock: seconds that never go back."""
 
-    def __init__(self, place: Place, environment: Mapping[str, str], clock: Callable[[], float]) -> None:
-        self._place = place
+    def __init__(self, source: CredentialSource, environment: Mapping[str, str], clock: Callable[[], float]) -> None:
+        self._source = source
         self._environment = environment
         self._clock = clock
         self._loading = Lock()
@@ -45,7 +45,7 @@ class ApiTransport:
     @property
     def server(self) -> str:
         """Its address, "" while no credentials could be read."""
-        return self._access.configuration.host if self._access else without_userinfo(self._place.master)
+        return self._access.configuration.host if self._access else without_userinfo(self._source.master)
 
     def get(self, request: Request) -> Response:
         return self._ask("GET", request, None, {})
@@ -128,9 +128,9 @@ class ApiTransport:
         """Keeps the last credentials if there are none to be read, or none that a connection can be made with."""
         self._read_at = self._clock()
         try:
-            access = load(self._place, self._environment)
+            access = load(self._source, self._environment)
             if self._access is None or access.fingerprint != self._access.fingerprint:
-                self._client = _client(access, named(self._place), self._connections)
+                self._client = _client(access, named(self._source), self._connections)
             else:
                 self._client.configuration.api_key = access.configuration.api_key
             self._access = access

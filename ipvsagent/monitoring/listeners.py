@@ -50,7 +50,7 @@ Answer = Callable[[Hashable, str, str], Response]
 """From the listener's key, the path without its query, and the request's Accept header."""
 
 
-class Place(Struct, frozen=True):
+class ListenAddress(Struct, frozen=True):
     """Where to listen. only_family: `::` does not take IPv4 clients, too.
 
     may_come: the address need not be the node's yet; it is listened on from when it is."""
@@ -69,7 +69,7 @@ class Fault(Struct, frozen=True):
 
     group: str
     key: Hashable
-    place: Place
+    address: ListenAddress
     why: str
     in_use: bool = False
 
@@ -83,9 +83,9 @@ class Listeners:
     def __init__(self, told: Callable[[Sequence[Fault]], None] = lambda faults: None) -> None:
         self._told = told
         self._lock = threading.Lock()
-        self._wanted: dict[_Key, Place] = {}
+        self._wanted: dict[_Key, ListenAddress] = {}
         self._answers: dict[str, Answer] = {}
-        self._open: dict[_Key, tuple[Place, _Server]] = {}
+        self._open: dict[_Key, tuple[ListenAddress, _Server]] = {}
         self._faults: dict[_Key, Fault] = {}
         self._retry_at = float("-inf")
         self._selector = selectors.DefaultSelector()
@@ -94,11 +94,11 @@ class Listeners:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._ended = False
 
-    def want(self, group: str, places: Mapping[Hashable, Place], answer: Answer) -> None:
+    def want(self, group: str, addresses: Mapping[Hashable, ListenAddress], answer: Answer) -> None:
         """All listeners of a group as they should be from now on, by any key of the caller's."""
         with self._lock:
-            kept = {key: place for key, place in self._wanted.items() if key[0] != group}
-            wanted = kept | {(group, key): place for key, place in places.items()}
+            kept = {key: address for key, address in self._wanted.items() if key[0] != group}
+            wanted = kept | {(group, key): address for key, address in addresses.items()}
             self._answers[group] = answer
             if wanted == self._wanted:
                 return
@@ -134,8 +134,8 @@ class Listeners:
     def _arrange(self) -> None:
         """Open what is wanted and not open, close what is open and not wanted."""
         with self._lock:
-            for key, (place, server) in list(self._open.items()):
-                if self._wanted.get(key) != place:
+            for key, (address, server) in list(self._open.items()):
+                if self._wanted.get(key) != address:
                     del self._open[key]
                     self._selector.unregister(server.socket)
                     server.server_close()
@@ -143,17 +143,17 @@ class Listeners:
             again = time.monotonic() >= self._retry_at
             if again:
                 self._retry_at = time.monotonic() + RETRY_AFTER
-            self._faults = {key: fault for key, fault in before.items() if self._wanted.get(key) == fault.place}
-            for key, place in self._wanted.items():
+            self._faults = {key: fault for key, fault in before.items() if self._wanted.get(key) == fault.address}
+            for key, address in self._wanted.items():
                 if key in self._open or (key in self._faults and not again):
                     continue
                 try:
-                    server = _Server(place, key[1], self._answers[key[0]])
+                    server = _Server(address, key[1], self._answers[key[0]])
                 except (OSError, OverflowError) as error:
-                    self._faults[key] = Fault(*key, place, _why(error), _in_use(error))
+                    self._faults[key] = Fault(*key, address, _why(error), _in_use(error))
                     continue
                 self._faults.pop(key, None)
-                self._open[key] = (place, server)
+                self._open[key] = (address, server)
                 self._selector.register(server.socket, selectors.EVENT_READ, server)
             faults = list(self._faults.values())
         if faults != list(before.values()):
@@ -177,15 +177,15 @@ class _Server(ThreadingMixIn, TCPServer):
     request_queue_size = 64
     timeout = 0
 
-    def __init__(self, place: Place, key: Hashable, answer: Answer) -> None:
-        self.address_family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
-        self._only_family = place.only_family
-        self._may_come = place.may_come
+    def __init__(self, address: ListenAddress, key: Hashable, answer: Answer) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        self._only_family = address.only_family
+        self._may_come = address.may_come
         self.key = key
         self.answer = answer
         self._requests: dict[socket.socket, None] = {}  # those open, the oldest first
         self._requests_lock = threading.Lock()
-        super().__init__((place.host, place.port), _Request)
+        super().__init__((address.host, address.port), _Request)
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:

@@ -19,7 +19,7 @@ from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.host import STOP_KUBE_PROXY
 from ipvsagent.monitoring.health import Health
-from ipvsagent.monitoring.listeners import Fault, Listeners, Place, Response
+from ipvsagent.monitoring.listeners import Fault, ListenAddress, Listeners, Response
 from ipvsagent.monitoring.metrics import Metrics
 from ipvsagent.monitoring.service_health import GROUP as SERVICES
 from ipvsagent.monitoring.service_health import ServiceHealth
@@ -49,11 +49,11 @@ class Server:
         self._config = config
 
     def start(self) -> None:
-        places: dict[Hashable, Place] = {}
+        addresses: dict[Hashable, ListenAddress] = {}
         for key, text in (("health", self._config.healthz_address), ("metrics", self._config.metrics_address)):
             if text:
-                places[key] = place_of(text)
-        self._listeners.want(_GROUP, places, self._answer)
+                addresses[key] = listen_address(text)
+        self._listeners.want(_GROUP, addresses, self._answer)
         self._listeners.start()
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class Server:
     def _say_faults(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             if self._config.bind_hard_fail and fault.group == _GROUP:
-                self._tell(StartError(f"cannot listen on {fault.place}: {fault.why}", "See `ss -lntp` for who does"))
+                self._tell(StartError(f"cannot listen on {fault.address}: {fault.why}", "See `ss -lntp` for who does"))
         self._tell(Findings("listeners", tuple(map(_finding, faults))))
 
     def _answer(self, key: Hashable, path: str, accept: str) -> Response:
@@ -87,19 +87,19 @@ class Server:
 
 def _finding(fault: Fault) -> Finding:
     if fault.group == SERVICES and isinstance(fault.key, tuple):
-        reason = f"load balancers cannot check its health on {fault.place}: {fault.why}; tried again every 5 s"
+        reason = f"load balancers cannot check its health on {fault.address}: {fault.why}; tried again every 5 s"
         return Finding(FindingKind.HOST, f"Service {fault.key[0]}", reason, "spec.healthCheckNodePort")
     reason = f"cannot listen there: {fault.why}; tried again every 5 s"
-    if fault.in_use and fault.place.port in KUBE_PROXY_PORTS:
+    if fault.in_use and fault.address.port in KUBE_PROXY_PORTS:
         reason += f". Most likely kube-proxy runs on this node and undoes the work of this agent. {STOP_KUBE_PROXY}"
-        return Finding(FindingKind.HOST, str(fault.place), reason, severity=Severity.ERROR)
-    return Finding(FindingKind.HOST, str(fault.place), reason)
+        return Finding(FindingKind.HOST, str(fault.address), reason, severity=Severity.ERROR)
+    return Finding(FindingKind.HOST, str(fault.address), reason)
 
 
-def place_of(address: str) -> Place:
+def listen_address(address: str) -> ListenAddress:
     """`0.0.0.0:10256` or `[::]:10256`, as the configuration has checked it."""
     host, _, port = address.rpartition(":")
-    return Place(host.strip("[]"), int(port))
+    return ListenAddress(host.strip("[]"), int(port))
 
 
 def _configuration(config: Config) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 from ipvsagent.address import Address, Family, family_of
 from ipvsagent.cluster.objects import ServiceKey
 from ipvsagent.monitoring.health import Health
-from ipvsagent.monitoring.listeners import Listeners, Place, Response
+from ipvsagent.monitoring.listeners import ListenAddress, Listeners, Response
 from ipvsagent.policy.health_checks import HealthCheck
 
 GROUP = "Service"
@@ -31,13 +31,13 @@ class ServiceHealth:
         """These checks, and no others, from now on. addresses: where node ports are served, None = everywhere, which
         includes load balancer addresses."""
         self._checks = checks
-        places: dict[Hashable, Place] = {}
+        listen_addresses: dict[Hashable, ListenAddress] = {}
         for key, check in checks.items():
             every = [_EVERY[family] for family in check.local_endpoints]
             for address in every if addresses is None else check.answers_on(addresses):
-                place = Place(address, check.port, only_family=True, may_come=address in check.addresses)
-                places[key, family_of(address), address] = place
-        self._listeners.want(GROUP, places, self._answer)
+                listen = ListenAddress(address, check.port, only_family=True, may_come=address in check.addresses)
+                listen_addresses[key, family_of(address), address] = listen
+        self._listeners.want(GROUP, listen_addresses, self._answer)
 
     def _answer(self, key: Hashable, path: str, accept: str) -> Response:
         assert isinstance(key, tuple)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ipvsagent.api.credentials import REMEDY, SERVICE_ACCOUNT, place_of, refuse_cluster_ip, require_usable
+from ipvsagent.api.credentials import REMEDY, SERVICE_ACCOUNT, credential_source, refuse_cluster_ip, require_usable
 from ipvsagent.api.event_writer import EventTransport
 from ipvsagent.api.resources import RESOURCES
 from ipvsagent.api.transport import ApiTransport
@@ -47,11 +47,11 @@ LOOK_EVERY = 1.0
 
 def api_source(config: Config) -> ApiSource:
     """Raises ConfigError, SourceError, StartError."""
-    place = place_of(config.kubeconfig, config.master, os.environ, service_account=SERVICE_ACCOUNT)
+    credentials = credential_source(config.kubeconfig, config.master, os.environ, service_account=SERVICE_ACCOUNT)
     if not config.allow_api_by_cluster_ip:
-        refuse_cluster_ip(place, os.environ)
-    server = require_usable(place, os.environ)
-    transport = ApiTransport(place, os.environ, time.monotonic)
+        refuse_cluster_ip(credentials, os.environ)
+    server = require_usable(credentials, os.environ)
+    transport = ApiTransport(credentials, os.environ, time.monotonic)
     return ApiSource(
         transport,
         lambda: transport.server or server,

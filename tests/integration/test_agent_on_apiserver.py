@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ipvsagent.api.credentials import Place as Credentials
+from ipvsagent.api.credentials import CredentialSource
 from ipvsagent.api.event_writer import EventWriter
 from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.objects import EndpointSlice
@@ -22,7 +22,7 @@ from tests.sources.test_kubernetes import Following
 
 
 def transport_to(kubeconfig: Path) -> ApiTransport:
-    return ApiTransport(Credentials(str(kubeconfig)), {}, time.monotonic)
+    return ApiTransport(CredentialSource(str(kubeconfig)), {}, time.monotonic)
 
 
 class Seen(Following):

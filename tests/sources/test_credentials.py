@@ -19,7 +19,16 @@ from integration.apiserver import Access, ApiServer, Certificates
 from ipvsagent.api import credentials
 from ipvsagent.api import kubeconfig as kubeconfig_module
 from ipvsagent.api import transport as transport_module
-from ipvsagent.api.credentials import HOST, PORT, REREAD, Place, load, place_of, refuse_cluster_ip, require_usable
+from ipvsagent.api.credentials import (
+    HOST,
+    PORT,
+    REREAD,
+    CredentialSource,
+    credential_source,
+    load,
+    refuse_cluster_ip,
+    require_usable,
+)
 from ipvsagent.api.resources import Request
 from ipvsagent.api.response import TransportError
 from ipvsagent.api.transport import ApiTransport, _in_words
@@ -54,7 +63,7 @@ class Clock:
 class Client:
     """A transport whose clock is the test's."""
 
-    def __init__(self, place: Place, environment=None) -> None:
+    def __init__(self, place: CredentialSource, environment=None) -> None:
         self.clock = Clock()
         self.transport = ApiTransport(place, environment or {}, self.clock)
 
@@ -71,7 +80,7 @@ def kubeconfig(tmp_path, server, certificates):
     """Writes one for a user, with what is given for the cluster."""
     (tmp_path / "ca.crt").write_bytes(certificates.authority)
 
-    def write(user, **cluster) -> Place:
+    def write(user, **cluster) -> CredentialSource:
         path = tmp_path / "kubeconfig"
         path.write_text(
             yaml.safe_dump(
@@ -85,7 +94,7 @@ def kubeconfig(tmp_path, server, certificates):
                 }
             )
         )
-        return Place(str(path))
+        return CredentialSource(str(path))
 
     return write
 
@@ -191,7 +200,7 @@ def test_a_token_file_that_is_away_for_a_moment_leaves_the_last_token(kubeconfig
 
 
 def test_a_pod_is_its_service_account(server, access, account):
-    client = Client(Place(service_account=account), pod_environment(server))
+    client = Client(CredentialSource(service_account=account), pod_environment(server))
     assert client.ask() == 200
     access.tokens = {"two": "system:serviceaccount:kube-system:ipvsagent"}
     (account / "token").write_text("two\n")
@@ -201,12 +210,12 @@ def test_a_pod_is_its_service_account(server, access, account):
 
 
 def test_a_pod_may_be_told_another_address(server, account):
-    assert Client(Place(master=server.url + "/", service_account=account)).ask() == 200
+    assert Client(CredentialSource(master=server.url + "/", service_account=account)).ask() == 200
 
 
 def test_master_replaces_the_address_of_a_kubeconfig(server, kubeconfig):
     place = kubeconfig({"token": "one"}, server="https://192.0.2.1:1")
-    assert Client(Place(place.kubeconfig, server.url)).ask() == 200
+    assert Client(CredentialSource(place.kubeconfig, server.url)).ask() == 200
 
 
 def test_client_certificates_are_renewed_on_disk(kubeconfig, certificates, server, tmp_path):
@@ -340,32 +349,32 @@ def test_what_is_asked_where(tmp_path):
     account = tmp_path / "account"
     home = {"HOME": str(tmp_path)}
     with pytest.raises(ConfigError, match="no source: --kubeconfig FILE says"):
-        place_of("", "", home, service_account=account)
+        credential_source("", "", home, service_account=account)
     pod = {**home, HOST: "192.168.0.1", PORT: "6443"}
-    assert place_of("", "", pod, service_account=account) == Place(service_account=account)
+    assert credential_source("", "", pod, service_account=account) == CredentialSource(service_account=account)
     own = tmp_path / ".kube" / "config"
     own.parent.mkdir()
     own.write_text("")
-    assert place_of("", "", home, service_account=account).kubeconfig == str(own)
-    assert place_of("", "", pod, service_account=account).kubeconfig == ""
-    assert place_of("", "", {**pod, "KUBECONFIG": str(own)}, service_account=account).kubeconfig == str(own)
+    assert credential_source("", "", home, service_account=account).kubeconfig == str(own)
+    assert credential_source("", "", pod, service_account=account).kubeconfig == ""
+    assert credential_source("", "", {**pod, "KUBECONFIG": str(own)}, service_account=account).kubeconfig == str(own)
     with pytest.raises(SourceError, match="kubeconfig /nowhere does not exist"):
-        place_of("/nowhere", "", home, service_account=account)
+        credential_source("/nowhere", "", home, service_account=account)
 
 
 def test_an_address_alone_says_not_as_whom_to_ask(tmp_path):
     with pytest.raises(ConfigError, match=r"--master https://a says where .* as whom .*: give --kubeconfig FILE"):
-        place_of("", "https://u:p@a", {"HOME": str(tmp_path)}, service_account=tmp_path)
+        credential_source("", "https://u:p@a", {"HOME": str(tmp_path)}, service_account=tmp_path)
 
 
 def test_a_cluster_ip_in_the_environment_is_refused():
     """As the kubelet sets it: both names have the Service's address. Who sets the first leaves the second."""
     told = {HOST: "10.96.0.1", PORT: "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.96.0.1"}
     with pytest.raises(StartError, match=r"10\.96\.0\.1, the cluster IP of default/kubernetes.*--master"):
-        refuse_cluster_ip(Place(), told)
-    refuse_cluster_ip(Place(), {**told, HOST: "192.168.0.1"})
-    refuse_cluster_ip(Place(master="https://192.168.0.1:6443"), told)
-    refuse_cluster_ip(Place("/etc/kubeconfig"), told)
+        refuse_cluster_ip(CredentialSource(), told)
+    refuse_cluster_ip(CredentialSource(), {**told, HOST: "192.168.0.1"})
+    refuse_cluster_ip(CredentialSource(master="https://192.168.0.1:6443"), told)
+    refuse_cluster_ip(CredentialSource("/etc/kubeconfig"), told)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +394,7 @@ def test_a_kubeconfig_that_makes_no_sense_is_named(tmp_path, text):
     path = tmp_path / "kubeconfig"
     path.write_text(text)
     with pytest.raises(SourceError, match=f"kubeconfig {path}: "):
-        load(Place(str(path)), {})
+        load(CredentialSource(str(path)), {})
 
 
 @pytest.mark.parametrize(
@@ -464,7 +473,7 @@ def test_a_plugin_that_hangs_holds_nobody_who_has_credentials(kubeconfig, tmp_pa
     child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z", "its children end with it"
     with pytest.raises(SourceError, match=r"plugin did not end within 2 s"):
-        load(Place(str(tmp_path / "kubeconfig")), {})
+        load(CredentialSource(str(tmp_path / "kubeconfig")), {})
 
 
 @pytest.fixture
@@ -521,7 +530,7 @@ def test_a_password_in_the_address_is_not_shown(kubeconfig, server):
     client = Client(kubeconfig({"token": "one"}, server=url))
     assert client.ask() == 200
     assert client.transport.server == server.url
-    assert ApiTransport(Place(master=url), {}, Clock()).server == server.url
+    assert ApiTransport(CredentialSource(master=url), {}, Clock()).server == server.url
 
 
 def test_the_same_trouble_has_the_same_words():

@@ -11,7 +11,7 @@ import pytest
 from integration.apiserver import ApiServer, Refuse
 from integration.apiserver.resources import NEW_EVENTS
 from ipvsagent.api import event_writer as events
-from ipvsagent.api.credentials import Place
+from ipvsagent.api.credentials import CredentialSource
 from ipvsagent.api.event_writer import EventWriter
 from ipvsagent.api.transport import ApiTransport
 from ipvsagent.findings import Finding, FindingKind
@@ -41,7 +41,7 @@ class Writing:
         self.server = server
         self.counted: Counter[str] = Counter()
         kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig")
-        transport = ApiTransport(Place(str(kubeconfig)), {}, time.monotonic)
+        transport = ApiTransport(CredentialSource(str(kubeconfig)), {}, time.monotonic)
         self.writer = EventWriter(transport, "node-1", lambda outcome, n: self.counted.update({outcome: n}))
         self.writer.cluster_has(1)
         self.stop = threading.Event()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ipvsagent.api.credentials import Place
+from ipvsagent.api.credentials import CredentialSource
 from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.errors import SourceError, StartError
@@ -49,7 +49,7 @@ def kubeconfig(tmp_path, server):
 
 
 def source_at(kubeconfig, **options) -> ApiSource:
-    transport = ApiTransport(Place(str(kubeconfig)), {}, time.monotonic)
+    transport = ApiTransport(CredentialSource(str(kubeconfig)), {}, time.monotonic)
     return ApiSource(transport, lambda: transport.server, **options)
 
 

@@ -18,7 +18,7 @@ from ipvsagent.config import Config
 from ipvsagent.findings import Severity
 from ipvsagent.monitoring import listeners as listeners_module
 from ipvsagent.monitoring.health import Health
-from ipvsagent.monitoring.listeners import Fault, Listeners, Place, Response
+from ipvsagent.monitoring.listeners import Fault, ListenAddress, Listeners, Response
 from ipvsagent.monitoring.server import Server
 from ipvsagent.monitoring.service_health import ServiceHealth
 from ipvsagent.monitoring.supervisor import Supervisor
@@ -160,7 +160,7 @@ def echo(key: Hashable, path: str, accept: str) -> Response:
 
 def test_listeners_answer_by_key_and_close_when_no_longer_wanted(served: Listeners) -> None:
     first, second = free_port(), free_port()
-    served.want("g", {"one": Place("127.0.0.1", first), "two": Place("127.0.0.1", second)}, echo)
+    served.want("g", {"one": ListenAddress("127.0.0.1", first), "two": ListenAddress("127.0.0.1", second)}, echo)
     eventually(first)
     assert get(first, "/x?y=1")[:2] == (200, b"one /x")
     assert get(second, "/z")[:2] == (200, b"two /z")
@@ -168,7 +168,7 @@ def test_listeners_answer_by_key_and_close_when_no_longer_wanted(served: Listene
     assert (status, body, headers["X-Test"], headers["Content-Length"]) == (200, b"", "yes", "6")
     served.want("other", {}, echo)
     assert get(first)[0] == 200
-    served.want("g", {"two": Place("127.0.0.1", second)}, echo)
+    served.want("g", {"two": ListenAddress("127.0.0.1", second)}, echo)
     assert refused_within(first, 5)
     assert get(second)[0] == 200
 
@@ -180,9 +180,9 @@ def test_an_address_in_use_is_tried_again_until_it_is_free(
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = int(holder.getsockname()[1])
-        served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+        served.want("g", {"one": ListenAddress("127.0.0.1", port)}, echo)
         (fault,) = faults.get(timeout=5)
-        assert fault == Fault("g", "one", Place("127.0.0.1", port), "Address already in use", in_use=True)
+        assert fault == Fault("g", "one", ListenAddress("127.0.0.1", port), "Address already in use", in_use=True)
     assert eventually(port)[0] == 200
     assert faults.get(timeout=5) == []
     assert faults.empty()
@@ -195,7 +195,7 @@ def test_an_address_in_use_is_tried_again_until_it_is_free(
 def test_a_port_of_kube_proxy_in_use_names_it(port: int, in_use: bool, severity: Severity) -> None:
     said: list[object] = []
     server = Server(Config(), "ipvs", (), said.append)
-    server._say_faults([Fault("agent", "health", Place("0.0.0.0", port), "it says so", in_use)])
+    server._say_faults([Fault("agent", "health", ListenAddress("0.0.0.0", port), "it says so", in_use)])
     (message,) = said
     assert isinstance(message, Findings)
     (finding,) = message.findings
@@ -205,7 +205,7 @@ def test_a_port_of_kube_proxy_in_use_names_it(port: int, in_use: bool, severity:
 
 def test_one_client_that_says_nothing_holds_up_nobody(served: Listeners) -> None:
     port = free_port()
-    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    served.want("g", {"one": ListenAddress("127.0.0.1", port)}, echo)
     eventually(port)
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
     began = time.monotonic()
@@ -217,7 +217,7 @@ def test_one_client_that_says_nothing_holds_up_nobody(served: Listeners) -> None
 
 def test_slow_clients_make_room_for_new_ones(served: Listeners) -> None:
     port = free_port()
-    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    served.want("g", {"one": ListenAddress("127.0.0.1", port)}, echo)
     eventually(port)
     slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(listeners_module.REQUESTS_AT_ONCE)]
     for client in slow:
@@ -236,7 +236,7 @@ def test_slow_clients_make_room_for_new_ones(served: Listeners) -> None:
 def test_a_client_that_drips_is_cut_off(served: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners_module, "REQUEST_WITHIN", 0.5)
     port = free_port()
-    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    served.want("g", {"one": ListenAddress("127.0.0.1", port)}, echo)
     eventually(port)
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET / HTTP/1.0\r\nX: ")
@@ -256,7 +256,7 @@ def test_a_client_that_drips_is_cut_off(served: Listeners, monkeypatch: pytest.M
 
 def test_threads_that_cannot_be_started_take_no_places(served: Listeners, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
-    served.want("g", {"one": Place("127.0.0.1", port)}, echo)
+    served.want("g", {"one": ListenAddress("127.0.0.1", port)}, echo)
     eventually(port)
 
     def refuse(thread: threading.Thread) -> None:
@@ -353,6 +353,6 @@ def test_health_checks_where_node_ports_are_restricted(
 def test_an_address_that_is_not_there_is_a_fault_elsewhere(
     served: Listeners, faults: SimpleQueue[Sequence[Fault]]
 ) -> None:
-    served.want("g", {"one": Place("192.0.2.77", free_port())}, echo)
+    served.want("g", {"one": ListenAddress("192.0.2.77", free_port())}, echo)
     (fault,) = faults.get(timeout=5)
     assert fault.why == "Cannot assign requested address"
