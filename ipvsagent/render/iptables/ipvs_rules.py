@@ -36,6 +36,7 @@ from ipvsagent.render.set_members import set_name
 from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE, Chain, Exemption, Jump, Place, RuleSet
 
+NEW = "-m conntrack --ctstate NEW"
 # Passes packets whose source is their destination: IPv4 at offsets 12 and 16, IPv6 the four words at 8 and 24.
 _SELF_V4 = "6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 65535,6 0 0 0"
 _SELF_V6 = (
@@ -107,13 +108,19 @@ def _exemptions(family: Family) -> Iterable[Exemption]:
     yield Exemption("KUBE-IPVS-OUT-FILTER", "-m ipvs --ipvs")
 
 
+def denied_to_all(family: Family) -> Iterable[str]:
+    """What holds against processes of this node, too: loadBalancerSourceRanges, and a Local policy without an endpoint
+    here."""
+    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
+    yield f"{in_set('SILENT', family)} {NEW} -j DROP"
+
+
 def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of pods and of other hosts, on their way into IPVS."""
-    mark, new = _mark(options), "-m conntrack --ctstate NEW"
+    mark = _mark(options)
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
-    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{in_set('SILENT', family)} {new} -j DROP"
-    yield f"{in_set('INNER', family)} {from_outside(family, options)}{new} -j DROP"
+    yield from denied_to_all(family)
+    yield f"{in_set('INNER', family)} {from_outside(family, options)}{NEW} -j DROP"
     yield f"-j CONNMARK --set-xmark {bit_of(options)}"
     yield f"{in_set('EXTERNAL', family)} {mark}"
     translated = f"{in_set('CLUSTER', family)} {_from_pods(family, options)}-m conntrack --ctstate DNAT"
@@ -126,11 +133,10 @@ def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
 
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
     """Packets of this node's own processes."""
-    mark, new = _mark(options), "-m conntrack --ctstate NEW"
+    mark = _mark(options)
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
-    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{in_set('SILENT', family)} {new} -j DROP"
-    yield f"{in_set('HIDDEN', family)} {new} -j DROP"
+    yield from denied_to_all(family)
+    yield f"{in_set('HIDDEN', family)} {NEW} -j DROP"
     yield f"-j CONNMARK --set-xmark {bit_of(options)}"
     yield f"{in_set('EXTERNAL', family)} {mark}"
     if options.masquerade_all or options.interface:
@@ -190,10 +196,9 @@ def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
 
 
 def _input(family: Family) -> Iterable[str]:
-    new = "-m conntrack --ctstate NEW"
     empty = in_set("EMPTY", family)
-    yield f"-p tcp {empty} {new} -j REJECT --reject-with tcp-reset"
-    yield f"{empty} {new} -j REJECT"
+    yield f"-p tcp {empty} {NEW} -j REJECT --reject-with tcp-reset"
+    yield f"{empty} {NEW} -j REJECT"
     yield f"{in_set('HIDDEN', family)} -m conntrack ! --ctstate DNAT -j IPVSAGENT-HOST"
     yield f"{in_set('SERVICE', family)} -j RETURN"
     yield f"{in_set('VIP', family, 'dst')} -j IPVSAGENT-HOST"

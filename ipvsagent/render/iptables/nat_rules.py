@@ -20,11 +20,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ipvsagent.address import Family
-from ipvsagent.render.iptables.ipvs_rules import SELF_MATCH, RuleOptions, bit_of, from_outside, in_set, not_in_set
+from ipvsagent.render.iptables.ipvs_rules import (
+    NEW,
+    SELF_MATCH,
+    RuleOptions,
+    bit_of,
+    denied_to_all,
+    from_outside,
+    in_set,
+    not_in_set,
+)
 from ipvsagent.rows.nat_chains import BUCKETS, bucket_name
 from ipvsagent.rows.packet_rules import Chain, Jump, Place, RuleSet
 
-_NEW = "-m conntrack --ctstate NEW"
 _ANSWER = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 
@@ -40,10 +48,10 @@ def nat_rule_set(
     localhost = localhost and family is Family.IPV4
     chains = (
         Chain("mangle", "IPVSAGENT-NAT-DROP", tuple(_drop(family, options, localhost))),
-        Chain("mangle", "IPVSAGENT-NAT-DROP-OUT", tuple(_drop_out(family))),
+        Chain("mangle", "IPVSAGENT-NAT-DROP-OUT", tuple(denied_to_all(family))),
         Chain("nat", "IPVSAGENT-DNAT", tuple(_dnat(family, options, localhost))),
         Chain("nat", "IPVSAGENT-SNAT", tuple(_snat(family, options))),
-        Chain("filter", "IPVSAGENT-NAT-IN", (f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE",)),
+        Chain("filter", "IPVSAGENT-NAT-IN", (f"{in_set('SERVICE', family)} {NEW} -j IPVSAGENT-REFUSE",)),
         Chain("filter", "IPVSAGENT-NAT-FWD", tuple(_forward(family, drop_invalid))),
         Chain("filter", "IPVSAGENT-REFUSE", tuple(_refuse(family))),
         Chain("filter", "IPVSAGENT-NAT-ALLOW-IN", (_translated(options), f"{in_set('SERVICE', family)} -j ACCEPT")),
@@ -122,16 +130,9 @@ def _drop(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str
     if localhost:
         yield "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
-    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{in_set('SILENT', family)} {_NEW} -j DROP"
+    yield from denied_to_all(family)
     # Clients on the node are translated; while they are not yet, IPVS serves them still.
-    yield f"{in_set('INNER', family)} {from_outside(family, options)}{_NEW} -j DROP"
-
-
-def _drop_out(family: Family) -> Iterable[str]:
-    """Packets of this node's own processes, before nat."""
-    yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
-    yield f"{in_set('SILENT', family)} {_NEW} -j DROP"
+    yield f"{in_set('INNER', family)} {from_outside(family, options)}{NEW} -j DROP"
 
 
 def _forward(family: Family, drop_invalid: bool) -> Iterable[str]:
@@ -139,7 +140,7 @@ def _forward(family: Family, drop_invalid: bool) -> Iterable[str]:
     the pod's own address, and the reset that it is answered with ends the connection (kubernetes/kubernetes#74839)."""
     if drop_invalid:
         yield "-m conntrack --ctstate INVALID -j DROP"
-    yield f"{in_set('SERVICE', family)} {_NEW} -j IPVSAGENT-REFUSE"
+    yield f"{in_set('SERVICE', family)} {NEW} -j IPVSAGENT-REFUSE"
 
 
 def _allow_out(family: Family, options: RuleOptions) -> Iterable[str]:
