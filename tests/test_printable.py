@@ -15,9 +15,9 @@ from ipvsagent.monitoring.server import _as_text
 from ipvsagent.printable import printable, to_json
 from ipvsagent.sources.inbox import Findings
 from ipvsagent.status import socket as status_socket
-from tests.interrupted import Calls
-from tests.looped import Looped
-from tests.test_every_call import A
+from tests.laws.test_every_call import A
+from tests.support.interrupted import Calls
+from tests.support.looped import Looped
 
 FILE = os.fsdecode(b"/etc/caf\xe9\xff.yaml")
 FINDING = Finding(FindingKind.INVALID_OBJECT, "Service shop/cart", "is nonsense", file=FILE)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.lab import Lab, Machine, Pod, Server, Servers, Topology
-from tests.integration.api_place import kubeconfig, place  # noqa: F401
+from tests.support.api_place import kubeconfig, place  # noqa: F401
 
 NOT_ROOT = "network namespaces need root: run these tests as root (`sudo make test-native`)"
 

@@ -21,7 +21,7 @@ from lightkube.resources.core_v1 import Node, Service
 from lightkube.resources.discovery_v1 import EndpointSlice
 
 from integration.apiserver import Access, ApiServer, load
-from tests.api_server import api_server
+from tests.support.api_server import api_server
 
 CHECKOUT = Path(__file__).parents[2]
 OBJECTS = [CHECKOUT / "integration" / "demo", CHECKOUT / "tests" / "data"]

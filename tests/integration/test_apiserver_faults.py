@@ -28,8 +28,8 @@ from integration.apiserver import (
     Store,
     read_script,
 )
-from tests.api_server import CERTIFICATES, api_server
-from tests.integration.api_client import ApiClient, Reply, Stream, shown
+from tests.support.api_client import ApiClient, Reply, Stream, shown
+from tests.support.api_server import CERTIFICATES, api_server
 
 SERVICES = "/api/v1/namespaces/default/services"
 INITIAL = {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "allowWatchBookmarks": "true"}

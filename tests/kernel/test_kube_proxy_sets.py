@@ -13,9 +13,9 @@ from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, RealServerRow, SetMemberRow, SetSpec, VirtualServerRow
-from tests.interrupted import Calls
-from tests.looped import Looped
-from tests.test_every_call import B_PODS, HERE, B, piece, put
+from tests.laws.test_every_call import B_PODS, HERE, B, piece, put
+from tests.support.interrupted import Calls
+from tests.support.looped import Looped
 
 NODE = Address("172.16.0.1")
 NODE_PORT = VirtualServerId(Protocol.TCP, NODE, 30080)

@@ -20,8 +20,8 @@ from ipvsagent.kernel.host import IpvsPresence
 from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.render.set_members import set_specs
-from tests.interrupted import Calls
-from tests.looped import TestedNode
+from tests.support.interrupted import Calls
+from tests.support.looped import TestedNode
 
 GUARD = "-A IPVSAGENT-NAT-DROP ! -s 127.0.0.0/8 -d 127.0.0.0/8"
 

@@ -10,7 +10,7 @@ from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.reconcile.by_mark import LOOK_EVERY, ByMark
 from ipvsagent.rows import Observed, Op, RealServerRow, Row, Verb, VirtualServerRow
-from tests.test_laws import TIMEOUT, Agent, many
+from tests.laws.test_laws import TIMEOUT, Agent, many
 
 MARK = VirtualServerId(Protocol.FWM, Address("0.0.0.0"), 0x2F900000)
 SERVER = VirtualServerRow(MARK, "rr", 0, 0)

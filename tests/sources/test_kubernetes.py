@@ -17,8 +17,8 @@ from ipvsagent.errors import SourceError, StartError
 from ipvsagent.sources import follow, kubernetes, watch
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.kubernetes import ApiSource
-from tests.sources.cluster_objects import bookmark, endpoint_slice, line, node, service, status
-from tests.sources.scripted_server import ScriptedServer
+from tests.support.cluster_objects import bookmark, endpoint_slice, line, node, service, status
+from tests.support.scripted_server import ScriptedServer
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from ipvsagent.sources.view import KindView, SourceView
 from ipvsagent.status.chains import names_of
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
+from tests.laws.test_laws import Agent, many
 from tests.status.test_native import shown
-from tests.test_laws import Agent, many
 
 ID = VirtualServerId(Protocol.TCP, Address("10.0.0.1"), 80)
 ROWS = [

@@ -15,8 +15,8 @@ from ipvsagent.status.chains import as_entries
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
 from ipvsagent.status.snapshot import Programming, Snapshot, server_views, totals_of
-from tests.test_laws import Agent, many
-from tests.test_laws_iptables import Agent as AgentOnIptables
+from tests.laws.test_laws import Agent, many
+from tests.laws.test_laws_iptables import Agent as AgentOnIptables
 
 
 def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: object) -> tuple[str, StatusDocument]:

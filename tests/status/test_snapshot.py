@@ -11,8 +11,8 @@ from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Endpoint, EndpointSlice, LoadBalancerIngress, Service
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.status.snapshot import without_local_endpoints
-from tests.test_laws import EVERYTHING_KNOWN, Agent, many
-from tests.test_laws_iptables import Agent as AgentOnIptables
+from tests.laws.test_laws import EVERYTHING_KNOWN, Agent, many
+from tests.laws.test_laws_iptables import Agent as AgentOnIptables
 
 HERE, ELSEWHERE = many(1, local=True)[1].endpoints[:2]
 
