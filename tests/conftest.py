@@ -6,10 +6,7 @@ Kernel tests (marker `kernel`) program the kernel they run on, each in its own n
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import subprocess
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from ipvsagent.printable import printable
+from tests.support.network_namespace import NetworkNamespace
 
 settings.register_profile("ci", derandomize=True, print_blob=True, deadline=None)
 settings.register_profile("dev", print_blob=True, deadline=None)
@@ -27,8 +25,6 @@ NO_KERNEL = (
     "kernel tests need root and a kernel with ip_vs: run `make test-kernel`, which runs them in a guest, "
     "or one of them by `.venv/bin/python -m integration.guest -- .venv/bin/python -m pytest -m kernel PATH`"
 )
-CLONE_NEWNET = 0x40000000
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,52 +97,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _skipped(config: pytest.Config) -> int:
     reporter = config.pluginmanager.getplugin("terminalreporter")
     return len(reporter.stats.get("skipped", [])) if reporter else 0
-
-
-class NetworkNamespace:
-    """A network namespace of its own, loopback up, empty tables. Belongs to the thread that enters it."""
-
-    def __init__(self) -> None:
-        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _check(LIBC.unshare(CLONE_NEWNET))
-            self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            # First of all: without it the kernel has no local addresses and refuses every real server.
-            self.run("ip", "link", "set", "lo", "up")
-        finally:
-            _check(LIBC.setns(before, CLONE_NEWNET))
-            os.close(before)
-
-    @property
-    def path(self) -> str:
-        """For tools that take a file, such as `nsenter --net=`."""
-        return f"/proc/{os.getpid()}/fd/{self.fd}"
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """This thread, and what it starts, is in the namespace; sockets stay in the one they were made in."""
-        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _check(LIBC.setns(self.fd, CLONE_NEWNET))
-            yield
-        finally:
-            _check(LIBC.setns(before, CLONE_NEWNET))
-            os.close(before)
-
-    def run(self, *argv: str, stdin: str = "") -> str:
-        """Runs a program in the current namespace; its output. Its error text is in the failure."""
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"{' '.join(argv)}: exit status {done.returncode}: {done.stderr.strip()}"
-        return done.stdout
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.test_no_skips import run
+from tests.support.programs import run
 
 TEST = """
 import pytest

@@ -17,7 +17,7 @@ from ipvsagent.render.iptables.ipvs_rules import RuleOptions, rule_set
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_name, set_specs
 from ipvsagent.rows.packet_rules import Place, RuleSet
-from tests.test_layers import LAYERS, MAY_NOT_KNOW, PURE
+from tests.support.layers import LAYERS, MAY_NOT_KNOW, PURE
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ipvsagent"

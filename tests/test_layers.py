@@ -9,34 +9,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "ipvsagent"
-# Each layer may import those below it, and modules of its own line.
-LAYERS = [
-    {"cli", "__main__"},
-    {"agent"},
-    {"backends"},
-    {"packet_filter"},
-    {"sources", "monitoring", "status", "kernel"},
-    {"api"},
-    {"pipeline"},
-    {"reconcile", "render", "policy"},
-    {"cluster", "events"},
-    {"config"},
-    {"rows"},
-    {"model", "findings", "errors", "address", "source_ranges", "yaml_documents", "wrong_types", "printable"},
-]
-MAY_NOT_KNOW = {
-    "kernel": {"policy", "cluster", "sources", "status", "reconcile", "render", "pipeline"},
-    "sources": {"kernel", "policy", "reconcile", "render", "status", "monitoring"},
-    "status": {"monitoring"},
-    "api": {"kernel", "policy", "reconcile", "render", "sources", "status", "monitoring"},
-    "render": {"cluster", "policy", "reconcile"},
-    "policy": {"reconcile", "render"},
-}
-PURE = {"model", "rows", "findings", "errors", "cluster", "policy", "render", "pipeline"}
+from tests.support.layers import IMPURE, LAYERS, MAY_NOT_KNOW, MODULES, PACKAGE, PURE
+
 PURE |= {"reconcile", "source_ranges", "events"}
-IMPURE = {"socket", "subprocess", "threading", "time", "logging", "random", "asyncio", "pathlib", "io"}
-MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 def part_of(path: Path) -> str:

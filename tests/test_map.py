@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ipvsagent
-from tests.test_layers import LAYERS, MODULES, PACKAGE
+from tests.support.layers import LAYERS, MODULES, PACKAGE
 
 ROOT = PACKAGE.parent
 MAP = ipvsagent.__doc__ or ""

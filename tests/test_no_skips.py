@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.support.programs import CHECKOUT, run
+
 TESTS = """
 import pytest
 
@@ -19,15 +19,6 @@ def test_of_another_machine(): raise AssertionError
 def test_of_this_one(): pass
 """
 SKIPS = "\ndef test_skips(): pytest.skip('no ipset here')\n"
-
-
-def run(tests: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text("from tests.conftest import *\n")
-    (folder / "test_it.py").write_text(tests)
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--config-file={ROOT}/pyproject.toml"]
-    return subprocess.run(
-        [*words, f"--rootdir={ROOT}", *options, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
 
 
 def test_a_skip_fails_only_where_none_is_allowed(tmp_path: Path) -> None:
@@ -45,7 +36,7 @@ def test_the_native_tests_allow_none_to_root(tmp_path: Path) -> None:
         path.chmod(0o755)
         done = subprocess.run(
             ["make", "-n", "test-native"],
-            cwd=ROOT,
+            cwd=CHECKOUT,
             env={"PATH": f"{tmp_path}:/usr/local/bin:/usr/bin:/bin"},
             capture_output=True,
             text=True,

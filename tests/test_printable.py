@@ -15,7 +15,7 @@ from ipvsagent.monitoring.server import _as_text
 from ipvsagent.printable import printable, to_json
 from ipvsagent.sources.inbox import Findings
 from ipvsagent.status import socket as status_socket
-from tests.laws.test_every_call import A
+from tests.support.history import A
 from tests.support.interrupted import Calls
 from tests.support.looped import Looped
 

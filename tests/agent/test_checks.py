@@ -14,8 +14,8 @@ from ipvsagent.cli import main
 from ipvsagent.config import BackendChoice, Config
 from ipvsagent.kernel import host
 from ipvsagent.kernel.iptables.commands import Mode, Tool, Variant
-from tests.conftest import NetworkNamespace
-from tests.kernel.test_iptables import skip_unless_native
+from tests.support.iptables import skip_unless_native
+from tests.support.network_namespace import NetworkNamespace
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
 

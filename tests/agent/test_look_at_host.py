@@ -8,7 +8,7 @@ from pathlib import Path
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.netlink import OutcomeUnknown
-from tests.laws.test_every_call import A, B
+from tests.support.history import A, B
 from tests.support.interrupted import Calls
 from tests.support.looped import Looped
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ipvsagent.cluster.objects import Changes, ServiceKey
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from tests.laws.test_every_call import A, B, put
+from tests.support.history import A, B, put
 from tests.support.interrupted import Calls
 from tests.support.looped import Looped
 

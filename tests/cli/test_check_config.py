@@ -9,8 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from tests.cli.test_cli import DATA, ipvsagent
+from tests.support.programs import ipvsagent
 
+DATA = Path(__file__).parent.parent / "data" / "online-boutique.yaml"
 FILES = Path(__file__).parent.parent / "config" / "files"
 OURS = "apiVersion: ipvsagent.io/v1alpha1\nkind: IPVSAgentConfiguration\n"
 

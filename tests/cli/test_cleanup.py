@@ -12,7 +12,7 @@ import pytest
 from ipvsagent.cli.cleanup import _confirmed, _told
 from ipvsagent.cli.options import found_by
 from ipvsagent.config import Config
-from tests.cli.test_cli import ipvsagent
+from tests.support.programs import ipvsagent
 
 
 def test_what_is_told_has_names_and_numbers() -> None:

@@ -14,19 +14,10 @@ import yaml
 from ipvsagent.cli.options import PATH
 from ipvsagent.errors import StartError
 from ipvsagent.kernel.host import make_state_dir
+from tests.support.programs import ipvsagent
 
 DATA = Path(__file__).parent.parent / "data" / "online-boutique.yaml"
 EMPTY = ["plan", "--against", "empty", "--hostname-override", "node-1"]
-
-
-def ipvsagent(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ipvsagent", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "HOME": "/nonexistent", "KUBECONFIG": "", "KUBERNETES_SERVICE_HOST": "", **environment},
-    )
 
 
 def test_plan_prints_commands_by_service_and_exits_2() -> None:

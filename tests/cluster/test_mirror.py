@@ -10,7 +10,7 @@ from ipvsagent.cluster.decode import decode_json
 from ipvsagent.cluster.manifest_set import Update
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import Blind, Changes, ObjectKey, ServiceKey
-from tests.support.cluster_objects import endpoint_slice, node, service
+from tests.support.api_documents import endpoint_slice, node, service
 
 
 def decoded(kind, document):

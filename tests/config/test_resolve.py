@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ipvsagent.config import BackendChoice, Config, PortRange, Resolved, parse_network, resolve
+from ipvsagent.config import BackendChoice, Config, Resolved, parse_network, resolve
 from ipvsagent.config.kube_proxy import EVERY_ADDRESS, TRANSLATED, WITHOUT_EFFECT
 from ipvsagent.config.schema import SETTINGS, Document
-
-KUBE_PROXY, AGENT = Document.KUBE_PROXY, Document.AGENT
-NETWORK = ipaddress.ip_network
+from tests.support.setting_examples import AGENT, FIELDS, KUBE_PROXY
 
 
 def document(kind: Document, path: str, value: object) -> bytes:
@@ -36,144 +33,6 @@ def said(resolved: Resolved) -> list[str]:
     return [str(each) for each in resolved.warnings if not any(word in str(each) for word in quiet)]
 
 
-# field: (kind of document, path, value there, option, its text, value in Config)
-FIELDS: dict[str, tuple[Document | None, str, object, str, str, object]] = {
-    "sources": (AGENT, "sources", ["/a", "b"], "--source", "/a", (Path("/a"), Path("b"))),
-    "kubeconfig": (KUBE_PROXY, "clientConnection.kubeconfig", "/k", "--kubeconfig", "/k", "/k"),
-    "master": (None, "", None, "--master", "https://a", "https://a"),
-    "node_name": (KUBE_PROXY, "hostnameOverride", " n ", "--hostname-override", " n ", "n"),
-    "allow_api_by_cluster_ip": (AGENT, "allowAPIByClusterIP", True, "--allow-api-by-cluster-ip", "true", True),
-    "events": (AGENT, "events", False, "--events", "false", False),
-    "allow_empty": (AGENT, "allowEmpty", True, "--allow-empty", "true", True),
-    "backend": (KUBE_PROXY, "mode", "iptables", "--proxy-mode", "iptables", BackendChoice.IPTABLES),
-    "scheduler": (KUBE_PROXY, "ipvs.scheduler", "lc", "--scheduler", "lc", "lc"),
-    "excluded": (
-        KUBE_PROXY,
-        "ipvs.excludeCIDRs",
-        ["10.0.0.0/8", "fd00::/8"],
-        "--exclude-cidrs",
-        "10.0.0.0/8, fd00::/8",
-        (NETWORK("10.0.0.0/8"), NETWORK("fd00::/8")),
-    ),
-    "allowed_external": (
-        AGENT,
-        "allowExternalIPs",
-        ["192.0.2.0/24"],
-        "--allow-external-ips",
-        "192.0.2.0/24",
-        (NETWORK("192.0.2.0/24"),),
-    ),
-    "node_port_addresses": (
-        KUBE_PROXY,
-        "nodePortAddresses",
-        ["primary"],
-        "--nodeport-addresses",
-        "primary",
-        ("primary",),
-    ),
-    "bind_address": (KUBE_PROXY, "bindAddress", "192.0.2.1", "--bind-address", "192.0.2.1", "192.0.2.1"),
-    "drain_timeout": (AGENT, "drainTimeout", "1m30s", "--drain-timeout", "90s", 90.0),
-    "interface": (AGENT, "interface", "svc0", "--interface", "svc0", "svc0"),
-    "service_cidrs": (
-        AGENT,
-        "serviceCIDRs",
-        ["10.96.0.0/12"],
-        "--service-cidrs",
-        "10.96.0.0/12",
-        (NETWORK("10.96.0.0/12"),),
-    ),
-    "cluster_cidrs": (
-        KUBE_PROXY,
-        "clusterCIDR",
-        "10.0.0.0/8,fd00::/8",
-        "--cluster-cidr",
-        "10.0.0.0/8,fd00::/8",
-        (NETWORK("10.0.0.0/8"), NETWORK("fd00::/8")),
-    ),
-    "detect_local": (KUBE_PROXY, "detectLocalMode", "NodeCIDR", "--detect-local-mode", "NodeCIDR", "NodeCIDR"),
-    "pod_bridge": (KUBE_PROXY, "detectLocal.bridgeInterface", "cbr0", "--pod-bridge-interface", "cbr0", "cbr0"),
-    "pod_interface_prefix": (
-        KUBE_PROXY,
-        "detectLocal.interfaceNamePrefix",
-        "cali",
-        "--pod-interface-name-prefix",
-        "cali",
-        "cali",
-    ),
-    "masquerade_all": (KUBE_PROXY, "iptables.masqueradeAll", True, "--masquerade-all", "true", True),
-    "masquerade_bit": (KUBE_PROXY, "iptables.masqueradeBit", 0, "--iptables-masquerade-bit", "0", 0),
-    "localhost_node_ports": (
-        KUBE_PROXY,
-        "iptables.localhostNodePorts",
-        False,
-        "--iptables-localhost-nodeports",
-        "false",
-        False,
-    ),
-    "tcp_timeout": (KUBE_PROXY, "ipvs.tcpTimeout", "1h", "--tcp-timeout", "1h", 3600.0),
-    "tcp_fin_timeout": (KUBE_PROXY, "ipvs.tcpFinTimeout", "1m", "--tcp-fin-timeout", "1m", 60.0),
-    "udp_timeout": (KUBE_PROXY, "ipvs.udpTimeout", "5m", "--udp-timeout", "5m", 300.0),
-    "idle_timeout": (AGENT, "idleTimeout", "1h", "--idle-timeout", "1h", 3600.0),
-    "answer_arp": (AGENT, "answerARP", True, "--answer-arp", "true", True),
-    "strict_arp": (KUBE_PROXY, "ipvs.strictARP", True, "--ipvs-strict-arp", "true", True),
-    "conntrack_max_per_core": (KUBE_PROXY, "conntrack.maxPerCore", 0, "--conntrack-max-per-core", "0", 0),
-    "conntrack_min": (KUBE_PROXY, "conntrack.min", 0, "--conntrack-min", "0", 0),
-    "conntrack_tcp_established": (
-        KUBE_PROXY,
-        "conntrack.tcpEstablishedTimeout",
-        "0s",
-        "--conntrack-tcp-timeout-established",
-        "0s",
-        0.0,
-    ),
-    "conntrack_tcp_close_wait": (
-        KUBE_PROXY,
-        "conntrack.tcpCloseWaitTimeout",
-        "0s",
-        "--conntrack-tcp-timeout-close-wait",
-        "0",
-        0.0,
-    ),
-    "conntrack_be_liberal": (KUBE_PROXY, "conntrack.tcpBeLiberal", True, "--conntrack-tcp-be-liberal", "true", True),
-    "conntrack_udp": (KUBE_PROXY, "conntrack.udpTimeout", "30s", "--conntrack-udp-timeout", "30s", 30.0),
-    "conntrack_udp_stream": (
-        KUBE_PROXY,
-        "conntrack.udpStreamTimeout",
-        "3m",
-        "--conntrack-udp-timeout-stream",
-        "3m",
-        180.0,
-    ),
-    "service_node_port_range": (
-        AGENT,
-        "serviceNodePortRange",
-        "20000-40000",
-        "--service-node-port-range",
-        " 20000+20000 ",
-        PortRange(20000, 40000),
-    ),
-    "oom_score_adj": (KUBE_PROXY, "oomScoreAdj", 0, "--oom-score-adj", "0", 0),
-    "healthz_address": (
-        KUBE_PROXY,
-        "healthzBindAddress",
-        "127.0.0.1",
-        "--healthz-bind-address",
-        "127.0.0.1",
-        "127.0.0.1:10256",
-    ),
-    "metrics_address": (
-        KUBE_PROXY,
-        "metricsBindAddress",
-        "[::]:9",
-        "--metrics-bind-address",
-        "[::]:9",
-        "[::]:9",
-    ),
-    "bind_hard_fail": (KUBE_PROXY, "bindAddressHardFail", True, "--bind-address-hard-fail", "true", True),
-    "sync_period": (KUBE_PROXY, "ipvs.syncPeriod", "10s", "--ipvs-sync-period", "10s", 10.0),
-    "log_level": (AGENT, "logLevel", "debug", "--log-level", "debug", "debug"),
-    "state_dir": (AGENT, "stateDir", "/tmp/s", "--state-dir", "/tmp/s", Path("/tmp/s")),
-}
 NEEDS_MORE = {"route_mode"}
 
 

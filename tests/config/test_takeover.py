@@ -8,7 +8,7 @@ import pytest
 from ipvsagent.config import Config, resolve
 from ipvsagent.config.schema import SETTINGS
 from ipvsagent.config.takeover import taken_up
-from tests.config.test_resolve import FIELDS
+from tests.support.setting_examples import FIELDS
 
 LIVE = {setting.field for setting in SETTINGS if setting.live}
 

@@ -17,8 +17,8 @@ from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.objects import EndpointSlice
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.sources.kubernetes import ApiSource
-from tests.sources.test_kubernetes import Following
-from tests.support.api_place import Place, endpoint_slice
+from tests.support.api_namespace import Place, endpoint_slice
+from tests.support.following import Following
 
 
 def transport_to(kubeconfig: Path) -> ApiTransport:

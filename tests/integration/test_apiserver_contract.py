@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.api_client import MERGE, STRATEGIC, ApiClient, shown
-from tests.support.api_place import REAL, Place, endpoint_slice, service
+from tests.support.api_namespace import REAL, Place, endpoint_slice, service
 
 
 def names(thing: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from integration.lab import Failure, LabError, Load, Question, Report, Server, Target, ask, send_requests
 from integration.lab.load import Conversation, Outcome
-from tests.integration.conftest import TOPOLOGY, servers_of
+from tests.support.lab_topology import TOPOLOGY, servers_of
 
 POD = "10.244.2.1"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from integration.lab import Lab, LabError, Machine, Namespace, Pod, Server, Servers, Target, Topology, send_requests
-from tests.integration.conftest import TOPOLOGY, machine, servers_of
+from tests.support.lab_topology import TOPOLOGY, machine, servers_of
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -74,7 +74,7 @@ def test_nothing_is_left_of_a_killed_lab(root):
 import os, subprocess, sys, time
 sys.path.insert(0, {str(CHECKOUT)!r})
 from integration.lab import Lab
-from tests.integration.conftest import TOPOLOGY
+from tests.support.lab_topology import TOPOLOGY
 lab = Lab(TOPOLOGY)
 child = lab.node.start(["sleep", "600"], output=subprocess.DEVNULL)
 while open(f"/proc/{{child.pid}}/comm").read() != "sleep\\n":  # setpriv has become it, and the kernel been told

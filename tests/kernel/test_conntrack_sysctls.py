@@ -10,7 +10,7 @@ from ipvsagent.config import Config
 from ipvsagent.kernel import conntrack_sysctls
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack, wanted_sysctls
 from ipvsagent.kernel.sysctls import read_sysctl, write_sysctl
-from tests.kernel.test_host import READ_ONLY, python
+from tests.support.programs import READ_ONLY, python
 
 MAX = "net.netfilter.nf_conntrack_max"
 NOTHING = {

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +16,7 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.host import AgentLock, IpvsAbsent, IpvsPresence
 from ipvsagent.kernel.ipvs import table as ipvs
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-
-
-def python(code: str, *before: str) -> str:
-    """Runs code in another process, started by the program `before`; its output."""
-    argv = [*before, sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
+from tests.support.programs import CHECKOUT, program_named, python
 
 # The lock
 
@@ -183,9 +170,6 @@ def test_schedulers_in_lists_of_modules(tmp_path):
     assert [listed(name) for name in ("m", "se", "fo", "../ip_vs_rr")] == [False] * 4
 
 
-READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o bind,ro /proc/sys /proc/sys && exec "$@"', "sh")
-
-
 # The interface
 
 
@@ -219,19 +203,6 @@ def test_interface_is_made_down_and_removed(netns):
 
 
 # kube-proxy
-
-
-@contextlib.contextmanager
-def program_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    shutil.copy("/bin/sleep", folder / name)
-    process = subprocess.Popen([folder / name, "60"])
-    try:
-        while Path(f"/proc/{process.pid}/comm").read_text().strip() != name:
-            time.sleep(0.01)
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_kube_proxy_is_noticed(tmp_path):

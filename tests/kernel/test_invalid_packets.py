@@ -18,7 +18,7 @@ from ipvsagent.kernel.iptables.server_table import ServerRuleTable
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_specs
-from tests.kernel.test_iptables import skip_unless_native
+from tests.support.iptables import skip_unless_native
 
 SERVICE, POD, CLIENT = ("10.96.0.1", 80), ("10.244.0.2", 8080), "10.9.0.2"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import functools
 import os
 import re
 import signal
@@ -31,8 +30,8 @@ from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetSpec
 from ipvsagent.rows.packet_rules import Chain, Jump, RuleSet
+from tests.support.iptables import FAMILIES, GUEST, NATIVE, rule_set, skip_unless_native
 
-FAMILIES = [Family.IPV4, Family.IPV6]
 WRITES = 40  # has been 1,000, which takes a minute each
 FOREIGN = """\
 *mangle
@@ -53,42 +52,6 @@ COMMIT
 [4:240] -A KUBE-FIREWALL -m comment --comment "see -j IPVSAGENT-INPUT" -j RETURN
 COMMIT
 """
-
-
-def rule_set(family: Family, extra: str = "-p udp -j ACCEPT") -> RuleSet:
-    return RuleSet(
-        family,
-        (
-            Chain("mangle", "IPVSAGENT-MARK", ("-p tcp -j MARK --or-mark 0x4000", "-p udp -j MARK --or-mark 0x4000")),
-            Chain("nat", "IPVSAGENT-MASQ", ("-m mark --mark 0x4000/0x4000 -j MASQUERADE",)),
-            Chain("filter", "IPVSAGENT-INPUT", ("-p tcp --dport 80 -j IPVSAGENT-HOST", extra)),
-            Chain("filter", "IPVSAGENT-HOST", ("-p tcp -j REJECT --reject-with tcp-reset", "-j DROP")),
-            Chain("filter", "IPVSAGENT-FORWARD", ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",)),
-        ),
-        (
-            Jump("mangle", "INPUT", "IPVSAGENT-MARK"),
-            Jump("nat", "POSTROUTING", "IPVSAGENT-MASQ"),
-            Jump("filter", "INPUT", "IPVSAGENT-INPUT"),
-            Jump("filter", "FORWARD", "IPVSAGENT-FORWARD"),
-        ),
-    )
-
-
-@functools.cache
-def not_native(mode: Mode) -> str:
-    """Why this kind of rules cannot be tried on the kernel that runs the tests."""
-    if os.geteuid() != 0:
-        return "needs root"
-    words = ["unshare", "-n", f"iptables-{mode}", "-A", "INPUT", "-j", "ACCEPT"]
-    try:
-        return subprocess.run(words, capture_output=True, text=True).stderr.strip()
-    except FileNotFoundError:
-        return "needs unshare"
-
-
-def skip_unless_native(mode: Mode) -> None:
-    if reason := not_native(mode):
-        pytest.skip(reason)
 
 
 class Node:
@@ -130,10 +93,6 @@ class Node:
 
     def chain(self, table: str, chain: str) -> list[str]:
         return self.iptables("-t", table, "-S", chain).splitlines()[1:]
-
-
-NATIVE = [pytest.param((mode, family), id=f"{mode}-{family}") for mode in Mode for family in FAMILIES]
-GUEST = [pytest.param((Mode.LEGACY, family), id=f"guest-{family}", marks=pytest.mark.kernel) for family in FAMILIES]
 
 
 @pytest.fixture(params=NATIVE + GUEST)
@@ -378,7 +337,7 @@ from ipvsagent.address import Family
 from ipvsagent.kernel.iptables.rule_table import RuleTable
 from ipvsagent.kernel.iptables.generation import NftGeneration
 from ipvsagent.kernel.iptables.commands import Mode, Variant
-from tests.kernel.test_iptables import rule_set
+from tests.support.iptables import rule_set
 family = Family(sys.argv[2])
 table = RuleTable(family, Variant(Mode(sys.argv[1]), "test"))
 print("ready", flush=True)

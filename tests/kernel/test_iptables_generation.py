@@ -9,7 +9,7 @@ import pytest
 from ipvsagent.address import Family
 from ipvsagent.kernel.iptables import generation as iptables_generation
 from ipvsagent.kernel.iptables.generation import LegacyGeneration
-from tests.conftest import NetworkNamespace
+from tests.support.network_namespace import NetworkNamespace
 
 TABLES = ("mangle", "nat", "filter")
 CHAINS = ("INPUT", "FORWARD", "OUTPUT")

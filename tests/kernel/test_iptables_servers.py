@@ -27,7 +27,7 @@ from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import Op, SetSpec, Verb
 from ipvsagent.rows.packet_rules import Chain, RuleSet
-from tests.kernel.test_iptables import GUEST, NATIVE, skip_unless_native
+from tests.support.iptables import GUEST, NATIVE, skip_unless_native
 
 OPTIONS = {family: RuleOptions(pods_known=True) for family in Family}
 RENDERER = IptablesRenderer(OPTIONS)

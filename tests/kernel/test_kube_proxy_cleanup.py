@@ -14,7 +14,7 @@ from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
 from ipvsagent.kernel.kube_proxy.cleanup import kept, leftovers, remove
 from ipvsagent.kernel.kube_proxy.rules import Left, findings, left, watch
 from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
-from tests.kernel.test_iptables import skip_unless_native
+from tests.support.iptables import skip_unless_native
 
 OTHERS = """\
 *filter

@@ -13,7 +13,7 @@ from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, RealServerRow, SetMemberRow, SetSpec, VirtualServerRow
-from tests.laws.test_every_call import B_PODS, HERE, B, piece, put
+from tests.support.history import B_PODS, HERE, B, piece, put
 from tests.support.interrupted import Calls
 from tests.support.looped import Looped
 

@@ -25,7 +25,7 @@ from ipvsagent.kernel.nftables.messages import (
     step_of,
 )
 from ipvsagent.kernel.nftables.tables import base_chains, rules, tables
-from tests.kernel.test_iptables import skip_unless_native
+from tests.support.iptables import skip_unless_native
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
 BIT = 0x4000

@@ -15,7 +15,7 @@ from ipvsagent.kernel.iptables.commands import Mode
 from ipvsagent.kernel.neighbours import obstacles
 from ipvsagent.kernel.neighbours.obstacles import ObstacleKind, in_the_way, of_iptables, of_nftables
 from ipvsagent.kernel.nftables.messages import BaseChain, Table
-from tests.kernel.test_iptables import skip_unless_native
+from tests.support.iptables import skip_unless_native
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
 BIT = 0x4000

@@ -22,8 +22,8 @@ from ipvsagent.kernel import reserved_ports
 from ipvsagent.kernel.ipvs.ownership import state_key
 from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, parse_ports, source_ports, write_ports
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
-from tests.conftest import NetworkNamespace
-from tests.kernel.test_host import READ_ONLY, python
+from tests.support.network_namespace import NetworkNamespace
+from tests.support.programs import READ_ONLY, python
 
 NODE_PORTS = PortRange(30000, 32767)
 OTHER = PortRange(31000, 33000)

@@ -18,7 +18,7 @@ from ipvsagent.kernel.sysctls import (
     read_sysctl,
     write_sysctl,
 )
-from tests.kernel.test_host import READ_ONLY, python
+from tests.support.programs import READ_ONLY, python
 
 CONNTRACK = "net.ipv4.vs.conntrack"
 

@@ -18,15 +18,7 @@ from ipvsagent.kernel.addresses import pack_address_op, unpack_address
 from ipvsagent.kernel.ipvs import answers, requests
 from ipvsagent.kernel.netlink import Body
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
-from ipvsagent.rows import (
-    HASHED,
-    Counters,
-    Op,
-    RealServerRow,
-    Tunnel,
-    Verb,
-    VirtualServerRow,
-)
+from ipvsagent.rows import HASHED, Counters, Op, RealServerRow, Tunnel, Verb, VirtualServerRow
 
 FAMILY = 27
 U16, U32 = st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF)

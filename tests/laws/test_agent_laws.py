@@ -18,8 +18,8 @@ from ipvsagent.backends.assembly import pipeline_for
 from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cluster.objects import Changes, Object, ObjectKey
 from ipvsagent.config import Config
-from tests.conftest import NetworkNamespace
-from tests.laws.test_laws import NODE, services, slices
+from tests.support.generated_cluster import NODE, services, slices
+from tests.support.network_namespace import NetworkNamespace
 
 pytestmark = pytest.mark.kernel
 

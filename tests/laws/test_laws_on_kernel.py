@@ -12,13 +12,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from tests.laws.test_every_call import end_of, no_host, told
-from tests.laws.test_laws import Laws
+from tests.support.history import end_of, told
 from tests.support.interrupted import Calls, Trouble
+from tests.support.laws import Laws
 from tests.support.real_kernel import RealKernel
 
-pytestmark = pytest.mark.kernel
-__all__ = ["no_host"]
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("no_host")]
 
 STRIDE = 11
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import http.client
 import json
 import shutil
 import signal
@@ -12,14 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from integration.lab import Namespace
+from tests.support.agent_http import HEALTH, METRICS, ask, get, samples
 from tests.support.agent_processes import Process
 from tests.support.cluster_documents import NODE_ADDRESS, endpoint, endpoint_slice, node, service
 from tests.support.proxied_node import A, B, ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
 
-HEALTH, METRICS = 10256, 10249
 LOCAL = "10.96.7.1"
 
 
@@ -36,26 +34,6 @@ def agent(agents, place, forgotten) -> Process:
     """One that is in sync."""
     agents.wants(service("web", place.free_address()), endpoint_slice("web", [A, B]))
     return agents.in_sync()
-
-
-def get(place: ProxiedNode, port: int, path: str) -> tuple[int, str]:
-    """(status, body), asked from within the node."""
-    return ask(place.node, "127.0.0.1", port, path)
-
-
-def ask(namespace: Namespace, host: str, port: int, path: str = "/") -> tuple[int, str]:
-    with namespace.entered():
-        connection = http.client.HTTPConnection(host, port, timeout=10)
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-
-
-def samples(place: ProxiedNode) -> dict[str, float]:
-    status, text = get(place, METRICS, "/metrics")
-    assert status == 200
-    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
 
 
 def test_health_metrics_and_the_rest(place, agents, agent):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.kernel.test_host import program_named
 from tests.support.agent_processes import Agents
+from tests.support.programs import program_named
 
 pytestmark = pytest.mark.kernel
 

@@ -14,7 +14,7 @@ from integration.flows.run import Run
 from integration.flows.table import StandRow, covering, read_defects, read_table
 from integration.lab.servers import has_sctp
 from ipvsagent.kernel.iptables.commands import Mode
-from tests.kernel.test_iptables import skip_unless_native
+from tests.support.iptables import skip_unless_native
 
 IN_GUEST = {"policies", "drop-out", "marks", "bit-20", "masq-all"}
 TABLE = read_table(backend="iptables")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ipvsagent.kernel.sysctls import LOCALHOST, read_sysctl
-from tests.conftest import NetworkNamespace
 from tests.support.agent_processes import Agents, executed
 from tests.support.cluster_documents import THIS_NODE, endpoint_slice, manifest, node, service
+from tests.support.network_namespace import NetworkNamespace
 from tests.support.proxied_node import A, ProxiedNode, eventually
 
 READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec setpriv --no-new-privs "

@@ -17,7 +17,7 @@ from ipvsagent.address import Address
 from ipvsagent.kernel import conntrack, netlink
 from ipvsagent.kernel.conntrack import ConntrackTable, Flow, may_have_stale_flows, stale
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
-from tests.node.test_agent_http import samples
+from tests.support.agent_http import samples
 from tests.support.agent_processes import Agents
 from tests.support.cluster_documents import DNS, NODE_ADDRESS, OTHER_NODE, endpoint, endpoint_slice, service
 from tests.support.proxied_node import A, B, C, ProxiedNode, Proxy, UdpClient, eventually

@@ -26,7 +26,7 @@ from ipvsagent.policy.virtual_servers import PolicyOptions, virtual_servers_for
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import members
 from ipvsagent.rows import SetMemberRow, TranslationRow
-from tests.laws.test_laws import Agent, fresh_snapshot
+from tests.support.ipvs_pipeline import Agent, fresh_snapshot
 
 NODE = NodeFacts(name="here")
 CLUSTER_IP, BALANCER = Address("10.96.0.4"), Address("192.0.2.4")

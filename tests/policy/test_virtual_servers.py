@@ -8,14 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
-from ipvsagent.cluster.objects import (
-    Endpoint,
-    EndpointPort,
-    EndpointSlice,
-    LoadBalancerIngress,
-    Service,
-    ServicePort,
-)
+from ipvsagent.cluster.objects import Endpoint, EndpointPort, EndpointSlice, LoadBalancerIngress, Service, ServicePort
 from ipvsagent.config import Network
 from ipvsagent.findings import FindingKind
 from ipvsagent.model import Frontend, Protocol, RealServer, VirtualServer, WhenEmpty

@@ -10,7 +10,8 @@ from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.reconcile.by_mark import LOOK_EVERY, ByMark
 from ipvsagent.rows import Observed, Op, RealServerRow, Row, Verb, VirtualServerRow
-from tests.laws.test_laws import TIMEOUT, Agent, many
+from tests.support.generated_cluster import many
+from tests.support.ipvs_pipeline import TIMEOUT, Agent
 
 MARK = VirtualServerId(Protocol.FWM, Address("0.0.0.0"), 0x2F900000)
 SERVER = VirtualServerRow(MARK, "rr", 0, 0)

@@ -13,8 +13,8 @@ from ipvsagent.errors import KernelError
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Op, RealServerRow, SetMemberRow, Verb
-from tests.laws.test_every_call import A_PODS, A, B, piece
-from tests.laws.test_laws import WINDOW, Agent
+from tests.support.history import A_PODS, A, B, piece
+from tests.support.ipvs_pipeline import WINDOW, Agent
 
 SERVER = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 80)
 

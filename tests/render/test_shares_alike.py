@@ -7,15 +7,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
-from ipvsagent.model import (
-    Frontend,
-    Protocol,
-    RealServer,
-    ServicePortName,
-    VirtualServer,
-    VirtualServerId,
-    WhenEmpty,
-)
+from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.render.ipvs import IpvsRenderer
 
 PLAIN = VirtualServer(

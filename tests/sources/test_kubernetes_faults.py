@@ -30,8 +30,8 @@ from ipvsagent.config import Config
 from ipvsagent.sources import follow, watch
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.sources.kubernetes import api_source
+from tests.support.api_documents import endpoint_slice, node, service
 from tests.support.api_server import api_server
-from tests.support.cluster_objects import endpoint_slice, node, service
 
 PLURALS = ("services", "endpointslices", "nodes")
 

@@ -11,7 +11,7 @@ from ipvsagent.cluster.watch_events import Gone, Put, Status
 from ipvsagent.sources import states
 from ipvsagent.sources.states import TABLE, State, Turn
 from ipvsagent.sources.watch import EMPTY_AGAIN, FRESH, QUIET, Listed, Reflector, Stopped, Trouble
-from tests.support.cluster_objects import bookmark, endpoint_slice, line, node, page, service, status
+from tests.support.api_documents import bookmark, endpoint_slice, line, node, page, service, status
 
 REFUSED = Status(503, "ServiceUnavailable", "etcd is away")
 FORBIDDEN_STREAM = Status(422, "Invalid", "sendInitialEvents is forbidden")

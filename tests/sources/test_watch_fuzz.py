@@ -18,7 +18,7 @@ from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.sources.follow import Follower
 from ipvsagent.sources.watch import Listed, Output, Reflector
-from tests.support.cluster_objects import Document, bookmark, line, page, service, status
+from tests.support.api_documents import Document, bookmark, line, page, service, status
 
 NAMES = "abcde"
 FAULTS = [

@@ -14,8 +14,9 @@ from ipvsagent.sources.view import KindView, SourceView
 from ipvsagent.status.chains import names_of
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
-from tests.laws.test_laws import Agent, many
-from tests.status.test_native import shown
+from tests.support.generated_cluster import many
+from tests.support.ipvs_pipeline import Agent
+from tests.support.status_output import shown
 
 ID = VirtualServerId(Protocol.TCP, Address("10.0.0.1"), 80)
 ROWS = [

@@ -10,13 +10,7 @@ import pytest
 
 from ipvsagent.address import Address
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
-from ipvsagent.rows import (
-    Counters,
-    Observed,
-    RealServerRow,
-    Tunnel,
-    VirtualServerRow,
-)
+from ipvsagent.rows import Counters, Observed, RealServerRow, Tunnel, VirtualServerRow
 from ipvsagent.status.ipvsadm import Columns, large_number, listing, version_line
 
 TCP = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 443)

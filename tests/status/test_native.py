@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_type_hints
-
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice, Service
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from ipvsagent.rows import Observed, VirtualServerRow
-from ipvsagent.sources.view import SourceView
-from ipvsagent.status.chains import as_entries
-from ipvsagent.status.document import StatusDocument, document
-from ipvsagent.status.native import lines
-from ipvsagent.status.snapshot import Programming, Snapshot, server_views, totals_of
-from tests.laws.test_laws import Agent, many
-from tests.laws.test_laws_iptables import Agent as AgentOnIptables
-
-
-def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: object) -> tuple[str, StatusDocument]:
-    views = server_views(agent.pipeline, 0.0)
-
-    kinds = {int: 0, float: 0.0, str: "", bool: True, dict[str, int]: {}}
-    known = {
-        "source": SourceView("files", synced=True),
-        "virtual_servers": views,
-        "totals": totals_of(agent.pipeline),
-        "findings": (),
-        "programming": Programming(),
-        "seconds_since_change": None,
-        "conn_reuse": None,
-        **said_of_it,
-    }
-    said = Snapshot(
-        **{name: known[name] if name in known else kinds[kind] for name, kind in get_type_hints(Snapshot).items()}
-    )
-    if isinstance(agent, AgentOnIptables):
-        made = document(None, 0, as_entries(agent.servers.read(None)), said)
-        return "\n".join(text for text, _ in lines(made)), made
-    entries: list[tuple[Observed, list[Observed]]] = []
-    for seen in kernel.ipvs.read(None):
-        if isinstance(seen.row, VirtualServerRow):
-            entries.append((seen, []))
-        else:
-            entries[-1][1].append(seen)
-    made = document((1, 2, 1), 4096, entries, said)
-    return "\n".join(text for text, _ in lines(made)), made
+from tests.support.generated_cluster import many
+from tests.support.iptables_pipeline import Agent as AgentOnIptables
+from tests.support.ipvs_pipeline import Agent
+from tests.support.status_output import shown
 
 
 def test_both_halves_of_a_local_policy_are_under_one_service() -> None:

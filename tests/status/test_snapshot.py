@@ -8,11 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
-from ipvsagent.cluster.objects import Endpoint, EndpointSlice, LoadBalancerIngress, Service
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Endpoint, EndpointSlice, LoadBalancerIngress, Service
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.status.snapshot import without_local_endpoints
-from tests.laws.test_laws import EVERYTHING_KNOWN, Agent, many
-from tests.laws.test_laws_iptables import Agent as AgentOnIptables
+from tests.support.generated_cluster import many
+from tests.support.iptables_pipeline import Agent as AgentOnIptables
+from tests.support.ipvs_pipeline import Agent
 
 HERE, ELSEWHERE = many(1, local=True)[1].endpoints[:2]
 

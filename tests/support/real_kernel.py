@@ -36,7 +36,7 @@ from ipvsagent.rows import (
     Verb,
     VirtualServerRow,
 )
-from tests.conftest import NetworkNamespace
+from tests.support.network_namespace import NetworkNamespace
 
 
 class RealKernel:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.support.cluster_objects import bookmark, line, page
+from tests.support.api_documents import bookmark, line, page
 
 
 class Asked:

@@ -1,0 +1,30 @@
+"""What the HTTP servers of an agent on the lab's node answer."""
+
+from __future__ import annotations
+
+import http.client
+
+from integration.lab import Namespace
+from tests.support.proxied_node import ProxiedNode
+
+HEALTH, METRICS = 10256, 10249
+
+
+def get(place: ProxiedNode, port: int, path: str) -> tuple[int, str]:
+    """(status, body), asked from within the node."""
+    return ask(place.node, "127.0.0.1", port, path)
+
+
+def ask(namespace: Namespace, host: str, port: int, path: str = "/") -> tuple[int, str]:
+    with namespace.entered():
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def samples(place: ProxiedNode) -> dict[str, float]:
+    status, text = get(place, METRICS, "/metrics")
+    assert status == 200
+    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs}
