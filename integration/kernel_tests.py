@@ -1,12 +1,13 @@
-"""`python -m integration.kernel_tests [PYTEST ARGUMENTS]`: the tests marked `kernel`, in a guest for each core.
+"""`python -m integration.kernel_tests [PYTEST ARGUMENTS]` runs the tests marked `kernel`, in a guest for each core.
 
-A guest has one processor, so two guests side by side take half the time. Each knows all test files and claims one after
-the other, the slowest first, so that none is idle while another has much to do.
+A guest has one processor, so two guests side by side take half the time. Each is given all files with kernel tests and
+claims one after the other, the slowest first, so that none is idle while another has much to do.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,54 +17,55 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 MOST_GUESTS = 4
 LIMIT = 2700
-# A page that a process touches first costs a guest more than what is then done with it, so none is given back.
+# The first access to a page costs a guest more than the work on it, so no memory is given back.
 KEEP_MEMORY = {
     "PYTHONMALLOC": "malloc",
     "MALLOC_TRIM_THRESHOLD_": "1000000000",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "MALLOC_TOP_PAD_": "16000000",
 }
-# What takes longest, measured in a guest; the order of the others does not matter.
+# A file has kernel tests if it names the mark, or the parameters of tests/support/iptables.py that carry it.
+MARKED = re.compile(r"\bmark\.kernel\b|\bimport .*\bGUEST\b")
+# The files that take longest, measured in a guest; the order of the others does not matter.
 SLOWEST = (
-    "test_kill.py",
-    "test_flows.py",
-    "test_ipvsadm_listing.py",
-    "test_iptables.py",
-    "test_laws_on_kernel.py",
-    "test_agent_rules.py",
-    "test_agent_process.py",
-    "test_flows_planted.py",
-    "test_flows_iptables.py",
-    "test_changing_sides.py",
-    "test_arp.py",
-    "test_route_mode.py",
-    "test_agent_laws.py",
-    "test_traffic_edits.py",
-    "test_contract.py",
-    "test_agent_api.py",
-    "test_agent_configuration.py",
-    "test_demo.py",
-    "test_bench.py",
-    "test_idle.py",
-    "test_traffic_drain.py",
-    "test_agreement.py",
-    "test_local_policy.py",
-    "test_guest.py",
-    "test_udp_flows.py",
+    "node/test_kill.py",
+    "node/test_flows.py",
+    "status/test_ipvsadm_listing.py",
+    "kernel/test_iptables.py",
+    "laws/test_laws_on_kernel.py",
+    "node/test_agent_rules.py",
+    "node/test_agent_process.py",
+    "node/test_flows_planted.py",
+    "node/test_flows_iptables.py",
+    "node/test_changing_sides.py",
+    "node/test_arp.py",
+    "node/test_route_mode.py",
+    "laws/test_agent_laws.py",
+    "node/test_traffic_edits.py",
+    "kernel/test_contract.py",
+    "node/test_agent_api.py",
+    "node/test_agent_configuration.py",
+    "integration/test_demo.py",
+    "integration/test_bench.py",
+    "node/test_idle.py",
+    "node/test_traffic_drain.py",
+    "kernel/test_agreement.py",
+    "node/test_local_policy.py",
+    "kernel/test_guest.py",
+    "node/test_udp_flows.py",
 )
 
 
 def files() -> list[str]:
-    """Those with kernel tests, the slowest first."""
+    """List the test files with kernel tests, the slowest first. A guest imports slowly, and so not the others."""
     every = sorted((CHECKOUT / "tests").rglob("test_*.py"))
-    found = [path for path in every if path.parent.name == "kernel" or "mark.kernel" in path.read_text()]
-    place = {name: number for number, name in enumerate(SLOWEST)}
-    found.sort(key=lambda path: place.get(path.name, len(place)))
-    return [str(path.relative_to(CHECKOUT)) for path in found]
+    names = [str(path.relative_to(CHECKOUT)) for path in every if MARKED.search(path.read_text())]
+    rank = {f"tests/{name}": number for number, name in enumerate(SLOWEST)}
+    return sorted(names, key=lambda name: rank.get(name, len(rank)))
 
 
 def main(arguments: list[str]) -> int:
-    """The worst exit status of all guests; their output one after the other, whoever ends first first."""
+    """Run the guests and return the worst of their exit statuses; a guest's output is printed when it has ended."""
     count = max(1, min(os.cpu_count() or 1, MOST_GUESTS))
     with tempfile.TemporaryDirectory(prefix="kernel-tests-") as claims:
         guest = [sys.executable, "-m", "integration.guest", "--timeout", str(LIMIT), "--share", claims]

@@ -5,12 +5,17 @@ Labs need root, not ip_vs: without root they fail and say so, for a skip would l
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from integration.apiserver import Access
 from integration.lab import Lab, Servers
-from tests.support.api_namespace import kubeconfig, place  # noqa: F401
+from tests.support.api_client import ApiClient
+from tests.support.api_namespace import REAL, Place
+from tests.support.api_server import api_server
 from tests.support.lab_topology import TOPOLOGY
 
 NOT_ROOT = "network namespaces need root: run these tests as root (`sudo make test-native`)"
@@ -32,3 +37,25 @@ def servers() -> Iterator[Servers]:
 def lab(root: None) -> Iterator[Lab]:
     with Lab(TOPOLOGY) as built:
         yield built
+
+
+@pytest.fixture(scope="module", params=["double", *(["real"] if REAL in os.environ else [])])
+def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    if request.param == "real":
+        yield Path(os.environ[REAL])
+        return
+    access = Access({"a-token": "kubernetes-admin"}, required=True)
+    with api_server(access=access) as server:
+        server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}})
+        server.store.compact()
+        server.store.fresh_within = 0.3
+        yield server.write_kubeconfig(tmp_path_factory.mktemp("double") / "kubeconfig")
+
+
+@pytest.fixture
+def place(kubeconfig: Path) -> Iterator[Place]:
+    api = ApiClient(kubeconfig)
+    name = f"ipvsagent-{secrets.token_hex(4)}"
+    assert api.call("POST", "/api/v1/namespaces", {"metadata": {"name": name}}).code == 201
+    yield Place(api, name)
+    api.call("DELETE", f"/api/v1/namespaces/{name}")

@@ -41,7 +41,8 @@ class Agent:
     def _open(self) -> None:
         self.node = IpvsBackend(self._config)
         self.node.addresses.ensure_interface()
-        self.pipeline = pipeline_for(self._config, self.node.kernel_tables(), window=self._config.window)
+        self._tables = self.node.kernel_tables()
+        self.pipeline = pipeline_for(self._config, self._tables, window=self._config.window)
         self.pipeline.node_addresses(self.node.addresses.node_addresses())
 
     def see(self, cluster: Cluster) -> None:
@@ -64,13 +65,13 @@ class Agent:
 
     def rest(self) -> int:
         """Until every drain is over; how many rows were written."""
-        before = self.pipeline.reconciler._backend.ops_written
+        before = self._tables.ops_written
         for seconds in (0.2, 1.0, 2 * self._config.drain_timeout, 1.0):
             self.now += seconds
             self.pipeline.audit.poll_drains(100, self.now)
             report = self.pipeline.round(self.now)
             assert not report.failures, report.failures
-        return self.pipeline.reconciler._backend.ops_written - before
+        return self._tables.ops_written - before
 
     def kernel(self) -> list[str]:
         """As the operator's tools tell it."""

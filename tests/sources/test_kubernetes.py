@@ -128,8 +128,8 @@ def test_comes_back_after(server, following, fault):
             asked.end()
             return
         elif fault == "cut":
-            asked._handler.wfile.write(b"50\r\n{")
-            asked._handler.close_connection = True
+            asked.handler.wfile.write(b"50\r\n{")
+            asked.handler.close_connection = True
             return
         elif fault == "500":
             server.script["services"] += [lambda asked: asked.refuse(status(500, "InternalError"))]
@@ -259,10 +259,10 @@ def test_load_once_has_an_end(server, kubeconfig, monkeypatch):
 
 def dripping(asked):
     with contextlib.suppress(OSError):
-        asked._handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        asked.handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
         while not asked.server.closing.wait(0.02):
-            asked._handler.wfile.write(b"x")
-    asked._handler.close_connection = True
+            asked.handler.wfile.write(b"x")
+    asked.handler.close_connection = True
 
 
 def test_a_head_that_comes_byte_by_byte_is_given_up(server, following, monkeypatch):
@@ -299,7 +299,7 @@ def test_an_answer_whose_connection_closes_with_it_has_limits_too(server, follow
     monkeypatch.setattr(watch, "LIST_SILENCE", 0.4)
 
     def closing(asked):
-        asked._handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        asked.handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
         asked.hang()
 
     server.script["nodes"] = [closing, closing]

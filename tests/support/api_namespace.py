@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from integration.apiserver import Access
 from tests.support.api_client import ApiClient
-from tests.support.api_server import api_server
 
 REAL = "IPVSAGENT_TEST_KUBECONFIG"
 
@@ -43,28 +35,6 @@ class Place:
         """Of a list now."""
         version: str = self.api.get(self.services).thing["metadata"]["resourceVersion"]
         return version
-
-
-@pytest.fixture(scope="module", params=["double", *(["real"] if REAL in os.environ else [])])
-def kubeconfig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    if request.param == "real":
-        yield Path(os.environ[REAL])
-        return
-    access = Access({"a-token": "kubernetes-admin"}, required=True)
-    with api_server(access=access) as server:
-        server.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}})
-        server.store.compact()
-        server.store.fresh_within = 0.3
-        yield server.write_kubeconfig(tmp_path_factory.mktemp("double") / "kubeconfig")
-
-
-@pytest.fixture
-def place(kubeconfig: Path) -> Iterator[Place]:
-    api = ApiClient(kubeconfig)
-    name = f"ipvsagent-{secrets.token_hex(4)}"
-    assert api.call("POST", "/api/v1/namespaces", {"metadata": {"name": name}}).code == 201
-    yield Place(api, name)
-    api.call("DELETE", f"/api/v1/namespaces/{name}")
 
 
 def service(name: str, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from integration.lab import Machine, Pod, Server, Topology
-from tests.support.api_namespace import kubeconfig, place  # noqa: F401
 
 
 def pods(node: int, count: int) -> tuple[Pod, ...]:

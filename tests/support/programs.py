@@ -51,9 +51,18 @@ def program_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def run(tests: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    (folder / "conftest.py").write_text("from tests.conftest import *\n")
     (folder / "test_it.py").write_text(tests)
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--config-file={CHECKOUT}/pyproject.toml"]
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.conftest",
+        f"--config-file={CHECKOUT}/pyproject.toml",
+    ]
     return subprocess.run(
         [*words, f"--rootdir={CHECKOUT}", *options, str(folder)],
         cwd=CHECKOUT,

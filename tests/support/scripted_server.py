@@ -26,7 +26,7 @@ class Asked:
         self.authorization = handler.headers.get("Authorization")
         self.headers = dict(handler.headers)
         self.server = server
-        self._handler = handler
+        self.handler = handler
 
     @property
     def watches(self) -> bool:
@@ -37,28 +37,28 @@ class Asked:
         return "sendInitialEvents" in self.query
 
     def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
-        self._handler.send_response(status)
+        self.handler.send_response(status)
         for name, value in headers.items():
-            self._handler.send_header(name.replace("_", "-"), value)
-        self._handler.send_header("Content-Length", str(len(body)))
-        self._handler.end_headers()
-        self._handler.wfile.write(body)
+            self.handler.send_header(name.replace("_", "-"), value)
+        self.handler.send_header("Content-Length", str(len(body)))
+        self.handler.end_headers()
+        self.handler.wfile.write(body)
 
     def refuse(self, document: dict[str, Any], **headers: str) -> None:
         self.answer(json.dumps(document).encode(), document["code"], **headers)
 
     def begin(self) -> None:
-        self._handler.send_response(200)
-        self._handler.send_header("Transfer-Encoding", "chunked")
-        self._handler.end_headers()
+        self.handler.send_response(200)
+        self.handler.send_header("Transfer-Encoding", "chunked")
+        self.handler.end_headers()
 
     def send(self, *lines: bytes) -> None:
         for each in lines:
-            self._handler.wfile.write(b"%x\r\n%s\r\n" % (len(each), each))
-        self._handler.wfile.flush()
+            self.handler.wfile.write(b"%x\r\n%s\r\n" % (len(each), each))
+        self.handler.wfile.flush()
 
     def end(self) -> None:
-        self._handler.wfile.write(b"0\r\n\r\n")
+        self.handler.wfile.write(b"0\r\n\r\n")
 
     def hang(self) -> None:
         """Says nothing until the server closes."""
@@ -66,11 +66,11 @@ class Asked:
 
     def reset(self) -> None:
         """RST instead of FIN."""
-        sock = self._handler.connection
+        sock = self.handler.connection
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._handler.close_connection = True
+        self.handler.close_connection = True
         sock.close()
-        self._handler.wfile = open("/dev/null", "wb")  # noqa: SIM115
+        self.handler.wfile = open("/dev/null", "wb")  # noqa: SIM115
 
 
 class ScriptedServer:
