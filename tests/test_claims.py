@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.programs import run
+from tests.support.programs import run_pytest
 
 TEST = """
 import pytest
@@ -26,8 +26,8 @@ def test_a_claimed_file_is_left_to_others(tmp_path: Path) -> None:
     claims = tmp_path / "claims"
     claims.mkdir()
     (claims / str(tmp_path / "a" / "test_2.py").replace("/", "+")).mkdir()
-    done = run("def test_it(): pass\n", tmp_path, "--claims", str(claims))
+    done = run_pytest("def test_it(): pass\n", tmp_path, "--claims", str(claims))
     assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout + done.stderr
     assert len(list(claims.iterdir())) == 4
-    done = run("def test_it(): pass\n", tmp_path, "--claims", str(claims))
+    done = run_pytest("def test_it(): pass\n", tmp_path, "--claims", str(claims))
     assert done.returncode == 0 and "passed" not in done.stdout, done.stdout + done.stderr

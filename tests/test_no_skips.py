@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.support.programs import CHECKOUT, run
+from tests.support.programs import CHECKOUT, run_pytest
 
 TESTS = """
 import pytest
@@ -22,10 +22,10 @@ SKIPS = "\ndef test_skips(): pytest.skip('no ipset here')\n"
 
 
 def test_a_skip_fails_only_where_none_is_allowed(tmp_path: Path) -> None:
-    done = run(TESTS, tmp_path, "--no-skips")
+    done = run_pytest(TESTS, tmp_path, "--no-skips")
     assert done.returncode == 0 and "2 passed, 1 deselected" in done.stdout, done.stdout + done.stderr
-    assert run(TESTS + SKIPS, tmp_path).returncode == 0
-    done = run(TESTS + SKIPS, tmp_path, "--no-skips")
+    assert run_pytest(TESTS + SKIPS, tmp_path).returncode == 0
+    done = run_pytest(TESTS + SKIPS, tmp_path, "--no-skips")
     assert done.returncode == 1 and "failed: 1 skipped" in done.stdout, done.stdout + done.stderr
 
 

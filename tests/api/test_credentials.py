@@ -33,6 +33,7 @@ from ipvsagent.api.resources import Request
 from ipvsagent.api.response import TransportError
 from ipvsagent.api.transport import ApiTransport, _in_words
 from ipvsagent.errors import ConfigError, SourceError, StartError
+from tests.support.clock import Clock
 
 NODES = Request("/api/v1/nodes", (), 5.0)
 
@@ -51,13 +52,6 @@ def access():
 def server(certificates, access):
     with ApiServer(certificates=certificates, access=access) as made:
         yield made
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Client:

@@ -36,6 +36,7 @@ from ipvsagent.rows import (
     Verb,
     VirtualServerRow,
 )
+from tests.support.ops import add
 
 pytestmark = pytest.mark.kernel
 
@@ -55,10 +56,6 @@ def ipvs(addresses):
     table = IpvsTable(Ownership(Ledger(None), addresses.bound))
     yield table
     table.close()
-
-
-def add(*rows) -> list[Op]:
-    return [Op(Verb.ADD, row) for row in rows]
 
 
 def some_address(dice: random.Random, v6: bool) -> Address:

@@ -23,14 +23,13 @@ from ipvsagent.rows import (
     SCHED1,
     SCHED2,
     AddressRow,
-    Op,
     Owner,
     RealServerRow,
     Row,
     Tunnel,
-    Verb,
     VirtualServerRow,
 )
+from tests.support.ops import add, delete, put
 
 
 class RealKernel:
@@ -91,18 +90,6 @@ def real(address: str = "10.0.0.1", port: int = 8080, server: VirtualServerId | 
 
 def bound(address: str) -> AddressRow:
     return AddressRow(Address(address))
-
-
-def add(*rows: Row) -> list[Op]:
-    return [Op(Verb.ADD, row) for row in rows]
-
-
-def put(*rows: Row) -> list[Op]:
-    return [Op(Verb.SET, row) for row in rows]
-
-
-def delete(*rows: Row) -> list[Op]:
-    return [Op(Verb.DELETE, row) for row in rows]
 
 
 def codes(failures) -> list[int]:

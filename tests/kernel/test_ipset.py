@@ -19,6 +19,7 @@ from ipvsagent.kernel.fake.sets import FakeSetTable
 from ipvsagent.kernel.ipset.messages import HASH_FULL, SetFull, SetInUse
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.rows import AddressRow, Observed, Op, Owner, SetMemberRow, SetSpec, Verb
+from tests.support.ops import add, delete
 
 V4, V6 = Family.IPV4, Family.IPV6
 A = SetSpec("IPVSAGENT-A", "hash:ip,port", V4)
@@ -64,30 +65,22 @@ def sets(request: pytest.FixtureRequest) -> Iterator[FakeSetTable | SetTable]:
     if request.param == "fake":
         yield FakeKernel().sets
         return
-    if request.param == "native" and (reason := no_native_ipset()):
-        pytest.skip(reason)
-    request.getfixturevalue("netns")
-    table = SetTable()
-    yield table
-    table.close()
+    yield from opened(request)
 
 
 @pytest.fixture(params=["native", pytest.param("kernel", marks=pytest.mark.kernel)])
 def real(request: pytest.FixtureRequest) -> Iterator[SetTable]:
+    yield from opened(request)
+
+
+def opened(request: pytest.FixtureRequest) -> Iterator[SetTable]:
+    """A table in a namespace, on the kernel that runs the tests or on the guest's."""
     if request.param == "native" and (reason := no_native_ipset()):
         pytest.skip(reason)
     request.getfixturevalue("netns")
     table = SetTable()
     yield table
     table.close()
-
-
-def add(*rows) -> list[Op]:
-    return [Op(Verb.ADD, row) for row in rows]
-
-
-def delete(*rows) -> list[Op]:
-    return [Op(Verb.DELETE, row) for row in rows]
 
 
 def rows(table, keys=None) -> set:

@@ -3,6 +3,7 @@ thing. Text and values, no kernel."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -76,182 +77,211 @@ def test_the_rules_that_rhel_ships() -> None:
     assert held.defaults("OUTPUT") == NONE
 
 
-def chains(text: str, policy: str = "ACCEPT") -> Held:
-    """Lines such as `INPUT -j DROP`; each chain that is named first in one is there."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    names = dict.fromkeys(line.split()[0].rstrip(":") for line in lines)
+def chains(rules: Sequence[str], policy: str) -> Held:
+    """The chains of rules such as `INPUT -j DROP`; a chain without a rule is written as its name and a colon."""
+    names = dict.fromkeys(rule.split()[0].rstrip(":") for rule in rules)
     declared = "".join(f":{name} - [0:0]\n" for name in names if name != "INPUT")
-    rules = "".join(f"-A {line}\n" for line in lines if not line.endswith(":"))
-    return parse_save("filter", f":INPUT {policy} [0:0]\n{declared}{rules}")
+    added = "".join(f"-A {rule}\n" for rule in rules if not rule.endswith(":"))
+    return parse_save("filter", f":INPUT {policy} [0:0]\n{declared}{added}")
+
+
+def case(name: str, expected: Defaults, *rules: str, policy: str = "ACCEPT") -> object:
+    return pytest.param(rules, policy, expected, id=name)
 
 
 @pytest.mark.parametrize(
-    ("text", "policy", "expected"),
+    ("rules", "policy", "expected"),
     [
-        pytest.param("", "DROP", default("INPUT", 0, "policy DROP"), id="a policy alone"),
-        pytest.param("", "ACCEPT", NONE, id="nothing"),
-        pytest.param("INPUT -s 1.2.3.4/32 -j DROP", "DROP", default("INPUT", 1, "policy DROP"), id="behind rules"),
-        pytest.param("INPUT -j DROP", "ACCEPT", default("INPUT", 0, "-j DROP"), id="DROP"),
-        pytest.param("INPUT -j REJECT", "ACCEPT", default("INPUT", 0, "-j REJECT"), id="REJECT"),
-        pytest.param(
-            "INPUT -p tcp -j ACCEPT \n INPUT -j DROP", "DROP", default("INPUT", 1, "-j DROP"), id="DROP before a policy"
+        case("a policy alone", default("INPUT", 0, "policy DROP"), policy="DROP"),
+        case("nothing", NONE),
+        case("behind rules", default("INPUT", 1, "policy DROP"), "INPUT -s 1.2.3.4/32 -j DROP", policy="DROP"),
+        case("DROP", default("INPUT", 0, "-j DROP"), "INPUT -j DROP"),
+        case("REJECT", default("INPUT", 0, "-j REJECT"), "INPUT -j REJECT"),
+        case(
+            "DROP before a policy",
+            default("INPUT", 1, "-j DROP"),
+            "INPUT -p tcp -j ACCEPT",
+            "INPUT -j DROP",
+            policy="DROP",
         ),
-        pytest.param(
-            'INPUT -m comment --comment "all \\"others\\"" -j DROP',
-            "ACCEPT",
+        case(
+            "with a comment",
             default("INPUT", 0, '-m comment --comment "all \\"others\\"" -j DROP'),
-            id="with a comment",
+            'INPUT -m comment --comment "all \\"others\\"" -j DROP',
         ),
-        pytest.param(
-            "INPUT -m comment --comment others -j DROP",
-            "ACCEPT",
+        case(
+            "with a word for a comment",
             default("INPUT", 0, "-m comment --comment others -j DROP"),
-            id="with a word for a comment",
+            "INPUT -m comment --comment others -j DROP",
         ),
-        pytest.param("INPUT -j LOG \n INPUT -j DROP", "ACCEPT", default("INPUT", 0, "-j DROP"), id="LOG"),
-        pytest.param(
-            'INPUT -p tcp -j ACCEPT \n INPUT -m limit --limit 3/min --limit-burst 1 -j LOG --log-prefix "-j ACCEPT" \n'
-            'INPUT -m comment --comment "and" -j NFLOG --nflog-group 2 \n INPUT -j DROP',
-            "ACCEPT",
+        case("LOG", default("INPUT", 0, "-j DROP"), "INPUT -j LOG", "INPUT -j DROP"),
+        case(
+            "several that log, by limit and with a comment",
             default("INPUT", 1, "-j DROP"),
-            id="several that log, by limit and with a comment",
+            "INPUT -p tcp -j ACCEPT",
+            'INPUT -m limit --limit 3/min --limit-burst 1 -j LOG --log-prefix "-j ACCEPT"',
+            'INPUT -m comment --comment "and" -j NFLOG --nflog-group 2',
+            "INPUT -j DROP",
         ),
-        pytest.param(
-            "INPUT -m limit --limit 3/min -j LOG", "DROP", default("INPUT", 0, "policy DROP"), id="LOG before a policy"
+        case(
+            "LOG before a policy",
+            default("INPUT", 0, "policy DROP"),
+            "INPUT -m limit --limit 3/min -j LOG",
+            policy="DROP",
         ),
-        pytest.param(
-            "INPUT -s 1.2.3.4/32 -j LOG \n INPUT -j DROP",
-            "ACCEPT",
+        case(
+            "what logs some packets alone may be a rule of its own",
             default("INPUT", 1, "-j DROP"),
-            id="what logs some packets alone may be a rule of its own",
+            "INPUT -s 1.2.3.4/32 -j LOG",
+            "INPUT -j DROP",
         ),
-        pytest.param(
-            "INPUT -j logged \n INPUT -j DROP \n logged -p tcp -j LOG \n logged -j LOG",
-            "ACCEPT",
+        case(
+            "a chain that logs",
             default("INPUT", 0, "-j DROP"),
-            id="a chain that logs",
+            "INPUT -j logged",
+            "INPUT -j DROP",
+            "logged -p tcp -j LOG",
+            "logged -j LOG",
         ),
-        pytest.param(
-            "INPUT -p tcp -j ACCEPT \n INPUT -j empty \n INPUT -j DROP \n empty:",
-            "ACCEPT",
+        case(
+            "an empty chain may fill",
             default("INPUT", 2, "-j DROP"),
-            id="an empty chain may fill",
+            "INPUT -p tcp -j ACCEPT",
+            "INPUT -j empty",
+            "INPUT -j DROP",
+            "empty:",
         ),
-        pytest.param(
-            "INPUT -j LOG \n INPUT -j empty \n INPUT -j DROP \n empty:",
-            "ACCEPT",
+        case(
+            "an empty chain behind one that logs",
             default("INPUT", 0, "-j DROP"),
-            id="an empty chain behind one that logs",
+            "INPUT -j LOG",
+            "INPUT -j empty",
+            "INPUT -j DROP",
+            "empty:",
         ),
-        pytest.param("INPUT -i eth0 -j DROP", "ACCEPT", NONE, id="a denial for an interface is a rule"),
-        pytest.param("INPUT ! -i lo -j DROP", "ACCEPT", NONE, id="so is one for all but one"),
-        pytest.param("INPUT -p tcp -j REJECT", "ACCEPT", NONE, id="and one for a protocol"),
-        pytest.param("INPUT -j ACCEPT \n INPUT -j DROP", "DROP", NONE, id="everything is accepted before"),
-        pytest.param("INPUT -j all \n INPUT -j DROP \n all -j ACCEPT", "DROP", NONE, id="by a chain"),
-        pytest.param("INPUT -j NFQUEUE --queue-num 1", "DROP", NONE, id="a queue decides"),
-        pytest.param("INPUT -j ACCEPT \n INPUT -s 1.2.3.4/32 -j DROP", "ACCEPT", NONE, id="a denial appended behind"),
-        pytest.param(
-            "INPUT -j DROP \n INPUT -s 1.2.3.4/32 -j DROP",
-            "ACCEPT",
+        case("a denial for an interface is a rule", NONE, "INPUT -i eth0 -j DROP"),
+        case("so is one for all but one", NONE, "INPUT ! -i lo -j DROP"),
+        case("and one for a protocol", NONE, "INPUT -p tcp -j REJECT"),
+        case("everything is accepted before", NONE, "INPUT -j ACCEPT", "INPUT -j DROP", policy="DROP"),
+        case("by a chain", NONE, "INPUT -j all", "INPUT -j DROP", "all -j ACCEPT", policy="DROP"),
+        case("a queue decides", NONE, "INPUT -j NFQUEUE --queue-num 1", policy="DROP"),
+        case("a denial appended behind", NONE, "INPUT -j ACCEPT", "INPUT -s 1.2.3.4/32 -j DROP"),
+        case(
+            "a rule appended behind a default",
             default("INPUT", 0, "-j DROP"),
-            id="a rule appended behind a default",
+            "INPUT -j DROP",
+            "INPUT -s 1.2.3.4/32 -j DROP",
         ),
-        pytest.param(
-            "INPUT -j first \n INPUT -j DROP \n first -j RETURN \n first -j REJECT",
-            "ACCEPT",
+        case(
+            "RETURN ends a chain",
             default("INPUT", 1, "-j DROP"),
-            id="RETURN ends a chain",
+            "INPUT -j first",
+            "INPUT -j DROP",
+            "first -j RETURN",
+            "first -j REJECT",
         ),
-        pytest.param("INPUT -j RETURN \n INPUT -j DROP", "ACCEPT", NONE, id="RETURN leads to the policy"),
-        pytest.param(
-            "INPUT -j RETURN \n INPUT -j DROP", "DROP", default("INPUT", 0, "policy DROP"), id="which may be DROP"
+        case("RETURN leads to the policy", NONE, "INPUT -j RETURN", "INPUT -j DROP"),
+        case(
+            "which may be DROP", default("INPUT", 0, "policy DROP"), "INPUT -j RETURN", "INPUT -j DROP", policy="DROP"
         ),
-        pytest.param(
-            "INPUT -g zone \n INPUT -p tcp -j ACCEPT \n zone -p udp -j ACCEPT",
-            "DROP",
+        case(
+            "a policy behind goto is an obstacle",
             Defaults(None, (UnansweredDenial("zone", 1, "policy DROP"),)),
-            id="a policy behind goto is an obstacle",
+            "INPUT -g zone",
+            "INPUT -p tcp -j ACCEPT",
+            "zone -p udp -j ACCEPT",
+            policy="DROP",
         ),
-        pytest.param(
-            "INPUT -g zone \n INPUT -j DROP \n zone -p tcp -j ACCEPT",
-            "ACCEPT",
-            NONE,
-            id="goto does not come back",
-        ),
-        pytest.param(
-            "INPUT -g zone \n zone -p tcp -j ACCEPT \n zone -j REJECT",
-            "ACCEPT",
+        case("goto does not come back", NONE, "INPUT -g zone", "INPUT -j DROP", "zone -p tcp -j ACCEPT"),
+        case(
+            "the end of a chain that every packet passes",
             default("zone", 1, "-j REJECT"),
-            id="the end of a chain that every packet passes",
+            "INPUT -g zone",
+            "zone -p tcp -j ACCEPT",
+            "zone -j REJECT",
         ),
-        pytest.param(
-            "INPUT -j zones \n zones -j zone \n zone -p tcp -j ACCEPT \n zone -j REJECT",
-            "ACCEPT",
+        case(
+            "and of one behind it",
             default("zone", 1, "-j REJECT"),
-            id="and of one behind it",
+            "INPUT -j zones",
+            "zones -j zone",
+            "zone -p tcp -j ACCEPT",
+            "zone -j REJECT",
         ),
-        pytest.param(
-            "INPUT -p tcp -j ACCEPT \n INPUT -j deny \n deny -j LOG \n deny -j DROP",
-            "ACCEPT",
+        case(
+            "a chain that only denies",
             default("INPUT", 1, "-j deny"),
-            id="a chain that only denies",
+            "INPUT -p tcp -j ACCEPT",
+            "INPUT -j deny",
+            "deny -j LOG",
+            "deny -j DROP",
         ),
-        pytest.param(
-            "INPUT -s 1.2.3.4/32 -j deny \n INPUT -p tcp -j ACCEPT \n INPUT -j deny \n deny -j DROP",
-            "ACCEPT",
+        case(
+            "used for rules, too",
             default("INPUT", 2, "-j deny"),
-            id="used for rules, too",
+            "INPUT -s 1.2.3.4/32 -j deny",
+            "INPUT -p tcp -j ACCEPT",
+            "INPUT -j deny",
+            "deny -j DROP",
         ),
-        pytest.param(
-            "INPUT -p udp -j zone \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
-            "ACCEPT",
+        case(
+            "a chain that is used twice is an obstacle",
             Defaults(None, (UnansweredDenial("zone", 1, "-j DROP"),)),
-            id="a chain that is used twice is an obstacle",
+            "INPUT -p udp -j zone",
+            "INPUT -j zone",
+            "zone -p tcp -j ACCEPT",
+            "zone -j DROP",
         ),
-        pytest.param(
-            "INPUT -i eth0 -g zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
-            "ACCEPT",
+        case(
+            "so is the chain of an interface",
             Defaults(None, (UnansweredDenial("zone", 1, "-j DROP"),)),
-            id="so is the chain of an interface",
+            "INPUT -i eth0 -g zone",
+            "zone -p tcp -j ACCEPT",
+            "zone -j DROP",
         ),
-        pytest.param(
-            "INPUT -i eth0 -j zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
-            "DROP",
+        case(
+            "beside a default",
             Defaults(Default("INPUT", 1, "policy DROP"), (UnansweredDenial("zone", 1, "-j DROP"),)),
-            id="beside a default",
+            "INPUT -i eth0 -j zone",
+            "zone -p tcp -j ACCEPT",
+            "zone -j DROP",
+            policy="DROP",
         ),
-        pytest.param(
-            "INPUT -i eth0 -j deny \n deny -j DROP", "ACCEPT", NONE, id="what denies all of an interface is a rule"
-        ),
-        pytest.param(
-            "INPUT -j some \n INPUT -p tcp -j ACCEPT \n some -s 10.0.0.0/8 -j RETURN \n some -j LOG \n some -j DROP",
-            "ACCEPT",
+        case("what denies all of an interface is a rule", NONE, "INPUT -i eth0 -j deny", "deny -j DROP"),
+        case(
+            "a chain that some packets leave early is an obstacle",
             Defaults(None, (UnansweredDenial("some", 1, "-j DROP"),)),
-            id="a chain that some packets leave early is an obstacle",
+            "INPUT -j some",
+            "INPUT -p tcp -j ACCEPT",
+            "some -s 10.0.0.0/8 -j RETURN",
+            "some -j LOG",
+            "some -j DROP",
         ),
-        pytest.param(
-            "INPUT -j some \n some -m limit --limit 25/sec -j RETURN \n some -j DROP",
-            "ACCEPT",
+        case(
+            "but not what is too much", NONE, "INPUT -j some", "some -m limit --limit 25/sec -j RETURN", "some -j DROP"
+        ),
+        case(
+            "nor what has no chain of its own",
             NONE,
-            id="but not what is too much",
+            "INPUT -j some",
+            "some -i cali1 -g other",
+            "some -j DROP",
+            "other:",
         ),
-        pytest.param(
-            "INPUT -j some \n some -i cali1 -g other \n some -j DROP \n other:",
-            "ACCEPT",
-            NONE,
-            id="nor what has no chain of its own",
-        ),
-        pytest.param(
-            "INPUT -j some \n some -s 10.0.0.0/8 -g other \n some -j rest \n other: \n"
-            "rest -p tcp -j ACCEPT \n rest -j DROP",
-            "ACCEPT",
+        case(
+            "or by goto",
             Defaults(None, (UnansweredDenial("rest", 1, "-j DROP"),)),
-            id="or by goto",
+            "INPUT -j some",
+            "some -s 10.0.0.0/8 -g other",
+            "some -j rest",
+            "other:",
+            "rest -p tcp -j ACCEPT",
+            "rest -j DROP",
         ),
     ],
 )
-def test_defaults(text: str, policy: str, expected: Defaults) -> None:
-    assert chains(text, policy).defaults("INPUT") == expected
+def test_defaults(rules: Sequence[str], policy: str, expected: Defaults) -> None:
+    assert chains(rules, policy).defaults("INPUT") == expected
 
 
 def test_rules_of_ours_are_not_counted() -> None:

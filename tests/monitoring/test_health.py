@@ -24,14 +24,7 @@ from ipvsagent.monitoring.service_health import ServiceHealth
 from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.policy.health_checks import HealthCheck
 from ipvsagent.sources.inbox import Findings
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

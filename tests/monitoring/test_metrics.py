@@ -11,6 +11,7 @@ from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
 from ipvsagent.monitoring import metrics as metrics_module
 from ipvsagent.monitoring.metrics import Metrics, MetricsQuery, Readings
 from ipvsagent.status.snapshot import Totals
+from tests.support.exposition import samples_of
 
 READINGS = Readings(
     totals=Totals(3, 4, 5, 6, confirmed=5, suspect=0, shadowed=0, draining=1),
@@ -28,8 +29,7 @@ READINGS = Readings(
 def samples(metrics: Metrics) -> dict[str, float]:
     text, content_type = metrics.exposition("")
     assert content_type.startswith("text/plain")
-    pairs = (line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    return samples_of(text.decode())
 
 
 def answering(message: object) -> None:

@@ -22,6 +22,7 @@ from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE
+from tests.support.clock import Clock
 
 
 @pytest.fixture
@@ -305,13 +306,6 @@ def test_translations_that_could_not_be_written_are_tried_again(
 
 
 # Rules of others that come in front of ours, and what is said of those in the way
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

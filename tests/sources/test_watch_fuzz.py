@@ -19,6 +19,7 @@ from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.sources.follow import Follower
 from ipvsagent.sources.watch import Listed, Output, Reflector
 from tests.support.api_documents import Document, bookmark, line, page, service, status
+from tests.support.clock import Clock
 
 NAMES = "abcde"
 FAULTS = [
@@ -178,18 +179,6 @@ class Answer:
     def shutdown(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        assert seconds > 0
-        self.now += seconds
 
 
 WRITES = st.lists(st.tuples(st.sampled_from(NAMES), st.none() | st.integers(1, 9), st.booleans()), max_size=12)

@@ -13,7 +13,7 @@ from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import FULL_MASK, FULL_PREFIX, Op, Verb, VirtualServerRow, service_option
 from tests.support.generated_tables import ipvs_table
-from tests.support.ipvsadm_outputs import Ours, assert_same, theirs
+from tests.support.ipvsadm_outputs import assert_same, theirs
 
 pytestmark = pytest.mark.kernel
 
@@ -44,11 +44,6 @@ def ipvs(netns):
     table = IpvsTable(Ownership(Ledger(None), set()))
     yield table
     table.close()
-
-
-@pytest.fixture
-def ours(netns, tmp_path):
-    return Ours(tmp_path)
 
 
 def fill(ipvs, rows) -> None:

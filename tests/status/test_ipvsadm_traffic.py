@@ -25,7 +25,7 @@ from ipvsagent.rows import (
     Verb,
     VirtualServerRow,
 )
-from tests.support.ipvsadm_outputs import Ours, assert_same, theirs
+from tests.support.ipvsadm_outputs import assert_same, theirs
 
 pytestmark = pytest.mark.kernel
 
@@ -43,11 +43,6 @@ def ipvs(netns):
     table = IpvsTable(Ownership(Ledger(None), set()))
     yield table
     table.close()
-
-
-@pytest.fixture
-def ours(netns, tmp_path):
-    return Ours(tmp_path)
 
 
 def same_when_still(ours, *options) -> bytes:

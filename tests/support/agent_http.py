@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 
 from integration.lab import Namespace
+from tests.support.exposition import samples_of
 from tests.support.proxied_node import ProxiedNode
 
 HEALTH, METRICS = 10256, 10249
@@ -26,5 +27,4 @@ def ask(namespace: Namespace, host: str, port: int, path: str = "/") -> tuple[in
 def samples(place: ProxiedNode) -> dict[str, float]:
     status, text = get(place, METRICS, "/metrics")
     assert status == 200
-    pairs = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    return samples_of(text)

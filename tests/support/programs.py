@@ -50,7 +50,7 @@ def program_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def run(tests: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(tests: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_it.py").write_text(tests)
     words = [
         sys.executable,
