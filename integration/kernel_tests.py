@@ -57,7 +57,7 @@ SLOWEST = (
 
 
 def files() -> list[str]:
-    """List the test files with kernel tests, the slowest first. A guest imports slowly, and so not the others."""
+    """Return the test files with kernel tests, the slowest first. A guest imports slowly, and so not the others."""
     every = sorted((CHECKOUT / "tests").rglob("test_*.py"))
     names = [str(path.relative_to(CHECKOUT)) for path in every if MARKED.search(path.read_text())]
     rank = {f"tests/{name}": number for number, name in enumerate(SLOWEST)}

@@ -1,7 +1,7 @@
-"""Fixtures and settings for all tests.
+"""Fixtures, options and Hypothesis profiles for all tests.
 
-Kernel tests (marker `kernel`) program the kernel they run on, each in its own network namespace: fixture
-`netns`. Without a kernel with ip_vs they fail and say what to do: a skip would look like a pass.
+Tests with the mark `kernel` program the kernel that they run on, each in a network namespace of its own (fixture
+`netns`). Without a kernel with ip_vs they fail and say what to do, because a skip would look like a pass.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NO_KERNEL = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a skipped test makes the run fail")
-    parser.addoption("--claims", metavar="FOLDER", help="run the test files that no other run has claimed there")
+    parser.addoption("--claims", metavar="DIRECTORY", help="run the test files that no other run has claimed there")
     parser.addoption("--rewrite-golden", action="store_true", help="write what is, to be reviewed as a diff")
 
 
@@ -39,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What needs more than the project installs is deselected: a skip means that the machine is not as it should be."""
+    """Deselect tests that need more than the project installs; a skip means that the machine lacks something."""
     absent = [item for item in items if not all(mark.args[0] for mark in item.iter_markers("only_where"))]
     if absent:
         config.hook.pytest_deselected(items=absent)
@@ -48,11 +48,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """With --claims, what pytest's own loop does, for the files that are ours."""
-    folder = session.config.getoption("--claims")
-    if not folder or session.testsfailed or session.config.option.collectonly:
+    """With --claims, run the files that this process claims; the rest is pytest's own loop."""
+    directory = session.config.getoption("--claims")
+    if not directory or session.testsfailed or session.config.option.collectonly:
         return None
-    items = _claimed(session.items, Path(folder))
+    items = _claimed(session.items, Path(directory))
     item = next(items, None)
     while item:
         following = next(items, None)  # fixtures are torn down by what comes next
@@ -65,11 +65,11 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return True
 
 
-def _claimed(items: Iterable[pytest.Item], folder: Path) -> Iterator[pytest.Item]:
-    """Whoever comes to a file first has all of it."""
+def _claimed(items: Iterable[pytest.Item], directory: Path) -> Iterator[pytest.Item]:
+    """Yield the tests of each file that no other process has claimed, and claim it."""
     for path, tests in groupby(items, lambda item: item.path):
         try:
-            folder.joinpath(str(path).replace("/", "+")).mkdir()
+            directory.joinpath(str(path).replace("/", "+")).mkdir()
         except FileExistsError:
             continue
         yield from tests
@@ -77,7 +77,7 @@ def _claimed(items: Iterable[pytest.Item], folder: Path) -> Iterator[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What was logged may be no UTF-8 and goes from process to process."""
+    """Make logs printable: they need not be UTF-8, and are sent from process to process."""
     report = yield
     report.sections = [(printable(title), printable(text)) for title, text in report.sections]
     return report
@@ -101,7 +101,7 @@ def _skipped(config: pytest.Config) -> int:
 
 @pytest.fixture
 def new_netns() -> Iterator[Callable[[], NetworkNamespace]]:
-    """Makes more namespaces, not entered; all are gone after the test."""
+    """Return a function that makes namespaces without entering them; all are gone after the test."""
     made: list[NetworkNamespace] = []
 
     def make() -> NetworkNamespace:
@@ -115,7 +115,7 @@ def new_netns() -> Iterator[Callable[[], NetworkNamespace]]:
 
 @pytest.fixture
 def netns(new_netns: Callable[[], NetworkNamespace]) -> Iterator[NetworkNamespace]:
-    """The test runs in a new network namespace."""
+    """Run the test in a new network namespace."""
     namespace = new_netns()
     with namespace.entered():
         yield namespace

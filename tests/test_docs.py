@@ -70,8 +70,8 @@ def the_map() -> str:
 
 
 def test_the_layers_of_the_map_are_the_law() -> None:
-    told = " ".join(the_map().split()).partition("tests/test_layers.py: ")[2].partition(". ")[0]
-    assert [set(layer.split(", ")) for layer in told.split(" → ")] == [names - {"__main__"} for names in LAYERS]
+    written = " ".join(the_map().split()).partition("tests/test_layers.py: ")[2].partition(". ")[0]
+    assert [set(layer.split(", ")) for layer in written.split(" → ")] == [names - {"__main__"} for names in LAYERS]
 
 
 def test_paths_that_the_map_names_exist() -> None:
@@ -150,10 +150,10 @@ def rows_of(page: str, heading: str) -> list[list[str]]:
 def test_the_table_of_layers_is_the_law() -> None:
     rows = rows_of("architecture.md", "## Layers")
     assert [set(re.findall(r"`(\w+)`", packages)) for _, packages, _ in rows] == LAYERS
-    told = {
+    written = {
         name: set(others.split(", ")) for *_, cell in rows for name, others in re.findall(r"`(\w+)`: ([^;]+)", cell)
     }
-    assert told == MAY_NOT_KNOW
+    assert written == MAY_NOT_KNOW
     text = (ROOT / "docs" / "architecture.md").read_text()
     pure = re.search(r"No clock, no I/O, no threads: ([^.]+)\.", text)
     assert pure

@@ -363,12 +363,12 @@ def test_an_address_alone_says_not_as_whom_to_ask(tmp_path):
 
 def test_a_cluster_ip_in_the_environment_is_refused():
     """As the kubelet sets it: both names have the Service's address. Who sets the first leaves the second."""
-    told = {HOST: "10.96.0.1", PORT: "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.96.0.1"}
+    environment = {HOST: "10.96.0.1", PORT: "443", "KUBERNETES_PORT_443_TCP_ADDR": "10.96.0.1"}
     with pytest.raises(StartError, match=r"10\.96\.0\.1, the cluster IP of default/kubernetes.*--master"):
-        refuse_cluster_ip(CredentialSource(), told)
-    refuse_cluster_ip(CredentialSource(), {**told, HOST: "192.168.0.1"})
-    refuse_cluster_ip(CredentialSource(master="https://192.168.0.1:6443"), told)
-    refuse_cluster_ip(CredentialSource("/etc/kubeconfig"), told)
+        refuse_cluster_ip(CredentialSource(), environment)
+    refuse_cluster_ip(CredentialSource(), {**environment, HOST: "192.168.0.1"})
+    refuse_cluster_ip(CredentialSource(master="https://192.168.0.1:6443"), environment)
+    refuse_cluster_ip(CredentialSource("/etc/kubeconfig"), environment)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A second agent that waits for the first: it ends when told to, and does not wait if it could not start afterwards."""
+"""A second agent that waits for the first: it ends on a signal, and does not wait if it could not start afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of an object is accepted, left out, rejected or ignored, and in which words a person is told."""
+"""Which parts of an object are accepted, left out, rejected or ignored, and the message for each."""
 
 import json
 

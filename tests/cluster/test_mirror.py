@@ -171,7 +171,7 @@ def test_an_event_does_not_say_that_an_empty_list_was_right(event):
     assert said(update) == (["c"] if event == "accepted" else [], [])
     assert not texts(update) or "lists no Service" not in texts(update)[0], "that was said, and is still true"
     mirror.replace("Service", [])
-    assert said(mirror.take()) == ([], []), "a list that stays empty stays in doubt"
+    assert said(mirror.take()) == ([], []), "a list that stays empty stays suspect"
     mirror.replace("Service", services("a", "c"))
     update = mirror.take()
     assert said(update)[1] == ["b"] and update.findings["empty Service"] == ()

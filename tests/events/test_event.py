@@ -37,7 +37,7 @@ def test_the_object_that_a_finding_names_gets_the_event(subject, regarding):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "finding",
     [
         finding(FindingKind.HOST, "sysctls"),
         finding(FindingKind.INVALID_OBJECT, "Service shop/"),
@@ -48,8 +48,8 @@ def test_the_object_that_a_finding_names_gets_the_event(subject, regarding):
         finding(FindingKind.INVALID_OBJECT, "Service shop/cart", file="a.yaml"),
     ],
 )
-def test_no_event_where_nobody_would_look_for_it(told):
-    assert topic_of(told, HERE) is None
+def test_no_event_where_nobody_would_look_for_it(finding):
+    assert topic_of(finding, HERE) is None
 
 
 def test_the_fallback_and_errors_of_the_host_are_about_this_node():

@@ -1,6 +1,7 @@
-"""Labs for tests, and places on an API server.
+"""Fixtures of labs, and of namespaces on an API server.
 
-Labs need root, not ip_vs: without root they fail and say so, for a skip would look like a pass."""
+Labs need root, not ip_vs: without root they fail and say so, because a skip would look like a pass.
+"""
 
 from __future__ import annotations
 

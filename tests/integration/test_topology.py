@@ -77,7 +77,7 @@ from integration.lab import Lab
 from tests.support.lab_topology import TOPOLOGY
 lab = Lab(TOPOLOGY)
 child = lab.node.start(["sleep", "600"], output=subprocess.DEVNULL)
-while open(f"/proc/{{child.pid}}/comm").read() != "sleep\\n":  # setpriv has become it, and the kernel been told
+while open(f"/proc/{{child.pid}}/comm").read() != "sleep\\n":  # setpriv has set its signal
     time.sleep(0.01)
 print(child.pid, flush=True)
 time.sleep(600)

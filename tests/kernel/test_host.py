@@ -1,4 +1,4 @@
-"""Preflight: each thing that can be missing, and what the operator is told."""
+"""Preflight: each thing that can be missing, and the message for the operator."""
 
 from __future__ import annotations
 

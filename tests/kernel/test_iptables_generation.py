@@ -77,7 +77,7 @@ def test_a_rule_that_comes_is_seen_and_so_is_one_that_goes(rules: Rules, table: 
 def test_policies_of_a_very_large_table_are_looked_at_now_and_then(
     rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel would copy it at each look. Its size is told by every one."""
+    """The kernel would copy a large table at each look, and reports its size at every one."""
     monkeypatch.setattr(iptables_generation, "_MOST_ENTRIES", 100)
     before = rules.now
     rules("-P", "INPUT", "DROP")

@@ -161,8 +161,8 @@ def test_a_bad_one_keeps_no_other_out(table: Table) -> None:
 
 
 def test_rules_are_counted_and_so_are_writes_that_are_refused(table: Table) -> None:
-    told: list[bool] = []
-    table.rules.failed = told.append
+    failed: list[bool] = []
+    table.rules.failed = failed.append
 
     def in_kernel() -> dict[str, int]:
         sections = {text.partition("\n")[0]: text for text in table.tool.save().split("*")}
@@ -170,11 +170,11 @@ def test_rules_are_counted_and_so_are_writes_that_are_refused(table: Table) -> N
 
     assert table.rules.counts().held == in_kernel()
     table.write(ADD, table.server(1, 3, persistence_timeout=60), table.server(2))
-    assert table.rules.counts().held == in_kernel() and not told
+    assert table.rules.counts().held == in_kernel() and not failed
     table.write(SET, table.server(2, 5))
     assert table.rules.counts().written == {"mangle": 0, "nat": 5, "filter": 0}
     table.write(DELETE, table.server(1))
-    assert table.rules.counts().held == in_kernel() and not told
+    assert table.rules.counts().held == in_kernel() and not failed
     assert in_kernel()["nat"] == sum(len(chain.rules) for chain in table.constant.chains_of("nat")) + 1 + 5
 
     wrong = RealServer(Address("10.1.1.1" if table.rules.family is Family.IPV6 else "fd00::1"), 80)
@@ -182,14 +182,14 @@ def test_rules_are_counted_and_so_are_writes_that_are_refused(table: Table) -> N
         table.tool.refuses = lambda line: str(wrong.address) in line
     before = table.rules.counts()
     table.write(ADD, table.server(3, real_servers=(wrong,)))
-    assert told == [True] and table.rules.counts() == before
+    assert failed == [True] and table.rules.counts() == before
     with pytest.raises(RulesRefused):
         table.rules.apply(replace(table.constant, chains=(Chain("filter", "IPVSAGENT-NAT-IN", ("-j NONE",)),)))
-    assert told == [True, False]
+    assert failed == [True, False]
 
 
 def test_somebody_took_a_chain_away_meanwhile(table: Table) -> None:
-    """What is remembered is wrong, and nothing has told so yet."""
+    """What is remembered is wrong, and nothing has reported that yet."""
     table.write(ADD, table.server(1), table.server(2))
     row = RENDERER.rows(table.server(1))[0]
     held = table.rules.rows()[row.id]

@@ -176,7 +176,7 @@ def test_a_table_of_nftables_is_seen_without_nft(netns):
 def test_the_watch_tells_what_changed_and_that_it_healed(monkeypatch):
     monkeypatch.setattr(kube_proxy_rules, "LOOK_WHILE_FOUND_EVERY", 0.0)
     monkeypatch.setattr(kube_proxy_rules, "LOOK_EVERY", 0.0)
-    stop, told = Event(), []
+    stop, reported = Event(), []
     looks = iter([Left(canary=True), Left(canary=True), StartError("for now", ""), Left()])
 
     def look() -> Left:
@@ -187,5 +187,5 @@ def test_the_watch_tells_what_changed_and_that_it_healed(monkeypatch):
             stop.set()
         return found
 
-    watch(told.append, stop, look)
-    assert [len(each) for each in told] == [1, 0]
+    watch(reported.append, stop, look)
+    assert [len(each) for each in reported] == [1, 0]

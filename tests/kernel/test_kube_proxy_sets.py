@@ -1,4 +1,4 @@
-"""Taking over virtual servers of kube-proxy's ipvs mode that its sets alone prove to be its."""
+"""Virtual servers of kube-proxy's ipvs mode are taken over when its sets alone show whose they are."""
 
 from __future__ import annotations
 

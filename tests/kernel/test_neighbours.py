@@ -1,4 +1,4 @@
-"""Which neighbours are known by their rules, tables and interfaces, and what is told of each."""
+"""Which neighbours are known by their rules, tables and interfaces, and what is reported of each."""
 
 from __future__ import annotations
 

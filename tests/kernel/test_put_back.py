@@ -105,8 +105,8 @@ def test_cleanup_takes_routes_where_ip_vs_is_gone(netns, config, monkeypatch):
     netns.run("ip", "route", "add", "local", "10.96.0.0/16", "dev", "lo", "proto", "119")
     netns.run("ip", "route", "add", "local", "10.97.0.0/16", "dev", "lo", "proto", "static")
     words = ["--yes", "--state-dir", str(config.state_dir)]
-    told = CliRunner().invoke(cleanup.command, [*words, "--dry-run"], catch_exceptions=False)
-    assert "ip route delete local 10.96.0.0/16" in told.output and "10.97" not in told.output
+    planned = CliRunner().invoke(cleanup.command, [*words, "--dry-run"], catch_exceptions=False)
+    assert "ip route delete local 10.96.0.0/16" in planned.output and "10.97" not in planned.output
     done = CliRunner().invoke(cleanup.command, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     left = netns.run("ip", "route", "show", "table", "local")

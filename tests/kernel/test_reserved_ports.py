@@ -217,8 +217,8 @@ def test_cleanup_puts_back_what_an_agent_on_ipvs_reserved(netns, ours: ReservedP
     set_ports(netns, reserved="8080")
     ReservedPorts(tmp_path / f"{state_key()}.reserved").reserve(NODE_PORTS)
     words = ["--yes", "--state-dir", str(tmp_path)]
-    told = CliRunner().invoke(cleanup.command, [*words, "--dry-run"], catch_exceptions=False)
-    assert told.exit_code == 0 and kernel_list() == "8080,30000-32767"
+    planned = CliRunner().invoke(cleanup.command, [*words, "--dry-run"], catch_exceptions=False)
+    assert planned.exit_code == 0 and kernel_list() == "8080,30000-32767"
     done = CliRunner().invoke(cleanup.command, words, catch_exceptions=False)
     assert done.exit_code == 0 and kernel_list() == "8080"
 

@@ -77,18 +77,18 @@ def test_rows_differ_in_their_target() -> None:
 
 def test_the_kernel_is_asked_once_and_then_the_table_knows() -> None:
     asked: list[int] = []
-    told: list[frozenset[TranslationRow]] = []
+    reported: list[frozenset[TranslationRow]] = []
 
     def held() -> frozenset[TranslationRow]:
         asked.append(1)
         return frozenset({row()})
 
-    table = TranslationTable(held, told.append)
+    table = TranslationTable(held, reported.append)
     assert not asked
     assert list(table.read(None)) == [Observed(row())]
     assert list(table.read([row(), row(target=80)])) == [Observed(row())] and list(table.read([])) == []
     assert table.write([Op(Verb.ADD, row(port=443))]) == []
-    assert told == [frozenset({row(), row(port=443)})]
+    assert reported == [frozenset({row(), row(port=443)})]
     assert table.write([Op(Verb.DELETE, row()), Op(Verb.DELETE, row(target=80)), Op(Verb.ADD, row(port=443))]) == []
-    assert told[-1] == frozenset({row(port=443)})
+    assert reported[-1] == frozenset({row(port=443)})
     assert {seen.row for seen in table.read(None)} == {row(port=443)} and len(asked) == 1

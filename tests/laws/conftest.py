@@ -1,4 +1,4 @@
-"""What the laws share."""
+"""Fixtures of the laws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ipvsagent.agent import loop
 
 @pytest.fixture
 def no_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What sysctls this machine has is not in question; nobody reads a hundred logs, and garbage may stay a while."""
+    """Keep the sysctls of this machine out of the findings, and save the time of logs and garbage collections."""
     monkeypatch.setattr(loop, "gc", SimpleNamespace(collect=lambda: 0, freeze=lambda: None))
     monkeypatch.setattr(logging.getLogger("ipvsagent"), "disabled", True)
     monkeypatch.setattr(loop.host, "host_findings", lambda families: ())

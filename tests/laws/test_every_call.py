@@ -15,7 +15,7 @@ from ipvsagent.agent import loop
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.rows import Row
-from tests.support.history import end_of, told
+from tests.support.history import end_of, run_history
 from tests.support.interrupted import Calls, Trouble
 
 pytestmark = pytest.mark.usefixtures("no_host")
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("no_host")
 
 def calls_of_the_history(tmp_path: Path) -> int:
     calls = Calls()
-    told(FakeKernel(), tmp_path / "counted", calls)
+    run_history(FakeKernel(), tmp_path / "counted", calls)
     return calls.made
 
 
@@ -45,7 +45,7 @@ def test_trouble_at_any_call_is_overcome(
     count = calls_of_the_history(tmp_path)
     assert count > 60
     struck: set[str] = set()
-    # Every call meets every other kind of trouble; all of them at once would take minutes.
+    # Each call is hit by every other kind of trouble; all of them at once would take minutes.
     for begin in range(list(Trouble).index(trouble) % 2, count, 2 if many == 1 else 6):
         calls = Calls(begin, trouble, many)
         try:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from tests.support.history import end_of, told
+from tests.support.history import end_of, run_history
 from tests.support.interrupted import Calls, Trouble
 from tests.support.laws import Laws
 from tests.support.real_kernel import RealKernel
@@ -41,7 +41,7 @@ TestLawsOnKernel.settings = settings(
 def test_the_history_ends_as_on_the_fake_kernel_whatever_call_is_in_trouble(tmp_path: Path) -> None:
     wanted = end_of(FakeKernel(), tmp_path / "fake", Calls())
     calls = Calls()
-    told(FakeKernel(), tmp_path / "counted", calls)
+    run_history(FakeKernel(), tmp_path / "counted", calls)
     for number, begin in enumerate(range(0, calls.made, STRIDE)):
         trouble = list(Trouble)[number % len(Trouble)]
         kernel = RealKernel(tmp_path / f"ledger-{begin}")

@@ -106,7 +106,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         "if server.inside is None or",
         "if True or",
     ),
-    "a Service that loses an address to an older one is not told": (
+    "a Service that loses an address to an older one is not recomputed": (
         desired.DesiredState,
         "replace",
         "passed |= winners - {key}",

@@ -1,4 +1,4 @@
-"""The node of the lab that many kernel tests work on, and agents on it."""
+"""Fixtures of the node that the tests of a whole agent run on, and of agents on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def place() -> Iterator[ProxiedNode]:
 
 @pytest.fixture
 def agents(place: ProxiedNode, tmp_path: Path) -> Iterator[Agents]:
-    """An empty source folder; afterwards no agent, no virtual server and no address of one."""
+    """Agents with an empty source directory; afterwards they, their virtual servers and addresses are gone."""
     made = Agents(place.node, tmp_path)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""What kubelet, load balancers and Prometheus are told by an agent that works on a real kernel."""
+"""What kubelet, load balancers and Prometheus read from an agent that works on a real kernel."""
 
 from __future__ import annotations
 

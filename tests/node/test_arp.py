@@ -1,4 +1,4 @@
-"""Who has this address? What machines on the node's network are told, by packets."""
+"""Which answers machines on the node's network get to "who has this address?", by packets."""
 
 from __future__ import annotations
 
@@ -238,15 +238,15 @@ def test_changing_a_scope_never_leaves_an_address(netns):
     table = AddressTable()
     list(table.read(None))
     assert table.odd == {"10.96.0.1", "fd00::1"}
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as told:
-        told.bind((0, 0x40))  # RTMGRP_IPV4_ROUTE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as monitor:
+        monitor.bind((0, 0x40))  # RTMGRP_IPV4_ROUTE
         assert table.mend() == 2
         routes = 1
         seen = []
-        told.setblocking(False)
+        monitor.setblocking(False)
         while True:
             try:
-                kind = struct.unpack_from("=H", told.recv(65536), 4)[0]
+                kind = struct.unpack_from("=H", monitor.recv(65536), 4)[0]
             except BlockingIOError:
                 break
             routes += 1 if kind == 24 else -1

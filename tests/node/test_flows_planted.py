@@ -57,7 +57,7 @@ STANDS = list(dict.fromkeys(plant[0] for plant in PLANTS.values()))
 
 
 class Stands:
-    """One at a time, as long as the same one is asked for: pytest makes an indirect parameter anew for every test."""
+    """One at a time, as long as the same one is asked for: pytest makes an indirect parameter again for every test."""
 
     def __init__(self) -> None:
         self._open = ExitStack()

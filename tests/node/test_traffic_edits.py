@@ -1,7 +1,7 @@
 """Edits in place: whatever is edited of a Service, its virtual server stays, and with it every connection.
 
-A virtual server that were deleted and added again would reset its connections (`expire_nodest_conn`) and begin its
-counters anew.
+A virtual server that were deleted and added again would reset its connections (`expire_nodest_conn`) and start its
+counters from 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Clusters in, kernel state out: tests/golden/<case>/cluster.yaml becomes the expected files beside it.
 
 ipset.txt holds the members of our sets, ipvs.txt what `ipvsadm -Sn`, `ip address` and the chain of translations would
-show on node-1 (172.16.0.1, on the pods' side 10.244.1.254), findings.txt what the operator is told, iptables.txt what
+show on node-1 (172.16.0.1, on the pods' side 10.244.1.254), findings.txt what the operator reads, iptables.txt what
 the iptables backend writes in place of ipvs.txt. `pytest tests/pipeline/test_golden.py --rewrite-golden` writes them;
 review the diff. The same objects from an API server must come to the same, in a stream or page by page.
 """
@@ -56,8 +56,8 @@ def in_pages(case: Path, folder: Path) -> tuple[Changes, list[Finding]]:
     return streamed(case, folder, server)
 
 
-def told(pipeline: Pipeline, kernel: FakeKernel, loaded: tuple[Changes, list[Finding]]) -> FindingBook:
-    """The pipeline has begun with all that was loaded; what is said of it."""
+def findings_after_start(pipeline: Pipeline, kernel: FakeKernel, loaded: tuple[Changes, list[Finding]]) -> FindingBook:
+    """Start the pipeline with all that was loaded, and return the findings."""
     book = FindingBook()
     changes, findings = loaded
     book.replace("source", findings)
@@ -70,7 +70,7 @@ def told(pipeline: Pipeline, kernel: FakeKernel, loaded: tuple[Changes, list[Fin
 
 
 def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
-    """What the iptables backend writes for each virtual server, without the marks of its rules; and what it says."""
+    """Return what the iptables backend writes for each virtual server, without the marks of its rules, and its findings."""
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
     config = Config(node_name="node-1")
@@ -78,7 +78,7 @@ def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     for table in servers.tables:
         table.apply(RuleSet(table.family))
     pipeline = iptables_pipeline(config, KernelTables(renderer(config), servers, None, kernel.sets), window=0)
-    book = told(pipeline, kernel, loaded)
+    book = findings_after_start(pipeline, kernel, loaded)
     lines: list[str] = []
     for seen in servers.read(None):
         assert isinstance(seen.row, ChainsRow)
@@ -93,7 +93,7 @@ def _without_marks(line: str) -> str:
 
 
 def _said(book: FindingBook) -> str:
-    """What the other backend does not say: that something is not honoured."""
+    """Return the findings of this backend alone: that a field is not honoured."""
     return "".join(f"# {finding}\n" for finding in book.current() if "iptables backend" in finding.reason)
 
 
@@ -103,7 +103,7 @@ def programmed(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
     tables = (kernel.ipvs, kernel.addresses, kernel.sets)
     backend = KernelTables(IpvsRenderer(), *tables, translations=kernel.translations)
     pipeline = pipeline_for(Config(node_name="node-1"), backend, window=0)
-    book = told(pipeline, kernel, loaded)
+    book = findings_after_start(pipeline, kernel, loaded)
     kernel.keep_rules()
     bound = sorted(str(row) for row in kernel.snapshot() if isinstance(row, AddressRow))
     shared = [f"ip address add {row} dev kube-ipvs0" for row in bound]

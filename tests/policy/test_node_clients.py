@@ -330,30 +330,30 @@ def test_a_translation_comes_after_its_target_and_goes_before_it() -> None:
 @pytest.mark.parametrize("internal", [False, True])
 def test_who_is_translated_is_told_of_when_a_udp_endpoint_elsewhere_goes(internal: bool) -> None:
     """Flows are known by the address that they were sent to. IPVS goes on with one until the real server is away, and
-    that is after a window: the last thing that is told must be what ends them."""
+    that is after a window: the last report must be what ends them."""
     service = replace(WEB, ports=(ServicePort("dns", Protocol.UDP, 53),), internal_local=internal)
     kernel = FakeKernel()
     agent = Agent(kernel, [service, piece(HERE, THERE)], 0.0, EVERYTHING_KNOWN)
     balancer = VirtualServerId(Protocol.UDP, BALANCER, 53)
     target = VirtualServerId(Protocol.UDP, CLUSTER_IP, 32821 if internal else 53)
 
-    def told(now: float) -> set[tuple[str, ...]]:
-        """Who may answer clients of the address, those on the node among them, if any is told of."""
+    def reported(now: float) -> set[tuple[str, ...]]:
+        """Who may answer clients of the address, those on the node among them, if any is reported."""
         found = [server for server in agent.pipeline.round(now).udp if server.id == balancer]
         return {tuple(r.address for r in (*server.real_servers, *(server.node_real_servers or ()))) for server in found}
 
     moved = piece(HERE, replace(THERE, address=Address("10.1.0.8")))
     agent.pipeline.take(Changes(upserts=(moved,)), 1.0)
     everybody = ("10.1.0.5", "10.1.0.5", "10.1.0.8")
-    assert told(1.0) == {everybody}
+    assert reported(1.0) == {everybody}
     assert (Address("10.1.0.6"), 5353) in kernel.real_servers[target], (
         "for a window, or it would be the test of nothing"
     )
-    assert told(2.0) == {everybody} and (Address("10.1.0.6"), 5353) not in kernel.real_servers[target]
-    assert told(100.0) == set()
+    assert reported(2.0) == {everybody} and (Address("10.1.0.6"), 5353) not in kernel.real_servers[target]
+    assert reported(100.0) == set()
     unready = piece(HERE, replace(THERE, address=Address("10.1.0.8"), ready=False, serving=False))
     agent.pipeline.take(Changes(upserts=(unready,)), 200.0)
-    assert told(200.0) == {("10.1.0.5", "10.1.0.5")}
+    assert reported(200.0) == {("10.1.0.5", "10.1.0.5")}
 
 
 def test_who_is_no_longer_translated_is_told_of() -> None:
@@ -361,5 +361,5 @@ def test_who_is_no_longer_translated_is_told_of() -> None:
     agent = Agent(FakeKernel(), [dns, piece(HERE, THERE)], 0.0, EVERYTHING_KNOWN)
     thief = replace(older()[0], ports=(ServicePort("dns", Protocol.UDP, 53),))
     agent.pipeline.take(Changes(upserts=(thief,)), 1.0)
-    (told,) = [server for server in agent.pipeline.round(1.0).udp if server.id.address == BALANCER]
-    assert told.inside is None and told.node_real_servers is None
+    (reported,) = [server for server in agent.pipeline.round(1.0).udp if server.id.address == BALANCER]
+    assert reported.inside is None and reported.node_real_servers is None

@@ -23,7 +23,7 @@ def names(listed: Listed) -> list[str]:
 
 
 class Driven:
-    """A reflector, asked and told in short."""
+    """A reflector, with short names for its questions and answers."""
 
     def __init__(self, kind: str = "Service") -> None:
         self.reflector = Reflector(kind)
@@ -243,7 +243,7 @@ def test_versions_that_are_no_numbers_have_no_order():
 
 @pytest.mark.parametrize("reason", ["", "the server has gone silent"])
 def test_a_watch_in_which_nothing_comes_makes_a_new_list(reason):
-    """Its version is one that the server has yet to reach, and what happens until then is not told."""
+    """Its version is one that the server has yet to reach, and what happens until then is not sent."""
     driven = Driven().watching(1000)
     driven.ask()
     driven.accepts()
@@ -277,7 +277,7 @@ def test_after_a_watch_that_was_cut_the_next_is_short():
     assert driven.ask(0.0)["timeoutSeconds"] == "300"
     driven.accepts(bookmark(1002))
     driven.now += 299
-    driven.ends()  # as a server does that is told to stop
+    driven.ends()  # as a server does that stops
     assert driven.ask(0.0)["timeoutSeconds"] == str(int(QUIET))
     driven.accepts()
     driven.now += QUIET
@@ -474,7 +474,7 @@ def test_lines_are_cut_from_any_pieces(size):
 
 
 def test_the_table_in_the_docstring_is_the_table():
-    told: dict[tuple[State, Turn], State] = {}
+    table: dict[tuple[State, Turn], State] = {}
     state, pending = None, []
     lines = states.__doc__.split("\n\n")[1].splitlines()[1:]
     for text in lines:
@@ -483,6 +483,6 @@ def test_the_table_in_the_docstring_is_the_table():
             state, words = State[words[0]], words[1:]
         pending.append(Turn[words[0].upper()])
         if len(words) > 1:
-            told.update({(state, turn): State[words[1]] for turn in pending})
+            table.update({(state, turn): State[words[1]] for turn in pending})
             pending = []
-    assert told == {(state, turn): after for state, turns in TABLE.items() for turn, after in turns.items()}
+    assert table == {(state, turn): after for state, turns in TABLE.items() for turn, after in turns.items()}

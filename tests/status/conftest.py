@@ -1,4 +1,4 @@
-"""What the comparisons with ipvsadm share."""
+"""Fixtures of the comparisons with ipvsadm."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def send(address, port, payload, times=1, mark=0):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.SOL_SOCKET, SO_MARK, struct.pack("=I", mark))
         for _ in range(times):
-            with contextlib.suppress(ConnectionRefusedError):  # nobody listens, which is told with the next one
+            with contextlib.suppress(ConnectionRefusedError):  # nobody listens, which is reported with the next one
                 sender.sendto(payload, (address, port))
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP servers of an agent on the lab's node answer."""
+"""Asks the HTTP servers of an agent on the node of the lab."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEALTH, METRICS = 10256, 10249
 
 
 def get(place: ProxiedNode, port: int, path: str) -> tuple[int, str]:
-    """(status, body), asked from within the node."""
+    """Return the status and the body of an answer to a request from within the node."""
     return ask(place.node, "127.0.0.1", port, path)
 
 

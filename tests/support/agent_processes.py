@@ -1,4 +1,4 @@
-"""The agent as a process, many times over, on a node that a test has made."""
+"""Starts the agent's commands as processes in a network namespace that a test has made."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ IN_SYNC = r" in sync: .*\((\d+) writes, [\d.]+ s\)"
 
 
 class Process(Child):
-    """One run of a command, of which a test waits for something."""
+    """A running command whose log and exit status a test can wait for."""
 
     def says(self, pattern: str, patience: float = START_LIMIT) -> re.Match[str]:
-        """Waits until its log matches."""
+        """Wait until the log matches, and return the match. Fails as soon as the process has ended without it."""
 
         def look() -> re.Match[str] | None:
             alive = self.alive
             found = re.search(pattern, self.log)
-            assert found or alive, f"it ended without saying {pattern!r}:\n{self.log}"
+            assert found or alive, f"it ended without logging {pattern!r}:\n{self.log}"
             return found
 
         try:
             found = eventually(look, patience)
         except AssertionError as error:
-            raise AssertionError(f"{error}; not said: {pattern!r}\n{self.log}") from None
+            raise AssertionError(f"{error}; not logged: {pattern!r}\n{self.log}") from None
         assert found
         return found
 
     def wait(self, patience: float = START_LIMIT) -> int | None:
-        """Its exit status; None if it was killed."""
+        """Wait for the end, and return the exit status; None if a signal ended the process."""
         assert self.ends(patience), f"it has not ended:\n{self.log}"
         return self.status()
 
     def kill(self) -> None:
-        """With no chance to tidy up; gone when this returns."""
+        """End the process by SIGKILL; it is gone when this returns."""
         self.send(signal.SIGKILL)
         self.wait()
 
@@ -54,7 +54,7 @@ class Process(Child):
 
 
 class Agents:
-    """Makes processes of the agent's commands in a namespace. Closing ends all of them."""
+    """Starts commands of the agent in a namespace. `close` ends all of them."""
 
     def __init__(self, namespace: Namespace, folder: Path) -> None:
         self.folder = folder
@@ -65,18 +65,18 @@ class Agents:
         self._made: list[Process] = []
 
     def wants(self, *documents: Document, name: str = "objects.json") -> None:
-        """A file with these and this node in it."""
+        """Write a manifest with these objects and the Node of this node."""
         self.writes(name, manifest((node(), *documents)))
 
     def writes(self, name: str, text: str) -> None:
-        """Puts it in its place as a whole, and looking old, so that nobody waits for the writer to be back."""
+        """Replace a source file atomically, with an old time stamp: the agent waits while a file is new."""
         new = self.source / f".{name}"
         new.write_text(text)
         os.utime(new, (time.time() - 60, time.time() - 60))
         new.rename(self.source / name)
 
     def words(self, *words: str) -> list[str]:
-        """The command line; what each command needs is added. The source is the folder unless an API is named."""
+        """Return the arguments with those that the command needs; without a kubeconfig the source is the directory."""
         given = [*words, "--state-dir", str(self.state_dir)]
         if words[0] in ("run", "plan"):
             given += ["--hostname-override", THIS_NODE]
@@ -84,20 +84,20 @@ class Agents:
         return given
 
     def start(self, *words: str) -> Process:
-        """Waits for nothing."""
+        """Start a command, and wait for nothing."""
         stem = self.folder / f"{len(self._made)}-{words[0]}"
         process = Process(nursery().start(self.words(*words), self._namespace.path, stem), stem)
         self._made.append(process)
         return process
 
     def in_sync(self, *words: str) -> Process:
-        """`run`, once it says that the kernel is as its source wants it."""
+        """Start `run`, and wait until it logs that the kernel is in sync."""
         process = self.start("run", *words)
         process.says(IN_SYNC)
         return process
 
     def end_of(self, *words: str) -> Process:
-        """A command that has ended by itself."""
+        """Run a command to its end."""
         process = self.start(*words)
         process.wait()
         return process
@@ -107,14 +107,14 @@ class Agents:
             process.kill()
 
     def close(self) -> None:
-        """Prints what they said, which pytest shows of a test that failed."""
+        """End all processes, and print their logs, which pytest shows of a failed test."""
         for process in self._made:
             process.close()
             print(f"--- agent, pid {process.pid}:\n{process.log}")
 
 
 def executed(namespace: Namespace, words: list[str], *before: str) -> subprocess.CompletedProcess[str]:
-    """A command as a person runs it: a new Python, started by the program `before`."""
+    """Run a command in a new Python process, as a person does; `before` is a program that starts it."""
     argv = [*before, sys.executable, "-m", "ipvsagent", *words]
     with namespace.entered():
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""A client of the Kubernetes API for tests: sees codes, headers and lines as they are, and repairs nothing."""
+"""A client of the Kubernetes API that shows status codes, headers and lines as they are, and retries nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = 20.0
 
 
 class Reply:
-    """thing: the body if it is JSON, else None."""
+    """Holds an answer. `thing` is the body if it is JSON, otherwise None."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self.code, self.headers, self.text = response.status, response.headers, response.data
@@ -29,7 +29,7 @@ class Reply:
 
 
 class Stream:
-    """Events of a watch that is open; ends as the server ends it."""
+    """Iterates over the events of an open watch, and ends when the server ends it."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
         self.code = response.status
@@ -43,12 +43,12 @@ class Stream:
         return event
 
     def take(self, count: int) -> list[tuple[str, str]]:
-        """Type of each event, and the name of its object."""
+        """Return the types of the next events, each with the name of its object."""
         return [shown(next(self)) for _ in range(count)]
 
 
 class ApiClient:
-    """token: in place of all credentials of the kubeconfig."""
+    """Calls the API server of a kubeconfig. A token replaces all credentials of the kubeconfig."""
 
     def __init__(self, kubeconfig: Path, token: str = "") -> None:
         configuration = client.Configuration()

@@ -1,4 +1,4 @@
-"""Kubernetes objects as the API writes them, and the lines of a watch that carry them."""
+"""Builds Kubernetes objects as an API server writes them, and the lines of a watch that carry them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A namespace of a test's own, on the double or on the API server that is named (see test_apiserver_contract.py)."""
+"""A namespace on the API server double, or on the real API server of test_apiserver_contract.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REAL = "IPVSAGENT_TEST_KUBECONFIG"
 
 @dataclass
 class Place:
-    """A namespace of its own on an API server."""
+    """A namespace that one test uses alone."""
 
     api: ApiClient
     namespace: str
@@ -32,7 +32,7 @@ class Place:
         return thing
 
     def version(self) -> str:
-        """Of a list now."""
+        """Return the resourceVersion that a list has now."""
         version: str = self.api.get(self.services).thing["metadata"]["resourceVersion"]
         return version
 

@@ -13,7 +13,7 @@ CERTIFICATES = Certificates()
 
 @contextmanager
 def api_server(**options: Any) -> Iterator[ApiServer]:
-    """Runs while entered; by TLS, if nothing else is said."""
+    """Run an API server, with TLS unless the options say otherwise."""
     with ApiServer(**{"certificates": CERTIFICATES, **options}) as server:
         yield server
     assert server.breakdowns == []

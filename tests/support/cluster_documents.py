@@ -1,4 +1,4 @@
-"""Kubernetes objects as documents, in the least words that a test needs, and as the text of a manifest."""
+"""Builds Kubernetes objects as the documents of a manifest, with only the fields that a test needs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ def service(
     affinity: int = 0,
     local_at: str = "",
 ) -> Document:
-    """annotations: without the prefix `ipvsagent.io/`. affinity: seconds of sessionAffinity ClientIP, 0 = none.
+    """Return a Service.
 
-    local_at: a load balancer address with externalTrafficPolicy Local.
+    annotations: without the prefix `ipvsagent.io/`. affinity: the seconds of sessionAffinity ClientIP, 0 = none.
+    local_at: a load balancer address, with externalTrafficPolicy Local.
     """
     document: Document = {
         "apiVersion": "v1",
@@ -57,7 +58,7 @@ def service(
 
 
 def endpoint(address: str, state: str = "ready", node: str = THIS_NODE) -> Document:
-    """state: ready, terminating (still serving), or unready."""
+    """Return an endpoint in the state "ready", "terminating" (and still serving) or "unready"."""
     ready = state == "ready"
     conditions = {"ready": ready, "serving": state != "unready", "terminating": state == "terminating"}
     return {"addresses": [address], "conditions": conditions, "nodeName": node}
@@ -66,7 +67,7 @@ def endpoint(address: str, state: str = "ready", node: str = THIS_NODE) -> Docum
 def endpoint_slice(
     service_name: str, endpoints: Iterable[Document | str], ports: Ports = HTTP, *, name: str = ""
 ) -> Document:
-    """endpoints: documents, or addresses of ready ones."""
+    """Return an EndpointSlice. endpoints: documents of `endpoint`, or addresses of ready endpoints."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -92,5 +93,5 @@ def node(name: str = THIS_NODE, address: str = NODE_ADDRESS, *, weight: int | No
 
 
 def manifest(documents: Sequence[Document]) -> str:
-    """JSON is YAML, and much faster to read in a guest."""
+    """Return the text of a manifest: JSON, which is YAML too and which a guest reads much faster."""
     return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})

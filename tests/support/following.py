@@ -11,7 +11,7 @@ from ipvsagent.sources.kubernetes import ApiSource
 
 
 class Following:
-    """A source that runs, and all that it said."""
+    """Runs a source in a thread, and keeps what it reports."""
 
     def __init__(self, source: ApiSource) -> None:
         self.source = source
@@ -27,7 +27,7 @@ class Following:
         self.thread.start()
 
     def until(self, condition, patience=30.0):
-        """Also if it was true for a moment, between two messages that came together."""
+        """Wait until the condition holds, or has held between two messages that arrived together."""
         end = time.monotonic() + patience
         met = condition()
         while not met:

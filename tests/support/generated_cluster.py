@@ -1,4 +1,4 @@
-"""Clusters for tests: Hypothesis strategies for Services and EndpointSlices, and regular ones of any size."""
+"""Generates clusters: Hypothesis strategies for Services and EndpointSlices, and regular clusters of any size."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ slices = st.builds(
 
 
 def many(count: int, *, local: bool = False) -> list[Object]:
-    """local: with a load balancer address each, and externalTrafficPolicy Local with every second endpoint here."""
+    """Return `count` Services, each followed by its EndpointSlice with four endpoints.
+
+    local: each Service has a load balancer address and externalTrafficPolicy Local, and every second endpoint is here.
+    """
     objects: list[Object] = []
     for n in range(count):
         high, low = divmod(n, 250)

@@ -1,4 +1,4 @@
-"""IPVS tables that have everything in them, made from a seed; the kernel takes every row.
+"""Generates IPVS tables with rows of every kind from a seed; the kernel accepts every row.
 
 Addresses are drawn from few blocks that lie more than 2^31 apart in all ways, so that ipvsadm's order of them is
 cyclic nearly everywhere, and from few values within a block, so that ports decide often.
@@ -34,7 +34,7 @@ _MARKS = [1, 2, 7, 0x7FFFFFFF, 0x80000000, 0x80000001, 3_000_000_000, 0xC0000000
 
 
 def ipvs_table(seed: int, size: int, *, restorable: bool = False, pe_names: tuple[str, ...] = ("", "sip")) -> list[Row]:
-    """`size` virtual servers, each followed by up to 24 real servers.
+    """Return `size` virtual servers, each followed by up to 24 real servers.
 
     restorable: only what ipvsadm can make. Otherwise also what the kernel takes from others: Local, tunnelled and
     routed real servers on any port, TCP with one-packet scheduling, weights and thresholds up to the kernel's limit.
@@ -87,7 +87,7 @@ def _virtual_server(dice: random.Random, restorable: bool, pe_names: tuple[str, 
 
 
 def _real_servers(dice: random.Random, server: VirtualServerRow, restorable: bool) -> list[RealServerRow]:
-    # The tables of mh are made anew for each real server, slow enough to be felt with many.
+    # The kernel builds the table of mh again for each real server, which takes long with many.
     count = dice.choice([0, 1, 2, 3, 5, 24]) if server.scheduler != "mh" else dice.choice([0, 1, 3])
     made: dict[tuple[Address, int], RealServerRow] = {}
     for _ in range(count):

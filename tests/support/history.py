@@ -1,4 +1,4 @@
-"""One history of a cluster and its node, run through the agent's own loop."""
+"""Runs one history of a cluster and its node through the agent's own loop, on the fake or the real kernel."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ L_PODS = replace(
     endpoints=(Endpoint(Address("10.1.0.9"), node="here"), Endpoint(Address("10.1.1.9"), node="other")),
 )
 HERE = Node(name="here", addresses=(Address("172.16.0.1"),))
-# What happens, and how many seconds pass after it. Words are methods of `Story`.
+# What happens, and how many seconds pass after it. Words are methods of `HistoryRun`.
 HISTORY: list[tuple[float, Changes | str]] = [
     (1.5, Changes(upserts=(A, A_PODS, B, B_PODS, HERE), synced=True)),
     (0.3, put(C, C_PODS, L, L_PODS)),
@@ -107,8 +107,8 @@ HISTORY: list[tuple[float, Changes | str]] = [
 ]
 
 
-class Story:
-    """The history, told to an agent; one that dies is followed by a new one, which is told all that is known."""
+class HistoryRun:
+    """Feeds the history to an agent. One that dies is followed by a new one, which is given all objects again."""
 
     def __init__(self, kernel: Any, folder: Path, calls: Calls) -> None:
         self.kernel = kernel
@@ -119,10 +119,10 @@ class Story:
         kernel.put(*THEIRS)
         self.agent = self._opened(calls)
 
-    def tell(self) -> None:
+    def play(self) -> None:
         for seconds, event in HISTORY:
             if isinstance(event, Changes):
-                self._note(event)
+                self._record(event)
                 self._run(seconds, event)
             else:
                 self._run(seconds, *getattr(self, event)())
@@ -130,7 +130,7 @@ class Story:
     def settle(self) -> None:
         self._run(SETTLED_AFTER, *self._monitored())
 
-    # What somebody else does to the kernel
+    # What other programs do to the kernel
 
     def servers_flushed(self) -> Messages:
         rows = self.kernel.snapshot() - set(THEIRS)
@@ -146,13 +146,13 @@ class Story:
         return self._monitored()
 
     def address_appears(self) -> Messages:
-        """On another interface of this node: the address of C, which must not be bound any more."""
+        """Add the address of C to another interface of this node; the agent must not bind it any more."""
         address = C.cluster_ips[0]
         self.kernel.add_node_address(address)
         return [AddressChange("eth0", address, True)]
 
     def _monitored(self) -> Messages:
-        """What the address monitor would tell of our interface."""
+        """Return what the address monitor would report of our interface."""
         wanted = {
             address for item in self.objects.values() if isinstance(item, Service) for address in item.cluster_ips
         }
@@ -162,7 +162,7 @@ class Story:
     # Restarts
 
     def restarted_half_blind(self) -> Messages:
-        """Most of its input cannot be read."""
+        """Restart while most of the input cannot be read."""
         self.blind = Blind(anything=True, services=True)
         self._begin(self._opened(self.calls))
         return [Changes(upserts=(A, A_PODS, HERE), synced=True, blind=self.blind)]
@@ -178,7 +178,7 @@ class Story:
         return agent
 
     def _opened(self, calls: Calls) -> Looped:
-        """One that cannot even begin ends with an error, and its supervisor starts it again."""
+        """Open an agent; one that fails at its start is started again, as its supervisor does."""
         while True:
             try:
                 return Looped(self.kernel, self._folder, calls)
@@ -195,31 +195,31 @@ class Story:
         except Killed:
             self.restarted()
 
-    def _note(self, event: Changes) -> None:
+    def _record(self, event: Changes) -> None:
         for key in event.removals:
             self.objects.pop(key, None)
         self.objects.update({item.key: item for item in event.upserts})
 
 
-def told(kernel: Any, folder: Path, calls: Calls) -> Story:
+def run_history(kernel: Any, folder: Path, calls: Calls) -> HistoryRun:
     folder.mkdir(exist_ok=True)
-    story = Story(kernel, folder, calls)
-    story.tell()
-    return story
+    run = HistoryRun(kernel, folder, calls)
+    run.play()
+    return run
 
 
 def end_of(kernel: Any, folder: Path, calls: Calls) -> tuple[frozenset[Row], tuple[Finding, ...]]:
-    """What the kernel holds in the end, and what is found wrong. Also: all is in sync, and nothing is left to do."""
-    story = told(kernel, folder, calls)
+    """Return the kernel's rows and the findings at the end, when all is in sync and nothing is left to do."""
+    run = run_history(kernel, folder, calls)
     calls.begin = None
-    story.settle()
+    run.settle()
     held = kernel.snapshot()
     assert set(THEIRS) <= held
-    written = story.agent.snapshot().ops_written
-    story.agent.run(10.0)
-    after = story.agent.snapshot()
-    assert after.ops_written == written, "somebody writes for ever"
+    written = run.agent.snapshot().ops_written
+    run.agent.run(10.0)
+    after = run.agent.snapshot()
+    assert after.ops_written == written, "the agent writes again and again"
     assert after.in_sync and not after.totals.suspect
-    restarted = story.restarted().snapshot()
+    restarted = run.restarted().snapshot()
     assert restarted.start_writes == 0 and restarted.findings == after.findings
     return held, after.findings

@@ -1,7 +1,7 @@
-"""Trouble at one call to a kernel table, by its number: the call fails before, after or in the middle of its work, or
-the agent dies there.
+"""Injects faults into calls of kernel tables: the call of a given number fails before, after or in the middle of its
+work, or the agent dies there.
 
-Wraps the tables of the fake and of the real kernel alike; `Calls` counts over all of them.
+The tables of the fake and of the real kernel are wrapped alike; `Calls` counts over all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipvsagent.kernel.fake.kernel import Killed
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.rows import Failure, Op
 
-# What the agent asks of its tables, beside `write`.
+# The calls of the agent to its tables, besides `write`.
 QUERIES = ("read", "services", "state", "members", "node_addresses")
 MAKERS = ("ensure", "ensure_interface")
 
@@ -37,7 +37,7 @@ class Trouble(StrEnum):
 
 
 class Calls:
-    """begin: from which call on there is trouble, counted from 0; None = never. many: how many calls it lasts."""
+    """Counts calls, of which `many` fail from number `begin` on, counted from 0; None = no call fails."""
 
     def __init__(self, begin: int | None = None, trouble: Trouble = Trouble.REFUSED, many: int = 1) -> None:
         self.made = 0
@@ -55,7 +55,7 @@ class Calls:
 
 
 class Interrupted:
-    """A table, to whose calls things happen. Everything else of it is its own."""
+    """A table whose calls can be interrupted; all other attributes are those of the table."""
 
     def __init__(self, table: Any, calls: Calls) -> None:
         self._table = table

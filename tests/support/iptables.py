@@ -1,4 +1,4 @@
-"""Rule sets for tests of iptables, and the variants and families that they run with."""
+"""Lists the variants and families that tests of iptables run with, and builds a rule set for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rule_set(family: Family, extra: str = "-p udp -j ACCEPT") -> RuleSet:
 
 @functools.cache
 def not_native(mode: Mode) -> str:
-    """Why this kind of rules cannot be tried on the kernel that runs the tests."""
+    """Return why the kernel that runs the tests has no rules of this kind; "" if it has."""
     if os.geteuid() != 0:
         return "needs root"
     words = ["unshare", "-n", f"iptables-{mode}", "-A", "INPUT", "-j", "ACCEPT"]

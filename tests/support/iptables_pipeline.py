@@ -1,4 +1,4 @@
-"""The pipeline on the rule tables of iptables, driven by a test instead of the agent's loop."""
+"""Drives the pipeline on the rule tables of iptables, in place of the agent's loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES: dict[Family, RuleSet] = {family: nat_rule_set(family, OPTIONS[family]) fo
 
 
 class Agent:
-    """A pipeline with the little of the real loop that matters."""
+    """A pipeline, and the part of the agent's loop that the laws depend on."""
 
     def __init__(self, kernel: FakeKernel, objects: Iterable[Object], now: float) -> None:
         kernel.restart()

@@ -1,4 +1,4 @@
-"""The pipeline on IPVS tables, driven by a test instead of the agent's loop."""
+"""Drives the pipeline on IPVS tables, in place of the agent's loop."""
 
 from __future__ import annotations
 
@@ -51,12 +51,10 @@ def pipeline_on(kernel: Any) -> Pipeline:
 
 
 class Agent:
-    """A pipeline with the little of the real agent that matters: time, start, rounds, and who keeps the packet rules.
-
-    rules_wait: as for a lock that another program has.
-    """
+    """A pipeline, and the part of the agent that the laws depend on: time, start, rounds, and the packet rules."""
 
     rules_wait = False
+    """Whether packet rules are not written, as while another program holds the lock of iptables."""
 
     def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: Blind) -> None:
         self.kernel = kernel

@@ -1,4 +1,4 @@
-"""What two programs print for the same table: the real ipvsadm, and ours, run in this process."""
+"""Compares what ipvsadm prints for a table with what `ipvsagent` prints, which runs in this process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ipvsagent.cli import main
 
 
 def theirs(*arguments: str, stdin: str = "") -> tuple[int, bytes]:
-    """Exit status and standard output of ipvsadm."""
+    """Run ipvsadm; return its exit status and standard output."""
     done = subprocess.run(["ipvsadm", *arguments], input=stdin.encode(), capture_output=True, timeout=60)
     return done.returncode, done.stdout
 
 
 class Ours:
-    """`ipvsagent` with a state directory of the test's."""
+    """Runs `ipvsagent` with the state directory of a test; a call returns the exit status and standard output."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
@@ -39,7 +39,7 @@ class Ours:
 
 
 def assert_same(mine: tuple[int, bytes], real: tuple[int, bytes]) -> None:
-    """By lines: a difference among thousands of rows is then one line of a test's report."""
+    """Compare line by line, so that a report shows the one line of thousands that differs."""
     assert mine[0] == real[0]
     for number, (my_line, real_line) in enumerate(
         zip(mine[1].splitlines(True), real[1].splitlines(True), strict=False)

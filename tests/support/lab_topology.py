@@ -1,4 +1,4 @@
-"""The topology of the lab that tests build, and servers on it."""
+"""Describes the lab that tests build: its topology, and servers at its pods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOPOLOGY = Topology(machine(1, 2), (machine(2, 2), machine(3, 1)))
 
 
 def servers_of(topology: Topology, port: int = 8080) -> list[Server]:
-    """TCP and UDP at every address of every pod."""
+    """Return a TCP and a UDP server for every address of every pod."""
     return [
         Server(pod.name, address, port, protocol)
         for each in topology.machines

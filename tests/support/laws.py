@@ -114,7 +114,7 @@ class Laws(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["s1", "s2", "s3"]))
     def endpoints_swap(self, name: str) -> None:
-        """Those that were ready are not, and the other way round: as in a rolling update, or when pods flap."""
+        """Ready endpoints become unready and the other way round, as in a rolling update, or when pods flap."""
         piece = self.objects.get(ObjectKey("EndpointSlice", "ns", name))
         if isinstance(piece, EndpointSlice):
             flipped = tuple(replace(e, ready=not e.ready, terminating=False) for e in piece.endpoints)
@@ -143,7 +143,7 @@ class Laws(RuleBasedStateMachine):
 
     @rule(code=st.sampled_from([errno.EINVAL, errno.ENOMEM, errno.EEXIST, errno.ENOENT]), nth=st.integers(0, 4))
     def fault(self, code: int, nth: int) -> None:
-        """Some ops are refused. Not with what no kernel says: that what is there, and has to go, is not there."""
+        """The kernel refuses some ops, but never says of a row that is there and is deleted that it is not there."""
         self.disturbed = True
 
         def refused(op: Op) -> bool:
@@ -185,7 +185,7 @@ class Laws(RuleBasedStateMachine):
             self.kernel.drop(*ours)
             return
         rows = sorted(self.kernel.snapshot() - self.foreign_rows, key=str)
-        rows = [r for r in rows if not isinstance(r, TranslationRow)]  # whoever keeps the packet rules repairs these
+        rows = [r for r in rows if not isinstance(r, TranslationRow)]  # the thread for packet rules repairs these
         if what == "stray server":
             rows = [r for r in rows if isinstance(r, VirtualServerRow) and r.id.address in self.kernel.bound]
         if not rows:
@@ -288,8 +288,8 @@ class Laws(RuleBasedStateMachine):
             self.now += 40.0 if reconciler.suspects or reconciler.shared.retry else 0.2
             self.agent.round(self.now)
             drift = self.agent.pipeline.audit.look(100, self.now).drift
-            assert self.disturbed or not drift, "nobody interfered, and yet the kernel is not what is believed"
-            # The interface tells of addresses that came and went, as its monitor does.
+            assert self.disturbed or not drift, "nobody interfered, and yet the kernel has drifted"
+            # Report addresses that were bound or unbound, as the address monitor does.
             for row in [*(AddressRow(a) for a in self.kernel.bound), *reconciler.shared]:
                 if isinstance(row, AddressRow):
                     reconciler.shared_changed(row, row.address in self.kernel.bound, self.now)
@@ -304,9 +304,9 @@ class Laws(RuleBasedStateMachine):
         return (type(row), row.server, row.key) if isinstance(row, RealServerRow) else (type(row), row.key)
 
     def with_real_servers(self) -> set[VirtualServerId]:
-        """Those that have real servers in the kernel now, and still will."""
+        """Return the virtual servers that have real servers in the kernel now, and are to have some after the round."""
         pipeline = self.agent.pipeline
-        pipeline._recompute(sorted(pipeline._dirty), Report())  # or this would still be the wish of the last round
+        pipeline._recompute(sorted(pipeline._dirty), Report())  # otherwise this would be the state of the last round
         desired = pipeline.desired
         return {
             i for i, reals in self.kernel.real_servers.items() if reals and (s := desired.get(i)) and s.real_servers
@@ -328,7 +328,7 @@ def a_removed_slice_takes_its_real_servers_along() -> None:
 
 
 def clients_are_not_translated_to_what_an_older_service_takes() -> None:
-    """A cluster IP that an older Service claims meanwhile has other endpoints; when that one goes, it is used again."""
+    """An older Service claims the cluster IP, which is used again when that Service goes."""
     service, piece = many(1, local=True)
     assert isinstance(service, Service)
     kernel = FakeKernel()
@@ -344,7 +344,7 @@ def clients_are_not_translated_to_what_an_older_service_takes() -> None:
 
 
 def cost_of(count: int, *, local: bool) -> dict[str, tuple[int, int, int]]:
-    """(calls, ops, rows read) of one change of each kind, with that many Services."""
+    """Return calls, ops and rows read for one change of each kind, with that many Services."""
     kernel = FakeKernel()
     objects = many(count, local=local)
     agent = Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
@@ -475,7 +475,7 @@ def what_blindness_held_back_goes_when_everything_is_known() -> None:
 
 
 def real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:
-    """It appears between our reading and our writing: the addition fails, and nothing of ours may follow it."""
+    """One appears between our reading and our writing: the addition fails, and no real server of ours may follow."""
     kernel = FakeKernel()
     agent = Agent(kernel, (), 0.0, EVERYTHING_KNOWN)
     objects = many(1)

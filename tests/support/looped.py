@@ -1,4 +1,4 @@
-"""The agent's own loop on tables that a test gives it, with a clock that only the test moves on."""
+"""Runs the agent's own loop on the tables that a test gives it, with a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_TURNS = 40  # in one second of the clock: more would be a loop that does no
 
 
 class NothingReserved:
-    """Ports of the machine that runs the tests stay as they are."""
+    """Stands for the reserved ports: those of the machine that runs the tests stay as they are."""
 
     def holds(self, wanted: PortRange) -> bool:
         return True
@@ -35,7 +35,7 @@ class NothingReserved:
 
 
 class TestedNode(IpvsBackend):
-    """A node whose tables are those of `kernel`, fake or real, with trouble at its calls."""
+    """A backend with the tables of `kernel`, fake or real, whose calls can be interrupted."""
 
     __test__ = False
 
@@ -62,14 +62,14 @@ class TestedNode(IpvsBackend):
         return name not in self.missing_schedulers
 
     def settings(self) -> list[Setting]:
-        """None: those of the machine that runs the tests stay as they are."""
+        """Return no setting: those of the machine that runs the tests stay as they are."""
         if self.settings_error:
             raise self.settings_error
         return []
 
 
 class _Waits(Inbox):
-    """Waiting takes no time."""
+    """An inbox where waiting moves the clock and takes no time."""
 
     now = 1000.0
 
@@ -85,7 +85,7 @@ class _Waits(Inbox):
 
 
 class Looped:
-    """A new agent. `kernel` has the tables; opening reads and prepares the node before any trouble begins."""
+    """A new agent on the tables of `kernel`. The node is read and prepared before any call is interrupted."""
 
     def __init__(self, kernel: Any, state_dir: Path, calls: Calls, drain_timeout: float = 5.0) -> None:
         kernel.restart()

@@ -1,4 +1,4 @@
-"""Network namespaces for tests."""
+"""Makes and enters network namespaces."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class NetworkNamespace:
-    """A network namespace of its own, loopback up, empty tables. Belongs to the thread that enters it."""
+    """A new network namespace with loopback up and empty tables. A thread that enters it enters it alone."""
 
     def __init__(self) -> None:
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(LIBC.unshare(CLONE_NEWNET))
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            # First of all: without it the kernel has no local addresses and refuses every real server.
+            # Without loopback the kernel has no local addresses and refuses every real server.
             self.run("ip", "link", "set", "lo", "up")
         finally:
             _check(LIBC.setns(before, CLONE_NEWNET))
@@ -28,12 +28,12 @@ class NetworkNamespace:
 
     @property
     def path(self) -> str:
-        """For tools that take a file, such as `nsenter --net=`."""
+        """The file of the namespace, for tools such as `nsenter --net=`."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread, and what it starts, is in the namespace; sockets stay in the one they were made in."""
+        """Enter the namespace with this thread and what it starts; a socket stays where it was made."""
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             _check(LIBC.setns(self.fd, CLONE_NEWNET))
@@ -43,7 +43,7 @@ class NetworkNamespace:
             os.close(before)
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """Runs a program in the current namespace; its output. Its error text is in the failure."""
+        """Run a program in the current namespace and return its output. Fails with its error text."""
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{' '.join(argv)}: exit status {done.returncode}: {done.stderr.strip()}"
         return done.stdout

@@ -1,4 +1,4 @@
-"""Programs that tests run: the agent's command line, Python code, pytest itself, and stand-ins for others."""
+"""Runs programs: the agent's commands, Python code, pytest, and stand-ins for other programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def python(code: str, *before: str) -> str:
-    """Runs code in another process, started by the program `before`; its output."""
+    """Run code in another Python process, which the program `before` starts, and return its output."""
     argv = [*before, sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=CHECKOUT)
     assert done.returncode == 0, done.stderr

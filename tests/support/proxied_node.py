@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T], patience: float = PATIENCE) -> T:
-    """The first true thing that `look` sees; polls, because how long it takes is not what is tested."""
+    """Call `look` until its result is true, and return that."""
     deadline = time.monotonic() + patience
     while not (seen := look()):
         assert time.monotonic() < deadline, f"not within {patience} s; seen last: {seen!r}"
@@ -79,14 +79,14 @@ class ProxiedNode:
         self.lab.close()
 
     def free_address(self) -> str:
-        """A Service address that no test had before: the kernel remembers deleted real servers for minutes."""
+        """Return an address that no test has used: the kernel remembers deleted real servers for minutes."""
         self._addresses += 1
         return f"10.96.0.{self._addresses}"
 
-    # What clients see
+    # What clients observe
 
     def answers(self, address: str, count: int, *, port: int = 80) -> str:
-        """The names of the pods that answered so many connections, one after the other: `ABCABC`."""
+        """Return the names of the pods that answered `count` connections, one after the other: `ABCABC`."""
         target = Target(address, port)
         return "".join(self.ask(target) for _ in range(count))
 
@@ -94,7 +94,7 @@ class ProxiedNode:
         return Counter(self.answers(address, count, port=port))
 
     def ask(self, target: Target, source: str = CLIENT, source_port: int = 0) -> str:
-        """One TCP connection from there; who answered. A failure raises OSError."""
+        """Make one TCP connection, and return the name of the pod that answered. Raises OSError if none did."""
         with self.client.socket(target.family, socket.SOCK_STREAM) as connection:
             connection.settimeout(PATIENCE)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -112,7 +112,7 @@ class ProxiedNode:
 
     @contextmanager
     def held(self, address: str, count: int = 1) -> Iterator[list[Conversation]]:
-        """So many open connections, made one after the other, each of which has been answered once."""
+        """Open connections one after the other, each of which has been answered once."""
         conversations: list[Conversation] = []
         try:
             for _ in range(count):
@@ -135,7 +135,7 @@ class ProxiedNode:
     # What the kernel holds
 
     def real_servers(self, address: str, port: int = 80, protocol: str = "TCP") -> dict[str, RealServer]:
-        """By the name of their pod; from /proc, none of the code under test."""
+        """Return the real servers by the name of their pod, read from /proc without the code under test."""
         found = virtual_servers(self.node).get(f"{protocol} {address}:{port}", {})
         return {NAME[real.rpartition(":")[0]]: server for real, server in found.items()}
 
@@ -143,23 +143,23 @@ class ProxiedNode:
         return {name: real.weight for name, real in self.real_servers(address, port, protocol).items()}
 
     def bound(self) -> set[str]:
-        """The addresses of Services that the node has."""
+        """Return the addresses of Services that are bound on the node."""
         lines = self.node.run("ip", "-o", "address", "show", "dev", "kube-ipvs0").splitlines()
         return {line.split()[3].split("/")[0] for line in lines}
 
     def saved(self) -> set[str]:
-        """The lines of `ipvsadm -Sn`."""
+        """Return the lines of `ipvsadm -Sn`."""
         return {line.strip() for line in self.node.run("ipvsadm", "-Sn").splitlines()}
 
 
 class UdpClient:
-    """One socket, so one flow."""
+    """A client that sends from one socket, so all its packets are of one flow."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
 
     def ask(self, patience: float = 0.1) -> str:
-        """Who answered one packet, "" if nobody did."""
+        """Send one packet, and return the name of the pod that answered; "" if none did."""
         self._socket.settimeout(patience)
         try:
             self._socket.send(b"?")
@@ -168,7 +168,7 @@ class UdpClient:
             return ""
 
     def ask_until_answered(self, packets: int = 20) -> tuple[str, int]:
-        """Who answered, and how many packets were sent for it."""
+        """Return the name of the pod that answered, and how many packets were sent until then."""
         for sent in range(1, packets + 1):
             if name := self.ask():
                 return name, sent
@@ -222,40 +222,46 @@ class Proxy:
         return self._backend.ops_written
 
     def wants(self, *documents: Document) -> int:
-        """From now on exactly these, and this node, if no Node is among them. Returns how many rows it wrote."""
+        """Make these the objects of the cluster, and return the number of rows written.
+
+        The Node of this node is added unless one is given.
+        """
         if not any(each["kind"] == "Node" for each in documents):
             documents = (node(), *documents)
         self._manifests.replace("test.json", read_manifest(manifest(documents).encode()))
         update = self._manifests.take()
-        self._learn((("source", name), found) for name, found in update.findings.items())
-        self._learn(self.pipeline.take(replace(update.changes, synced=True), self.now))
+        self._record((("source", name), found) for name, found in update.findings.items())
+        self._record(self.pipeline.take(replace(update.changes, synced=True), self.now))
         before = self.written
         with self._namespace.entered():
             reconciler = self.pipeline.reconciler
             work = self.pipeline.round if reconciler.started else self.pipeline.start
-            self._learn(work(self.now).findings)
+            self._record(work(self.now).findings)
             self.keep_rules()
         return self.written - before
 
     def after(self, seconds: float) -> int:
-        """What the agent's loop does when so much time has passed: drains, retries, and an audit of everything."""
+        """Let time pass, and return the number of rows written.
+
+        Does what the agent's loop does then: drains, retries, and an audit of everything.
+        """
         self.now += seconds
         before = self.written
         with self._namespace.entered():
             self.pipeline.audit.poll_drains(100, self.now)
-            self._learn(self.pipeline.round(self.now).findings)
-            self._learn(self.pipeline.audit.look(1000, self.now).findings)
+            self._record(self.pipeline.round(self.now).findings)
+            self._record(self.pipeline.audit.look(1000, self.now).findings)
             self.keep_rules()
         return self.written - before
 
     def keep_rules(self) -> None:
-        """What the agent's thread does when it is woken."""
+        """Do what the agent's thread for packet rules does when it is woken."""
         if self.rules:
             self.rules.apply_pending()
             self.rules.repair()
 
     def counters(self, address: str, port: int = 80, protocol: Protocol = Protocol.TCP) -> Counters:
-        """The kernel's, of a virtual server; they begin anew when it is deleted and added again."""
+        """Return the kernel's counters of a virtual server; they start at 0 when it is deleted and added again."""
         wanted = VirtualServerId(protocol, Address(address), port)
         with self._namespace.entered():
             (found,) = [seen for seen in self._node.ipvs.services() if seen.row.key == wanted]
@@ -263,13 +269,13 @@ class Proxy:
         return found.counters
 
     def restarted(self, seconds: float = 1.0) -> Proxy:
-        """A new agent on what this one left, which must not be used any more."""
+        """Return a new agent on what this one left; this one must not be used any more."""
         self.close()
         state_dir, rules, settings = self._given
         return Proxy(self._namespace, state_dir, self.now + seconds, rules=rules, **settings)
 
     def end(self) -> None:
-        """Nothing is wanted any more, and nothing is left; unless another agent has taken over."""
+        """Remove everything, unless another agent has taken over."""
         if not self._closed:
             self.wants()
             settled(self)
@@ -283,11 +289,11 @@ class Proxy:
         if self.rules:
             self.rules.close()
 
-    def _learn(self, origins: Iterable[tuple[object, tuple[Finding, ...]]]) -> None:
+    def _record(self, origins: Iterable[tuple[object, tuple[Finding, ...]]]) -> None:
         for origin, findings in origins:
             self._book.replace(origin, findings)
 
 
 def settled(proxy: Proxy) -> None:
-    """The window is over."""
+    """Let the window pass, in which edits are collected."""
     proxy.after(proxy.config.window + 0.01)

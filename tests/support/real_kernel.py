@@ -1,7 +1,7 @@
-"""The kernel that a test runs on, with the face of `FakeKernel`: so that what is held to laws against the fake is held
-to the same laws here.
+"""The kernel that a test runs on, with the interface of `FakeKernel`, so that the same laws are checked on both.
 
-Belongs to a network namespace of its own. What others do goes through tables of others; connections cannot be set.
+It works in a network namespace of its own. What other programs do goes through tables of their own; connections cannot
+be set.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class RealKernel:
         self.ipvs, self.addresses, self.sets, self.translations = (Stepwise(table, self) for table in tables)
 
     def keep_rules(self) -> None:
-        """What the agent's thread does when it is woken. Only here translations change."""
+        """Do what the agent's thread for packet rules does when it is woken. Translations change nowhere else."""
         if self._kept.pending:
             self._translated = None
         self._kept.apply_pending()
@@ -169,7 +169,7 @@ class RealKernel:
 
 
 class Stepwise:
-    """A table whose ops can fail, or be the last, one by one."""
+    """A table whose ops are executed one by one while faults or a crash are set."""
 
     def __init__(self, table: Any, kernel: RealKernel) -> None:
         self._table = table

@@ -1,4 +1,4 @@
-"""An HTTP server that answers as a test says: a good, small API server unless told otherwise."""
+"""An HTTP server that answers as a test scripts it, and otherwise as a small API server without faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.api_documents import bookmark, line, page
 
 
 class Asked:
-    """One request, to be answered."""
+    """A request, and the means to answer it."""
 
     def __init__(self, handler: BaseHTTPRequestHandler, server: ScriptedServer) -> None:
         parts = urlsplit(handler.path)
@@ -61,11 +61,11 @@ class Asked:
         self.handler.wfile.write(b"0\r\n\r\n")
 
     def hang(self) -> None:
-        """Says nothing until the server closes."""
+        """Send nothing until the server closes."""
         self.server.closing.wait(30)
 
     def reset(self) -> None:
-        """RST instead of FIN."""
+        """Close the connection by RST instead of FIN."""
         sock = self.handler.connection
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.handler.close_connection = True
@@ -74,13 +74,15 @@ class Asked:
 
 
 class ScriptedServer:
-    """objects: by plural; what the good answers hold. script: by plural, how the next requests are answered; None in
-    it, or its end, is a good answer. asked: every request."""
+    """Serves lists and watches of `objects`, except where `script` says otherwise."""
 
     def __init__(self, certificate: Path | None = None, client_ca: Path | None = None) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {"services": [], "endpointslices": [], "nodes": []}
+        """By plural, what good answers hold."""
         self.script: dict[str, list[Callable[[Asked], None] | None]] = {}
+        """By plural, how the next requests are answered; None, and the end of the list, is a good answer."""
         self.asked: list[Asked] = []
+        """Every request, in order."""
         self.closing = threading.Event()
         self.watches: list[Asked] = []
         server = self
@@ -119,7 +121,7 @@ class ScriptedServer:
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True).start()
 
     def good(self, asked: Asked) -> None:
-        """A list, or a watch that hangs after what it has to say; `watches` has it."""
+        """Answer with a list, or with a watch that sends the objects and then nothing; `watches` holds it."""
         objects = self.objects[asked.plural]
         if not asked.watches:
             asked.answer(page(*objects, version=100))

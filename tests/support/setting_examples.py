@@ -1,4 +1,4 @@
-"""An example of every setting: as a field of a document, as an option, and as a value of Config."""
+"""Gives an example of every setting: as a field of a document, as an option, and as a value of Config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native view of `status`, made from a pipeline that a test drives."""
+"""Renders the native view of `status` from a pipeline that a test drives."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.support.iptables_pipeline import Agent as AgentOnIptables
 from tests.support.ipvs_pipeline import Agent
 
 
-def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: object) -> tuple[str, StatusDocument]:
+def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **fields: object) -> tuple[str, StatusDocument]:
+    """Return the text and the document. fields: fields of the snapshot that differ from an agent without findings."""
     views = server_views(agent.pipeline, 0.0)
-
     kinds = {int: 0, float: 0.0, str: "", bool: True, dict[str, int]: {}}
     known = {
         "source": SourceView("files", synced=True),
@@ -27,13 +27,13 @@ def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: obje
         "programming": Programming(),
         "seconds_since_change": None,
         "conn_reuse": None,
-        **said_of_it,
+        **fields,
     }
-    said = Snapshot(
+    snapshot = Snapshot(
         **{name: known[name] if name in known else kinds[kind] for name, kind in get_type_hints(Snapshot).items()}
     )
     if isinstance(agent, AgentOnIptables):
-        made = document(None, 0, as_entries(agent.servers.read(None)), said)
+        made = document(None, 0, as_entries(agent.servers.read(None)), snapshot)
         return "\n".join(text for text, _ in lines(made)), made
     entries: list[tuple[Observed, list[Observed]]] = []
     for seen in kernel.ipvs.read(None):
@@ -41,5 +41,5 @@ def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: obje
             entries.append((seen, []))
         else:
             entries[-1][1].append(seen)
-    made = document((1, 2, 1), 4096, entries, said)
+    made = document((1, 2, 1), 4096, entries, snapshot)
     return "\n".join(text for text, _ in lines(made)), made
