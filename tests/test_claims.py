@@ -1,4 +1,4 @@
-"""Runs that claim test files from one folder run each file once, whole."""
+"""Runs that claim test files from one directory run each file once, whole."""
 
 from __future__ import annotations
 

@@ -40,12 +40,12 @@ def name_of(path: Path) -> str:
 
 
 def paths_in(text: str) -> Iterator[str]:
-    """Words that can be nothing but paths: in a folder of the repository or of the package, or a file of a kind that
+    """Words that can be nothing but paths: in a directory of the repository or of the package, or a file of a kind that
     is found here alone."""
-    folders = {p.name for place in (ROOT, PACKAGE) for p in place.iterdir() if p.is_dir() and p.name[0].isalpha()}
+    directories = {p.name for place in (ROOT, PACKAGE) for p in place.iterdir() if p.is_dir() and p.name[0].isalpha()}
     for word in _WORD.findall(text):
         first, slash, _ = word.partition("/")
-        if (slash and first in folders) or (_SUFFIX.search(word) and word not in _OF_THE_READER):
+        if (slash and first in directories) or (_SUFFIX.search(word) and word not in _OF_THE_READER):
             yield word
 
 
@@ -56,11 +56,11 @@ def exists(word: str, *places: Path) -> bool:
 @pytest.mark.parametrize("page", [*PAGES, *PICTURES], ids=name_of)
 def test_paths_that_a_page_names_exist(page: Path) -> None:
     code = " ".join(_CODE.findall(page.read_text()))
-    missing = [word for word in paths_in(code) if not exists(word, ROOT, PACKAGE, *named_folders(code))]
+    missing = [word for word in paths_in(code) if not exists(word, ROOT, PACKAGE, *named_directories(code))]
     assert not missing
 
 
-def named_folders(code: str) -> list[Path]:
+def named_directories(code: str) -> list[Path]:
     """Those of the files that a page names: the next file may be named as one beside them."""
     return sorted({(ROOT / word).parent for word in paths_in(code) if (ROOT / word).is_file()})
 
@@ -77,12 +77,12 @@ def test_the_layers_of_the_map_are_the_law() -> None:
 def test_paths_that_the_map_names_exist() -> None:
     missing = []
     for line in the_map().splitlines():
-        folder = PACKAGE
+        directory = PACKAGE
         for word in paths_in(line):
-            if not exists(word, PACKAGE, ROOT, folder):
+            if not exists(word, PACKAGE, ROOT, directory):
                 missing.append(word)
             elif "/" in word and (PACKAGE / word).parent.is_dir():
-                folder = (PACKAGE / word).parent  # what follows on the line may be beside it
+                directory = (PACKAGE / word).parent  # what follows on the line may be beside it
     assert not missing
 
 

@@ -19,8 +19,8 @@ PATHS = sorted(set(re.findall(r"\b[\w/]+\.(?:py|txt)\b", MAP)))
 def places(path: str) -> list[Path]:
     """Where a path of the map may be: in the package, in the checkout, or beside the path before it on its line."""
     line = next(line for line in MAP.splitlines() if path in line)
-    folders = re.findall(r"[\w/]+/", line)
-    return [PACKAGE / path, ROOT / path, *(PACKAGE / folder / path for folder in folders)]
+    directories = re.findall(r"[\w/]+/", line)
+    return [PACKAGE / path, ROOT / path, *(PACKAGE / directory / path for directory in directories)]
 
 
 @pytest.mark.parametrize("path", PATHS)

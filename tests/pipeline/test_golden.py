@@ -70,7 +70,7 @@ def findings_after_start(pipeline: Pipeline, kernel: FakeKernel, loaded: tuple[C
 
 
 def on_iptables(loaded: tuple[Changes, list[Finding]]) -> dict[str, str]:
-    """Return what the iptables backend writes for each virtual server, without the marks of its rules, and its findings."""
+    """Return what the iptables backend writes for each virtual server, without marks of rules, and its findings."""
     kernel = FakeKernel(node_addresses={"172.16.0.1": "eth0", "10.244.1.254": "cni0"})
     kernel.sets.ensure(set_specs())
     config = Config(node_name="node-1")

@@ -56,10 +56,10 @@ class Process(Child):
 class Agents:
     """Starts commands of the agent in a namespace. `close` ends all of them."""
 
-    def __init__(self, namespace: Namespace, folder: Path) -> None:
-        self.folder = folder
-        self.state_dir = folder / "state"
-        self.source = folder / "objects"
+    def __init__(self, namespace: Namespace, directory: Path) -> None:
+        self.directory = directory
+        self.state_dir = directory / "state"
+        self.source = directory / "objects"
         self.source.mkdir()
         self._namespace = namespace
         self._made: list[Process] = []
@@ -85,7 +85,7 @@ class Agents:
 
     def start(self, *words: str) -> Process:
         """Start a command, and wait for nothing."""
-        stem = self.folder / f"{len(self._made)}-{words[0]}"
+        stem = self.directory / f"{len(self._made)}-{words[0]}"
         process = Process(nursery().start(self.words(*words), self._namespace.path, stem), stem)
         self._made.append(process)
         return process

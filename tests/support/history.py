@@ -110,12 +110,12 @@ HISTORY: list[tuple[float, Changes | str]] = [
 class HistoryRun:
     """Feeds the history to an agent. One that dies is followed by a new one, which is given all objects again."""
 
-    def __init__(self, kernel: Any, folder: Path, calls: Calls) -> None:
+    def __init__(self, kernel: Any, directory: Path, calls: Calls) -> None:
         self.kernel = kernel
         self.calls = calls
         self.objects: dict[ObjectKey, Object] = {}
         self.blind = EVERYTHING_KNOWN
-        self._folder = folder
+        self._directory = directory
         kernel.put(*THEIRS)
         self.agent = self._opened(calls)
 
@@ -181,7 +181,7 @@ class HistoryRun:
         """Open an agent; one that fails at its start is started again, as its supervisor does."""
         while True:
             try:
-                return Looped(self.kernel, self._folder, calls)
+                return Looped(self.kernel, self._directory, calls)
             except (KernelError, Killed):
                 assert calls.struck
 
@@ -201,16 +201,16 @@ class HistoryRun:
         self.objects.update({item.key: item for item in event.upserts})
 
 
-def run_history(kernel: Any, folder: Path, calls: Calls) -> HistoryRun:
-    folder.mkdir(exist_ok=True)
-    run = HistoryRun(kernel, folder, calls)
+def run_history(kernel: Any, directory: Path, calls: Calls) -> HistoryRun:
+    directory.mkdir(exist_ok=True)
+    run = HistoryRun(kernel, directory, calls)
     run.play()
     return run
 
 
-def end_of(kernel: Any, folder: Path, calls: Calls) -> tuple[frozenset[Row], tuple[Finding, ...]]:
+def end_of(kernel: Any, directory: Path, calls: Calls) -> tuple[frozenset[Row], tuple[Finding, ...]]:
     """Return the kernel's rows and the findings at the end, when all is in sync and nothing is left to do."""
-    run = run_history(kernel, folder, calls)
+    run = run_history(kernel, directory, calls)
     calls.begin = None
     run.settle()
     held = kernel.snapshot()

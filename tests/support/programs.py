@@ -38,9 +38,9 @@ READ_ONLY = ("unshare", "--mount", "sh", "-c", 'mount -o bind,ro /proc/sys /proc
 
 
 @contextlib.contextmanager
-def program_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    shutil.copy("/bin/sleep", folder / name)
-    process = subprocess.Popen([folder / name, "60"])
+def program_named(name: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    shutil.copy("/bin/sleep", directory / name)
+    process = subprocess.Popen([directory / name, "60"])
     try:
         while Path(f"/proc/{process.pid}/comm").read_text().strip() != name:
             time.sleep(0.01)
@@ -50,8 +50,8 @@ def program_named(name: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def run_pytest(tests: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_it.py").write_text(tests)
+def run_pytest(tests: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (directory / "test_it.py").write_text(tests)
     words = [
         sys.executable,
         "-m",
@@ -64,7 +64,7 @@ def run_pytest(tests: str, folder: Path, *options: str) -> subprocess.CompletedP
         f"--config-file={CHECKOUT}/pyproject.toml",
     ]
     return subprocess.run(
-        [*words, f"--rootdir={CHECKOUT}", *options, str(folder)],
+        [*words, f"--rootdir={CHECKOUT}", *options, str(directory)],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
