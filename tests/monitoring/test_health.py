@@ -37,19 +37,19 @@ def health(clock: Clock) -> Health:
     return Health(30.0, (Family.IPV4, Family.IPV6), clock=clock, wall=lambda: clock.now + 1e9)
 
 
-def decoded(response: Response) -> tuple[int, dict[str, object]]:
+def told(response: Response) -> tuple[int, dict[str, object]]:
     return response.status, json.loads(response.body)
 
 
 def test_before_the_first_sync_with_nothing_waiting(health: Health) -> None:
     assert health.livez().status == 200
-    status, body = decoded(health.healthz())
+    status, body = told(health.healthz())
     assert (status, body["nodeEligible"], body["healthy"]) == (503, False, False)
 
 
 def test_a_node_that_was_seen_and_stays(health: Health) -> None:
     health.node_is(Node(name="a"))
-    status, body = decoded(health.healthz())
+    status, body = told(health.healthz())
     assert status == 200
     assert body == {
         "lastUpdated": "2001-09-09T02:03:20Z",
@@ -61,7 +61,7 @@ def test_a_node_that_was_seen_and_stays(health: Health) -> None:
             "IPv6": {"lastUpdated": "2001-09-09T02:03:20Z", "healthy": True},
         },
     }
-    assert "nodeEligible" not in decoded(health.livez())[1]
+    assert "nodeEligible" not in told(health.livez())[1]
 
 
 def test_a_node_that_leaves_is_alive_but_gets_no_new_traffic(health: Health) -> None:
@@ -80,7 +80,7 @@ def test_what_waits_for_two_sync_periods(health: Health, clock: Clock) -> None:
     clock.now += 29.9
     assert health.healthz().status == 200
     clock.now += 0.1
-    status, body = decoded(health.livez())
+    status, body = told(health.livez())
     assert status == 503 and body["lastUpdated"] == "2001-09-09T02:03:20Z" and body["healthy"] is False
     family = {"lastUpdated": "2001-09-09T02:03:20Z", "healthy": False}
     assert body["status"] == {"IPv4": family, "IPv6": family}

@@ -337,7 +337,7 @@ def test_who_is_translated_is_told_of_when_a_udp_endpoint_elsewhere_goes(interna
     balancer = VirtualServerId(Protocol.UDP, BALANCER, 53)
     target = VirtualServerId(Protocol.UDP, CLUSTER_IP, 32821 if internal else 53)
 
-    def reported(now: float) -> set[tuple[str, ...]]:
+    def told(now: float) -> set[tuple[str, ...]]:
         """Who may answer clients of the address, those on the node among them, if any is reported."""
         found = [server for server in agent.pipeline.round(now).udp if server.id == balancer]
         return {tuple(r.address for r in (*server.real_servers, *(server.node_real_servers or ()))) for server in found}
@@ -345,15 +345,15 @@ def test_who_is_translated_is_told_of_when_a_udp_endpoint_elsewhere_goes(interna
     moved = piece(HERE, replace(THERE, address=Address("10.1.0.8")))
     agent.pipeline.take(Changes(upserts=(moved,)), 1.0)
     everybody = ("10.1.0.5", "10.1.0.5", "10.1.0.8")
-    assert reported(1.0) == {everybody}
+    assert told(1.0) == {everybody}
     assert (Address("10.1.0.6"), 5353) in kernel.real_servers[target], (
         "for a window, or it would be the test of nothing"
     )
-    assert reported(2.0) == {everybody} and (Address("10.1.0.6"), 5353) not in kernel.real_servers[target]
-    assert reported(100.0) == set()
+    assert told(2.0) == {everybody} and (Address("10.1.0.6"), 5353) not in kernel.real_servers[target]
+    assert told(100.0) == set()
     unready = piece(HERE, replace(THERE, address=Address("10.1.0.8"), ready=False, serving=False))
     agent.pipeline.take(Changes(upserts=(unready,)), 200.0)
-    assert reported(200.0) == {("10.1.0.5", "10.1.0.5")}
+    assert told(200.0) == {("10.1.0.5", "10.1.0.5")}
 
 
 def test_who_is_no_longer_translated_is_told_of() -> None:
@@ -361,5 +361,5 @@ def test_who_is_no_longer_translated_is_told_of() -> None:
     agent = Agent(FakeKernel(), [dns, piece(HERE, THERE)], 0.0, EVERYTHING_KNOWN)
     thief = replace(older()[0], ports=(ServicePort("dns", Protocol.UDP, 53),))
     agent.pipeline.take(Changes(upserts=(thief,)), 1.0)
-    (reported,) = [server for server in agent.pipeline.round(1.0).udp if server.id.address == BALANCER]
-    assert reported.inside is None and reported.node_real_servers is None
+    (told,) = [server for server in agent.pipeline.round(1.0).udp if server.id.address == BALANCER]
+    assert told.inside is None and told.node_real_servers is None

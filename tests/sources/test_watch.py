@@ -474,7 +474,7 @@ def test_lines_are_cut_from_any_pieces(size):
 
 
 def test_the_table_in_the_docstring_is_the_table():
-    table: dict[tuple[State, Turn], State] = {}
+    told: dict[tuple[State, Turn], State] = {}
     state, pending = None, []
     lines = states.__doc__.split("\n\n")[1].splitlines()[1:]
     for text in lines:
@@ -483,6 +483,6 @@ def test_the_table_in_the_docstring_is_the_table():
             state, words = State[words[0]], words[1:]
         pending.append(Turn[words[0].upper()])
         if len(words) > 1:
-            table.update({(state, turn): State[words[1]] for turn in pending})
+            told.update({(state, turn): State[words[1]] for turn in pending})
             pending = []
-    assert table == {(state, turn): after for state, turns in TABLE.items() for turn, after in turns.items()}
+    assert told == {(state, turn): after for state, turns in TABLE.items() for turn, after in turns.items()}

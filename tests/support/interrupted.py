@@ -17,7 +17,7 @@ from ipvsagent.kernel.fake.kernel import Killed
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.rows import Failure, Op
 
-# The calls of the agent to its tables, besides `write`.
+# What the agent asks of its tables, beside `write`.
 QUERIES = ("read", "services", "state", "members", "node_addresses")
 MAKERS = ("ensure", "ensure_interface")
 

@@ -230,13 +230,13 @@ class Proxy:
             documents = (node(), *documents)
         self._manifests.replace("test.json", read_manifest(manifest(documents).encode()))
         update = self._manifests.take()
-        self._record((("source", name), found) for name, found in update.findings.items())
-        self._record(self.pipeline.take(replace(update.changes, synced=True), self.now))
+        self._learn((("source", name), found) for name, found in update.findings.items())
+        self._learn(self.pipeline.take(replace(update.changes, synced=True), self.now))
         before = self.written
         with self._namespace.entered():
             reconciler = self.pipeline.reconciler
             work = self.pipeline.round if reconciler.started else self.pipeline.start
-            self._record(work(self.now).findings)
+            self._learn(work(self.now).findings)
             self.keep_rules()
         return self.written - before
 
@@ -249,8 +249,8 @@ class Proxy:
         before = self.written
         with self._namespace.entered():
             self.pipeline.audit.poll_drains(100, self.now)
-            self._record(self.pipeline.round(self.now).findings)
-            self._record(self.pipeline.audit.look(1000, self.now).findings)
+            self._learn(self.pipeline.round(self.now).findings)
+            self._learn(self.pipeline.audit.look(1000, self.now).findings)
             self.keep_rules()
         return self.written - before
 
@@ -289,7 +289,7 @@ class Proxy:
         if self.rules:
             self.rules.close()
 
-    def _record(self, origins: Iterable[tuple[object, tuple[Finding, ...]]]) -> None:
+    def _learn(self, origins: Iterable[tuple[object, tuple[Finding, ...]]]) -> None:
         for origin, findings in origins:
             self._book.replace(origin, findings)
 
