@@ -31,6 +31,7 @@ REVIEWED: tuple[tuple[str, str, str], ...] = (
     ("cli/test_wait_for_lock.py", "_lock", "the wait alone, without an agent after it"),
     ("integration/test_topology.py", "_LIBC", "system calls that fail"),
     ("kernel/test_agreement.py", "_socket", "a receive buffer so small that the kernel drops answers"),
+    ("kernel/test_conntrack.py", "_header _request", "a kernel before Linux 5.8, which does not filter"),
     ("kernel/test_conntrack_sysctls.py", "_HASH_SIZE _enlarge_hash", "a file that cannot be read"),
     ("kernel/test_host.py", "_capable", "a process without the capability"),
     ("kernel/test_iptables.py", "_PATH", "a machine without iptables, or with plain names only"),
@@ -47,7 +48,6 @@ REVIEWED: tuple[tuple[str, str, str], ...] = (
     ("laws/test_laws_iptables.py", "_held", "chains that no rule of a Service uses"),
     ("monitoring/test_health.py", "_open _requests _say_faults", "open listeners, and requests that hold a place"),
     ("node/test_local_policy.py", "_socket", "a connection that ends by a reset"),
-    ("node/test_udp_flows.py", "_header _request", "a kernel before Linux 5.8, which does not filter"),
     (
         "packet_filter/test_packet_filter.py",
         "_READ_AGAIN_AFTER _clock",
