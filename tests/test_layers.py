@@ -9,23 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.imports import imports_of
 from tests.support.layers import IMPURE, LAYERS, MAY_NOT_KNOW, MODULES, PACKAGE, PURE
 
 
 def part_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
-
-
-def imports_of(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
 
 
 def parts_imported(path: Path) -> set[str]:
