@@ -90,7 +90,7 @@ class Looped:
     def __init__(self, kernel: Any, state_dir: Path, calls: Calls, drain_timeout: float = 5.0) -> None:
         kernel.restart()
         config = Config(node_name="here", state_dir=state_dir, drain_timeout=drain_timeout, scheduler="rr")
-        list(kernel.addresses.read(None))
+        kernel.addresses.refresh()
         kernel.addresses.ensure_interface()
         self._kernel = kernel
         self.inbox = _Waits()

@@ -96,7 +96,7 @@ class Agent:
     def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: Blind) -> None:
         self.kernel = kernel
         kernel.restart()
-        list(kernel.addresses.read(None))
+        kernel.addresses.refresh()
         self.pipeline = pipeline_on(kernel)
         self.pipeline.node_addresses(kernel.addresses.node_addresses())
         self.pipeline.take(Changes(upserts=tuple(objects), synced=True, blind=blind), now)

@@ -60,9 +60,8 @@ class IpvsBackend:
         self._hand_over = HandOver()
         self._filter: PacketFilter | None = None
         self.translations = TranslationTable(self._held_translations, self._translate)
-        self.ownership = Ownership(
-            Ledger(self.ledger_path), self.addresses.bound, map(str, config.excluded), self.routes.networks
-        )
+        bound, routed = self.addresses.refresh(), self.routes.refresh()
+        self.ownership = Ownership(Ledger(self.ledger_path), bound, map(str, config.excluded), routed)
         self.ipvs = IpvsTable(self.ownership)
         self.raised = Raised(config.state_dir / f"{key}.raised")
         self.localhost = Raised(config.state_dir / f"{key}.localhost")
@@ -72,8 +71,6 @@ class IpvsBackend:
         self.unset_limits: tuple[Finding, ...] = ()
         self._timeouts_set = (0, 0, 0)
         self._schedulers: dict[str, tuple[bool, float]] = {}
-        list(self.addresses.read(None))
-        list(self.routes.read(None))
         kube_proxy_sets.claim_kube_proxy_servers(self.ownership, self.sets, self.addresses)
 
     def kernel_tables(self) -> KernelTables:
@@ -214,7 +211,7 @@ class IpvsBackend:
 
     def repair_addresses(self) -> int:
         """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
-        list(self.addresses.read(None))
+        self.addresses.refresh()
         return self.addresses.mend()
 
     def prepare(self) -> None:

@@ -55,12 +55,11 @@ class Retirement:
         self._addresses = addresses
         self._sets = sets
         self._routes = RouteTable(addresses)
-        self._ownership = Ownership(ledger, addresses.bound, map(str, config.excluded), self._routes.networks)
+        bound, routed = addresses.refresh(), self._routes.refresh()
+        self._ownership = Ownership(ledger, bound, map(str, config.excluded), routed)
         self._began: float | None = None
         self._due = 0.0
         self._ipvs: IpvsTable | None = None
-        list(addresses.read(None))
-        list(self._routes.read(None))
         if host.ip_vs_presence() is host.IpvsPresence.PRESENT:
             kube_proxy_sets.claim_kube_proxy_servers(self._ownership, sets, addresses)
             self._ipvs = IpvsTable(self._ownership)

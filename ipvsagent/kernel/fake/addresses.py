@@ -23,11 +23,15 @@ class FakeAddressTable:
         self.bound: set[Address] = set()
         self._kernel = kernel
 
-    def read(self, keys: Keys) -> Iterator[Observed]:
+    def refresh(self) -> set[Address]:
         self._kernel.count_read()
         present = self._kernel.bound if self._kernel.interface else set()
         self.bound.clear()
         self.bound.update(a for a in present if not is_loopback(a) and not is_ipv6_link_local(a))
+        return self.bound
+
+    def read(self, keys: Keys) -> Iterator[Observed]:
+        self.refresh()
         wanted = sorted(self.bound) if keys is None else [a for a in keys if isinstance(a, str) and a in self.bound]
         self._kernel.rows_read += len(wanted)
         return iter([Observed(AddressRow(address), Owner.OURS) for address in wanted])

@@ -22,9 +22,13 @@ class FakeRouteTable:
         self.networks: set[Network] = set()
         self._kernel = kernel
 
-    def read(self, keys: Keys) -> Iterator[Observed]:
+    def refresh(self) -> set[Network]:
         self._kernel.count_read()
         self._note()
+        return self.networks
+
+    def read(self, keys: Keys) -> Iterator[Observed]:
+        self.refresh()
         found = [row for _, row in sorted(self._kernel.routes.items()) if keys is None or row in set(keys)]
         self._kernel.rows_read += len(found)
         return iter([Observed(row, Owner.OURS) for row in found])
