@@ -96,7 +96,7 @@ def test_a_virtual_server_in_our_range_is_ours():
     """Also one that the ledger lost: nothing else can tell whose it is."""
     world = World(kernel())
     for server in list(world.kernel.virtual_servers):
-        world.kernel.ownership.ledger.forget([server])
+        world.kernel.ownership.ledger.release([server])
     world = World(world.kernel, node())
     assert not [s for s in world.kernel.virtual_servers if s.address.startswith("10.96.")]
 

@@ -225,7 +225,7 @@ class IpvsBackend:
     def adopt_ours(self) -> None:
         """Before any address goes."""
         kube_proxy_sets.claim_kube_proxy_servers(self.ownership, self.sets, self.addresses)
-        self.ownership.settle(self.ipvs.services())
+        self.ownership.reconcile_ledger(self.ipvs.services())
 
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
@@ -244,7 +244,7 @@ class IpvsBackend:
         KernelError if the kernel refuses some of it; the rest is in force then, and the same configuration can be given
         again."""
         self.config = config
-        self.ownership.exclude(map(str, config.excluded))
+        self.ownership.set_excluded(map(str, config.excluded))
         self.set_limits()
         if _timeouts(config) != self._timeouts_set:
             self._set_timeouts()

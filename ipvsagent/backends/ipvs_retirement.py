@@ -70,13 +70,13 @@ class Retirement:
         if self._addresses.has_interface():
             self._addresses.ensure_interface()  # or its addresses are none of ours
         if self._ipvs:
-            self._ownership.settle(self._ipvs.services())
+            self._ownership.reconcile_ledger(self._ipvs.services())
         self._deliver_by_routes()
 
     def configure(self, config: Config) -> None:
         """The next look goes by its drain timeout and its excluded networks."""
         self._config = config
-        self._ownership.exclude(map(str, config.excluded))
+        self._ownership.set_excluded(map(str, config.excluded))
 
     def look(self, now: float) -> bool:
         """Takes away what may go; True once nothing is left. Not before the rules of nat are there."""

@@ -259,7 +259,7 @@ class FakeIpvsTable:
             row = kernel.virtual_servers.get(key) if isinstance(key, VirtualServerId) else None
             if row is None:
                 continue
-            owner = self.ownership.owner_of(row.id)
+            owner = self.ownership.observe(row.id)
             zero = Counters() if counters else None
             kernel.rows_read += 1
             yield Observed(row, owner, counters=zero)
@@ -271,7 +271,7 @@ class FakeIpvsTable:
 
     def services(self) -> Iterator[Observed]:
         for row in self._kernel.virtual_servers.values():
-            yield Observed(row, self.ownership.owner_of(row.id), counters=Counters())
+            yield Observed(row, self.ownership.observe(row.id), counters=Counters())
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         self._kernel.calls += 1

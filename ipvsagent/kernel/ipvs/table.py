@@ -68,7 +68,7 @@ class IpvsTable:
             if found is None:
                 continue
             row, statistics = found
-            owner = self.ownership.owner_of(row.id)
+            owner = self.ownership.observe(row.id)
             yield Observed(row, owner, counters=statistics)
             yield from self._real_servers(row.id, owner, counters)
 
@@ -77,7 +77,7 @@ class IpvsTable:
         for body in self._all():
             found = answers.unpack_service(body, counters=True)
             if found is not None:
-                yield Observed(found[0], self.ownership.owner_of(found[0].id), counters=found[1])
+                yield Observed(found[0], self.ownership.observe(found[0].id), counters=found[1])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         claims = Claims(self.ownership.ledger, ops)
