@@ -11,8 +11,7 @@ from ipvsagent.agent.loop import Loop
 from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.arp import Raised
-from ipvsagent.kernel.sysctls import Setting, Sysctls
+from ipvsagent.kernel.sysctls import RaisedSysctls, Setting, Sysctls
 from ipvsagent.monitoring.server import Server
 from ipvsagent.monitoring.vitals import Vitals
 from ipvsagent.sources.inbox import Inbox
@@ -53,8 +52,8 @@ class TestedNode(IpvsBackend):
         self.routes: Any = None
         self.missing_schedulers: set[str] = set()
         self.settings_error: Exception | None = None
-        self.raised = Raised(config.state_dir / "raised")
-        self.localhost = Raised(config.state_dir / "localhost")
+        self.raised = RaisedSysctls(config.state_dir / "raised")
+        self.localhost = RaisedSysctls(config.state_dir / "localhost")
         self.reserved: Any = NothingReserved()
         self._sysctls = Sysctls()
 

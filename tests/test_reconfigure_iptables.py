@@ -17,9 +17,9 @@ from ipvsagent.backends.iptables import IptablesBackend, iptables_pipeline, rend
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import server_rules
+from ipvsagent.kernel.sysctls import RaisedSysctls
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.reconcile.kernel_tables import KernelTables
@@ -60,7 +60,7 @@ class NodeOfFakes(IptablesBackend):
         self.config = config
         self._why = ()
         self._retirement = None
-        self.localhost = Raised(folder / "localhost")
+        self.localhost = RaisedSysctls(folder / "localhost")
         self._renderer = renderer(config)
 
     def set_limits(self) -> None:

@@ -13,7 +13,6 @@ from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
@@ -21,7 +20,7 @@ from ipvsagent.kernel.iptables.commands import Variant, find_variant
 from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
 from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
 from ipvsagent.kernel.reserved_ports import ReservedPorts
-from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
+from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, RaisedSysctls, Setting, Sysctls, read_sysctl
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS, families, rule_options, serves_localhost
@@ -56,8 +55,8 @@ class IptablesBackend:
         self._retirement: Retirement | None = None
         self._hand_over = HandOver()
         self._sysctls = Sysctls()
-        self.raised = Raised(config.state_dir / f"{key}.raised")
-        self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self.raised = RaisedSysctls(config.state_dir / f"{key}.raised")
+        self.localhost = RaisedSysctls(config.state_dir / f"{key}.localhost")
         self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
         self._guarded = False
         self._clients = ClientSets()
@@ -166,7 +165,7 @@ class IptablesBackend:
         """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
         if self._guarded or not serves_localhost(self.config):
             return ()
-        self.localhost.note([LOCALHOST])
+        self.localhost.record([LOCALHOST])
         unset = self._sysctls.set([LOCALHOST])
         self._guarded = not unset
         return tuple(unset)
@@ -191,7 +190,7 @@ class IptablesBackend:
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
         if not serves_localhost(self.config):
             self._guarded = False
-            limits += self.localhost.restored()
+            limits += self.localhost.try_restore()
         self.unset_limits = limits
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
@@ -201,7 +200,7 @@ class IptablesBackend:
         """
         unset = self.after_rules_installed()
         if self._hand_over.stage is Stage.DONE:
-            return unset + self.raised.restored() + self.reserved.restored()
+            return unset + self.raised.try_restore() + self.reserved.try_restore()
         return unset + self._hand_over.advance(now, rules)
 
     def ledger_findings(self) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.arp import Raised, lan_here, silence
+from ipvsagent.kernel.arp import lan_here, silence
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.translations import TranslationTable
@@ -25,7 +25,7 @@ from ipvsagent.kernel.ipvs.timeouts import established_setting
 from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
 from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
 from ipvsagent.kernel.service_routes import RouteTable
-from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
+from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, RaisedSysctls, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
@@ -63,8 +63,8 @@ class IpvsBackend:
         bound, routed = self.addresses.refresh(), self.routes.refresh()
         self.ownership = Ownership(Ledger(self.ledger_path), bound, map(str, config.excluded), routed)
         self.ipvs = IpvsTable(self.ownership)
-        self.raised = Raised(config.state_dir / f"{key}.raised")
-        self.localhost = Raised(config.state_dir / f"{key}.localhost")
+        self.raised = RaisedSysctls(config.state_dir / f"{key}.raised")
+        self.localhost = RaisedSysctls(config.state_dir / f"{key}.localhost")
         self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
         self._sysctls = Sysctls()
         self.sets = SetTable()
@@ -187,7 +187,7 @@ class IpvsBackend:
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""
         settings = self.settings()
-        self.raised.note(settings)
+        self.raised.record(settings)
         findings, changed = self._sysctls.keep(settings, now)
         node_ports = self.config.service_node_port_range
         if not self.unset_limits and not self.reserved.holds(node_ports):
@@ -232,7 +232,7 @@ class IpvsBackend:
         Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
         settings = self.settings()
-        self.raised.note(settings)
+        self.raised.record(settings)
         self._sysctls.set(settings)
         self.set_limits()
 
@@ -260,9 +260,9 @@ class IpvsBackend:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
         # Before the guard goes that the iptables backend needs with it, and which stays until IPVS serves.
-        put_back = self.localhost.restored() + self.reserved.reserve(self.config.service_node_port_range)
+        put_back = self.localhost.try_restore() + self.reserved.reserve(self.config.service_node_port_range)
         if self.config.answer_arp or self.config.strict_arp:
-            put_back += self.raised.restored()
+            put_back += self.raised.try_restore()
         self.unset_limits = limits + put_back
 
 

@@ -19,18 +19,15 @@ other (ndisc_recv_ns() in net/ipv6/ndisc.c).
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from msgspec import Struct
 
 from ipvsagent.address import Address
 from ipvsagent.config import Network
-from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.links import Link, links
-from ipvsagent.kernel.sysctls import Setting, read_sysctl, write_sysctl
+from ipvsagent.kernel.sysctls import Setting, read_sysctl
 
 _SILENT = (1, 2, 3, 8)  # values of arp_ignore under which an address of scope host on another interface is not answered
 _BEST_SOURCE = 2
@@ -109,49 +106,6 @@ def answers(found: Iterable[Link], lan: Iterable[str], own: str) -> list[Answers
     ]
 
 
-class Raised:
-    """What was raised, in a file, so that cleanup can put it back: `NAME BEFORE NOW` lines."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def note(self, settings: Iterable[Setting]) -> None:
-        """Before they are set: those of single interfaces. What is noted already keeps its first value."""
-        settings = [s for s in settings if s.at_least and s.name.startswith("net.ipv4.conf.")]
-        lines = self._lines()
-        known = {name for name, _, _ in lines}
-        new = [(s.name, value, s.value) for s in settings if s.name not in known and not s.holds(value := _value(s))]
-        if new:
-            text = "".join(f"{name} {before} {after}\n" for name, before, after in [*lines, *new])
-            with contextlib.suppress(OSError):  # then cleanup leaves them raised, which harms nobody
-                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._path.write_text(text)
-
-    def restored(self) -> tuple[Finding, ...]:
-        """As `restore`; what could not be put back is a finding."""
-        try:
-            self.restore()
-        except OSError as error:
-            names = ", ".join(name for name, _, _ in self._lines())
-            reason = f"{names} cannot be put back to what it was before this agent ({error.strerror}); tried again"
-            return (Finding(FindingKind.HOST, "sysctls", reason),)
-        return ()
-
-    def restore(self) -> None:
-        """Puts back what is still as it was set. Raises OSError."""
-        for name, before, after in self._lines():
-            if read_sysctl(name) == after:
-                write_sysctl(name, before)
-        self._path.unlink(missing_ok=True)
-
-    def _lines(self) -> list[tuple[str, int, int]]:
-        try:
-            words = [line.split() for line in self._path.read_text().splitlines()]
-            return [(name, int(before), int(after)) for name, before, after in words]
-        except (OSError, ValueError):
-            return []
-
-
 def lan_here(addresses: Mapping[Address, str], pods: Iterable[Network], own: str) -> list[str]:
     return lan_interfaces(links(), addresses, pods, own)
 
@@ -167,7 +121,3 @@ def _in_force(interface: str, what: str) -> int:
 
 def _is_silent(interface: str) -> bool:
     return _in_force(interface, "ignore") in _SILENT
-
-
-def _value(setting: Setting) -> int:
-    return read_sysctl(setting.name) or 0

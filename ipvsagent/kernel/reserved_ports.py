@@ -133,7 +133,7 @@ class ReservedPorts:
         self._note((ours | missing) - gone)
         return ()
 
-    def restored(self) -> tuple[Finding, ...]:
+    def try_restore(self) -> tuple[Finding, ...]:
         """As `restore`; what could not be put back is a finding."""
         try:
             self.restore()

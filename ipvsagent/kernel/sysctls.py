@@ -6,6 +6,7 @@ changes while the agent runs are put back and said to have been changed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -189,6 +190,56 @@ class Sysctls:
                 )
                 findings.append(Finding(FindingKind.HOST, setting.name, reason))
         return findings, changed
+
+
+class RaisedSysctls:
+    """RaisedSysctls stores in a file which settings were raised, and their values before, so that they can be restored.
+
+    Each line is `NAME BEFORE NOW`. Only settings of single interfaces, and of route_localnet, are recorded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def record(self, settings: Iterable[Setting]) -> None:
+        """Record settings that are about to be set. One that is recorded already keeps its first value."""
+        settings = [s for s in settings if s.at_least and s.name.startswith("net.ipv4.conf.")]
+        lines = self._lines()
+        known = {name for name, _, _ in lines}
+        new = [
+            (s.name, value, s.value)
+            for s in settings
+            if s.name not in known and not s.holds(value := read_sysctl(s.name) or 0)
+        ]
+        if new:
+            text = "".join(f"{name} {before} {after}\n" for name, before, after in [*lines, *new])
+            with contextlib.suppress(OSError):  # cleanup then leaves them raised, which does no harm
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._path.write_text(text)
+
+    def try_restore(self) -> tuple[Finding, ...]:
+        """Call `restore`. Return a finding if something could not be restored."""
+        try:
+            self.restore()
+        except OSError as error:
+            names = ", ".join(name for name, _, _ in self._lines())
+            reason = f"{names} cannot be restored to the value before this agent ({error.strerror}); it is tried again"
+            return (Finding(FindingKind.HOST, "sysctls", reason),)
+        return ()
+
+    def restore(self) -> None:
+        """Restore what still has the value that we set. Raises OSError."""
+        for name, before, after in self._lines():
+            if read_sysctl(name) == after:
+                write_sysctl(name, before)
+        self._path.unlink(missing_ok=True)
+
+    def _lines(self) -> list[tuple[str, int, int]]:
+        try:
+            words = [line.split() for line in self._path.read_text().splitlines()]
+            return [(name, int(before), int(after)) for name, before, after in words]
+        except (OSError, ValueError):
+            return []
 
 
 def _put_right(setting: Setting) -> OSError | None:

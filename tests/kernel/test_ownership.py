@@ -227,6 +227,14 @@ def test_a_foreign_server_stays_foreign_when_its_address_becomes_ours_and_after_
     assert Ownership(Ledger(tmp_path / "ledger"), {theirs.address}).owner_of(theirs) is Owner.OURS
 
 
+def test_classification_records_nothing() -> None:
+    bound: set[Address] = set()
+    ownership = Ownership(Ledger(None), bound)
+    assert ownership.owner_of(A) is Owner.FOREIGN
+    bound.add(A.address)
+    assert ownership.owner_of(A) is Owner.OURS and ownership.observe(A) is Owner.OURS
+
+
 def test_observing_a_foreign_server_writes_nothing(tmp_path: Path) -> None:
     Ownership(Ledger(tmp_path / "ledger"), set()).observe(A)
     assert not (tmp_path / "ledger").exists()

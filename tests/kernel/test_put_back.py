@@ -14,10 +14,10 @@ from ipvsagent.backends.iptables import IptablesBackend
 from ipvsagent.cli import cleanup
 from ipvsagent.config import Config
 from ipvsagent.kernel import host
-from ipvsagent.kernel.arp import Raised, silence
+from ipvsagent.kernel.arp import silence
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.host import IpvsPresence
-from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
+from ipvsagent.kernel.sysctls import LOCALHOST, RaisedSysctls, Sysctls, read_sysctl
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.render.set_members import set_specs
 from tests.interrupted import Calls
@@ -87,9 +87,9 @@ def test_localhost_is_closed_when_ipvs_takes_over_and_when_it_is_no_longer_asked
 
 
 def test_answering_arp_again_puts_the_interfaces_back(config):
-    raised = Raised(config.state_dir / "raised")
+    raised = RaisedSysctls(config.state_dir / "raised")
     settings = silence(["lo"])
-    raised.note(settings)
+    raised.record(settings)
     Sysctls().set(settings)
     assert read_sysctl("net.ipv4.conf.lo.arp_ignore") == 3
     for wish in (config, replace(config, answer_arp=True)):

@@ -83,7 +83,7 @@ def test_the_only_ones_go_without_a_trace(ours: ReservedPorts, tmp_path: Path) -
     ours.reserve(NODE_PORTS)
     again = ReservedPorts(tmp_path / "state" / "reserved")
     assert again.reserve(NODE_PORTS) == ()
-    assert again.restored() == ()
+    assert again.try_restore() == ()
     assert kernel_list() == "" and not list((tmp_path / "state").iterdir())
 
 
@@ -166,10 +166,10 @@ def test_what_cannot_be_put_back_is_said_and_tried_again(ours: ReservedPorts, mo
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(reserved_ports, "_write", refuses)
-    (finding,) = ours.restored()
+    (finding,) = ours.try_restore()
     assert isinstance(finding, Finding) and "30000-32767 cannot be taken out of it again (Read-only" in finding.reason
     monkeypatch.undo()
-    assert ours.restored() == () and kernel_list() == ""
+    assert ours.try_restore() == () and kernel_list() == ""
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
@@ -230,7 +230,7 @@ def test_on_iptables_they_are_free_once_ipvs_has_retired(ours: ReservedPorts) ->
     made._hand_over.stage = Stage.DONE
 
     class Nothing:
-        def restored(self) -> tuple[Finding, ...]:
+        def try_restore(self) -> tuple[Finding, ...]:
             return ()
 
     made.raised = Nothing()
