@@ -48,11 +48,11 @@ from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPVS
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.drain import Drains
-from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.reconcile.report import Report
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
-from ipvsagent.rows import AddressRow, Op, RealServerRow, Row, TranslationRow, Verb, VirtualServerRow
+from ipvsagent.rows import AddressRow, Observed, Op, RealServerRow, Row, TranslationRow, Verb, VirtualServerRow
 
 NODE = "here"
 TIMEOUT, WINDOW = 60.0, 0.1
@@ -67,20 +67,27 @@ FOREIGN_ROWS = (
 
 
 def pipeline_on(kernel: Any) -> Pipeline:
-    def prepare() -> None:
-        kernel.addresses.ensure_interface()
-        kernel.sets.ensure(set_specs())
+    class Hooks(TableHooks):
+        def prepare(self) -> None:
+            kernel.addresses.ensure_interface()
+            kernel.sets.ensure(set_specs())
+
+        def virtual_servers(self) -> Iterable[Observed]:
+            return kernel.ipvs.services()
+
+        def set_sizes(self) -> Counter[str]:
+            return Counter(row.set for row in kernel.set_members)
+
+        def adopt(self, servers: Iterable[VirtualServerId]) -> None:
+            kernel.ownership.adopt(servers)
 
     backend = KernelTables(
         IpvsRenderer(),
         kernel.ipvs,
         kernel.addresses,
         kernel.sets,
-        prepare=prepare,
-        listing=kernel.ipvs.services,
-        set_sizes=lambda: Counter(row.set for row in kernel.set_members),
-        adopt=kernel.ownership.adopt,
         translations=kernel.translations,
+        hooks=Hooks(),
     )
     return Pipeline(NODE, PolicyOptions(scheduler="rr", capabilities=IPVS), backend, Drains(TIMEOUT, WINDOW))
 

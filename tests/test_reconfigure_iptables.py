@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Family
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
-from ipvsagent.backends.iptables import IptablesBackend, iptables_pipeline, renderer
+from ipvsagent.backends.iptables import ChainHooks, IptablesBackend, iptables_pipeline, renderer
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.findings import Finding
@@ -79,8 +79,7 @@ class Running:
             servers,
             None,
             self.kernel.sets,
-            listing=lambda: servers.read(None),
-            touched=servers.touched,
+            hooks=ChainHooks(servers, self.kernel.sets),
         )
         self.pipeline = iptables_pipeline(config, backend, window=0)
         self.rules = IptablesPacketFilter(config, INSTEAD_OF_IPVS, servers.tables)

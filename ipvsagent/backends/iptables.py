@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
@@ -21,17 +23,18 @@ from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
 from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
 from ipvsagent.kernel.reserved_ports import ReservedPorts
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, RaisedSysctls, Setting, Sysctls, read_sysctl
+from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS, families, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPTABLES, Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
 from ipvsagent.render.set_members import VIP_SETS, set_specs
-from ipvsagent.rows import Op
+from ipvsagent.rows import Observed, Op
 from ipvsagent.status.chains import as_entries, names_of
 
 
@@ -77,10 +80,7 @@ class IptablesBackend:
             self.servers,
             None,
             self.sets,
-            prepare=lambda: self.sets.ensure(set_specs()),
-            listing=lambda: self.servers.read(None),
-            set_sizes=lambda: {name: size for name, size in set_sizes(self.sets).items() if name not in VIP_SETS},
-            touched=self.servers.touched,
+            hooks=ChainHooks(self.servers, self.sets),
         )
 
     def recorder(self, ops: list[Op]) -> KernelTables:
@@ -206,6 +206,26 @@ class IptablesBackend:
     def ledger_findings(self) -> tuple[Finding, ...]:
         """What is in it was noted by the IPVS backend."""
         return ()
+
+
+class ChainHooks(TableHooks):
+    """ChainHooks serves virtual servers that are chains of iptables."""
+
+    def __init__(self, servers: ServerRules, sets: SetTable) -> None:
+        self._servers = servers
+        self._sets = sets
+
+    def prepare(self) -> None:
+        self._sets.ensure(set_specs())
+
+    def virtual_servers(self) -> Iterable[Observed]:
+        return self._servers.read(None)
+
+    def set_sizes(self) -> Mapping[str, int] | None:
+        return {name: size for name, size in set_sizes(self._sets).items() if name not in VIP_SETS}
+
+    def take_externally_modified(self) -> Collection[VirtualServerId]:
+        return self._servers.touched()
 
 
 def unused_scheduler(config: Config) -> tuple[Finding, ...]:

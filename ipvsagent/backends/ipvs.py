@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 
 from ipvsagent.address import Address
 from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, set_sizes, socket_path
@@ -26,15 +27,16 @@ from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
 from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, RaisedSysctls, Setting, Sysctls, conn_reuse, needed
+from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
 from ipvsagent.policy.virtual_servers import PolicyOptions
-from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
-from ipvsagent.rows import Op, TranslationRow, VirtualServerRow
+from ipvsagent.rows import Observed, Op, TranslationRow, VirtualServerRow
 from ipvsagent.status.ipvsadm_order import grouped
 
 
@@ -80,12 +82,9 @@ class IpvsBackend:
             self.ipvs,
             self.addresses,
             self.sets,
-            prepare=self._make_ready,
-            listing=self.ipvs.services,
-            set_sizes=lambda: set_sizes(self.sets),
-            adopt=self.ownership.adopt,
             routes=self.routes,
             translations=self.translations,
+            hooks=_IpvsHooks(self),
         )
 
     def remover(self) -> KernelTables:
@@ -99,7 +98,6 @@ class IpvsBackend:
             Recorder(self.ipvs, ops),
             Recorder(self.addresses, ops),
             Recorder(self.sets, ops),
-            listing=self.ipvs.services,
             routes=Recorder(self.routes, ops),
             translations=Recorder(self.translations, ops),
         )
@@ -140,10 +138,6 @@ class IpvsBackend:
 
     def ledger_findings(self) -> tuple[Finding, ...]:
         return self.ownership.ledger.findings()
-
-    def _make_ready(self) -> None:
-        self.addresses.ensure_interface()
-        self.sets.ensure(set_specs())
 
     def scheduler_works(self, name: str) -> bool:
         """By trying it, once; a scheduler that was refused is tried again a minute later, as its module may come."""
@@ -218,7 +212,7 @@ class IpvsBackend:
         """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
         self.prepare_host()
         self._set_timeouts()
-        self._make_ready()
+        _IpvsHooks(self).prepare()
         self.repair_addresses()
         self.adopt_ours()
 
@@ -264,6 +258,24 @@ class IpvsBackend:
         if self.config.answer_arp or self.config.strict_arp:
             put_back += self.raised.try_restore()
         self.unset_limits = limits + put_back
+
+
+class _IpvsHooks(TableHooks):
+    def __init__(self, backend: IpvsBackend) -> None:
+        self._backend = backend
+
+    def prepare(self) -> None:
+        self._backend.addresses.ensure_interface()
+        self._backend.sets.ensure(set_specs())
+
+    def virtual_servers(self) -> Iterable[Observed]:
+        return self._backend.ipvs.services()
+
+    def set_sizes(self) -> Mapping[str, int]:
+        return set_sizes(self._backend.sets)
+
+    def adopt(self, servers: Iterable[VirtualServerId]) -> None:
+        self._backend.ownership.adopt(servers)
 
 
 def _timeouts(config: Config) -> tuple[int, int, int]:
