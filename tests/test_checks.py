@@ -37,7 +37,8 @@ def test_ip_vs_is_absent(
     monkeypatch.setattr(checks, "saved_rules", dict)
     iptables = checks.Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
     monkeypatch.setattr(checks, "_iptables", lambda saved: iptables)
-    monkeypatch.setattr(checks, "IptablesBackend", lambda *_, **__: type("Opened", (), {"settings": lambda self: []})())
+    opened = type("Opened", (), {"settings": lambda self: []})
+    monkeypatch.setattr(checks.IptablesBackend, "open", lambda *_, **__: opened())
     monkeypatch.setattr(checks, "in_the_way", lambda *_, **__: [])
     found = check_node(Config(backend=backend, state_dir=tmp_path))
     (ip_vs,) = [check for check in found.checks if check.name == "ip_vs"]

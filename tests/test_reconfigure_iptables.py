@@ -7,13 +7,15 @@ from functools import cache
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Family
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
-from ipvsagent.backends.iptables import ChainHooks, IptablesBackend, iptables_pipeline, renderer
+from ipvsagent.backends.iptables import ChainHooks, IptablesBackend, iptables_pipeline
+from ipvsagent.backends.kernel_handles import IptablesHandles, SavedSettings
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.findings import Finding
@@ -57,11 +59,9 @@ class NodeOfFakes(IptablesBackend):
     """Its limits are those of the machine that runs the tests, which stay."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        self.config = config
-        self._why = ()
-        self._retirement = None
-        self.localhost = RaisedSysctls(folder / "localhost")
-        self._renderer = renderer(config)
+        nothing: Any = None
+        saved = SavedSettings(nothing, RaisedSysctls(folder / "localhost"), nothing)
+        super().__init__(config, IptablesHandles(nothing, nothing, nothing, saved))
 
     def set_limits(self) -> None:
         pass

@@ -84,9 +84,9 @@ def check_node(config: Config) -> NodeChecks:
             beside = tuple(neighbour_checks(config, saved, variant.mode, translated))
         if translated:
             if variant is not None:
-                checks += [_setting(setting) for setting in IptablesBackend(config, variant=variant).settings()]
+                checks += [_setting(setting) for setting in IptablesBackend.open(config, variant=variant).settings()]
         elif ip_vs.state is State.OK:
-            node = IpvsBackend(config)
+            node = IpvsBackend.open(config)
             _passed(checks, f"scheduler {config.scheduler}", lambda: host.require_scheduler(config.scheduler), "works")
             checks += _tables(node)
             checks += [_setting(setting) for setting in node.settings()]

@@ -21,14 +21,24 @@ from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op
 
 
+def state_path(config: Config, suffix: str) -> Path:
+    """Return a file for the state of the agent in the network namespace that this process is in."""
+    return config.state_dir / f"{state_key()}.{suffix}"
+
+
 def lock_path(config: Config) -> Path:
-    """What an agent locks in the network namespace that the process is in."""
-    return config.state_dir / f"{state_key()}.lock"
+    """Return the file that the agent locks."""
+    return state_path(config, "lock")
 
 
 def socket_path(config: Config) -> Path:
-    """Where the agent of that namespace answers `status`."""
-    return config.state_dir / f"{state_key()}.sock"
+    """Return the socket on which the agent answers `status`."""
+    return state_path(config, "sock")
+
+
+def ledger_path(config: Config) -> Path:
+    """Return the file of the ledger of virtual servers."""
+    return state_path(config, "ledger")
 
 
 class Recorder:

@@ -49,7 +49,6 @@ class Backend(Protocol):
 
     config: Config
     socket_path: Path
-    ledger_path: Path
     unset_limits: tuple[Finding, ...]
 
     @property

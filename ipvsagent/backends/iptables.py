@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Self
 
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
-from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, set_sizes, socket_path
+from ipvsagent.backends.assembly import Recorder, ledger_path, pipeline_for, policy_options, set_sizes, socket_path
 from ipvsagent.backends.backend import Listing
 from ipvsagent.backends.hand_over import HandOver, Stage
 from ipvsagent.backends.ipvs_retirement import Retirement
+from ipvsagent.backends.kernel_handles import IptablesHandles, open_iptables_handles
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel import host
-from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
-from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
-from ipvsagent.kernel.iptables.commands import Variant, find_variant
-from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
-from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
-from ipvsagent.kernel.reserved_ports import ReservedPorts
-from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, RaisedSysctls, Setting, Sysctls, read_sysctl
+from ipvsagent.kernel.iptables.commands import Variant
+from ipvsagent.kernel.iptables.server_table import ServerRules
+from ipvsagent.kernel.ipvs.ownership import Ledger
+from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
 from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
-from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS, families, rule_options, serves_localhost
+from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS, rule_options, serves_localhost
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPTABLES, Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
@@ -39,34 +38,34 @@ from ipvsagent.status.chains import as_entries, names_of
 
 
 class IptablesBackend:
-    """The same for the agent as `Node`; opening it only reads. Raises StartError. findings: why it is this one.
-    variant: what `find_variant` said a moment ago, if anybody asked it."""
+    """IptablesBackend serves Services by chains of iptables: on kernels without IPVS, or where it is chosen."""
 
     name = "iptables"
     rules_in_loop = True
 
-    def __init__(self, config: Config, findings: tuple[Finding, ...] = (), variant: Variant | None = None) -> None:
-        self._why = findings
-        host.require_privilege()
+    def __init__(self, config: Config, kernel: IptablesHandles, why: tuple[Finding, ...] = ()) -> None:
+        """why: the finding that says why it is this backend, if it was not chosen."""
         self.config = config
-        key = state_key()
         self.socket_path = socket_path(config)
-        self.ledger_path = config.state_dir / f"{key}.ledger"
-        self.addresses = AddressTable(config.interface)
-        self.sets = SetTable(leaves=VIP_SETS)
+        self.addresses = kernel.addresses
+        self.sets = kernel.sets
+        self.servers = kernel.servers
+        self.saved = kernel.saved
         self.unset_limits: tuple[Finding, ...] = ()
+        self._why = why
         self._retirement: Retirement | None = None
         self._hand_over = HandOver()
         self._sysctls = Sysctls()
-        self.raised = RaisedSysctls(config.state_dir / f"{key}.raised")
-        self.localhost = RaisedSysctls(config.state_dir / f"{key}.localhost")
-        self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
         self._guarded = False
-        self._clients = ClientSets()
-        variant = variant or find_variant()
-        self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
-        self.servers = ServerRules(self._tables)
         self._renderer = renderer(config)
+
+    @classmethod
+    def open(cls, config: Config, why: tuple[Finding, ...] = (), variant: Variant | None = None) -> Self:
+        """Open the kernel of this network namespace, which only reads it. Raises StartError.
+
+        variant: what `find_variant` returned, if a caller has just called it.
+        """
+        return cls(config, open_iptables_handles(config, variant), why)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -93,7 +92,7 @@ class IptablesBackend:
 
     def packet_filter(self) -> PacketFilter:
         """On the tables of virtual servers: one reading serves both."""
-        return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)
+        return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self.servers.tables)
 
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
         return iptables_pipeline(self.config, tables, window=window)
@@ -148,7 +147,7 @@ class IptablesBackend:
 
     def retirement(self) -> Retirement:
         """Of what IPVS served here before."""
-        return Retirement(self.config, self.addresses, Ledger(self.ledger_path), self.sets)
+        return Retirement(self.config, self.addresses, Ledger(ledger_path(self.config)), self.sets)
 
     def prepare_host(self) -> None:
         """The part of it that may need more than CAP_NET_ADMIN, for an agent that comes later. The packet rules are
@@ -165,7 +164,7 @@ class IptablesBackend:
         """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
         if self._guarded or not serves_localhost(self.config):
             return ()
-        self.localhost.record([LOCALHOST])
+        self.saved.localhost.record([LOCALHOST])
         unset = self._sysctls.set([LOCALHOST])
         self._guarded = not unset
         return tuple(unset)
@@ -190,7 +189,7 @@ class IptablesBackend:
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
         if not serves_localhost(self.config):
             self._guarded = False
-            limits += self.localhost.try_restore()
+            limits += self.saved.localhost.try_restore()
         self.unset_limits = limits
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
@@ -200,7 +199,7 @@ class IptablesBackend:
         """
         unset = self.after_rules_installed()
         if self._hand_over.stage is Stage.DONE:
-            return unset + self.raised.try_restore() + self.reserved.try_restore()
+            return unset + self.saved.raised.try_restore() + self.saved.reserved.try_restore()
         return unset + self._hand_over.advance(now, rules)
 
     def ledger_findings(self) -> tuple[Finding, ...]:

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import Self
 
 from ipvsagent.address import Address
 from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, set_sizes, socket_path
 from ipvsagent.backends.backend import Listing
 from ipvsagent.backends.hand_over import HandOver
+from ipvsagent.backends.kernel_handles import IpvsHandles, open_ipvs_handles
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
-from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.arp import lan_here, silence
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
-from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.translations import TranslationTable
-from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership, state_key
-from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.ipvs.timeouts import established_setting
 from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
-from ipvsagent.kernel.reserved_ports import RESERVED, ReservedPorts
-from ipvsagent.kernel.service_routes import RouteTable
-from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, RaisedSysctls, Setting, Sysctls, conn_reuse, needed
+from ipvsagent.kernel.reserved_ports import RESERVED
+from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
@@ -41,39 +38,37 @@ from ipvsagent.status.ipvsadm_order import grouped
 
 
 class IpvsBackend:
-    """The node with IPVS. Kernel tables of the network namespace that the process is in. Opening them only reads.
-
-    Raises StartError. load_modules: ip_vs may be loaded for it.
-    """
+    """IpvsBackend serves Services by IPVS."""
 
     name = "ipvs"
     rules_in_loop = False
     findings: tuple[Finding, ...] = ()
 
-    def __init__(self, config: Config, *, load_modules: bool = False) -> None:
-        host.require_privilege()
-        host.require_ip_vs(load=load_modules)
+    def __init__(self, config: Config, kernel: IpvsHandles) -> None:
         self.config = config
-        key = state_key()
         self.socket_path = socket_path(config)
-        self.ledger_path = config.state_dir / f"{key}.ledger"
-        self.addresses = AddressTable(config.interface)
-        self.routes = RouteTable(self.addresses)
-        self._hand_over = HandOver()
-        self._filter: PacketFilter | None = None
-        self.translations = TranslationTable(self._held_translations, self._translate)
-        bound, routed = self.addresses.refresh(), self.routes.refresh()
-        self.ownership = Ownership(Ledger(self.ledger_path), bound, map(str, config.excluded), routed)
-        self.ipvs = IpvsTable(self.ownership)
-        self.raised = RaisedSysctls(config.state_dir / f"{key}.raised")
-        self.localhost = RaisedSysctls(config.state_dir / f"{key}.localhost")
-        self.reserved = ReservedPorts(config.state_dir / f"{key}.reserved")
-        self._sysctls = Sysctls()
-        self.sets = SetTable()
+        self.addresses = kernel.addresses
+        self.routes = kernel.routes
+        self.ownership = kernel.ownership
+        self.ipvs = kernel.ipvs
+        self.sets = kernel.sets
+        self.saved = kernel.saved
+        self.translations = kernel.translations or TranslationTable(self._held_translations, self._translate)
         self.unset_limits: tuple[Finding, ...] = ()
+        self._filter: PacketFilter | None = None
+        self._hand_over = HandOver()
+        self._sysctls = Sysctls()
         self._timeouts_set = (0, 0, 0)
         self._schedulers: dict[str, tuple[bool, float]] = {}
-        kube_proxy_sets.claim_kube_proxy_servers(self.ownership, self.sets, self.addresses)
+
+    @classmethod
+    def open(cls, config: Config, *, load_modules: bool = False) -> Self:
+        """Open the kernel of this network namespace, which only reads it. Raises StartError, and IpvsAbsent if it has
+        no IPVS.
+
+        load_modules: whether ip_vs may be loaded.
+        """
+        return cls(config, open_ipvs_handles(config, load_modules=load_modules))
 
     def kernel_tables(self) -> KernelTables:
         """Writes, and makes the interface and the sets when they are missing."""
@@ -181,12 +176,12 @@ class IpvsBackend:
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         """Put right what somebody changed since: findings, and the names of what was changed."""
         settings = self.settings()
-        self.raised.record(settings)
+        self.saved.raised.record(settings)
         findings, changed = self._sysctls.keep(settings, now)
         node_ports = self.config.service_node_port_range
-        if not self.unset_limits and not self.reserved.holds(node_ports):
+        if not self.unset_limits and not self.saved.reserved.holds(node_ports):
             self.set_limits()
-            if self.reserved.holds(node_ports):
+            if self.saved.reserved.holds(node_ports):
                 changed.append(RESERVED)
         return findings, changed
 
@@ -226,7 +221,7 @@ class IpvsBackend:
         Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
         settings = self.settings()
-        self.raised.record(settings)
+        self.saved.raised.record(settings)
         self._sysctls.set(settings)
         self.set_limits()
 
@@ -254,9 +249,9 @@ class IpvsBackend:
         """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
         # Before the guard goes that the iptables backend needs with it, and which stays until IPVS serves.
-        put_back = self.localhost.try_restore() + self.reserved.reserve(self.config.service_node_port_range)
+        put_back = self.saved.localhost.try_restore() + self.saved.reserved.reserve(self.config.service_node_port_range)
         if self.config.answer_arp or self.config.strict_arp:
-            put_back += self.raised.try_restore()
+            put_back += self.saved.raised.try_restore()
         self.unset_limits = limits + put_back
 
 

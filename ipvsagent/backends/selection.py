@@ -24,9 +24,9 @@ def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
     to put right, and virtual servers of ours cannot exist without it.
     """
     if config.backend is BackendChoice.IPTABLES:
-        return IptablesBackend(config)
+        return IptablesBackend.open(config)
     try:
-        return IpvsBackend(config, load_modules=load_modules)
+        return IpvsBackend.open(config, load_modules=load_modules)
     except IpvsAbsent as absent:
         if config.backend is BackendChoice.IPVS:
             raise
@@ -34,7 +34,7 @@ def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
             f"{absent.what}, so Services are on iptables: endpoints are chosen at random, and every change costs more "
             f"the more Services there are. {absent.remedy}, and start the agent again"
         )
-        return IptablesBackend(config, (Finding(FindingKind.FALLBACK, "backend", reason),))
+        return IptablesBackend.open(config, (Finding(FindingKind.FALLBACK, "backend", reason),))
 
 
 def open_active_backend(config: Config, reported: str = "") -> Backend:
@@ -43,21 +43,21 @@ def open_active_backend(config: Config, reported: str = "") -> Backend:
     Raises StartError.
     """
     if reported == IptablesBackend.name or host.ip_vs_presence() is host.IpvsPresence.ABSENT:
-        return IptablesBackend(config)
+        return IptablesBackend.open(config)
     if not reported:
         with contextlib.suppress(StartError, KernelError):
-            other = IptablesBackend(config)
+            other = IptablesBackend.open(config)
             if any(other.servers.read(None)):
                 return other
-    return IpvsBackend(config)
+    return IpvsBackend.open(config)
 
 
 def open_ipvs(config: Config) -> IpvsBackend:
     """The node with its IPVS table, whoever serves. Raises StartError, and IpvsAgentError if there is none because
     Services are on iptables."""
-    if host.ip_vs_presence() is host.IpvsPresence.ABSENT and any(IptablesBackend(config).servers.read(None)):
+    if host.ip_vs_presence() is host.IpvsPresence.ABSENT and any(IptablesBackend.open(config).servers.read(None)):
         raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
-    return IpvsBackend(config)
+    return IpvsBackend.open(config)
 
 
 def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ipvsagent.backends.assembly import lock_path, pipeline_for
+from ipvsagent.backends.assembly import ledger_path, lock_path, pipeline_for
 from ipvsagent.backends.iptables import IptablesBackend, iptables_pipeline
 from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cli import FAILED
@@ -55,8 +55,8 @@ def command(
             f"an agent (pid {lock.holder() or 'unknown'}) is running here and would put everything back",
             "Stop it first",
         )
-    node = None if host.ip_vs_presence() is host.IpvsPresence.ABSENT else IpvsBackend(config)
-    chains = IptablesBackend(config)
+    node = None if host.ip_vs_presence() is host.IpvsPresence.ABSENT else IpvsBackend.open(config)
+    chains = IptablesBackend.open(config)
     planned: list[Op] = []
     if node:
         pipeline_for(config, node.recorder(planned), window=0).start(0.0)
@@ -96,9 +96,9 @@ def command(
     chains.addresses.remove_interface()
     if not node:
         routes.write([op for op in planned if isinstance(op.row, RouteRow)])
-    chains.raised.restore()
-    chains.reserved.restore()
-    for path in (chains.socket_path, chains.ledger_path):
+    chains.saved.raised.restore()
+    chains.saved.reserved.restore()
+    for path in (chains.socket_path, ledger_path(config)):
         path.unlink(missing_ok=True)
     click.echo(f"removed {what}" if what else "nothing to remove", err=True)
     return 0
@@ -129,7 +129,7 @@ def _confirmed(question: str, yes: bool) -> bool:
 def _close_localhost(chains: IptablesBackend) -> None:
     """While the rule is there that keeps other hosts from 127.0.0.0/8. Raises StartError."""
     try:
-        chains.localhost.restore()
+        chains.saved.localhost.restore()
     except OSError as error:
         raise StartError(
             f"{LOCALHOST.name} cannot be put back ({error.strerror}), and without our rules it opens this node's "

@@ -97,11 +97,14 @@ class StubBackend:
     rules_pending = False
     findings: tuple[Finding, ...] = ()
 
-    def __init__(self, config: Config, *, load_modules: bool = False) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
         self.socket_path = socket_path(config)
-        self.ledger_path = config.state_dir / "ledger"
         self.unset_limits: tuple[Finding, ...] = ()
+
+    @classmethod
+    def open(cls, config: Config, *, load_modules: bool = False) -> StubBackend:
+        return cls(config)
 
     def kernel_tables(self) -> KernelTables:
         return KernelTables(IpvsRenderer(with_sets=False), *KERNEL)

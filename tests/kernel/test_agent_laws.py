@@ -39,7 +39,7 @@ class Agent:
         self._known: Cluster = {}
 
     def _open(self) -> None:
-        self.node = IpvsBackend(self._config)
+        self.node = IpvsBackend.open(self._config)
         self.node.addresses.ensure_interface()
         self.pipeline = pipeline_for(self._config, self.node.kernel_tables(), window=self._config.window)
         self.pipeline.node_addresses(self.node.addresses.node_addresses())

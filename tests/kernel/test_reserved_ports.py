@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from ipvsagent.agent import preflight as checks
 from ipvsagent.agent.preflight import State
-from ipvsagent.backends.hand_over import HandOver, Stage
+from ipvsagent.backends.hand_over import Stage
 from ipvsagent.backends.iptables import IptablesBackend
+from ipvsagent.backends.kernel_handles import IptablesHandles, SavedSettings
 from ipvsagent.cli import cleanup
-from ipvsagent.config import PortRange
+from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import reserved_ports
 from ipvsagent.kernel.ipvs.ownership import state_key
@@ -225,14 +226,13 @@ def test_cleanup_puts_back_what_an_agent_on_ipvs_reserved(netns, ours: ReservedP
 
 def test_on_iptables_they_are_free_once_ipvs_has_retired(ours: ReservedPorts) -> None:
     ours.reserve(NODE_PORTS)
-    made = IptablesBackend.__new__(IptablesBackend)
-    made._hand_over, made._guarded, made.reserved = HandOver(), True, ours
-    made._hand_over.stage = Stage.DONE
 
     class Nothing:
         def try_restore(self) -> tuple[Finding, ...]:
             return ()
 
-    made.raised = Nothing()
+    saved = SavedSettings(Nothing(), Nothing(), ours)
+    made = IptablesBackend(Config(localhost_node_ports=False), IptablesHandles(None, None, None, saved))
+    made._hand_over.stage = Stage.DONE
     assert made.retire_others(0.0, IptablesPacketFilter.__new__(IptablesPacketFilter)) == ()
     assert kernel_list() == ""
