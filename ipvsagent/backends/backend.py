@@ -13,15 +13,17 @@ from typing import Protocol
 from msgspec import Struct
 
 from ipvsagent.address import Address
+from ipvsagent.backends.checks import BackendChecks
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.sysctls import ConnReuse, Setting
 from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.capabilities import Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.kernel_tables import KernelTables
-from ipvsagent.rows import Observed, Op
+from ipvsagent.rows import Failure, Observed, Op
 
 
 class Listing(Struct, frozen=True):
@@ -100,6 +102,19 @@ class Backend(Protocol):
 
     def conn_reuse(self) -> ConnReuse | None:
         """How IPVS treats reused ports; None where it does not serve."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def check(self) -> BackendChecks:
+        """Check what this backend needs of the host, for `check`. Raises KernelError."""
+
+    def removals(self) -> list[Op]:
+        """Return what `remove` would remove. Only reads. Raises KernelError, StartError."""
+
+    def remove(self) -> list[Failure]:
+        """Remove the virtual servers of this backend and what they need, for `cleanup`, which removes the packet rules
+        and sets of all backends afterwards. Return what could not be removed. Raises KernelError, StartError."""
 
     def repair_addresses(self) -> int:
         """Give bound addresses the attributes of ours; how many had others. Raises KernelError."""

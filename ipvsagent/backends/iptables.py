@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family
 from ipvsagent.backends.assembly import Recorder, ledger_path, pipeline_for, policy_options, set_sizes, socket_path
 from ipvsagent.backends.backend import Listing
+from ipvsagent.backends.checks import BackendChecks, setting_check
 from ipvsagent.backends.hand_over import HandOver, Stage
 from ipvsagent.backends.ipvs_retirement import Retirement
 from ipvsagent.backends.kernel_handles import IptablesHandles, open_iptables_handles
@@ -33,7 +34,7 @@ from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
 from ipvsagent.render.set_members import VIP_SETS, set_specs
-from ipvsagent.rows import Observed, Op
+from ipvsagent.rows import Failure, Observed, Op
 from ipvsagent.status.chains import as_entries, names_of
 
 
@@ -86,9 +87,22 @@ class IptablesBackend:
         """The same kernel, for a dry run."""
         return KernelTables(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
 
-    def chain_recorder(self, ops: list[Op]) -> KernelTables:
-        """For a dry run that is about virtual servers alone."""
-        return KernelTables(self._renderer, Recorder(self.servers, ops), None)
+    @property
+    def capabilities(self) -> Capabilities:
+        return capabilities_of(self.config)
+
+    def check(self) -> BackendChecks:
+        return BackendChecks(tuple(setting_check(setting) for setting in self.settings()))
+
+    def removals(self) -> list[Op]:
+        ops: list[Op] = []
+        tables = KernelTables(self._renderer, Recorder(self.servers, ops))
+        iptables_pipeline(self.config, tables, window=0).start(0.0)
+        return ops
+
+    def remove(self) -> list[Failure]:
+        """Do nothing: chains are removed with the packet rules."""
+        return []
 
     def packet_filter(self) -> PacketFilter:
         """On the tables of virtual servers: one reading serves both."""

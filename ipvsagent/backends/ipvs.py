@@ -12,16 +12,25 @@ from typing import Self
 from ipvsagent.address import Address
 from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, set_sizes, socket_path
 from ipvsagent.backends.backend import Listing
+from ipvsagent.backends.checks import BackendChecks, setting_check
 from ipvsagent.backends.hand_over import HandOver
+from ipvsagent.backends.ipvs_checks import (
+    arp_checks,
+    scheduler_check,
+    source_ports_check,
+    timeout_checks,
+    virtual_servers_check,
+)
 from ipvsagent.backends.kernel_handles import IpvsHandles, open_ipvs_handles
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
-from ipvsagent.kernel.arp import lan_here, silence
+from ipvsagent.kernel.arp import answers, lan_here, silence
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.iptables.translations import TranslationTable
-from ipvsagent.kernel.ipvs.timeouts import established_setting
+from ipvsagent.kernel.ipvs.timeouts import established_setting, idle_timeouts
 from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
+from ipvsagent.kernel.links import links
 from ipvsagent.kernel.reserved_ports import RESERVED
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.model import VirtualServerId
@@ -29,11 +38,12 @@ from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
+from ipvsagent.policy.capabilities import IPVS, Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
-from ipvsagent.rows import Observed, Op, TranslationRow, VirtualServerRow
+from ipvsagent.rows import Failure, Observed, Op, TranslationRow, VirtualServerRow
 from ipvsagent.status.ipvsadm_order import grouped
 
 
@@ -82,9 +92,36 @@ class IpvsBackend:
             hooks=_IpvsHooks(self),
         )
 
-    def remover(self) -> KernelTables:
-        """Writes, but makes nothing."""
-        return KernelTables(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes)
+    @property
+    def capabilities(self) -> Capabilities:
+        return IPVS
+
+    def check(self) -> BackendChecks:
+        checks = [
+            scheduler_check(self.config.scheduler),
+            virtual_servers_check(self.ipvs.services()),
+            *(setting_check(setting) for setting in self.settings()),
+            source_ports_check(self.config.service_node_port_range),
+        ]
+        timeouts = idle_timeouts(self.ipvs)
+        checks += timeout_checks(timeouts)
+        arp = tuple(answers(links(), self.lan(), self.config.interface))
+        checks += arp_checks(self.config, len(self.addresses.odd), arp)
+        return BackendChecks(tuple(checks), timeouts, arp)
+
+    def removals(self) -> list[Op]:
+        ops: list[Op] = []
+        recorders = [Recorder(table, ops) for table in (self.ipvs, self.addresses, self.sets, self.routes)]
+        servers, addresses, sets, routes = recorders
+        self._remove(KernelTables(IpvsRenderer(), servers, addresses, sets, routes=routes))
+        return ops
+
+    def remove(self) -> list[Failure]:
+        return self._remove(KernelTables(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes))
+
+    def _remove(self, tables: KernelTables) -> list[Failure]:
+        """Remove everything from these tables. Translations are not among them: they go with the packet rules."""
+        return pipeline_for(self.config, tables, window=0).start(0.0).failures
 
     def recorder(self, ops: list[Op]) -> KernelTables:
         """The same kernel, for a dry run."""

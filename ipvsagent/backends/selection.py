@@ -6,13 +6,15 @@ import contextlib
 
 from ipvsagent.backends.assembly import empty_recorder, pipeline_for
 from ipvsagent.backends.backend import Backend
+from ipvsagent.backends.checks import Check, State
 from ipvsagent.backends.iptables import IptablesBackend, empty_iptables_recorder, iptables_pipeline, unused_scheduler
 from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.config import BackendChoice, Config
 from ipvsagent.errors import IpvsAgentError, KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel import host
-from ipvsagent.kernel.host import IpvsAbsent
+from ipvsagent.kernel.host import IpvsAbsent, IpvsPresence
+from ipvsagent.kernel.iptables.commands import Variant
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import Op
 
@@ -42,7 +44,7 @@ def open_active_backend(config: Config, reported: str = "") -> Backend:
     virtual servers are chains here, which new connections meet first. reported: what the agent here says, if one runs.
     Raises StartError.
     """
-    if reported == IptablesBackend.name or host.ip_vs_presence() is host.IpvsPresence.ABSENT:
+    if reported == IptablesBackend.name or host.ip_vs_presence() is IpvsPresence.ABSENT:
         return IptablesBackend.open(config)
     if not reported:
         with contextlib.suppress(StartError, KernelError):
@@ -52,10 +54,44 @@ def open_active_backend(config: Config, reported: str = "") -> Backend:
     return IpvsBackend.open(config)
 
 
+def open_all(config: Config) -> list[Backend]:
+    """Open every backend that may have left something on this node. Raises StartError."""
+    backends: list[Backend] = [] if host.ip_vs_presence() is IpvsPresence.ABSENT else [IpvsBackend.open(config)]
+    return [*backends, IptablesBackend.open(config)]
+
+
+def open_to_check(config: Config, variant: Variant | None) -> tuple[Check, Backend | None]:
+    """Check for IPVS, and open the backend that `run` would choose; None if it cannot be opened.
+
+    variant: of iptables, None if there is none. Raises StartError.
+    """
+    ip_vs = _ip_vs_check(config.backend)
+    if config.backend is BackendChoice.IPTABLES or ip_vs.state is State.WARNING:
+        return ip_vs, None if variant is None else IptablesBackend.open(config, variant=variant)
+    return ip_vs, IpvsBackend.open(config) if ip_vs.state is State.OK else None
+
+
+def _ip_vs_check(choice: BackendChoice) -> Check:
+    """WARNING: the backend would be iptables, unless `run` can load the module."""
+    if choice is BackendChoice.IPTABLES:
+        return Check("ip_vs", State.OK, "not needed: Services are to be on iptables")
+    try:
+        host.require_ip_vs(load=False)
+    except IpvsAbsent as absent:
+        if choice is BackendChoice.IPVS:
+            return Check("ip_vs", State.FAILED, absent.what, absent.remedy)
+        found = f"{absent.what} now: unless `run` can load the module, it serves by iptables"
+        remedy = f"{absent.remedy} for IPVS, or choose iptables with --backend iptables"
+        return Check("ip_vs", State.WARNING, found, remedy)
+    except StartError as error:
+        return Check("ip_vs", State.FAILED, error.what, error.remedy)
+    return Check("ip_vs", State.OK, "the kernel has IPVS")
+
+
 def open_ipvs(config: Config) -> IpvsBackend:
     """The node with its IPVS table, whoever serves. Raises StartError, and IpvsAgentError if there is none because
     Services are on iptables."""
-    if host.ip_vs_presence() is host.IpvsPresence.ABSENT and any(IptablesBackend.open(config).servers.read(None)):
+    if host.ip_vs_presence() is IpvsPresence.ABSENT and any(IptablesBackend.open(config).servers.read(None)):
         raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
     return IpvsBackend.open(config)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ipvsagent.agent.preflight import Check, NodeChecks, State, check_node
+from ipvsagent.agent.preflight import NodeChecks, check_node
+from ipvsagent.backends.checks import Check, State
 from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document

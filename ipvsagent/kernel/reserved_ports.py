@@ -50,7 +50,7 @@ class SourcePorts(Struct, frozen=True):
         return self.clashing > 0 and self.left < LEAST_LEFT
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         if not self.clashing:
             return f"no connection of this node has a source port among the node ports {self.wanted}"
         return (
@@ -165,7 +165,7 @@ class ReservedPorts:
 
 
 def _cannot(what: str, now: SourcePorts) -> Finding:
-    return Finding(FindingKind.HOST, RESERVED, f"node ports {what}: {now.said}. {now.remedy}")
+    return Finding(FindingKind.HOST, RESERVED, f"node ports {what}: {now.summary}. {now.remedy}")
 
 
 def _reserved() -> frozenset[int]:

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsagent.agent import preflight as checks
-from ipvsagent.agent.preflight import State
+from ipvsagent.backends.checks import State
 from ipvsagent.backends.hand_over import Stage
 from ipvsagent.backends.iptables import IptablesBackend
+from ipvsagent.backends.ipvs_checks import source_ports_check
 from ipvsagent.backends.kernel_handles import IptablesHandles, SavedSettings
 from ipvsagent.cli import cleanup
 from ipvsagent.config import Config, PortRange
@@ -192,25 +192,25 @@ def test_the_kernel_takes_none_of_them_by_itself(netns, ours: ReservedPorts, kin
 
 
 def test_check_says_what_is_to_do(netns, ours: ReservedPorts, monkeypatch) -> None:
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert found.state is State.TO_DO and "not reserved" in found.found
     set_ports(netns, reserved="30000-30999", ephemeral="30500 60999")
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert found.state is State.TO_DO
     assert (
         "1768 of the node ports 30000-32767 are source ports of this node's own connections (30500-60999)"
         in found.found
     )
     monkeypatch.setattr(reserved_ports, "is_writable", lambda name: False)
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert (found.state, found.remedy) == (State.WARNING, f"Run on the host `sysctl -w {RESERVED}=30000-32767`")
     set_ports(netns, reserved="30000-30999")
-    assert checks._source_ports(NODE_PORTS).state is State.OK
-    found = checks._source_ports(PortRange(20000, 60500))
+    assert source_ports_check(NODE_PORTS).state is State.OK
+    found = source_ports_check(PortRange(20000, 60500))
     assert found.state is State.WARNING and "would leave 499 source ports" in found.remedy
     monkeypatch.undo()
     ours.reserve(NODE_PORTS)
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert found.state is State.OK and found.found.endswith("they are reserved")
 
 

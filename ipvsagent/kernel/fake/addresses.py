@@ -44,6 +44,9 @@ class FakeAddressTable:
             self._kernel.bound.clear()
             self._kernel.interface = True
 
+    def has_interface(self) -> bool:
+        return self._kernel.interface
+
     def remove_interface(self) -> None:
         self._kernel.interface = False
         self._kernel.bound.clear()
