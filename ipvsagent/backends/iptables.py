@@ -1,4 +1,4 @@
-"""This node, opened for the iptables backend: for kernels without IPVS, or where it is chosen."""
+"""The iptables backend: for kernels without IPVS, or where it is chosen."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from ipvsagent.status.chains import as_entries, names_of
 
 
 class IptablesBackend:
-    """IptablesBackend serves Services by chains of iptables: on kernels without IPVS, or where it is chosen."""
+    """IptablesBackend serves Services by chains of iptables."""
 
     name = "iptables"
     rules_in_loop = True
@@ -70,11 +70,9 @@ class IptablesBackend:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Why it is this backend, and what of the configuration it has no use for."""
         return (*self._why, *unused_scheduler(self.config))
 
     def kernel_tables(self) -> KernelTables:
-        """Writes, and makes sets when they are missing."""
         return KernelTables(
             self._renderer,
             self.servers,
@@ -82,10 +80,6 @@ class IptablesBackend:
             self.sets,
             hooks=ChainHooks(self.servers, self.sets),
         )
-
-    def recorder(self, ops: list[Op]) -> KernelTables:
-        """The same kernel, for a dry run."""
-        return KernelTables(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
 
     @property
     def capabilities(self) -> Capabilities:
@@ -105,22 +99,22 @@ class IptablesBackend:
         return []
 
     def packet_filter(self) -> PacketFilter:
-        """On the tables of virtual servers: one reading serves both."""
+        """Open the constant rules, on the tables of the virtual servers: one reading serves both."""
         return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self.servers.tables)
 
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
         return iptables_pipeline(self.config, tables, window=window)
 
     def dry_pipeline(self, ops: list[Op]) -> Pipeline:
-        """What `run` would write goes into `ops`; the kernel is read only."""
-        return iptables_pipeline(self.config, self.recorder(ops), window=0)
+        tables = KernelTables(self._renderer, Recorder(self.servers, ops), None, Recorder(self.sets, ops))
+        return iptables_pipeline(self.config, tables, window=0)
 
     def settings(self) -> list[Setting]:
-        """Kernel settings that this configuration asks for; LOCALHOST once the rule stands that guards 127.0.0.0/8."""
+        """Return the kernel settings that this configuration needs; LOCALHOST only while the rule that guards
+        127.0.0.0/8 is installed."""
         return [FORWARDING, LOCALHOST] if self._guarded else [FORWARDING]
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
-        """Put right what somebody changed since: findings, and the names of what was changed."""
         return self._sysctls.keep(self.settings(), now)
 
     def conn_reuse(self) -> ConnReuse | None:
@@ -128,31 +122,24 @@ class IptablesBackend:
 
     @property
     def rules_pending(self) -> bool:
-        """The loop writes them itself."""
-        return False
+        return False  # the loop writes them itself
 
     def node_addresses(self) -> dict[Address, str]:
-        """Addresses on interfaces other than ours, with the interface's name. Raises KernelError."""
         return self.addresses.node_addresses()
 
     def listing(self, *, counters: bool) -> Listing:
-        """Chains of virtual servers; nothing counts their connections."""
+        """Return the chains of virtual servers. Nothing counts their connections."""
         rows = tuple(self.servers.read(None))
         return Listing(None, 0, tuple(as_entries(rows)), names_of(rows))
 
     def left_by_others(self) -> tuple[Finding, ...]:
-        """What IPVS served here before."""
         return self.retirement().findings()
 
     def repair_addresses(self) -> int:
-        """None is bound."""
-        return 0
+        return 0  # none is bound
 
     def prepare(self) -> None:
-        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends.
-
-        Also looks for what IPVS served here before, which goes as its connections do.
-        """
+        """Set up the host, and look for what IPVS served on this node before. Raises StartError."""
         self._sysctls.set(self.settings())
         self.set_limits()
         self._retirement = self.retirement()
@@ -160,12 +147,12 @@ class IptablesBackend:
         self._hand_over = HandOver(self._retirement)
 
     def retirement(self) -> Retirement:
-        """Of what IPVS served here before."""
+        """Return the retirement of what IPVS served on this node before."""
         return Retirement(self.config, self.addresses, Ledger(ledger_path(self.config)), self.sets)
 
     def prepare_host(self) -> None:
-        """The part of it that may need more than CAP_NET_ADMIN, for an agent that comes later. The packet rules are
-        written, too, where a setting would open 127.0.0.0/8 to other hosts without them."""
+        """Do the part of `prepare` that may need more than CAP_NET_ADMIN. This includes the packet rules if
+        route_localnet would open 127.0.0.0/8 to other hosts without them. Raises StartError."""
         self._sysctls.set(self.settings())
         self.set_limits()
         if serves_localhost(self.config) and not LOCALHOST.holds(read_sysctl(LOCALHOST.name)):
@@ -175,7 +162,7 @@ class IptablesBackend:
             self.unset_limits += self.after_rules_installed()
 
     def after_rules_installed(self) -> tuple[Finding, ...]:
-        """What has to wait for them is done: 127.0.0.1 serves node ports. What could not be done is said."""
+        """Serve node ports on 127.0.0.1, if they are asked for."""
         if self._guarded or not serves_localhost(self.config):
             return ()
         self.saved.localhost.record([LOCALHOST])
@@ -184,14 +171,12 @@ class IptablesBackend:
         return tuple(unset)
 
     def scheduler_works(self, name: str) -> bool:
-        """None is asked for: endpoints are chosen at random."""
-        return True
+        return True  # it has no effect: endpoints are chosen at random
 
     def policy(self, config: Config) -> PolicyOptions:
         return policy_options(config, capabilities=capabilities_of(config))
 
     def reconfigure(self, config: Config) -> bool:
-        """Take up what may change while the agent runs; whether chains of virtual servers become others by it."""
         self.config = config
         if self._retirement:
             self._retirement.configure(config)
@@ -199,7 +184,6 @@ class IptablesBackend:
         return self._renderer.configure(options_of(config))
 
     def set_limits(self) -> None:
-        """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
         if not serves_localhost(self.config):
             self._guarded = False
@@ -207,18 +191,14 @@ class IptablesBackend:
         self.unset_limits = limits
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """What the IPVS backend left here goes, as its connections end. Raises KernelError, StartError.
-
-        Called when the packet rules are as they should be.
-        """
+        """Remove what the IPVS backend left on this node, as its connections end. Raises KernelError, StartError."""
         unset = self.after_rules_installed()
         if self._hand_over.stage is Stage.DONE:
             return unset + self.saved.raised.try_restore() + self.saved.reserved.try_restore()
         return unset + self._hand_over.advance(now, rules)
 
     def ledger_findings(self) -> tuple[Finding, ...]:
-        """What is in it was noted by the IPVS backend."""
-        return ()
+        return ()  # the ledger is the IPVS backend's
 
 
 class ChainHooks(TableHooks):
@@ -242,7 +222,7 @@ class ChainHooks(TableHooks):
 
 
 def unused_scheduler(config: Config) -> tuple[Finding, ...]:
-    """One finding if a scheduler is asked for, for all Services."""
+    """Return a finding if `--scheduler` asks for a scheduler."""
     if config.scheduler == Config().scheduler:
         return ()
     reason = f"{config.scheduler} has no effect: on iptables endpoints are chosen at random"
@@ -250,7 +230,7 @@ def unused_scheduler(config: Config) -> tuple[Finding, ...]:
 
 
 def capabilities_of(config: Config) -> Capabilities:
-    """Of this backend, as configured."""
+    """Return the capabilities of this backend, as configured."""
     return replace(IPTABLES, localhost_node_ports=serves_localhost(config))
 
 
@@ -262,10 +242,10 @@ def options_of(config: Config) -> dict[Family, RuleOptions]:
     return {family: rule_options(config, family) for family in Family}
 
 
-def iptables_pipeline(config: Config, backend: KernelTables, *, window: float) -> Pipeline:
-    return pipeline_for(config, backend, window=window, capabilities=capabilities_of(config))
+def iptables_pipeline(config: Config, tables: KernelTables, *, window: float) -> Pipeline:
+    return pipeline_for(config, tables, window=window, capabilities=capabilities_of(config))
 
 
 def empty_iptables_recorder(config: Config, ops: list[Op]) -> KernelTables:
-    """A kernel that holds nothing, for a dry run anywhere."""
+    """Return the tables of an empty kernel that record into `ops`, for a dry run on any machine."""
     return KernelTables(renderer(config), Recorder(None, ops), None, Recorder(None, ops))

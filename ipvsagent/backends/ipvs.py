@@ -1,7 +1,4 @@
-"""This node, opened: the tables of its kernel put together with the pipeline that writes them.
-
-`run`, `plan`, `cleanup` and `status` begin here, so that each sees the same kernel in the same way.
-"""
+"""The IPVS backend: the kernel tables of this node, and the pipeline that writes them."""
 
 from __future__ import annotations
 
@@ -81,7 +78,6 @@ class IpvsBackend:
         return cls(config, open_ipvs_handles(config, load_modules=load_modules))
 
     def kernel_tables(self) -> KernelTables:
-        """Writes, and makes the interface and the sets when they are missing."""
         return KernelTables(
             IpvsRenderer(),
             self.ipvs,
@@ -105,7 +101,7 @@ class IpvsBackend:
         ]
         timeouts = idle_timeouts(self.ipvs)
         checks += timeout_checks(timeouts)
-        arp = tuple(answers(links(), self.lan(), self.config.interface))
+        arp = tuple(answers(links(), self.lan_interfaces(), self.config.interface))
         checks += arp_checks(self.config, len(self.addresses.odd), arp)
         return BackendChecks(tuple(checks), timeouts, arp)
 
@@ -123,19 +119,9 @@ class IpvsBackend:
         """Remove everything from these tables. Translations are not among them: they go with the packet rules."""
         return pipeline_for(self.config, tables, window=0).start(0.0).failures
 
-    def recorder(self, ops: list[Op]) -> KernelTables:
-        """The same kernel, for a dry run."""
-        return KernelTables(
-            IpvsRenderer(),
-            Recorder(self.ipvs, ops),
-            Recorder(self.addresses, ops),
-            Recorder(self.sets, ops),
-            routes=Recorder(self.routes, ops),
-            translations=Recorder(self.translations, ops),
-        )
-
     def packet_filter(self) -> PacketFilter:
-        """The rules beside IPVS, which from now on hold the translations of this node, too. Raises StartError."""
+        """Open the packet rules beside IPVS. From then on, they hold the translations of this node, too. Raises
+        StartError."""
         self._filter = IptablesPacketFilter(self.config)
         return self._filter
 
@@ -148,31 +134,41 @@ class IpvsBackend:
 
     @property
     def rules_pending(self) -> bool:
-        """Whether packet rules are to be written yet."""
         return self._filter is not None and self._filter.pending
 
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
         return pipeline_for(self.config, tables, window=window, scheduler_works=self.scheduler_works)
 
     def after_rules_installed(self) -> tuple[Finding, ...]:
-        """The packet rules are written: sets that only rules of older agents asked can go. Raises KernelError."""
+        """Remove sets to which only the rules of older agents referred. Raises KernelError."""
         self.sets.sweep(set_specs())
         return ()
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """What the iptables backend left here goes, now that IPVS serves: conntrack keeps its connections. Raises
+        """Remove what the iptables backend left on this node. Connection tracking keeps its connections. Raises
         KernelError, StartError."""
         return self._hand_over.advance(now, rules)
 
     def dry_pipeline(self, ops: list[Op]) -> Pipeline:
-        """What `run` would write goes into `ops`; the kernel is read only."""
         return pipeline_for(self.config, self.recorder(ops), window=0, scheduler_works=self.scheduler_known)
+
+    def recorder(self, ops: list[Op]) -> KernelTables:
+        """Return tables that read the kernel and record into `ops` what is written."""
+        return KernelTables(
+            IpvsRenderer(),
+            Recorder(self.ipvs, ops),
+            Recorder(self.addresses, ops),
+            Recorder(self.sets, ops),
+            routes=Recorder(self.routes, ops),
+            translations=Recorder(self.translations, ops),
+        )
 
     def ledger_findings(self) -> tuple[Finding, ...]:
         return self.ownership.ledger.findings()
 
     def scheduler_works(self, name: str) -> bool:
-        """By trying it, once; a scheduler that was refused is tried again a minute later, as its module may come."""
+        """Return whether the kernel accepts a scheduler, by trying it once. One that was refused is tried again after a
+        minute, because its module may have been loaded."""
         works, asked = self._schedulers.get(name, (False, float("-inf")))
         if not works and time.monotonic() - asked > 60:
             works = host.scheduler_works(name)
@@ -180,7 +176,8 @@ class IpvsBackend:
         return works
 
     def scheduler_known(self, name: str) -> bool:
-        """Without trying it: by the kernel's modules, or by what is in use; else Linux has it."""
+        """Return whether the kernel has a scheduler, without trying it: by its modules, or by what is in use. If the
+        modules cannot be listed, all schedulers of Linux count."""
         listed = host.scheduler_listed(name)
         if listed is None:
             listed = name in LINUX_SCHEDULERS
@@ -189,7 +186,6 @@ class IpvsBackend:
         )
 
     def settings(self) -> list[Setting]:
-        """Kernel settings that this configuration asks for, those of the LAN's interfaces among them."""
         config = self.config
         settings = list(needed())
         if config.idle_timeout:
@@ -197,21 +193,20 @@ class IpvsBackend:
         if config.strict_arp:
             settings += STRICT_ARP
         elif not config.answer_arp:
-            settings += silence(self.lan())
+            settings += silence(self.lan_interfaces())
         return settings
 
     def conn_reuse(self) -> ConnReuse | None:
         return conn_reuse()
 
-    def lan(self) -> list[str]:
-        """Interfaces by which other machines may ask who has a Service address."""
-        addresses = self.addresses.elsewhere  # up to date: who is told of a change reads them anew
+    def lan_interfaces(self) -> list[str]:
+        """Return the interfaces on which other machines may ask for a Service address by ARP."""
+        addresses = self.addresses.elsewhere  # up to date: the main loop reads them again when one changes
         if addresses is None:
             addresses = self.addresses.node_addresses()
         return lan_here(addresses, self.config.cluster_cidrs, self.config.interface)
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
-        """Put right what somebody changed since: findings, and the names of what was changed."""
         settings = self.settings()
         self.saved.raised.record(settings)
         findings, changed = self._sysctls.keep(settings, now)
@@ -223,25 +218,21 @@ class IpvsBackend:
         return findings, changed
 
     def node_addresses(self) -> dict[Address, str]:
-        """Addresses on interfaces other than ours, with the interface's name. Raises KernelError."""
         return self.addresses.node_addresses()
 
     def listing(self, *, counters: bool) -> Listing:
-        """What IPVS holds. Raises KernelError."""
         info = self.ipvs.info()
         return Listing(info.version, info.table_size, tuple(grouped(self.ipvs.read(None, counters=counters))))
 
     def left_by_others(self) -> tuple[Finding, ...]:
-        """Rules of the iptables backend are among the differences of the packet rules."""
+        """Return nothing: rules of the iptables backend are among the differences of the packet rules."""
         return ()
 
     def repair_addresses(self) -> int:
-        """Addresses that another program bound in its way get the attributes of ours; how many. Raises KernelError."""
         self.addresses.refresh()
         return self.addresses.mend()
 
     def prepare(self) -> None:
-        """What a writing agent needs of the host; raises StartError with a remedy. Stays when the agent ends."""
         self.prepare_host()
         self._set_timeouts()
         _IpvsHooks(self).prepare()
@@ -249,13 +240,12 @@ class IpvsBackend:
         self.adopt_ours()
 
     def adopt_ours(self) -> None:
-        """Before any address goes."""
+        """Claim the virtual servers that are ours by their addresses or by kube-proxy's sets, before an address is
+        removed. Raises KernelError."""
         kube_proxy_sets.claim_kube_proxy_servers(self.ownership, self.sets, self.addresses)
         self.ownership.reconcile_ledger(self.ipvs.services())
 
     def prepare_host(self) -> None:
-        """The part of it that may need more than CAP_NET_ADMIN: modules and sysctls. Does nothing that is done already.
-        Raises StartError with a remedy."""
         host.require_scheduler(self.config.scheduler)
         settings = self.settings()
         self.saved.raised.record(settings)
@@ -266,9 +256,6 @@ class IpvsBackend:
         return policy_options(config, self.scheduler_works)
 
     def reconfigure(self, config: Config) -> bool:
-        """Take up what may change while the agent runs; rows of virtual servers never become others by it. Raises
-        KernelError if the kernel refuses some of it; the rest is in force then, and the same configuration can be given
-        again."""
         self.config = config
         self.ownership.set_excluded(map(str, config.excluded))
         self.set_limits()
@@ -283,13 +270,13 @@ class IpvsBackend:
         self._timeouts_set = timeouts
 
     def set_limits(self) -> None:
-        """What traffic can do without, if it has to; `unset_limits` says what could not be set."""
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
-        # Before the guard goes that the iptables backend needs with it, and which stays until IPVS serves.
-        put_back = self.saved.localhost.try_restore() + self.saved.reserved.reserve(self.config.service_node_port_range)
+        # route_localnet has to be restored before the rule that guards 127.0.0.0/8 is removed. That rule of the iptables
+        # backend stays until IPVS serves.
+        findings = self.saved.localhost.try_restore() + self.saved.reserved.reserve(self.config.service_node_port_range)
         if self.config.answer_arp or self.config.strict_arp:
-            put_back += self.saved.raised.try_restore()
-        self.unset_limits = limits + put_back
+            findings += self.saved.raised.try_restore()
+        self.unset_limits = limits + findings
 
 
 class _IpvsHooks(TableHooks):
@@ -311,5 +298,5 @@ class _IpvsHooks(TableHooks):
 
 
 def _timeouts(config: Config) -> tuple[int, int, int]:
-    """Of IPVS, in seconds: idle TCP, TCP after a FIN, UDP; 0 leaves the kernel's alone."""
+    """Return the timeouts of IPVS in seconds: idle TCP, TCP after a FIN, UDP. 0 leaves the kernel's value unchanged."""
     return int(config.idle_timeout or config.tcp_timeout), int(config.tcp_fin_timeout), int(config.udp_timeout)

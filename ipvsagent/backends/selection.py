@@ -1,4 +1,4 @@
-"""Which backend this node gets: IPVS, or where the kernel has none, iptables."""
+"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that names the backends."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ipvsagent.rows import Op
 
 
 def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
-    """Raises StartError; with backend ipvs also where IPVS is absent.
+    """Open the configured backend. Raises StartError, and IpvsAbsent if `ipvs` is configured but absent.
 
-    auto takes iptables only where the kernel says that it has no IPVS: whatever else is wrong with IPVS is for a person
-    to put right, and virtual servers of ours cannot exist without it.
+    `auto` falls back to iptables only if the kernel says that it has no IPVS. Any other trouble with IPVS is for an
+    operator to fix: virtual servers of ours may exist, and iptables must not serve beside them.
     """
     if config.backend is BackendChoice.IPTABLES:
         return IptablesBackend.open(config)
@@ -40,9 +40,10 @@ def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
 
 
 def open_active_backend(config: Config, reported: str = "") -> Backend:
-    """The node with the backend that serves on it now, for who only looks: iptables if the kernel has no IPVS, or if
-    virtual servers are chains here, which new connections meet first. reported: what the agent here says, if one runs.
-    Raises StartError.
+    """Open the backend that serves on this node now, to read from it: iptables if the kernel has no IPVS, or if there
+    are chains of virtual servers, because new connections traverse these first. Raises StartError.
+
+    reported: the name of the backend that the running agent reported, "" if none runs.
     """
     if reported == IptablesBackend.name or host.ip_vs_presence() is IpvsPresence.ABSENT:
         return IptablesBackend.open(config)
@@ -89,20 +90,20 @@ def _ip_vs_check(choice: BackendChoice) -> Check:
 
 
 def open_ipvs(config: Config) -> IpvsBackend:
-    """The node with its IPVS table, whoever serves. Raises StartError, and IpvsAgentError if there is none because
-    Services are on iptables."""
+    """Open the IPVS backend, to read its table, whichever backend serves. Raises StartError, and IpvsAgentError if
+    Services are on iptables and there is no IPVS."""
     if host.ip_vs_presence() is IpvsPresence.ABSENT and any(IptablesBackend.open(config).servers.read(None)):
         raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
     return IpvsBackend.open(config)
 
 
 def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:
-    """For a dry run anywhere, against a kernel that holds nothing."""
+    """Return a pipeline on an empty kernel that records into `ops`, for a dry run on any machine."""
     if config.backend is BackendChoice.IPTABLES:
         return iptables_pipeline(config, empty_iptables_recorder(config, ops), window=0)
     return pipeline_for(config, empty_recorder(ops), window=0)
 
 
 def empty_findings(config: Config) -> tuple[Finding, ...]:
-    """What of the configuration the backend of `empty_pipeline` has no use for."""
+    """Return which parts of the configuration have no effect on the backend of `empty_pipeline`."""
     return unused_scheduler(config) if config.backend is BackendChoice.IPTABLES else ()
