@@ -22,7 +22,7 @@ from ipvsagent.backends.kernel_handles import IpvsHandles, open_ipvs_handles
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
-from ipvsagent.kernel.arp import answers, lan_here, silence
+from ipvsagent.kernel.arp import answers, lan_interfaces, silence
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.iptables.translations import TranslationTable
 from ipvsagent.kernel.ipvs.timeouts import established_setting, idle_timeouts
@@ -204,7 +204,7 @@ class IpvsBackend:
         addresses = self.addresses.elsewhere  # up to date: the main loop reads them again when one changes
         if addresses is None:
             addresses = self.addresses.node_addresses()
-        return lan_here(addresses, self.config.cluster_cidrs, self.config.interface)
+        return lan_interfaces(links(), addresses, self.config.cluster_cidrs, self.config.interface)
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
         settings = self.settings()
@@ -271,8 +271,8 @@ class IpvsBackend:
 
     def set_limits(self) -> None:
         limits = (*set_conntrack(self.config), *host.set_oom_score(self.config.oom_score_adj))
-        # route_localnet has to be restored before the rule that guards 127.0.0.0/8 is removed. That rule of the iptables
-        # backend stays until IPVS serves.
+        # route_localnet is restored while the rule that guards 127.0.0.0/8 exists: the iptables backend's rules stay
+        # until IPVS serves.
         findings = self.saved.localhost.try_restore() + self.saved.reserved.reserve(self.config.service_node_port_range)
         if self.config.answer_arp or self.config.strict_arp:
             findings += self.saved.raised.try_restore()

@@ -110,7 +110,7 @@ class Retirement:
         return not kept
 
     def finish(self) -> None:
-        """Remove our interface, and the members of the sets to which only the removed rules referred. Raises KernelError,
+        """Remove our interface, and the members of the sets that only the removed rules used. Raises KernelError,
         StartError."""
         self._sets.write([Op(Verb.DELETE, row) for row in self._sets.members(VIP_SETS)])
         self._addresses.remove_interface()

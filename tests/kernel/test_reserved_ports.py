@@ -21,7 +21,7 @@ from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import reserved_ports
 from ipvsagent.kernel.ipvs.ownership import state_key
-from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, parse_ports, source_ports, write_ports
+from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, format_ports, parse_ports, source_ports
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from tests.conftest import NetworkNamespace
 from tests.kernel.test_host import READ_ONLY, python
@@ -48,12 +48,12 @@ def ours(netns: NetworkNamespace, tmp_path: Path) -> ReservedPorts:
     st.frozensets(st.integers(0, 65535)) | st.builds(lambda a, b: frozenset(range(a, b)), *[st.integers(0, 65536)] * 2)
 )
 def test_a_list_is_read_as_it_is_written(ports: frozenset[int]) -> None:
-    assert parse_ports(write_ports(ports)) == ports
+    assert parse_ports(format_ports(ports)) == ports
 
 
 def test_the_list_is_the_kernels(netns: NetworkNamespace) -> None:
     set_ports(netns, reserved="8080,1-3,4,6,65535,5000-5001")
-    assert kernel_list() == write_ports(parse_ports("8080,1-3,4,6,65535,5000-5001")) == "1-4,6,5000-5001,8080,65535"
+    assert kernel_list() == format_ports(parse_ports("8080,1-3,4,6,65535,5000-5001")) == "1-4,6,5000-5001,8080,65535"
 
 
 def test_reserved_whether_or_not_the_kernel_would_take_them(ours: ReservedPorts) -> None:
@@ -100,11 +100,11 @@ def test_another_range_takes_its_place(netns, ours: ReservedPorts) -> None:
 def test_a_list_of_every_other_port_is_kept(netns, ours: ReservedPorts) -> None:
     """It is longer than a page, and more than a buffered read takes at once."""
     odd = frozenset(range(1, 30000, 2))
-    Path("/proc/sys", *RESERVED.split(".")).write_text(write_ports(odd) + "\n")
+    Path("/proc/sys", *RESERVED.split(".")).write_text(format_ports(odd) + "\n")
     assert ours.reserve(NODE_PORTS) == ()
-    assert source_ports(NODE_PORTS).reserved == write_ports(odd | set(NODE_PORTS.ports))
+    assert source_ports(NODE_PORTS).reserved == format_ports(odd | set(NODE_PORTS.ports))
     ours.restore()
-    assert source_ports(PortRange(1, 1)).reserved == write_ports(odd)
+    assert source_ports(PortRange(1, 1)).reserved == format_ports(odd)
 
 
 def test_killed_at_any_moment_it_can_be_put_back(netns, ours: ReservedPorts, monkeypatch, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_cannot_be_put_back_is_said_and_tried_again(ours: ReservedPorts, mo
 
     monkeypatch.setattr(reserved_ports, "_write", refuses)
     (finding,) = ours.try_restore()
-    assert isinstance(finding, Finding) and "30000-32767 cannot be taken out of it again (Read-only" in finding.reason
+    assert isinstance(finding, Finding) and "30000-32767 cannot be removed from it (Read-only" in finding.reason
     monkeypatch.undo()
     assert ours.try_restore() == () and kernel_list() == ""
 

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 class FakeAddressTable:
-    """`bound` is what this agent knows of: as the real one it learns by reading and writing only."""
+    """FakeAddressTable stands in for `AddressTable`."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.interface = "kube-ipvs0"
         self.bound: set[Address] = set()
+        """What this agent has read or written, which another program may have changed since."""
         self._kernel = kernel
 
     def refresh(self) -> set[Address]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class FakeRouteTable:
-    """One route a range; a new source replaces the old one, as in the kernel."""
+    """FakeRouteTable stands in for `RouteTable`. A range has one route; a new source replaces the previous one, as in
+    the kernel."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.networks: set[Network] = set()
@@ -24,7 +25,7 @@ class FakeRouteTable:
 
     def refresh(self) -> set[Network]:
         self._kernel.count_read()
-        self._note()
+        self._update_networks()
         return self.networks
 
     def read(self, keys: Keys) -> Iterator[Observed]:
@@ -35,7 +36,7 @@ class FakeRouteTable:
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         failures = self._kernel.execute_all(ops, self._apply)
-        self._note()
+        self._update_networks()
         return failures
 
     def _apply(self, op: Op) -> KernelError | None:
@@ -50,6 +51,6 @@ class FakeRouteTable:
             del self._kernel.routes[row.network]
         return None
 
-    def _note(self) -> None:
+    def _update_networks(self) -> None:
         self.networks.clear()
         self.networks.update(ipaddress.ip_network(network) for network in self._kernel.routes)
