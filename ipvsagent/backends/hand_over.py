@@ -41,7 +41,7 @@ class Predecessor(Protocol):
 
 
 class HandOver:
-    """HandOver is the table above, with its current stage."""
+    """HandOver executes the table above."""
 
     def __init__(self, predecessor: Predecessor | None = None) -> None:
         """predecessor: None if there is nothing to drain."""

@@ -87,7 +87,7 @@ class Removal:
             self._shared.saved.localhost.restore()
         except OSError as error:
             raise StartError(
-                f"{LOCALHOST.name} cannot be put back ({error.strerror}), and without our rules it opens this node's "
+                f"{LOCALHOST.name} cannot be restored ({error.strerror}), and without our rules it opens this node's "
                 "127.0.0.0/8 to other hosts",
                 f"Run on the host `sysctl -w {LOCALHOST.name}=0`, then this again",
             ) from error

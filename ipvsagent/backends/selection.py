@@ -22,7 +22,7 @@ from ipvsagent.rows import Op
 def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
     """Open the configured backend. Raises StartError, and IpvsAbsent if `ipvs` is configured but absent.
 
-    `auto` falls back to iptables only if the kernel says that it has no IPVS. Any other trouble with IPVS is for an
+    `auto` falls back to iptables only if the kernel reports that it has no IPVS. Any other trouble with IPVS is for an
     operator to fix: virtual servers of ours may exist, and iptables must not serve beside them.
     """
     if config.backend is BackendChoice.IPTABLES:
@@ -73,7 +73,7 @@ def open_to_check(config: Config, variant: Variant | None) -> tuple[Check, Backe
 
 
 def _ip_vs_check(choice: BackendChoice) -> Check:
-    """WARNING: the backend would be iptables, unless `run` can load the module."""
+    """Check for IPVS. WARNING means that iptables would serve, unless `run` can load the module."""
     if choice is BackendChoice.IPTABLES:
         return Check("ip_vs", State.OK, "not needed: Services are to be on iptables")
     try:

@@ -35,12 +35,12 @@ from ipvsagent.rows.nat_chains import ChainsRow
 def command(
     yes: bool, dry_run: bool, kube_proxy: bool, files: tuple[Path, ...], interface: str | None, state_dir: Path | None
 ) -> int:
-    """Remove everything that ipvsagent made from this node.
+    """Remove everything from this node that ipvsagent created.
 
-    That is our interface with its addresses, the virtual servers that are ours, our packet rules and sets, of both
-    backends; what other programs made stays.
-    Services stop working on this node. Sysctls stay as they are, but for arp_ignore and arp_announce of interfaces and
-    route_localnet, where they were raised, and the node ports in ip_local_reserved_ports.
+    That is our interface with its addresses, our virtual servers, packet rules and sets, of every backend. What other
+    programs created stays.
+    Services stop working on this node. Sysctls are not restored, except arp_ignore and arp_announce of interfaces and
+    route_localnet, if they were raised, and the node ports in ip_local_reserved_ports.
     """
     config = found_by(files, interface, state_dir)
     host.require_privilege()

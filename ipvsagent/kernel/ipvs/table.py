@@ -29,7 +29,7 @@ _QUERIES = 100  # virtual servers queried by one system call
 
 
 class IpvsInfo(Struct, frozen=True):
-    """IpvsInfo is what IPVS says of itself."""
+    """IpvsInfo is the version of IPVS, and the size of its connection table."""
 
     version: tuple[int, int, int]
     """(1, 2, 1) for many years."""
@@ -120,8 +120,8 @@ class IpvsTable:
         return self._socket.dump(self._family, requests.request(GET_SERVICE))
 
     def _some(self, keys: Collection[object]) -> Iterator[Body]:
-        wanted = (key for key in keys if isinstance(key, VirtualServerId))
-        while part := list(islice(wanted, _QUERIES)):
+        servers = (key for key in keys if isinstance(key, VirtualServerId))
+        while part := list(islice(servers, _QUERIES)):
             queries = [(self._family, requests.request(GET_SERVICE, server)) for server in part]
             for answer in self._socket.get(queries):
                 if isinstance(answer, Body):
