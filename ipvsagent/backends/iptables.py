@@ -73,13 +73,8 @@ class IptablesBackend:
         return (*self._why, *unused_scheduler(self.config))
 
     def kernel_tables(self) -> KernelTables:
-        return KernelTables(
-            self._renderer,
-            self.servers,
-            None,
-            self.sets,
-            hooks=ChainHooks(self.servers, self.sets),
-        )
+        hooks = ChainHooks(self.servers, self.sets)
+        return KernelTables(self._renderer, self.servers, None, self.sets, hooks=hooks)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -202,7 +197,7 @@ class IptablesBackend:
 
 
 class ChainHooks(TableHooks):
-    """ChainHooks serves virtual servers that are chains of iptables."""
+    """ChainHooks is for virtual servers that are chains of iptables."""
 
     def __init__(self, servers: ServerRules, sets: SetTable) -> None:
         self._servers = servers

@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
+from ipvsagent.config import Network
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.fake.addresses import FakeAddressTable
 from ipvsagent.kernel.fake.routes import FakeRouteTable
@@ -26,7 +27,7 @@ from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool
 from ipvsagent.kernel.fake.sets import FakeSetTable
 from ipvsagent.kernel.fake.translations import FakeTranslationTable
 from ipvsagent.kernel.iptables.rule_table import Feature
-from ipvsagent.kernel.ipvs.ownership import Claims, Ledger, Network, Ownership
+from ipvsagent.kernel.ipvs.ownership import Claims, Ledger, Ownership
 from ipvsagent.kernel.ipvs.refusals import real_server_refusal, virtual_server_refusal
 from ipvsagent.kernel.ipvs.table import IpvsInfo, Timeouts
 from ipvsagent.model import VirtualServerId

@@ -20,13 +20,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ipvsagent.address import Address, parse_address
+from ipvsagent.config import Network
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Observed, Op, Owner, Verb, VirtualServerRow
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _SLACK = 4096  # obsolete lines that the file may hold before it is rewritten
 
 
