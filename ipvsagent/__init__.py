@@ -51,6 +51,7 @@ Where do I change...
 
   the node
     which backend, a further one               backends/selection.py, backends/backend.py
+    what `cleanup` removes                     backends/removal.py
     from one backend to another                backends/hand_over.py, backends/ipvs_retirement.py
     what kube-proxy left                       kernel/kube_proxy/cleanup.py, kernel/kube_proxy/sets.py
     what must be there to start                kernel/host.py
@@ -60,7 +61,8 @@ Where do I change...
     what happens to stale UDP flows            agent/udp_flows.py, kernel/conntrack.py
 
   what is shown
-    a command, such as explain                 cli/, one file per command; what `check` looks at: agent/preflight.py
+    a command, such as explain                 cli/, one file per command
+    what `check` looks at                      agent/preflight.py; for IPVS: backends/ipvs_checks.py
     a column of status                         status/native.py; ipvsadm's own text: status/ipvsadm.py, cli/save.py
     a metric, also one per Service             monitoring/metrics.py, monitoring/rule_metrics.py
     what makes the agent unhealthy             monitoring/health.py; reported by monitoring/vitals.py

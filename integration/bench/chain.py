@@ -71,7 +71,7 @@ class NodeChain(Chain):
             route_mode=routed,
             service_cidrs=(ip_network(SERVICE_CIDR),) if routed else (),
         )
-        self.node = IpvsBackend(config)
+        self.node = IpvsBackend.open(config)
         self.node.prepare()
         self.ipvs, self.addresses = Clocked(self.node.ipvs), Clocked(self.node.addresses)
         self.sets = Clocked(self.node.sets)

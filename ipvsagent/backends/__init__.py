@@ -1,1 +1,1 @@
-"""The backends: what serves Services on this node."""
+"""Backends: the ways to serve Services on this node, by IPVS or by iptables."""

@@ -1,4 +1,4 @@
-"""What both backends are put together from: paths, pipelines, and tables for dry runs."""
+"""Parts that backends share: paths, pipelines, and tables for dry runs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,28 @@ from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import Failure, KernelTable, Keys, Observed, Op
 
 
+def state_path(config: Config, suffix: str) -> Path:
+    """Return a file for the state of the agent in the network namespace that this process is in."""
+    return config.state_dir / f"{state_key()}.{suffix}"
+
+
 def lock_path(config: Config) -> Path:
-    """What an agent locks in the network namespace that the process is in."""
-    return config.state_dir / f"{state_key()}.lock"
+    """Return the file that the agent locks."""
+    return state_path(config, "lock")
 
 
 def socket_path(config: Config) -> Path:
-    """Where the agent of that namespace answers `status`."""
-    return config.state_dir / f"{state_key()}.sock"
+    """Return the socket on which the agent answers `status`."""
+    return state_path(config, "sock")
+
+
+def ledger_path(config: Config) -> Path:
+    """Return the file of the ledger of virtual servers."""
+    return state_path(config, "ledger")
 
 
 class Recorder:
-    """A table that is read as it is and never written: `write` only notes the ops."""
+    """Recorder reads a kernel table, or nothing, and records the ops that are written instead of executing them."""
 
     def __init__(self, table: KernelTable | None, ops: list[Op]) -> None:
         self._table = table
@@ -47,7 +57,8 @@ class Recorder:
 
 
 def set_sizes(sets: SetTable) -> dict[str, int]:
-    """A set that somebody destroyed is made again, and is empty: the rules that ask it cannot be written before."""
+    """Return how many members each of our sets has. A set that was destroyed is created again, empty: rules that refer
+    to it could not be written otherwise."""
     state = sets.state()
     if any(spec.name not in state for spec in set_specs()):
         sets.ensure(set_specs())
@@ -56,23 +67,26 @@ def set_sizes(sets: SetTable) -> dict[str, int]:
 
 
 def empty_recorder(ops: list[Op]) -> KernelTables:
-    """A kernel that holds nothing, for a dry run anywhere."""
+    """Return the tables of an empty kernel that record into `ops`, for a dry run on any machine."""
     servers, addresses, sets, routes, translations = [Recorder(None, ops) for _ in range(5)]
     return KernelTables(IpvsRenderer(), servers, addresses, sets, routes=routes, translations=translations)
 
 
 def pipeline_for(
     config: Config,
-    backend: KernelTables,
+    tables: KernelTables,
     *,
     window: float,
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__,
     capabilities: Capabilities = IPVS,
 ) -> Pipeline:
-    """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
+    """Return a pipeline on these tables.
+
+    window: how many seconds to wait for a vanished endpoint to return; 0 if the source is read only once.
+    """
     drains = Drains(config.drain_timeout, window)
     options = policy_options(config, scheduler_works, capabilities=capabilities)
-    return Pipeline(config.node_name, options, backend, drains)
+    return Pipeline(config.node_name, options, tables, drains)
 
 
 def policy_options(

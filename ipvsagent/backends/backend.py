@@ -1,7 +1,6 @@
-"""What a backend is to the rest of the agent: everything that serves Services on this node in one way.
+"""The interface of a backend, which serves Services on this node in one way, to the rest of the agent.
 
-`selection.py` is the only module that names the backends there are. A further one implements this protocol, is opened
-there, and touches no caller.
+Only `selection.py` names the backends. A new one implements this protocol and is opened there; no caller changes.
 """
 
 from __future__ import annotations
@@ -13,115 +12,134 @@ from typing import Protocol
 from msgspec import Struct
 
 from ipvsagent.address import Address
+from ipvsagent.backends.checks import BackendChecks
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.sysctls import ConnReuse, Setting
 from ipvsagent.model import VirtualServerId
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.capabilities import Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.kernel_tables import KernelTables
-from ipvsagent.rows import Observed, Op
+from ipvsagent.rows import Failure, Observed, Op
 
 
 class Listing(Struct, frozen=True):
-    """What the kernel holds of virtual servers, for `status`.
-
-    version, table_size: of IPVS; None and 0 where it does not serve. entries: each virtual server with its real
-    servers. names: Service and frontend by virtual server, where the kernel itself tells.
-    """
+    """Listing is what the kernel holds of virtual servers, for `status`."""
 
     version: tuple[int, int, int] | None
+    """Of IPVS; None if the backend does not use it."""
     table_size: int
+    """Buckets of the connection table of IPVS; 0 if the backend does not use it."""
     entries: tuple[tuple[Observed, list[Observed]], ...]
+    """Each virtual server with its real servers."""
     names: Mapping[VirtualServerId, tuple[str, str]] = {}
+    """Service and frontend of virtual servers, if the kernel holds them."""
 
 
 class Backend(Protocol):
-    """One way to serve Services, opened on the network namespace that the process is in. Opening one only reads.
-
-    name:         as `--backend` and `status` call it.
-    findings:     why it is this one, and what of the configuration it has no use for.
-    unset_limits: what `set_limits` could not set.
-    rules_in_loop: virtual servers are packet rules themselves, so that the main loop keeps both; otherwise a thread
-                  keeps the packet rules, because iptables may wait for other programs.
-    """
+    """Backend serves Services in one way, in the network namespace that the process is in. Opening one only reads."""
 
     config: Config
     socket_path: Path
-    ledger_path: Path
     unset_limits: tuple[Finding, ...]
+    """What `set_limits` could not set."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name that `--backend` and `status` use."""
 
     @property
-    def rules_in_loop(self) -> bool: ...
+    def capabilities(self) -> Capabilities: ...
 
     @property
-    def findings(self) -> tuple[Finding, ...]: ...
+    def findings(self) -> tuple[Finding, ...]:
+        """Why it is this backend, and which parts of the configuration have no effect on it."""
+
+    @property
+    def rules_in_loop(self) -> bool:
+        """Whether the main loop keeps the packet rules, because the virtual servers are packet rules themselves.
+        Otherwise a thread keeps them, because iptables may wait for other programs."""
 
     @property
     def rules_pending(self) -> bool:
-        """Whether packet rules are to be written yet."""
+        """Whether packet rules have yet to be written."""
 
     def kernel_tables(self) -> KernelTables:
-        """Tables that write, and make what they stand on when it is missing."""
+        """Return tables that write, and that create what they need if it is missing."""
 
     def packet_filter(self) -> PacketFilter:
-        """The packet rules of this backend. Raises StartError."""
+        """Open the packet rules of this backend. Raises StartError."""
 
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
-        """window: seconds that a vanished endpoint is waited for; 0 where there is only one look at the source."""
+        """Return a pipeline on these tables.
+
+        window: how many seconds to wait for a vanished endpoint to return; 0 if the source is read only once.
+        """
 
     def dry_pipeline(self, ops: list[Op]) -> Pipeline:
-        """A pipeline that reads the kernel, and notes in `ops` what `run` would write."""
+        """Return a pipeline that reads the kernel, and appends what `run` would write to `ops`."""
 
     def listing(self, *, counters: bool) -> Listing:
-        """What the kernel holds. Raises KernelError."""
+        """Return what the kernel holds. Raises KernelError."""
 
     def node_addresses(self) -> dict[Address, str]:
-        """Addresses on interfaces other than ours, with the interface's name. Raises KernelError."""
+        """Return the addresses on interfaces other than ours, each with the name of its interface. Raises
+        KernelError."""
 
     def prepare(self) -> None:
-        """What a writing agent needs of the host; it stays when the agent ends. Raises StartError with a remedy."""
+        """Set up the host for an agent that writes. It stays so when the agent ends. Raises StartError."""
 
     def prepare_host(self) -> None:
-        """The part of `prepare` that may need more than CAP_NET_ADMIN. Does nothing that is done already. Raises
-        StartError with a remedy."""
+        """Do the part of `prepare` that may need more than CAP_NET_ADMIN, as far as it is not done yet. Raises
+        StartError."""
+
+    def check(self) -> BackendChecks:
+        """Check what this backend needs of the host. Raises KernelError."""
+
+    def removals(self) -> list[Op]:
+        """Return what `remove` would remove. Only reads. Raises KernelError, StartError."""
+
+    def remove(self) -> list[Failure]:
+        """Remove the virtual servers of this backend and what they need, and return what could not be removed. The
+        caller removes the packet rules and sets of all backends afterwards. Raises KernelError, StartError."""
 
     def settings(self) -> list[Setting]:
-        """Kernel settings that this configuration asks for."""
+        """Return the kernel settings that this configuration needs."""
 
     def keep_settings(self, now: float) -> tuple[list[Finding], list[str]]:
-        """Put right what somebody changed since: findings, and the names of what was changed."""
+        """Restore settings that another program changed. Return findings, and the names of those that were changed."""
 
     def set_limits(self) -> None:
-        """Set what traffic can do without, if it has to."""
+        """Set what Services work without if they must: sizes and timeouts of conntrack, the OOM score, and so on."""
 
     def conn_reuse(self) -> ConnReuse | None:
-        """How IPVS treats reused ports; None where it does not serve."""
+        """Return how IPVS treats reused ports; None if this backend does not use IPVS."""
 
     def repair_addresses(self) -> int:
-        """Give bound addresses the attributes of ours; how many had others. Raises KernelError."""
+        """Give bound addresses the attributes that we bind with. Return how many had others. Raises KernelError."""
 
     def scheduler_works(self, name: str) -> bool: ...
 
     def policy(self, config: Config) -> PolicyOptions: ...
 
     def reconfigure(self, config: Config) -> bool:
-        """Take up what may change while the agent runs; whether rows of virtual servers become others by it. Raises
-        KernelError if the kernel refuses some of it; the rest is in force then, and the same configuration can be given
-        again."""
+        """Apply the settings that may change while the agent runs. Return whether this changes the rows of virtual
+        servers.
+
+        Raises KernelError if the kernel refuses some of them. The others are in force then, and the same configuration
+        can be applied again.
+        """
 
     def ledger_findings(self) -> tuple[Finding, ...]: ...
 
     def after_rules_installed(self) -> tuple[Finding, ...]:
-        """Do what had to wait for the packet rules; what could not be done is returned. Raises KernelError."""
+        """Do what has to wait for the packet rules, and return findings about what failed. Raises KernelError."""
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """Take away what other backends left here, as their connections end. Called when this one serves, and the
-        packet rules are as they should be. Raises KernelError, StartError."""
+        """Remove what other backends left on this node, as its connections end, and return findings about the rest. To
+        be called while this backend serves and the packet rules are correct. Raises KernelError, StartError."""
 
     def left_by_others(self) -> Iterable[Finding]:
-        """What other backends left here, for a caller that only looks."""
+        """Return findings about what other backends left on this node. Only reads."""

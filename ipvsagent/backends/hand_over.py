@@ -1,15 +1,15 @@
-"""From one backend to another, without a lost connection: which rules stand at what time.
+"""The hand-over from one backend to another without losing a connection: which packet rules exist at what time.
 
-| stage     | event                                        | next      | packet rules                                  |
-|-----------|----------------------------------------------|-----------|-----------------------------------------------|
-| INSTALLED | Services are served, others have connections | DRAINING  | of others, those that their connections need  |
-| INSTALLED | Services are served, nothing is to drain     | DONE      | of others, none                               |
-| DRAINING  | others have connections                      | DRAINING  | unchanged                                     |
-| DRAINING  | the last connection of others has ended      | DONE      | of others, none                               |
-| DONE      | any                                          | DONE      | unchanged                                     |
+| stage     | event                                        | next      | packet rules of other backends        |
+|-----------|----------------------------------------------|-----------|---------------------------------------|
+| INSTALLED | Services are served, others have connections | DRAINING  | those that their connections need     |
+| INSTALLED | Services are served, nothing to drain        | DONE      | none                                  |
+| DRAINING  | others have connections                      | DRAINING  | unchanged                             |
+| DRAINING  | the last connection of others has ended      | DONE      | none                                  |
+| DONE      | any                                          | DONE      | unchanged                             |
 
-INSTALLED is the stage from the start of the agent: its rules stand beside those of the others, which serve until it
-does. A step that fails is taken again. No I/O but through what is given; `now` is an argument.
+The agent starts in stage INSTALLED: its rules exist beside those of the other backends, which serve until it does. A
+step that fails is retried. There is no I/O except through the arguments.
 """
 
 from __future__ import annotations
@@ -27,36 +27,38 @@ class Stage(StrEnum):
     DONE = "done"
 
 
-class Draining(Protocol):
-    """What another backend left that has connections."""
+class Predecessor(Protocol):
+    """Predecessor is what another backend left on this node, and its connections."""
 
-    def look(self, now: float) -> bool:
-        """Take away what may go; True once nothing is left. Raises KernelError."""
+    def drain(self, now: float) -> bool:
+        """Remove what has no connections any more. Return whether nothing is left. Raises KernelError."""
 
-    def end(self) -> None:
-        """Take away what the rules of the other backend needed, when these are gone. Raises KernelError."""
+    def finish(self) -> None:
+        """Remove what the rules of the other backend needed. These are gone. Raises KernelError."""
 
-    def findings(self) -> tuple[Finding, ...]: ...
+    def findings(self) -> tuple[Finding, ...]:
+        """Return findings about what is left."""
 
 
 class HandOver:
-    """others: what drains; None = nothing does."""
+    """HandOver executes the table above."""
 
-    def __init__(self, others: Draining | None = None) -> None:
+    def __init__(self, predecessor: Predecessor | None = None) -> None:
+        """predecessor: None if there is nothing to drain."""
         self.stage = Stage.INSTALLED
-        self._others = others
+        self._predecessor = predecessor
 
     def advance(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """Go as far as possible, once Services are served. What is left of others is returned. Raises KernelError,
-        StartError, and is then to be called again."""
-        if self.stage is Stage.INSTALLED and self._others is not None:
+        """Advance as far as possible, and return findings about what is left of other backends. To be called while
+        Services are served. Raises KernelError, StartError; call it again then."""
+        if self.stage is Stage.INSTALLED and self._predecessor is not None:
             rules.serve()
             self.stage = Stage.DRAINING
-        if self.stage is Stage.DRAINING and self._others is not None and not self._others.look(now):
-            return self._others.findings()
+        if self.stage is Stage.DRAINING and self._predecessor is not None and not self._predecessor.drain(now):
+            return self._predecessor.findings()
         if self.stage is not Stage.DONE:
             rules.take_over()
-            if self._others is not None:
-                self._others.end()
+            if self._predecessor is not None:
+                self._predecessor.finish()
             self.stage = Stage.DONE
         return ()

@@ -1,18 +1,19 @@
-"""What the IPVS backend left on a node that is on iptables now.
+"""What the IPVS backend left on a node that uses iptables now, and how it is removed without losing a connection.
 
-New connections meet the rules of nat first and never come to IPVS; those that IPVS has go on there, as long as their
-virtual server and its address stay. So a virtual server goes when it has no connections any more, or when the drain
-timeout is over. Until then its real servers have weight 0: for a Service that is deleted meanwhile there are no rules
-of nat. Addresses go with the last virtual server: those of this node's own clients, who are translated, or had a
-firewall mark from an agent up to 0.1.0, cannot be told from the connections.
+New connections traverse the rules of nat first and never reach IPVS. Connections that IPVS has continue there as long
+as their virtual server and its address exist. So a virtual server is removed when it has no connections any more, or
+when the drain timeout is over; until then its real servers have weight 0, because a Service that is deleted meanwhile
+has no rules of nat. The addresses are removed together with the last virtual server: connections of clients on this
+node, which are translated or had a firewall mark (agents up to 0.1.0), cannot be attributed to an address.
 
-So it is with what kube-proxy's ipvs mode left, on the node's own addresses, too: there it takes no packet of a Service
-that is served, but would go on answering on a node port that no Service has any more. Its sets prove which these are;
-without them they are left alone, as another program's.
+The same holds for what kube-proxy's ipvs mode left, also on the node's own addresses. There a virtual server takes no
+packet of a Service that is served, but would continue to answer on a node port that no Service has any more.
+kube-proxy's ipsets show which virtual servers these are; without the sets, they are treated as another program's.
 
-Before Services are served, bound addresses become local routes that name the node's own address as the source: a
-process of this node would else take the Service's address for its own, and lose its new connection with that address.
-What is local by the doing of others, too, gets no route of ours: the kernel would take that for theirs made anew.
+Before Services are served, bound addresses become local routes that name an address of the node as the preferred
+source. Otherwise a process on this node would take the Service's address as its own source, and lose its new connection
+when that address is removed. An address that is also local through another program gets no route of ours: the kernel
+would replace the other program's route.
 """
 
 from __future__ import annotations
@@ -37,55 +38,56 @@ from ipvsagent.model import VirtualServerId
 from ipvsagent.render.set_members import VIP_SETS
 from ipvsagent.rows import AddressRow, Op, Owner, RealServerRow, RouteRow, Verb, VirtualServerRow
 
-_LOOK_AGAIN_AFTER = 10.0
-"""Times what the last look took: it reads every virtual server."""
-_ELSEWHERE = {
+_PAUSE = 10.0
+"""How long `drain` pauses, as a multiple of the time it took: it reads every virtual server."""
+_OUTSIDE = {
     Family.IPV4: (socket.AF_INET, "198.51.100.1"),
     Family.IPV6: (socket.AF_INET6, "2001:db8::1"),
 }
-"""Addresses for documentation: the way there is the way to anywhere."""
+"""Documentation addresses. The route to them is the default route."""
 
 
 class Retirement:
-    """ledger: of the IPVS backend. sets: those of kube-proxy prove what it left. Making one only reads. Raises
-    StartError, KernelError."""
+    """Retirement removes what the IPVS backend left on this node."""
 
     def __init__(self, config: Config, addresses: AddressTable, ledger: Ledger, sets: SetTable) -> None:
+        """Read what there is to remove. Raises StartError, KernelError."""
         self._config = config
         self._addresses = addresses
         self._sets = sets
         self._routes = RouteTable(addresses)
-        self._ownership = Ownership(ledger, addresses.bound, map(str, config.excluded), self._routes.networks)
+        bound, routed = addresses.refresh(), self._routes.refresh()
+        self._ownership = Ownership(ledger, bound, map(str, config.excluded), routed)
         self._began: float | None = None
         self._due = 0.0
         self._ipvs: IpvsTable | None = None
-        list(addresses.read(None))
-        list(self._routes.read(None))
         if host.ip_vs_presence() is host.IpvsPresence.PRESENT:
             kube_proxy_sets.claim_kube_proxy_servers(self._ownership, sets, addresses)
             self._ipvs = IpvsTable(self._ownership)
         self.left = sum(seen.owner is Owner.OURS for seen in self._ipvs.services()) if self._ipvs else 0
+        """How many virtual servers are left."""
 
     def begin(self) -> None:
-        """Makes no difference to connections."""
+        """Turn bound addresses into routes. Connections do not notice. Raises StartError, KernelError."""
         if self._addresses.has_interface():
-            self._addresses.ensure_interface()  # or its addresses are none of ours
+            self._addresses.ensure_interface()  # raises if the interface is not ours
         if self._ipvs:
-            self._ownership.settle(self._ipvs.services())
+            self._ownership.reconcile_ledger(self._ipvs.services())
         self._deliver_by_routes()
 
     def configure(self, config: Config) -> None:
-        """The next look goes by its drain timeout and its excluded networks."""
+        """Use the drain timeout and the excluded networks of this configuration from now on."""
         self._config = config
-        self._ownership.exclude(map(str, config.excluded))
+        self._ownership.set_excluded(map(str, config.excluded))
 
-    def look(self, now: float) -> bool:
-        """Takes away what may go; True once nothing is left. Not before the rules of nat are there."""
+    def drain(self, now: float) -> bool:
+        """Remove what has no connections any more. Return whether nothing is left. The rules of nat must be installed.
+        Raises KernelError."""
         if self._began is None:
             self._began = now
         if now < self._due:
             return False
-        looked = time.monotonic()
+        began = time.monotonic()
         is_over = now >= self._began + self._config.drain_timeout
         ops: list[Op] = []
         kept: dict[VirtualServerId, VirtualServerRow] = {}
@@ -104,27 +106,28 @@ class Retirement:
             if self._ipvs:
                 self._ipvs.close()
                 self._ipvs = None
-        self._due = now + (time.monotonic() - looked) * _LOOK_AGAIN_AFTER
+        self._due = now + (time.monotonic() - began) * _PAUSE
         return not kept
 
-    def end(self) -> None:
-        """When its rules are gone, too, which ask these sets."""
+    def finish(self) -> None:
+        """Remove our interface, and the members of the sets that only the removed rules used. Raises KernelError,
+        StartError."""
         self._sets.write([Op(Verb.DELETE, row) for row in self._sets.members(VIP_SETS)])
         self._addresses.remove_interface()
         self._routes.close()
 
     def findings(self) -> tuple[Finding, ...]:
-        """One that stays as it is, or each connection that ends would be a line in the log."""
+        """Return one finding if virtual servers are left. It does not count them: each change would be a log line."""
         if not self.left:
             return ()
         reason = (
-            "virtual servers, which this node used before, are left; each goes with its last connection, all when "
-            f"{self._config.drain_timeout:.0f} s are over"
+            "virtual servers, which this node used before, are left; each is removed after its last connection, all "
+            f"of them after {self._config.drain_timeout:.0f} s"
         )
         return (Finding(FindingKind.HOST, "IPVS", reason),)
 
     def _servers(self) -> Iterator[tuple[VirtualServerRow, list[RealServerRow], int]]:
-        """Ours, each with its real servers, and how many connections they have."""
+        """Yield each virtual server of ours with its real servers, and how many connections these have."""
         if self._ipvs is None:
             return
         server: VirtualServerRow | None = None
@@ -144,7 +147,7 @@ class Retirement:
             yield server, real_servers, connections
 
     def _deliver_by_routes(self) -> None:
-        """There is no moment in which an address is not local, so that no connection notices."""
+        """Replace each bound address by a route. The address is local at every moment, so no connection notices."""
         bound = sorted(self._addresses.bound)
         sources = {family: self._own_address(family) for family in {family_of(address) for address in bound}}
         others = self._addresses.node_addresses().keys() | self._routes.others()
@@ -154,19 +157,19 @@ class Retirement:
         self._addresses.write([Op(Verb.DELETE, AddressRow(a)) for a, route in routes.items() if route not in failed])
 
     def _own_address(self, family: Family) -> Address:
-        """What the kernel gives to connections of this node's processes; "" if the node has none of this family."""
+        """Return the source address of connections of this node; "" if the node has no address of this family."""
         own = [address for address in self._addresses.node_addresses() if family_of(address) is family]
-        kind, elsewhere = _ELSEWHERE[family]
+        kind, outside = _OUTSIDE[family]
         try:
             with socket.socket(kind, socket.SOCK_DGRAM) as probe:
-                probe.connect((elsewhere, 9))  # sends nothing
+                probe.connect((outside, 9))  # sends nothing
                 chosen = parse_address(probe.getsockname()[0])
         except OSError:
             chosen = Address("")
         return chosen if chosen in own else next(iter(sorted(own)), Address(""))
 
     def _withdraw(self) -> None:
-        """Addresses, and routes of whatever length."""
+        """Remove our addresses, and our routes of any length."""
         self._routes.write([Op(Verb.DELETE, seen.row) for seen in list(self._routes.read(None))])
         if self._addresses.bound:
             self._addresses.write([Op(Verb.DELETE, AddressRow(address)) for address in sorted(self._addresses.bound)])

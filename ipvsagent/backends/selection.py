@@ -1,4 +1,4 @@
-"""Which backend this node gets: IPVS, or where the kernel has none, iptables."""
+"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that names the backends."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ import contextlib
 
 from ipvsagent.backends.assembly import empty_recorder, pipeline_for
 from ipvsagent.backends.backend import Backend
+from ipvsagent.backends.checks import Check, State
 from ipvsagent.backends.iptables import IptablesBackend, empty_iptables_recorder, iptables_pipeline, unused_scheduler
 from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.config import BackendChoice, Config
 from ipvsagent.errors import IpvsAgentError, KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel import host
-from ipvsagent.kernel.host import IpvsAbsent
+from ipvsagent.kernel.host import IpvsAbsent, IpvsPresence
+from ipvsagent.kernel.iptables.commands import Variant
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import Op
 
 
 def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
-    """Raises StartError; with backend ipvs also where IPVS is absent.
+    """Open the configured backend. Raises StartError, and IpvsAbsent if `ipvs` is configured but absent.
 
-    auto takes iptables only where the kernel says that it has no IPVS: whatever else is wrong with IPVS is for a person
-    to put right, and virtual servers of ours cannot exist without it.
+    `auto` falls back to iptables only if the kernel reports that it has no IPVS. Any other trouble with IPVS is for an
+    operator to fix: virtual servers of ours may exist, and iptables must not serve beside them.
     """
     if config.backend is BackendChoice.IPTABLES:
-        return IptablesBackend(config)
+        return IptablesBackend.open(config)
     try:
-        return IpvsBackend(config, load_modules=load_modules)
+        return IpvsBackend.open(config, load_modules=load_modules)
     except IpvsAbsent as absent:
         if config.backend is BackendChoice.IPVS:
             raise
@@ -34,39 +36,74 @@ def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
             f"{absent.what}, so Services are on iptables: endpoints are chosen at random, and every change costs more "
             f"the more Services there are. {absent.remedy}, and start the agent again"
         )
-        return IptablesBackend(config, (Finding(FindingKind.FALLBACK, "backend", reason),))
+        return IptablesBackend.open(config, (Finding(FindingKind.FALLBACK, "backend", reason),))
 
 
 def open_active_backend(config: Config, reported: str = "") -> Backend:
-    """The node with the backend that serves on it now, for who only looks: iptables if the kernel has no IPVS, or if
-    virtual servers are chains here, which new connections meet first. reported: what the agent here says, if one runs.
-    Raises StartError.
+    """Open the backend that serves on this node now, to read from it: iptables if the kernel has no IPVS, or if there
+    are chains of virtual servers, because new connections traverse these first. Raises StartError.
+
+    reported: the name of the backend that the running agent reported, "" if none runs.
     """
-    if reported == IptablesBackend.name or host.ip_vs_presence() is host.IpvsPresence.ABSENT:
-        return IptablesBackend(config)
+    if reported == IptablesBackend.name or host.ip_vs_presence() is IpvsPresence.ABSENT:
+        return IptablesBackend.open(config)
     if not reported:
         with contextlib.suppress(StartError, KernelError):
-            other = IptablesBackend(config)
+            other = IptablesBackend.open(config)
             if any(other.servers.read(None)):
                 return other
-    return IpvsBackend(config)
+    return IpvsBackend.open(config)
+
+
+def open_all(config: Config) -> list[Backend]:
+    """Open every backend that may have left something on this node. Raises StartError."""
+    backends: list[Backend] = [] if host.ip_vs_presence() is IpvsPresence.ABSENT else [IpvsBackend.open(config)]
+    return [*backends, IptablesBackend.open(config)]
+
+
+def open_to_check(config: Config, variant: Variant | None) -> tuple[Check, Backend | None]:
+    """Check for IPVS, and open the backend that `run` would choose; None if it cannot be opened.
+
+    variant: of iptables, None if there is none. Raises StartError.
+    """
+    ip_vs = _ip_vs_check(config.backend)
+    if config.backend is BackendChoice.IPTABLES or ip_vs.state is State.WARNING:
+        return ip_vs, None if variant is None else IptablesBackend.open(config, variant=variant)
+    return ip_vs, IpvsBackend.open(config) if ip_vs.state is State.OK else None
+
+
+def _ip_vs_check(choice: BackendChoice) -> Check:
+    """Check for IPVS. WARNING means that iptables would serve, unless `run` can load the module."""
+    if choice is BackendChoice.IPTABLES:
+        return Check("ip_vs", State.OK, "not needed: Services are to be on iptables")
+    try:
+        host.require_ip_vs(load=False)
+    except IpvsAbsent as absent:
+        if choice is BackendChoice.IPVS:
+            return Check("ip_vs", State.FAILED, absent.what, absent.remedy)
+        found = f"{absent.what} now: unless `run` can load the module, it serves by iptables"
+        remedy = f"{absent.remedy} for IPVS, or choose iptables with --backend iptables"
+        return Check("ip_vs", State.WARNING, found, remedy)
+    except StartError as error:
+        return Check("ip_vs", State.FAILED, error.what, error.remedy)
+    return Check("ip_vs", State.OK, "the kernel has IPVS")
 
 
 def open_ipvs(config: Config) -> IpvsBackend:
-    """The node with its IPVS table, whoever serves. Raises StartError, and IpvsAgentError if there is none because
-    Services are on iptables."""
-    if host.ip_vs_presence() is host.IpvsPresence.ABSENT and any(IptablesBackend(config).servers.read(None)):
+    """Open the IPVS backend, to read its table, whichever backend serves. Raises StartError, and IpvsAgentError if
+    Services are on iptables and there is no IPVS."""
+    if host.ip_vs_presence() is IpvsPresence.ABSENT and any(IptablesBackend.open(config).servers.read(None)):
         raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
-    return IpvsBackend(config)
+    return IpvsBackend.open(config)
 
 
 def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:
-    """For a dry run anywhere, against a kernel that holds nothing."""
+    """Return a pipeline on an empty kernel that records into `ops`, for a dry run on any machine."""
     if config.backend is BackendChoice.IPTABLES:
         return iptables_pipeline(config, empty_iptables_recorder(config, ops), window=0)
     return pipeline_for(config, empty_recorder(ops), window=0)
 
 
 def empty_findings(config: Config) -> tuple[Finding, ...]:
-    """What of the configuration the backend of `empty_pipeline` has no use for."""
+    """Return which parts of the configuration have no effect on the backend of `empty_pipeline`."""
     return unused_scheduler(config) if config.backend is BackendChoice.IPTABLES else ()

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from ipvsagent.agent.preflight import Check, NodeChecks, State, check_node
+from ipvsagent.agent.preflight import NodeChecks, check_node
+from ipvsagent.backends.checks import Check, State
 from ipvsagent.cli import FAILED
 from ipvsagent.cli.options import SettingsCommand, given, setting_options
 from ipvsagent.cli.output import FORMATS, print_document
@@ -21,11 +22,11 @@ _COLOUR = {State.OK: "green", State.TO_DO: "cyan", State.WARNING: "yellow", Stat
 @setting_options(planned=True)
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(output: str, **options: Any) -> int:
-    """Say whether this node is fit for ipvsagent, and who answers ARP for Service addresses.
+    """Check whether this node is fit for ipvsagent, and which interfaces answer ARP for Service addresses.
 
-    Looks at privileges, kernel, settings, iptables, other programs of the node's network, timeouts and interfaces, and
+    Checks privileges, kernel, settings, iptables, other programs of the node's network, timeouts and interfaces, and
     changes nothing.
-    `to-do` is what `run` would do by itself. Exit status 1 when something would keep it from working.
+    `to-do` marks what `run` would do by itself. Exit status 1 if something would keep it from working.
     """
     checked = check_node(given(options).config)
     if output == "text":

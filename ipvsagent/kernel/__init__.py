@@ -1,6 +1,6 @@
-"""The only code that touches the kernel: tables of IPVS and of addresses, the fake that stands in for them, what
-the host must provide, and notice of changes.
+"""Access to the kernel: tables of IPVS, addresses, routes, ipsets and packet rules, kernel settings, and notice of
+changes; and a fake kernel for tests.
 
-It takes and gives rows (`ipvsagent.rows`), and knows nothing of Services, policy or reconciliation. Nothing here
-starts a thread; a table belongs to one caller at a time, and to the network namespace it was made in.
+Tables read and write rows (`ipvsagent.rows`), and know nothing of Services, policy or reconciliation. Nothing here
+starts a thread. A table belongs to one caller at a time, and to the network namespace in which it was opened.
 """

@@ -106,6 +106,11 @@ class AddressTable:
     def close(self) -> None:
         self._socket.close()
 
+    def refresh(self) -> set[Address]:
+        """Read the interface again. Return `bound`, which every later read and write keeps up to date."""
+        self._read_bound()
+        return self.bound
+
     def read(self, keys: Keys) -> Iterator[Observed]:
         """The addresses on the interface except loopback and IPv6 link-local ones; all are ours.
 

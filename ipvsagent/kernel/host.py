@@ -1,7 +1,7 @@
-"""What the agent needs of the host: may we, is IPVS there, does the scheduler exist, are we alone. Each `require_...`
-passes, puts right what it may, or raises a StartError with a remedy to copy.
+"""What the agent needs of the host: privileges, IPVS, a scheduler, and that no second agent writes.
 
-Knows no Services, and packet filters are not its business.
+Each `require_...` function returns if the condition holds or could be established. Otherwise it raises a StartError
+with a command as the remedy.
 """
 
 from __future__ import annotations
@@ -41,10 +41,11 @@ class IpvsPresence(StrEnum):
 
 
 class IpvsAbsent(StartError):
-    """The kernel says that it has no IPVS; nothing else is this. Another backend may be chosen for it."""
+    """The kernel reports that it has no IPVS. Only then may another backend be chosen instead."""
 
 
 def require_privilege() -> None:
+    """Require CAP_NET_ADMIN. Raises StartError."""
     if not _capable(_NET_ADMIN):
         raise StartError(
             "this process lacks the capability CAP_NET_ADMIN",
@@ -53,16 +54,16 @@ def require_privilege() -> None:
 
 
 def make_state_dir(path: Path) -> None:
-    """If it is not there. Raises StartError."""
+    """Create the state directory if it is missing. Raises StartError."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
-        raise StartError(f"--state-dir {path} cannot be used: {why}", "Name a folder that can be written") from None
+        why = "it is not a directory" if isinstance(error, FileExistsError) else error.strerror
+        raise StartError(f"--state-dir {path} cannot be used: {why}", "Name a directory that can be written") from None
 
 
 def ip_vs_presence() -> IpvsPresence:
-    """Whether this process can use IPVS in this network namespace. Changes nothing."""
+    """Return whether this process can use IPVS in this network namespace. Changes nothing."""
     try:
         table = IpvsTable(Ownership(Ledger(None), set()))
     except NotThere:
@@ -82,7 +83,10 @@ def ip_vs_presence() -> IpvsPresence:
 
 
 def require_ip_vs(*, load: bool) -> None:
-    """load: load the module if it is absent and we may. Raises IpvsAbsent, or StartError if it is not permitted."""
+    """Require IPVS. Raises IpvsAbsent, and StartError if this process is not permitted to use it.
+
+    load: whether to load the module if it is absent and this process may load modules.
+    """
     presence = ip_vs_presence()
     tried = ""
     if presence is IpvsPresence.ABSENT and load and _capable(_SYS_MODULE):
@@ -100,7 +104,8 @@ def require_ip_vs(*, load: bool) -> None:
 
 
 def require_scheduler(name: str, flags: int = 0) -> None:
-    """Tries the scheduler, with IP_VS_SVC_F_SCHED* flags, on a virtual server that is gone when this returns."""
+    """Require a scheduler with these IP_VS_SVC_F_SCHED* flags, by adding a virtual server and deleting it again. Raises
+    StartError."""
     error = _scheduler_error(name, flags)
     if isinstance(error, NotThere):
         raise StartError(
@@ -111,7 +116,7 @@ def require_scheduler(name: str, flags: int = 0) -> None:
 
 
 def scheduler_works(name: str) -> bool:
-    """False also if it cannot be told now."""
+    """Return whether the kernel accepts a scheduler. False also if this cannot be determined now."""
     try:
         return _scheduler_error(name, 0) is None
     except (KernelError, OSError):
@@ -119,8 +124,8 @@ def scheduler_works(name: str) -> bool:
 
 
 def scheduler_listed(name: str, loaded: Path = _LOADED, modules: Path = _MODULES) -> bool | None:
-    """Whether the kernel has it loaded or built in, or would load it when it is asked for; nothing is tried. None if
-    there is no list of this kernel's modules, as in a container."""
+    """Return whether a scheduler is built in, loaded, or a module that the kernel would load on demand. Tries nothing.
+    None if the modules of this kernel cannot be listed, as in a container."""
     module = f"ip_vs_{name}"
     try:
         if any(line.split(" ", 1)[0] == module for line in loaded.read_text().splitlines()):
@@ -138,7 +143,7 @@ def _scheduler_error(name: str, flags: int) -> KernelError | None:
         for port in _TRIAL_PORTS:
             row = VirtualServerRow(VirtualServerId(Protocol.TCP, _TRIAL_ADDRESS, port), name, flags)
             if len(list(table.read([row.id]))) > 1:
-                continue  # with real servers it is somebody's; without, a killed proxy left its trial behind
+                continue  # real servers: another program's; none: a killed agent or kube-proxy left it behind
             table.write([Op(Verb.DELETE, row)])
             try:
                 failures = table.write([Op(Verb.ADD, row)])
@@ -149,9 +154,11 @@ def _scheduler_error(name: str, flags: int) -> KernelError | None:
 
 
 def set_oom_score(value: int) -> list[Finding]:
-    """How readily the kernel ends this process when memory is short: -1000 never, 1000 first. Traffic outlives the
-    agent, so that a refusal (it takes CAP_SYS_RESOURCE to go lower) is a finding only, and none at all where the
-    kubelet has given the pod the next best value (pkg/kubelet/qos/policy.go)."""
+    """Set how readily the kernel kills this process when memory is short, from -1000 (never) to 1000 (first).
+
+    Lowering it takes CAP_SYS_RESOURCE. A refusal is only a finding, because traffic outlives the agent, and not even
+    that if the kubelet gave the pod the next best value (pkg/kubelet/qos/policy.go).
+    """
     path = Path("/proc/self/oom_score_adj")
     before = 0
     try:
@@ -170,7 +177,10 @@ def set_oom_score(value: int) -> list[Finding]:
 
 
 def host_findings(families: Collection[Family]) -> list[Finding]:
-    """What is wrong with the host but is left to the operator. families: those that Services use."""
+    """Return what is wrong with the host but is left to the operator.
+
+    families: those that Services use.
+    """
     findings = []
     name = "net.ipv6.conf.all.forwarding"
     if Family.IPV6 in families and read_sysctl(name) == 0:
@@ -183,32 +193,34 @@ def host_findings(families: Collection[Family]) -> list[Finding]:
 
 
 def kube_proxy_here() -> int | None:
-    """The pid of a kube-proxy that lives in this network namespace, None if none is visible.
+    """Return the pid of a kube-proxy in this network namespace; None if none is visible.
 
-    From a container with a process namespace of its own nothing is visible.
+    In a container with its own pid namespace, none is ever visible.
     """
     own = os.stat("/proc/self/ns/net")
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
             continue
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours to look at
-            if (folder / "comm").read_text() != "kube-proxy\n":
+        with contextlib.suppress(OSError):  # it has ended, or may not be inspected
+            if (process / "comm").read_text() != "kube-proxy\n":
                 continue
-            # A zombie has no namespace any more.
-            if os.path.samestat(os.stat(folder / "ns" / "net"), own):
-                return int(folder.name)
+            # A zombie has no network namespace.
+            if os.path.samestat(os.stat(process / "ns" / "net"), own):
+                return int(process.name)
     return None
 
 
 class AgentLock:
-    """One agent a network namespace: an flock on `path`, which also goes when the process is killed."""
+    """AgentLock lets only one agent write in a network namespace. It is an flock, which the kernel releases when the
+    process is killed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
 
     def try_acquire(self) -> bool:
-        """Does not wait. Raises StartError, or OSError if the file cannot be made."""
+        """Acquire the lock if it is free, without waiting. Return whether this process holds it. Raises StartError, and
+        OSError if the file cannot be created."""
         if self._file is not None:
             return True
         make_state_dir(self._path.parent)
@@ -224,7 +236,7 @@ class AgentLock:
         return True
 
     def is_held(self) -> bool:
-        """By whoever. Makes no file."""
+        """Return whether any process holds the lock. Does not create the file."""
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -238,7 +250,7 @@ class AgentLock:
         return False
 
     def holder(self) -> int | None:
-        """The pid of who took it last, as seen in its own process namespace."""
+        """Return the pid of the process that acquired it last, as seen in that process's pid namespace."""
         try:
             return int(self._path.read_text())
         except (OSError, ValueError):
@@ -251,7 +263,7 @@ class AgentLock:
 
 
 def _capable(capability: int) -> bool:
-    """Whether the effective set has it. In a user namespace that may still not be enough for the kernel."""
+    """Return whether the effective set has a capability. In a user namespace, the kernel may refuse nevertheless."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> capability & 1)
@@ -259,7 +271,7 @@ def _capable(capability: int) -> bool:
 
 
 def load_module(module: str) -> str:
-    """Tries to load a module; why that failed, empty if it did not."""
+    """Load a module, and return why that failed; "" if it did not."""
     try:
         done = subprocess.run(["modprobe", module], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

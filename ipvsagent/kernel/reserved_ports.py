@@ -1,12 +1,13 @@
-"""Keeps the source ports of this node's own connections out of the node ports: net.ipv4.ip_local_reserved_ports.
+"""Keeping node ports from being source ports of the node's own connections: net.ipv4.ip_local_reserved_ports.
 
-IPVS looks at every packet that comes in for an address of the node. The answer to a connection of the node itself that
-goes out from port 30080, say, has that port as its destination; where it is a node port, the SYN-ACK (or a datagram) is
-scheduled to an endpoint as a new connection (tcp_conn_schedule(), net/netfilter/ipvs/ip_vs_proto_tcp.c), and the node
-waits until it times out. The kernel takes no reserved port by itself, for IPv4 and IPv6, TCP, UDP and SCTP; a program
-that names its port in bind() gets it all the same.
+IPVS examines every packet that arrives for an address of the node. Say the node itself connects from port 30080: the
+answer has that port as its destination. If it is a node port, IPVS schedules the SYN-ACK (or datagram) to an endpoint
+as a new connection (tcp_conn_schedule(), net/netfilter/ipvs/ip_vs_proto_tcp.c), and the node's connection times out.
+The kernel does not choose a reserved port as a source port, for IPv4 and IPv6, TCP, UDP and SCTP. A program that names
+a reserved port in bind() still gets it.
 
-iptables needs none of this: connection tracking knows the answer, and rules of nat see first packets alone.
+The iptables backend does not need this: connection tracking recognizes the answer, and rules of nat apply to the first
+packet of a connection only.
 """
 
 from __future__ import annotations
@@ -24,52 +25,54 @@ from ipvsagent.kernel.sysctls import is_writable, sysctl_path
 RESERVED = "net.ipv4.ip_local_reserved_ports"
 EPHEMERAL = "net.ipv4.ip_local_port_range"
 LEAST_LEFT = 1024
-"""Ephemeral ports that have to be left: so many connections can a node have at once to one port of one server. Node
-ports "1-65535", as some have them, would leave none, and no program of the node could connect to anything."""
-_ROOM = 1 << 19  # 65536 ports as a list are less; what does not fit into one read is never told
+"""Ephemeral ports that must remain: they limit how many connections the node can have to one port of one server. A
+range of node ports such as 1-65535 would leave none, and no program of the node could connect to anything."""
+_READ_SIZE = 1 << 19  # more than all 65536 ports in text: the kernel returns only what fits into the first read
 
 
 class SourcePorts(Struct, frozen=True):
-    """What the node's own connections may have as source ports. ephemeral: None = the kernel does not say.
+    """SourcePorts compares the node ports with the source ports of the node's own connections."""
 
-    missing: how many node ports are not reserved. clashing: how many of these the kernel takes for connections.
-    left: how many it would still have if all were reserved. reserved: what would be then, as sysctl(8) takes it.
-    """
-
-    wanted: PortRange
+    node_ports: PortRange
     ephemeral: PortRange | None
+    """None: the kernel does not say."""
     missing: int
+    """How many node ports are not reserved."""
     clashing: int
+    """How many of these the kernel uses as source ports."""
     left: int
+    """How many source ports would be left if all node ports were reserved."""
     reserved: str
+    """The value of the sysctl if all node ports were reserved."""
     writable: bool
+    """Whether this process may write the sysctl."""
 
     @property
     def crowded(self) -> bool:
-        """To reserve them is worse than not to."""
+        """Whether reserving the node ports would do more harm than good, because too few source ports would be left."""
         return self.clashing > 0 and self.left < LEAST_LEFT
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         if not self.clashing:
-            return f"no connection of this node has a source port among the node ports {self.wanted}"
+            return f"no connection of this node has a source port among the node ports {self.node_ports}"
         return (
-            f"{self.clashing} of the node ports {self.wanted} are source ports of this node's own connections "
-            f"({self.ephemeral}), too, which time out from a port where a node port is served"
+            f"{self.clashing} of the node ports {self.node_ports} are source ports of this node's own connections "
+            f"({self.ephemeral}), too; a connection from a port that serves a Service times out"
         )
 
     @property
     def remedy(self) -> str:
         if self.crowded:
             return (
-                f"To reserve them would leave {self.left} source ports: narrow --service-node-port-range and the API "
-                f"server's, or move {EPHEMERAL} away from it"
+                f"Reserving them would leave {self.left} source ports: narrow --service-node-port-range and that of "
+                f"the API server, or move {EPHEMERAL}"
             )
         return f"Run on the host `sysctl -w {RESERVED}={self.reserved}`"
 
 
 def parse_ports(text: str) -> frozenset[int]:
-    """The kernel's list, `80,30000-32767`. Raises ValueError."""
+    """Parse the kernel's list, such as `80,30000-32767`. Raises ValueError."""
     ports: set[int] = set()
     for word in text.replace(",", " ").split():
         first, _, last = word.partition("-")
@@ -77,8 +80,8 @@ def parse_ports(text: str) -> frozenset[int]:
     return frozenset(ports)
 
 
-def write_ports(ports: Iterable[int]) -> str:
-    """As the kernel writes the list: in order, neighbours as a range."""
+def format_ports(ports: Iterable[int]) -> str:
+    """Format ports as the kernel does: in order, adjacent ports as a range."""
     ranges: list[list[int]] = []
     for port in sorted(ports):
         if ranges and ranges[-1][1] == port - 1:
@@ -88,76 +91,77 @@ def write_ports(ports: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def source_ports(wanted: PortRange) -> SourcePorts:
-    """As it is now; only reads."""
+def source_ports(node_ports: PortRange) -> SourcePorts:
+    """Compare the node ports with the current settings. Only reads."""
     reserved, ephemeral = _reserved(), _ephemeral()
-    taken = set(ephemeral.ports if ephemeral else ()) - reserved
-    missing = set(wanted.ports) - reserved
+    usable = set(ephemeral.ports if ephemeral else ()) - reserved
+    missing = set(node_ports.ports) - reserved
     return SourcePorts(
-        wanted=wanted,
+        node_ports=node_ports,
         ephemeral=ephemeral,
         missing=len(missing),
-        clashing=len(missing & taken),
-        left=len(taken - missing),
-        reserved=write_ports(reserved | missing),
+        clashing=len(missing & usable),
+        left=len(usable - missing),
+        reserved=format_ports(reserved | missing),
         writable=is_writable(RESERVED),
     )
 
 
 class ReservedPorts:
-    """Reserves node ports, and notes in a file which of them nobody else had reserved, so that these alone go."""
+    """ReservedPorts reserves node ports. A file records which of them no one else had reserved; only these are released
+    again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def holds(self, wanted: PortRange) -> bool:
-        return _reserved().issuperset(wanted.ports)
+    def holds(self, node_ports: PortRange) -> bool:
+        return _reserved().issuperset(node_ports.ports)
 
-    def reserve(self, wanted: PortRange) -> tuple[Finding, ...]:
-        """Reserves all of them, also those that are no ephemeral ports: an administrator may widen that range later.
-        What was reserved for another range before goes. A finding if it cannot be done and is needed now."""
-        now = source_ports(wanted)
+    def reserve(self, node_ports: PortRange) -> tuple[Finding, ...]:
+        """Reserve all node ports, also those outside the ephemeral range, which an administrator may widen later.
+        Release what was reserved for a previous range. Return a finding if this is needed now and cannot be done."""
+        now = source_ports(node_ports)
         if now.crowded:
             return (_cannot("are not reserved", now),)
-        reserved, ours = _reserved(), self._noted()
-        missing = frozenset(wanted.ports) - reserved
-        gone = ours.difference(wanted.ports)
+        reserved, ours = _reserved(), self._recorded()
+        missing = frozenset(node_ports.ports) - reserved
+        gone = ours.difference(node_ports.ports)
         if not missing and not gone:
             return ()
-        self._note(ours | missing)  # first: who is killed in between leaves nothing that is not known
+        self._record(ours | missing)  # first, so that an agent killed in between leaves no port that is not recorded
         try:
             _write(reserved - gone | missing)
         except OSError as error:
-            self._note(ours)
+            self._record(ours)
             return (_cannot(f"cannot be reserved ({error.strerror})", now),) if now.clashing else ()
-        self._note((ours | missing) - gone)
+        self._record((ours | missing) - gone)
         return ()
 
-    def restored(self) -> tuple[Finding, ...]:
-        """As `restore`; what could not be put back is a finding."""
+    def try_restore(self) -> tuple[Finding, ...]:
+        """Call `restore`. Return a finding if it failed."""
         try:
             self.restore()
         except OSError as error:
-            reason = f"{write_ports(self._noted())} cannot be taken out of it again ({error.strerror}); tried again"
+            reason = f"{format_ports(self._recorded())} cannot be removed from it ({error.strerror}); it is tried again"
             return (Finding(FindingKind.HOST, RESERVED, reason),)
         return ()
 
     def restore(self) -> None:
-        """Takes out what was added, and nothing else. Raises OSError."""
-        ours = self._noted()
+        """Release the ports that this agent reserved. Raises OSError."""
+        ours = self._recorded()
         if ours and ours & (reserved := _reserved()):
             _write(reserved - ours)
         self._path.unlink(missing_ok=True)
 
-    def _note(self, ports: frozenset[int]) -> None:
-        with contextlib.suppress(OSError):  # then cleanup leaves them reserved, which harms nobody
+    def _record(self, ports: frozenset[int]) -> None:
+        with contextlib.suppress(OSError):  # cleanup then leaves them reserved, which does no harm
             if not ports:
                 self._path.unlink(missing_ok=True)
                 return
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.write_text(f"{write_ports(ports)}\n")
+            self._path.write_text(f"{format_ports(ports)}\n")
 
-    def _noted(self) -> frozenset[int]:
+    def _recorded(self) -> frozenset[int]:
         try:
             return parse_ports(self._path.read_text())
         except (OSError, ValueError):
@@ -165,13 +169,13 @@ class ReservedPorts:
 
 
 def _cannot(what: str, now: SourcePorts) -> Finding:
-    return Finding(FindingKind.HOST, RESERVED, f"node ports {what}: {now.said}. {now.remedy}")
+    return Finding(FindingKind.HOST, RESERVED, f"node ports {what}: {now.summary}. {now.remedy}")
 
 
 def _reserved() -> frozenset[int]:
     try:
         with sysctl_path(RESERVED).open("rb", buffering=0) as file:
-            return parse_ports((file.read(_ROOM) or b"").decode())
+            return parse_ports((file.read(_READ_SIZE) or b"").decode())
     except OSError:
         return frozenset()
 
@@ -185,4 +189,4 @@ def _ephemeral() -> PortRange | None:
 
 
 def _write(ports: frozenset[int]) -> None:
-    sysctl_path(RESERVED).write_text(f"{write_ports(ports)}\n")
+    sysctl_path(RESERVED).write_text(f"{format_ports(ports)}\n")

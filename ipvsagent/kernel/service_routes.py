@@ -54,6 +54,11 @@ class RouteTable:
     def close(self) -> None:
         self._socket.close()
 
+    def refresh(self) -> set[Network]:
+        """Read our routes again. Return `networks`, which every later read and write keeps up to date."""
+        self.read(None)
+        return self.networks
+
     def read(self, keys: Keys) -> Iterator[Observed]:
         """Always two dumps, whatever is asked for; the kernel leaves out other tables' routes from 4.20 on."""
         found = [row for row, protocol in self._dump(PROTOCOL) if protocol == PROTOCOL]

@@ -1,11 +1,12 @@
-"""Kernel settings under /proc/sys: what the agent needs, setting it, and keeping it.
+"""Kernel settings under /proc/sys: which ones the agent needs, how it sets them, and how it keeps them.
 
-A setting that is right already is not written, so that a read-only /proc/sys does not matter. Settings that somebody
-changes while the agent runs are put back and said to have been changed.
+A setting that is correct is not written, so a read-only /proc/sys may do. A setting that another program changes while
+the agent runs is set again, and reported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,22 +16,22 @@ from msgspec import Struct
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 
-_REMEMBERED = 3600.0
+_REPORTED_FOR = 3600.0  # seconds after a setting was changed
 CONN_REUSE = "net.ipv4.vs.conn_reuse_mode"
 
 
 class Setting(Struct, frozen=True):
-    """name: as sysctl(8) writes it; `/` is a dot in an interface's name: `net.ipv4.conf.eth0/100.arp_ignore`.
-
-    why: completes "it is needed because ...". at_least: a greater value is left alone.
-    vital: the agent does not start without it.
-    """
+    """Setting is a sysctl with the value that the agent needs."""
 
     name: str
+    """As sysctl(8) writes it; `/` stands for a dot in an interface's name: `net.ipv4.conf.eth0/100.arp_ignore`."""
     value: int
     why: str
+    """Completes "it is needed because ..."."""
     at_least: bool = False
+    """Whether a greater value will do, too."""
     vital: bool = True
+    """Whether the agent does not start without it."""
 
     def holds(self, value: int | None) -> bool:
         return value is not None and (value == self.value or (self.at_least and value > self.value))
@@ -46,7 +47,7 @@ LOCALHOST = Setting(
     at_least=True,
     vital=False,
 )
-"""Only ever set where a rule keeps other hosts from 127.0.0.0/8 (render/iptables/nat_rules.py)."""
+"""Only set while a rule keeps other hosts away from 127.0.0.0/8 (render/iptables/nat_rules.py)."""
 ALWAYS = (
     Setting(
         "net.ipv4.vs.conntrack", 1, "masquerading (hairpin, node ports) matches only IPVS packets that are tracked"
@@ -68,34 +69,35 @@ STRICT_ARP = (
 
 
 class ConnReuse(Struct, frozen=True):
-    """What is done about net.ipv4.vs.conn_reuse_mode on this kernel. value: None = there is none.
-
-    wanted: None = it is left alone. reason: one sentence.
-    """
+    """ConnReuse says what is done about net.ipv4.vs.conn_reuse_mode on this kernel."""
 
     kernel: str
     value: int | None
+    """The current value; None if this kernel has no such setting."""
     wanted: int | None
+    """None: it is left alone."""
     reason: str
+    """One sentence."""
 
 
 def conn_reuse(release: str | None = None) -> ConnReuse:
-    """Decided by the kernel's version, as kube-proxy does (connReuseMinSupportedKernelVersion and
-    connReuseFixedKernelVersion, pkg/proxy/ipvs/proxier.go): 4.1 brought the setting, and up to 5.9 its default costs a
-    client that uses a port again a second, while conntrack is on. release: as `uname -r` prints it."""
+    """Decide about conn_reuse_mode by the kernel's version, as kube-proxy does (connReuseMinSupportedKernelVersion and
+    connReuseFixedKernelVersion, pkg/proxy/ipvs/proxier.go). Linux 4.1 introduced the setting. Before 5.9, its default
+    delays a connection from a reused port by a second while conntrack is on.
+
+    release: as `uname -r` prints it; None for that of this kernel.
+    """
     kernel = release or os.uname().release
     version = kernel_version(kernel)
     value = read_sysctl(CONN_REUSE)
     if version < (4, 1):
-        return ConnReuse(
-            kernel, value, None, "kernels before 4.1 have no such setting, and ports that clients use again"
-        )
+        return ConnReuse(kernel, value, None, "kernels before 4.1 have no such setting")
     if version < (5, 9):
-        reason = "set to 0, because before 5.9 a client's port that is used again costs the new connection a second"
+        reason = "set to 0, because before 5.9 a new connection from a port that a client reuses is delayed by a second"
         return ConnReuse(kernel, value, 0, reason)
-    reason = "left alone, because from 5.9 on no value costs a new connection time"
+    reason = "left alone, because from 5.9 on no value delays a new connection"
     if value == 0:
-        reason += "; 0 keeps a client that uses a port again on the server it had, 1 (the default) balances it anew"
+        reason += "; 0 keeps a client that reuses a port on its real server, 1 (the default) schedules it again"
     return ConnReuse(kernel, value, None, reason)
 
 
@@ -105,7 +107,7 @@ def kernel_version(release: str) -> tuple[int, int]:
 
 
 def needed() -> tuple[Setting, ...]:
-    """What every IPVS agent needs on this kernel."""
+    """Return the settings that the IPVS backend always needs on this kernel."""
     decision = conn_reuse()
     if decision.wanted is None:
         return ALWAYS
@@ -113,7 +115,7 @@ def needed() -> tuple[Setting, ...]:
 
 
 def read_sysctl(name: str) -> int | None:
-    """`net.ipv4.ip_forward` as a number; None if the kernel has no such setting, or it is no number."""
+    """Return a setting such as `net.ipv4.ip_forward`; None if the kernel does not have it, or it is not a number."""
     try:
         return int(sysctl_path(name).read_text())
     except (OSError, ValueError):
@@ -121,7 +123,7 @@ def read_sysctl(name: str) -> int | None:
 
 
 def write_sysctl(name: str, value: int) -> bool:
-    """False if it was so already; then nothing is written. Raises OSError."""
+    """Write a setting unless it has this value already. Return whether it was written. Raises OSError."""
     if read_sysctl(name) == value:
         return False
     sysctl_path(name).write_text(f"{value}\n")
@@ -133,7 +135,7 @@ def is_writable(name: str) -> bool:
 
 
 def require(settings: Iterable[Setting]) -> None:
-    """Raises StartError naming all vital ones that are wrong and that `Sysctls.set` could not put right; only reads."""
+    """Raise StartError if vital settings are wrong and could not be set, naming all of them. Only reads."""
     wrong = {
         f"{each.name}={each.value}": f"{each.name} is {value} and cannot be set"
         for each in settings
@@ -144,17 +146,18 @@ def require(settings: Iterable[Setting]) -> None:
 
 
 class Sysctls:
-    """Sets, and keeps, settings. For one thread."""
+    """Sysctls sets and keeps kernel settings. For one thread."""
 
     def __init__(self) -> None:
-        self._resets: dict[str, tuple[int, float, int | None]] = {}  # how often, when last, what it was then
+        self._resets: dict[str, tuple[int, float, int | None]] = {}  # how often, when last, and the value found
 
     def set(self, settings: Iterable[Setting]) -> list[Finding]:
-        """Raises StartError naming all vital ones that are wrong and cannot be put right; findings of the others."""
+        """Set what is wrong, and return findings about what could not be set. Raises StartError if a vital setting is
+        among these, naming all of them."""
         wrong: dict[str, str] = {}
         findings = []
         for setting in settings:
-            error = _put_right(setting)
+            error = _correct(setting)
             if error is None:
                 continue
             found = f"{setting.name} is {read_sysctl(setting.name)} and cannot be set ({error.strerror})"
@@ -167,13 +170,14 @@ class Sysctls:
         return findings
 
     def keep(self, settings: Iterable[Setting], now: float) -> tuple[list[Finding], list[str]]:
-        """Put right what somebody changed: findings, and the names of those that were changed since the last call."""
+        """Set again what another program changed. Return findings, and the names of the settings that had been changed
+        since the last call."""
         changed = []
         findings = []
         for setting in settings:
             value = read_sysctl(setting.name)
             if not setting.holds(value):
-                error = _put_right(setting)
+                error = _correct(setting)
                 if error is not None:
                     found = f"{setting.name} is {value} and cannot be set ({error.strerror})"
                     findings.append(_cannot(setting, found, Severity.ERROR if setting.vital else Severity.WARNING))
@@ -182,16 +186,66 @@ class Sysctls:
                 self._resets[setting.name] = (times + 1, now, value)
                 changed.append(setting.name)
             times, when, before = self._resets.get(setting.name, (0, 0.0, None))
-            if times and now - when < _REMEMBERED:
+            if times and now - when < _REPORTED_FOR:
                 reason = (
-                    f"was set to {before} by something else, and is {setting.value} again (so far {times} times): "
-                    f"{setting.why}. Look for it in /etc/sysctl.d and in tuning daemons"
+                    f"was set to {before} by another program, and is {setting.value} again (so far {times} times): "
+                    f"{setting.why}. Look for the cause in /etc/sysctl.d and in tuning daemons"
                 )
                 findings.append(Finding(FindingKind.HOST, setting.name, reason))
         return findings, changed
 
 
-def _put_right(setting: Setting) -> OSError | None:
+class RaisedSysctls:
+    """RaisedSysctls stores in a file which settings were raised, and their values before, so that they can be restored.
+
+    Each line is `NAME BEFORE NOW`. Only settings of single interfaces, and of route_localnet, are recorded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def record(self, settings: Iterable[Setting]) -> None:
+        """Record settings that are about to be set. One that is recorded already keeps its first value."""
+        settings = [s for s in settings if s.at_least and s.name.startswith("net.ipv4.conf.")]
+        lines = self._lines()
+        known = {name for name, _, _ in lines}
+        new = [
+            (s.name, value, s.value)
+            for s in settings
+            if s.name not in known and not s.holds(value := read_sysctl(s.name) or 0)
+        ]
+        if new:
+            text = "".join(f"{name} {before} {after}\n" for name, before, after in [*lines, *new])
+            with contextlib.suppress(OSError):  # cleanup then leaves them raised, which does no harm
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._path.write_text(text)
+
+    def try_restore(self) -> tuple[Finding, ...]:
+        """Call `restore`. Return a finding if something could not be restored."""
+        try:
+            self.restore()
+        except OSError as error:
+            names = ", ".join(name for name, _, _ in self._lines())
+            reason = f"{names} cannot be restored to the value before this agent ({error.strerror}); it is tried again"
+            return (Finding(FindingKind.HOST, "sysctls", reason),)
+        return ()
+
+    def restore(self) -> None:
+        """Restore what still has the value that we set. Raises OSError."""
+        for name, before, after in self._lines():
+            if read_sysctl(name) == after:
+                write_sysctl(name, before)
+        self._path.unlink(missing_ok=True)
+
+    def _lines(self) -> list[tuple[str, int, int]]:
+        try:
+            words = [line.split() for line in self._path.read_text().splitlines()]
+            return [(name, int(before), int(after)) for name, before, after in words]
+        except (OSError, ValueError):
+            return []
+
+
+def _correct(setting: Setting) -> OSError | None:
     if setting.holds(read_sysctl(setting.name)):
         return None
     try:
@@ -207,5 +261,5 @@ def _cannot(setting: Setting, found: str, severity: Severity = Severity.WARNING)
 
 
 def sysctl_path(name: str) -> Path:
-    """As sysctl(8): where the first separator is a dot, a slash stands for a dot in a name."""
+    """Return the file of a setting. As for sysctl(8), a slash stands for a dot within a name."""
     return Path("/proc/sys", *(part.replace("/", ".") for part in name.split(".")))

@@ -62,7 +62,8 @@ class Audit:
         reconciler = self._reconciler
         report = Report() if report is None else report
         ids, passed = self._next_slice(count)
-        ids = list(dict.fromkeys([*ids, *(i for i in self._backend.touched() if reconciler.is_settled(i))]))
+        modified = [i for i in self._backend.take_externally_modified() if reconciler.is_settled(i)]
+        ids = list(dict.fromkeys([*ids, *modified]))
         differing: dict[VirtualServerId, Sequence[Observed]] = {}
         found = dict(self._backend.read(ids)) if ids else {}
         for server_id in ids:

@@ -1,8 +1,8 @@
-"""A backend: how virtual servers become rows, and the kernel tables that hold those rows."""
+"""The kernel tables of a backend, and the renderer that turns virtual servers into their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol, cast
 
@@ -29,69 +29,80 @@ from ipvsagent.rows.nat_chains import ChainsRow
 
 
 class Renderer(Protocol):
-    """rows: those of the virtual server alone. shared: those that other virtual servers may need as well.
+    """Renderer turns virtual servers into kernel rows."""
 
-    shares_alike: `shared` would give the same for both; False may also mean that only rendering can tell.
-    """
+    def rows(self, server: VirtualServer) -> Sequence[Row]:
+        """Return the rows of this virtual server alone."""
 
-    def rows(self, server: VirtualServer) -> Sequence[Row]: ...
+    def shared(self, server: VirtualServer) -> Sequence[SharedRow]:
+        """Return the rows that other virtual servers may need as well."""
 
-    def shared(self, server: VirtualServer) -> Sequence[SharedRow]: ...
+    def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool:
+        """Return whether `shared` is known to be the same for both. False may mean that it is the same nevertheless."""
 
-    def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool: ...
+
+class TableHooks:
+    """TableHooks is what a backend adds to its tables. These methods do nothing: they fit tables that need no more."""
+
+    def prepare(self) -> None:
+        """Create what the tables need, such as our interface, if it is missing. Raises StartError."""
+
+    def virtual_servers(self) -> Iterable[Observed]:
+        """Return the virtual servers without their real servers, which costs far less than reading all."""
+        return ()
+
+    def set_sizes(self) -> Mapping[str, int] | None:
+        """Return how many members each of our sets has, None if there are no sets. Cheap."""
+        return None
+
+    def take_externally_modified(self) -> Collection[VirtualServerId]:
+        """Return the virtual servers that another program changed, as far as the kernel tells; each only once."""
+        return ()
+
+    def adopt(self, servers: Iterable[VirtualServerId]) -> None:
+        """Record virtual servers that are ours only by their addresses, so that they stay ours without these."""
 
 
 class KernelTables:
-    """Counts every call and row, because "cost follows the change" is a law that tests hold to numbers.
+    """KernelTables holds the tables of a backend, and writes each row to the table of its kind.
 
-    prepare: makes what the tables stand on (our interface); raises StartError.
-    listing: the virtual servers without their real servers, which is far cheaper than reading all.
-    set_sizes: members of each of our sets, None if there are no sets; cheap.
-    touched: virtual servers that somebody else changed, where the kernel tells; each is told once.
-    adopt: notes virtual servers that are ours by their addresses alone, so that they stay ours without these.
+    It counts every row, because tests hold the cost of a change to numbers.
     """
 
     def __init__(
         self,
         renderer: Renderer,
         servers: KernelTable,
-        addresses: KernelTable | None,
+        addresses: KernelTable | None = None,
         sets: KernelTable | None = None,
         *,
-        prepare: Callable[[], None] = lambda: None,
-        listing: Callable[[], Iterable[Observed]] = tuple,
-        set_sizes: Callable[[], Mapping[str, int] | None] = lambda: None,
-        touched: Callable[[], Collection[VirtualServerId]] = tuple,
-        adopt: Callable[[Iterable[VirtualServerId]], None] = lambda ids: None,
         routes: KernelTable | None = None,
         translations: KernelTable | None = None,
+        hooks: TableHooks | None = None,
     ) -> None:
         self.renderer = renderer
-        self.prepare = prepare
-        self._listing = listing
-        self.set_sizes = set_sizes
-        self.touched = touched
-        self.adopt = adopt
-        self._tables: dict[type, KernelTable] = {
+        self._hooks = hooks = hooks or TableHooks()
+        self.prepare = hooks.prepare
+        self.set_sizes = hooks.set_sizes
+        self.take_externally_modified = hooks.take_externally_modified
+        self.adopt = hooks.adopt
+        self.ops_written = 0
+        self.rows_read = 0
+        self._servers = servers
+        tables = {
             VirtualServerRow: servers,
             RealServerRow: servers,
             ChainsRow: servers,
+            AddressRow: addresses,
+            SetMemberRow: sets,
+            RouteRow: routes,
+            TranslationRow: translations,
         }
-        if addresses is not None:
-            self._tables[AddressRow] = addresses
-        if sets is not None:
-            self._tables[SetMemberRow] = sets
-        if routes is not None:
-            self._tables[RouteRow] = routes
-        if translations is not None:
-            self._tables[TranslationRow] = translations
-        self._servers = servers
-        self.ops_written = 0
-        self.rows_read = 0
+        self._tables: dict[type, KernelTable] = {kind: table for kind, table in tables.items() if table is not None}
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        """In order, except that real servers of a virtual server that could not be added are not tried: what
-        stands under that id may be another program's, and must not get them."""
+        """Write the ops in order and return those that failed. Real servers of a virtual server that failed are not
+        written: the virtual server with that id may be another program's, and must not get them."""
         failures: list[Failure] = []
         barred: dict[VirtualServerId, Failure] = {}
         for kind, group in groupby(ops, key=lambda op: type(op.row)):
@@ -107,7 +118,7 @@ class KernelTables:
             self.ops_written += len(batch)
             try:
                 refused = self._tables[kind].write(batch)
-            except KernelError as error:  # of the table as a whole: nobody knows what was done, so all is read again
+            except KernelError as error:  # the whole table failed: the outcome is unknown, so everything is read again
                 refused = [Failure(op, error) for op in batch]
             for failure in refused:
                 failures.append(failure)
@@ -116,7 +127,7 @@ class KernelTables:
         return failures
 
     def read(self, ids: Collection[VirtualServerId] | None) -> Iterator[tuple[VirtualServerId, list[Observed]]]:
-        """Virtual servers with their real servers, one at a time: the virtual server's row comes first."""
+        """Yield virtual servers one at a time, each with its rows; the row of the virtual server itself is first."""
         rows: list[Observed] = []
         for seen in self._servers.read(ids):
             self.rows_read += 1
@@ -128,13 +139,13 @@ class KernelTables:
             yield server_of(rows[0].row), rows
 
     def ours(self) -> list[VirtualServerId]:
-        """Ids of every virtual server of ours."""
-        found = [seen for seen in self._listing() if seen.owner is Owner.OURS]
+        """Return the ids of all virtual servers that are ours."""
+        found = [seen for seen in self._hooks.virtual_servers() if seen.owner is Owner.OURS]
         self.rows_read += len(found)
         return [server_of(seen.row) for seen in found]
 
     def read_shared(self, rows: Iterable[SharedRow] | None) -> set[SharedRow]:
-        """Shared rows of ours that the kernel holds, of those asked for (None = all)."""
+        """Return which of these shared rows (None = of all) the kernel holds as ours."""
         asked = None if rows is None else list(rows)
         found: set[SharedRow] = set()
         for kind in (AddressRow, SetMemberRow, RouteRow, TranslationRow):
@@ -146,11 +157,11 @@ class KernelTables:
 
 
 def removes(op: Op) -> bool:
-    """Chains are written as a whole, so that a change of them may take endpoints away."""
+    """Return whether an op may remove an endpoint. Chains are written as a whole, so changing them may remove one."""
     return op.verb is Verb.DELETE or (op.verb is Verb.SET and type(op.row) is ChainsRow)
 
 
 def server_of(row: Any) -> VirtualServerId:
-    """The virtual server of a row that belongs to one."""
+    """Return the virtual server that a row belongs to."""
     server: VirtualServerId = row.server
     return server

@@ -9,7 +9,10 @@ import pytest
 
 from ipvsagent.address import Family
 from ipvsagent.agent import preflight as checks
-from ipvsagent.agent.preflight import State, check_node
+from ipvsagent.agent.preflight import check_node
+from ipvsagent.backends.checks import Check, State
+from ipvsagent.backends.iptables import IptablesBackend
+from ipvsagent.backends.kernel_handles import IptablesHandles
 from ipvsagent.cli import main
 from ipvsagent.config import BackendChoice, Config
 from ipvsagent.kernel import host
@@ -35,9 +38,11 @@ def test_ip_vs_is_absent(
     monkeypatch.setattr(host, "ip_vs_presence", lambda: host.IpvsPresence.ABSENT)
     monkeypatch.setattr(host, "kube_proxy_here", lambda: None)
     monkeypatch.setattr(checks, "saved_rules", dict)
-    iptables = checks.Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
+    iptables = Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
     monkeypatch.setattr(checks, "_iptables", lambda saved: iptables)
-    monkeypatch.setattr(checks, "IptablesBackend", lambda *_, **__: type("Opened", (), {"settings": lambda self: []})())
+    opened = IptablesBackend(Config(), IptablesHandles(None, None, None, None))  # type: ignore[arg-type]
+    monkeypatch.setattr(opened, "settings", list)
+    monkeypatch.setattr(IptablesBackend, "open", lambda *_, **__: opened)
     monkeypatch.setattr(checks, "in_the_way", lambda *_, **__: [])
     found = check_node(Config(backend=backend, state_dir=tmp_path))
     (ip_vs,) = [check for check in found.checks if check.name == "ip_vs"]

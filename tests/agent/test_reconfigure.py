@@ -26,6 +26,8 @@ from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
+from tests.interrupted import Calls
+from tests.looped import handles
 
 CLUSTER = (Path(__file__).parent.parent / "golden" / "every-address" / "cluster.yaml").read_bytes()
 CONFIGS = {
@@ -99,12 +101,10 @@ class RefusesTimeouts(IpvsBackend):
     """A node whose kernel takes no timeouts as long as `refuses`. `did`: what was taken up, in order."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.ownership = FakeKernel().ownership
+        super().__init__(config, handles(FakeKernel(), config, Calls()))
         self.ipvs: Any = self
         self.refuses = True
         self.did: list[object] = []
-        self._timeouts_set = (0, 0, 0)
 
     def set_timeouts(self, tcp: int, tcp_fin: int, udp: int) -> None:
         if self.refuses:

@@ -7,19 +7,21 @@ from functools import cache
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Family
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
-from ipvsagent.backends.iptables import IptablesBackend, iptables_pipeline, renderer
+from ipvsagent.backends.iptables import ChainHooks, IptablesBackend, iptables_pipeline
+from ipvsagent.backends.kernel_handles import IptablesHandles, SavedSettings
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config, parse_network
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.arp import Raised
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import server_rules
+from ipvsagent.kernel.sysctls import RaisedSysctls
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.reconcile.kernel_tables import KernelTables
@@ -57,11 +59,9 @@ class NodeOfFakes(IptablesBackend):
     """Its limits are those of the machine that runs the tests, which stay."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        self.config = config
-        self._why = ()
-        self._retirement = None
-        self.localhost = Raised(folder / "localhost")
-        self._renderer = renderer(config)
+        nothing: Any = None
+        saved = SavedSettings(nothing, RaisedSysctls(folder / "localhost"), nothing)
+        super().__init__(config, IptablesHandles(nothing, nothing, nothing, saved))
 
     def set_limits(self) -> None:
         pass
@@ -79,8 +79,7 @@ class Running:
             servers,
             None,
             self.kernel.sets,
-            listing=lambda: servers.read(None),
-            touched=servers.touched,
+            hooks=ChainHooks(servers, self.kernel.sets),
         )
         self.pipeline = iptables_pipeline(config, backend, window=0)
         self.rules = IptablesPacketFilter(config, INSTEAD_OF_IPVS, servers.tables)

@@ -31,20 +31,20 @@ class Rules:
         self._do("take over")
 
 
-class Others:
-    """connections: how many are left; each look ends one."""
+class Predecessor:
+    """connections: how many are left; each call of drain ends one."""
 
     def __init__(self, rules: Rules, connections: int) -> None:
         self.rules = rules
         self.connections = connections
 
-    def look(self, now: float) -> bool:
-        self.rules.done.append("look")
+    def drain(self, now: float) -> bool:
+        self.rules.done.append("drain")
         self.connections -= 1
         return self.connections < 0
 
-    def end(self) -> None:
-        self.rules.done.append("end")
+    def finish(self) -> None:
+        self.rules.done.append("finish")
 
     def findings(self) -> tuple[Finding, ...]:
         return LEFT
@@ -53,18 +53,18 @@ class Others:
 @pytest.mark.parametrize(
     ("stage", "connections", "after", "done", "left"),
     [
-        (Stage.INSTALLED, 1, Stage.DRAINING, ["serve", "look"], LEFT),
-        (Stage.INSTALLED, 0, Stage.DONE, ["serve", "look", "take over", "end"], ()),
+        (Stage.INSTALLED, 1, Stage.DRAINING, ["serve", "drain"], LEFT),
+        (Stage.INSTALLED, 0, Stage.DONE, ["serve", "drain", "take over", "finish"], ()),
         (Stage.INSTALLED, None, Stage.DONE, ["take over"], ()),
-        (Stage.DRAINING, 1, Stage.DRAINING, ["look"], LEFT),
-        (Stage.DRAINING, 0, Stage.DONE, ["look", "take over", "end"], ()),
+        (Stage.DRAINING, 1, Stage.DRAINING, ["drain"], LEFT),
+        (Stage.DRAINING, 0, Stage.DONE, ["drain", "take over", "finish"], ()),
         (Stage.DONE, 1, Stage.DONE, [], ()),
         (Stage.DONE, None, Stage.DONE, [], ()),
     ],
 )
 def test_a_line_of_the_table(stage, connections, after, done, left):
     rules = Rules()
-    made = HandOver(None if connections is None else Others(rules, connections))
+    made = HandOver(None if connections is None else Predecessor(rules, connections))
     made.stage = stage
     assert made.advance(0.0, rules) == left
     assert (made.stage, rules.done) == (after, done)
@@ -73,14 +73,14 @@ def test_a_line_of_the_table(stage, connections, after, done, left):
 @pytest.mark.parametrize(
     ("refused", "stage", "first", "then"),
     [
-        ("serve", Stage.INSTALLED, [], ["serve", "look", "take over", "end"]),
-        ("take over", Stage.DRAINING, ["serve", "look"], ["look", "take over", "end"]),
+        ("serve", Stage.INSTALLED, [], ["serve", "drain", "take over", "finish"]),
+        ("take over", Stage.DRAINING, ["serve", "drain"], ["drain", "take over", "finish"]),
     ],
 )
 def test_a_step_that_fails_is_taken_again(refused, stage, first, then):
     rules = Rules()
     rules.refuses = refused
-    made = HandOver(Others(rules, 0))
+    made = HandOver(Predecessor(rules, 0))
     with pytest.raises(KernelError):
         made.advance(0.0, rules)
     assert (made.stage, rules.done) == (stage, first)

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from ipvsagent.agent import preflight
 from ipvsagent.backends import selection
 from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, socket_path
 from ipvsagent.backends.backend import Backend, Listing
-from ipvsagent.cli import main
+from ipvsagent.backends.checks import BackendChecks, Check, State
+from ipvsagent.backends.kernel_handles import SavedSettings
+from ipvsagent.backends.removal import SharedState
+from ipvsagent.cli import cleanup, main
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding
+from ipvsagent.kernel import host
+from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.host import IpvsPresence
-from ipvsagent.kernel.sysctls import ConnReuse, Setting
+from ipvsagent.kernel.iptables.commands import Mode, Variant
+from ipvsagent.kernel.reserved_ports import ReservedPorts
+from ipvsagent.kernel.sysctls import ConnReuse, RaisedSysctls, Setting
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.policy.capabilities import IPVS
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.render.ipvs import IpvsRenderer
-from ipvsagent.rows import Failure, Keys, Observed, Op, RealServerRow, Row, TranslationRow, Verb
+from ipvsagent.rows import Failure, Keys, Observed, Op, RealServerRow, Row, TranslationRow, Verb, VirtualServerRow
 from ipvsagent.status.ipvsadm_order import grouped
 
 OBJECTS = Path(__file__).parent.parent / "golden" / "terminating" / "cluster.yaml"
@@ -96,12 +106,16 @@ class StubBackend:
     rules_in_loop = False
     rules_pending = False
     findings: tuple[Finding, ...] = ()
+    capabilities = IPVS
 
-    def __init__(self, config: Config, *, load_modules: bool = False) -> None:
+    def __init__(self, config: Config) -> None:
         self.config = config
         self.socket_path = socket_path(config)
-        self.ledger_path = config.state_dir / "ledger"
         self.unset_limits: tuple[Finding, ...] = ()
+
+    @classmethod
+    def open(cls, config: Config, *, load_modules: bool = False) -> StubBackend:
+        return cls(config)
 
     def kernel_tables(self) -> KernelTables:
         return KernelTables(IpvsRenderer(with_sets=False), *KERNEL)
@@ -135,6 +149,17 @@ class StubBackend:
     def conn_reuse(self) -> ConnReuse | None:
         return None
 
+    def check(self) -> BackendChecks:
+        return BackendChecks((Check("stub", State.OK, "serves Services"),))
+
+    def removals(self) -> list[Op]:
+        return [Op(Verb.DELETE, row) for row in KERNEL[0].rows.values() if isinstance(row, VirtualServerRow)]
+
+    def remove(self) -> list[Failure]:
+        for table in KERNEL:
+            table.rows.clear()
+        return []
+
     def repair_addresses(self) -> int:
         return 0
 
@@ -159,8 +184,18 @@ class StubBackend:
 class Absent(StubBackend):
     name = "absent"
 
-    def __init__(self, config: Config) -> None:
+    @classmethod
+    def open(cls, config: Config, **_: Any) -> StubBackend:
         raise StartError("there is no iptables", "Install it")
+
+
+class Unused(StubBackend):
+    """A second backend that has left nothing."""
+
+    name = "unused"
+
+    def removals(self) -> list[Op]:
+        return []
 
 
 def test_a_backend_that_only_the_composition_root_names(monkeypatch, tmp_path, capsys):
@@ -178,6 +213,31 @@ def test_a_backend_that_only_the_composition_root_names(monkeypatch, tmp_path, c
     assert ran(["status", "-o", "json", "--state-dir", str(tmp_path)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["ipvs_version"] == "9.9.9" and len(shown["virtual_servers"]) > 1
+
+    monkeypatch.setattr(host, "require_privilege", lambda: None)
+    monkeypatch.setattr(host, "kube_proxy_here", lambda: None)
+    monkeypatch.setattr(preflight, "saved_rules", dict)
+    iptables = Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
+    monkeypatch.setattr(preflight, "_iptables", lambda saved: iptables)
+    monkeypatch.setattr(preflight, "in_the_way", lambda *_, **__: [])
+    assert ran(["check", "--state-dir", str(tmp_path)]) == 0
+    assert "serves Services" in capsys.readouterr().out
+
+    monkeypatch.setattr(selection, "IptablesBackend", Unused)
+    monkeypatch.setattr(cleanup, "open_shared_state", lambda config: shared_state(tmp_path))
+    words = ["cleanup", "--yes", "--state-dir", str(tmp_path)]
+    assert ran([*words, "--dry-run"]) == 0
+    assert "ipvsadm -D -t" in capsys.readouterr().out and KERNEL[0].rows
+    assert ran(words) == 0
+    assert re.match(r"removed \d+ virtual servers", capsys.readouterr().err) and not KERNEL[0].rows
+
+
+def shared_state(folder: Path) -> SharedState:
+    """What backends have in common, of a fake kernel that holds nothing."""
+    kernel: Any = FakeKernel(interface=False)
+    raised, localhost = RaisedSysctls(folder / "raised"), RaisedSysctls(folder / "localhost")
+    saved = SavedSettings(raised, localhost, ReservedPorts(folder / "reserved"))
+    return SharedState(kernel.addresses, kernel.routes_table, kernel.sets, StubFilter(), saved, ())
 
 
 def ran(words: list[str]) -> int:

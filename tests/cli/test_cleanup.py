@@ -9,20 +9,20 @@ from pathlib import Path
 import click
 import pytest
 
-from ipvsagent.cli.cleanup import _confirmed, _told
+from ipvsagent.cli.cleanup import _confirmed, _enumerate
 from ipvsagent.cli.options import found_by
 from ipvsagent.config import Config
 from tests.support.programs import ipvsagent
 
 
-def test_what_is_told_has_names_and_numbers() -> None:
+def test_what_is_removed_has_names_and_numbers() -> None:
     counts = Counter({"virtual server": 1, "address": 2, "set": 0, "chain or jump": 3})
     assert (
-        _told(counts, "the interface svc0")
+        _enumerate(counts, "the interface svc0")
         == "1 virtual server, 2 addresses, 3 chains and jumps and the interface svc0"
     )
-    assert _told(Counter({"set": 1}), "") == "1 set"
-    assert _told(Counter({"set": 0}), "") == ""
+    assert _enumerate(Counter({"set": 1}), "") == "1 set"
+    assert _enumerate(Counter({"set": 0}), "") == ""
 
 
 def test_no_is_an_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,7 +197,7 @@ def test_a_file_that_cannot_be_written_is_named_with_its_option() -> None:
 
 
 def test_a_state_dir_that_is_no_folder() -> None:
-    with pytest.raises(StartError, match="--state-dir /dev/null cannot be used: it is no folder"):
+    with pytest.raises(StartError, match="--state-dir /dev/null cannot be used: it is not a directory"):
         make_state_dir(Path("/dev/null"))
 
 

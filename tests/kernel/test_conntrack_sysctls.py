@@ -8,7 +8,7 @@ import pytest
 
 from ipvsagent.config import Config
 from ipvsagent.kernel import conntrack_sysctls
-from ipvsagent.kernel.conntrack_sysctls import set_conntrack, wanted_sysctls
+from ipvsagent.kernel.conntrack_sysctls import desired_sysctls, set_conntrack
 from ipvsagent.kernel.sysctls import read_sysctl, write_sysctl
 from tests.support.programs import READ_ONLY, python
 
@@ -35,11 +35,11 @@ NOTHING = {
 )
 def test_size(per_core, least, cpus, wanted):
     config = Config(conntrack_max_per_core=per_core, conntrack_min=least)
-    assert wanted_sysctls(config, cpus).get(MAX) == wanted
+    assert desired_sysctls(config, cpus).get(MAX) == wanted
 
 
 def test_defaults_are_those_of_kube_proxy():
-    assert wanted_sysctls(Config(), 1) == {
+    assert desired_sysctls(Config(), 1) == {
         MAX: 131072,
         "net.netfilter.nf_conntrack_tcp_timeout_established": 86400,
         "net.netfilter.nf_conntrack_tcp_timeout_close_wait": 3600,
@@ -47,12 +47,12 @@ def test_defaults_are_those_of_kube_proxy():
 
 
 def test_zero_leaves_everything_alone():
-    assert wanted_sysctls(Config(**NOTHING), 8) == {}
+    assert desired_sysctls(Config(**NOTHING), 8) == {}
 
 
 def test_each_has_its_sysctl():
     config = Config(**NOTHING | {"conntrack_be_liberal": True, "conntrack_udp": 0.5, "conntrack_udp_stream": 61.9})
-    assert wanted_sysctls(config, 8) == {
+    assert desired_sysctls(config, 8) == {
         "net.netfilter.nf_conntrack_tcp_be_liberal": 1,
         "net.netfilter.nf_conntrack_udp_timeout": 1,
         "net.netfilter.nf_conntrack_udp_timeout_stream": 61,
@@ -70,7 +70,7 @@ def test_timeouts_of_a_namespace(netns):
     )
     before = read_sysctl(MAX)
     assert set_conntrack(config) == []
-    wanted = wanted_sysctls(config, os.cpu_count())
+    wanted = desired_sysctls(config, os.cpu_count())
     assert {name: read_sysctl(name) for name in wanted if name != MAX} == {
         name: value for name, value in wanted.items() if name != MAX
     }

@@ -38,7 +38,7 @@ def test_a_new_reader_sees_what_was_claimed(path):
     ledger = Ledger(path)
     assert not path.exists()  # looking writes nothing
     ledger.claim(IDS)
-    ledger.forget([B])
+    ledger.release([B])
     ledger.claim([A])
     assert held(path) == set(IDS) - {B}
     assert len(ledger) == len(IDS) - 1
@@ -52,14 +52,14 @@ def test_one_write_a_batch(path, monkeypatch):
     ledger = Ledger(path)
     ledger.claim(IDS)
     ledger.claim(IDS)
-    ledger.forget([])
+    ledger.release([])
     assert len(writes) == 1
 
 
 def test_memory_only():
     ledger = Ledger(None)
     ledger.claim([A, B])
-    ledger.forget([A])
+    ledger.release([A])
     ledger.compact([B])
     assert A not in ledger
     assert B in ledger
@@ -102,7 +102,7 @@ def test_the_file_does_not_grow_for_ever(path, monkeypatch):
     ledger.claim([A])
     for _ in range(500):
         ledger.claim([B])
-        ledger.forget([B])
+        ledger.release([B])
     assert path.read_text().count("\n") < 70
     assert held(path) == {A}
 
@@ -139,7 +139,9 @@ def test_full_disk_is_made_up_for(path, monkeypatch):
     assert held(path) == {A, B, C}
 
 
-@given(st.lists(st.tuples(st.sampled_from(["claim", "forget", "compact"]), st.sets(st.sampled_from(IDS))), max_size=12))
+@given(
+    st.lists(st.tuples(st.sampled_from(["claim", "release", "compact"]), st.sets(st.sampled_from(IDS))), max_size=12)
+)
 def test_the_file_says_what_memory_says(tmp_path_factory, steps):
     path = tmp_path_factory.mktemp("ledger") / "ledger"
     ledger = Ledger(path)
@@ -148,7 +150,7 @@ def test_the_file_says_what_memory_says(tmp_path_factory, steps):
         getattr(ledger, step)(servers)
         expected = {
             "claim": expected | servers,
-            "forget": expected - servers,
+            "release": expected - servers,
             "compact": expected & servers,
         }[step]
         assert held(path) == expected
@@ -191,9 +193,9 @@ def test_owner():
     owners.adopt([B])
     assert owners.owner_of(B) is Owner.OURS
     bound.clear()
-    assert owners.owner_of(A) is Owner.FOREIGN
+    assert owners.observe(A) is Owner.FOREIGN
     bound.update(server.address for server in IDS)
-    assert owners.owner_of(A) is Owner.FOREIGN, "it was met as a stranger"
+    assert owners.owner_of(A) is Owner.FOREIGN, "it was recorded as foreign"
     assert owners.owner_of(B) is Owner.OURS
 
 
@@ -210,10 +212,10 @@ def test_state_key_is_of_the_namespace(netns, new_netns):
     assert state_key() == here
 
 
-def test_a_stranger_stays_one_when_its_address_becomes_ours_and_after_a_restart(tmp_path: Path) -> None:
+def test_a_foreign_server_stays_foreign_when_its_address_becomes_ours_and_after_a_restart(tmp_path: Path) -> None:
     theirs, ours = A, VirtualServerId(Protocol.TCP, A.address, 81)
     ownership = Ownership(Ledger(tmp_path / "ledger"), set())
-    assert ownership.owner_of(theirs) is Owner.FOREIGN
+    assert ownership.observe(theirs) is Owner.FOREIGN
     ownership.ledger.claim([ours])
     ownership.bound.add(theirs.address)
     assert ownership.owner_of(theirs) is Owner.FOREIGN and ownership.owner_of(ours) is Owner.OURS
@@ -225,6 +227,14 @@ def test_a_stranger_stays_one_when_its_address_becomes_ours_and_after_a_restart(
     assert Ownership(Ledger(tmp_path / "ledger"), {theirs.address}).owner_of(theirs) is Owner.OURS
 
 
-def test_looking_at_strangers_writes_nothing(tmp_path: Path) -> None:
-    Ownership(Ledger(tmp_path / "ledger"), set()).owner_of(A)
+def test_classification_records_nothing() -> None:
+    bound: set[Address] = set()
+    ownership = Ownership(Ledger(None), bound)
+    assert ownership.owner_of(A) is Owner.FOREIGN
+    bound.add(A.address)
+    assert ownership.owner_of(A) is Owner.OURS and ownership.observe(A) is Owner.OURS
+
+
+def test_observing_a_foreign_server_writes_nothing(tmp_path: Path) -> None:
+    Ownership(Ledger(tmp_path / "ledger"), set()).observe(A)
     assert not (tmp_path / "ledger").exists()

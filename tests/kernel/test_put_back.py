@@ -14,10 +14,10 @@ from ipvsagent.backends.iptables import IptablesBackend
 from ipvsagent.cli import cleanup
 from ipvsagent.config import Config
 from ipvsagent.kernel import host
-from ipvsagent.kernel.arp import Raised, silence
+from ipvsagent.kernel.arp import silence
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.host import IpvsPresence
-from ipvsagent.kernel.sysctls import LOCALHOST, Sysctls, read_sysctl
+from ipvsagent.kernel.sysctls import LOCALHOST, RaisedSysctls, Sysctls, read_sysctl
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.render.set_members import set_specs
 from tests.support.interrupted import Calls
@@ -44,7 +44,7 @@ def is_guarded(netns) -> bool:
 
 
 def serving(config: Config) -> IptablesBackend:
-    made = IptablesBackend(config)
+    made = IptablesBackend.open(config)
     made.prepare()
     assert not is_open()
     made.sets.ensure(set_specs())
@@ -71,14 +71,14 @@ def test_localhost_is_open_once_the_guard_stands_and_closed_before_it_goes(netns
 
 
 def test_for_an_agent_that_comes_later_the_guard_is_written_first(netns, config):
-    IptablesBackend(config).prepare_host()
+    IptablesBackend.open(config).prepare_host()
     assert is_open() and is_guarded(netns)
 
 
 def test_localhost_is_closed_when_ipvs_takes_over_and_when_it_is_no_longer_asked_for(config):
     made = serving(config)
     other = TestedNode(FakeKernel(), config, Calls())
-    other.localhost = made.localhost
+    other.saved.localhost = made.saved.localhost
     other.set_limits()
     assert not is_open()
     made = serving(config)
@@ -87,14 +87,14 @@ def test_localhost_is_closed_when_ipvs_takes_over_and_when_it_is_no_longer_asked
 
 
 def test_answering_arp_again_puts_the_interfaces_back(config):
-    raised = Raised(config.state_dir / "raised")
+    raised = RaisedSysctls(config.state_dir / "raised")
     settings = silence(["lo"])
-    raised.note(settings)
+    raised.record(settings)
     Sysctls().set(settings)
     assert read_sysctl("net.ipv4.conf.lo.arp_ignore") == 3
     for wish in (config, replace(config, answer_arp=True)):
         made = TestedNode(FakeKernel(), wish, Calls())
-        made.raised = raised
+        made.saved.raised = raised
         made.set_limits()
         assert read_sysctl("net.ipv4.conf.lo.arp_ignore") == (0 if wish.answer_arp else 3)
     assert read_sysctl("net.ipv4.conf.lo.arp_announce") == 0 and not made.unset_limits

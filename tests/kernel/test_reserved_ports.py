@@ -11,16 +11,17 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsagent.agent import preflight as checks
-from ipvsagent.agent.preflight import State
-from ipvsagent.backends.hand_over import HandOver, Stage
+from ipvsagent.backends.checks import State
+from ipvsagent.backends.hand_over import Stage
 from ipvsagent.backends.iptables import IptablesBackend
+from ipvsagent.backends.ipvs_checks import source_ports_check
+from ipvsagent.backends.kernel_handles import IptablesHandles, SavedSettings
 from ipvsagent.cli import cleanup
-from ipvsagent.config import PortRange
+from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import reserved_ports
 from ipvsagent.kernel.ipvs.ownership import state_key
-from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, parse_ports, source_ports, write_ports
+from ipvsagent.kernel.reserved_ports import EPHEMERAL, RESERVED, ReservedPorts, format_ports, parse_ports, source_ports
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from tests.support.network_namespace import NetworkNamespace
 from tests.support.programs import READ_ONLY, python
@@ -47,12 +48,12 @@ def ours(netns: NetworkNamespace, tmp_path: Path) -> ReservedPorts:
     st.frozensets(st.integers(0, 65535)) | st.builds(lambda a, b: frozenset(range(a, b)), *[st.integers(0, 65536)] * 2)
 )
 def test_a_list_is_read_as_it_is_written(ports: frozenset[int]) -> None:
-    assert parse_ports(write_ports(ports)) == ports
+    assert parse_ports(format_ports(ports)) == ports
 
 
 def test_the_list_is_the_kernels(netns: NetworkNamespace) -> None:
     set_ports(netns, reserved="8080,1-3,4,6,65535,5000-5001")
-    assert kernel_list() == write_ports(parse_ports("8080,1-3,4,6,65535,5000-5001")) == "1-4,6,5000-5001,8080,65535"
+    assert kernel_list() == format_ports(parse_ports("8080,1-3,4,6,65535,5000-5001")) == "1-4,6,5000-5001,8080,65535"
 
 
 def test_reserved_whether_or_not_the_kernel_would_take_them(ours: ReservedPorts) -> None:
@@ -83,7 +84,7 @@ def test_the_only_ones_go_without_a_trace(ours: ReservedPorts, tmp_path: Path) -
     ours.reserve(NODE_PORTS)
     again = ReservedPorts(tmp_path / "state" / "reserved")
     assert again.reserve(NODE_PORTS) == ()
-    assert again.restored() == ()
+    assert again.try_restore() == ()
     assert kernel_list() == "" and not list((tmp_path / "state").iterdir())
 
 
@@ -99,11 +100,11 @@ def test_another_range_takes_its_place(netns, ours: ReservedPorts) -> None:
 def test_a_list_of_every_other_port_is_kept(netns, ours: ReservedPorts) -> None:
     """It is longer than a page, and more than a buffered read takes at once."""
     odd = frozenset(range(1, 30000, 2))
-    Path("/proc/sys", *RESERVED.split(".")).write_text(write_ports(odd) + "\n")
+    Path("/proc/sys", *RESERVED.split(".")).write_text(format_ports(odd) + "\n")
     assert ours.reserve(NODE_PORTS) == ()
-    assert source_ports(NODE_PORTS).reserved == write_ports(odd | set(NODE_PORTS.ports))
+    assert source_ports(NODE_PORTS).reserved == format_ports(odd | set(NODE_PORTS.ports))
     ours.restore()
-    assert source_ports(PortRange(1, 1)).reserved == write_ports(odd)
+    assert source_ports(PortRange(1, 1)).reserved == format_ports(odd)
 
 
 def test_killed_at_any_moment_it_can_be_put_back(netns, ours: ReservedPorts, monkeypatch, tmp_path: Path) -> None:
@@ -166,10 +167,10 @@ def test_what_cannot_be_put_back_is_said_and_tried_again(ours: ReservedPorts, mo
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(reserved_ports, "_write", refuses)
-    (finding,) = ours.restored()
-    assert isinstance(finding, Finding) and "30000-32767 cannot be taken out of it again (Read-only" in finding.reason
+    (finding,) = ours.try_restore()
+    assert isinstance(finding, Finding) and "30000-32767 cannot be removed from it (Read-only" in finding.reason
     monkeypatch.undo()
-    assert ours.restored() == () and kernel_list() == ""
+    assert ours.try_restore() == () and kernel_list() == ""
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
@@ -191,25 +192,25 @@ def test_the_kernel_takes_none_of_them_by_itself(netns, ours: ReservedPorts, kin
 
 
 def test_check_says_what_is_to_do(netns, ours: ReservedPorts, monkeypatch) -> None:
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert found.state is State.TO_DO and "not reserved" in found.found
     set_ports(netns, reserved="30000-30999", ephemeral="30500 60999")
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert found.state is State.TO_DO
     assert (
         "1768 of the node ports 30000-32767 are source ports of this node's own connections (30500-60999)"
         in found.found
     )
     monkeypatch.setattr(reserved_ports, "is_writable", lambda name: False)
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert (found.state, found.remedy) == (State.WARNING, f"Run on the host `sysctl -w {RESERVED}=30000-32767`")
     set_ports(netns, reserved="30000-30999")
-    assert checks._source_ports(NODE_PORTS).state is State.OK
-    found = checks._source_ports(PortRange(20000, 60500))
+    assert source_ports_check(NODE_PORTS).state is State.OK
+    found = source_ports_check(PortRange(20000, 60500))
     assert found.state is State.WARNING and "would leave 499 source ports" in found.remedy
     monkeypatch.undo()
     ours.reserve(NODE_PORTS)
-    found = checks._source_ports(NODE_PORTS)
+    found = source_ports_check(NODE_PORTS)
     assert found.state is State.OK and found.found.endswith("they are reserved")
 
 
@@ -225,14 +226,13 @@ def test_cleanup_puts_back_what_an_agent_on_ipvs_reserved(netns, ours: ReservedP
 
 def test_on_iptables_they_are_free_once_ipvs_has_retired(ours: ReservedPorts) -> None:
     ours.reserve(NODE_PORTS)
-    made = IptablesBackend.__new__(IptablesBackend)
-    made._hand_over, made._guarded, made.reserved = HandOver(), True, ours
-    made._hand_over.stage = Stage.DONE
 
     class Nothing:
-        def restored(self) -> tuple[Finding, ...]:
+        def try_restore(self) -> tuple[Finding, ...]:
             return ()
 
-    made.raised = Nothing()
+    saved = SavedSettings(Nothing(), Nothing(), ours)
+    made = IptablesBackend(Config(localhost_node_ports=False), IptablesHandles(None, None, None, saved))
+    made._hand_over.stage = Stage.DONE
     assert made.retire_others(0.0, IptablesPacketFilter.__new__(IptablesPacketFilter)) == ()
     assert kernel_list() == ""

@@ -39,7 +39,7 @@ class Agent:
         self._known: Cluster = {}
 
     def _open(self) -> None:
-        self.node = IpvsBackend(self._config)
+        self.node = IpvsBackend.open(self._config)
         self.node.addresses.ensure_interface()
         self._tables = self.node.kernel_tables()
         self.pipeline = pipeline_for(self._config, self._tables, window=self._config.window)

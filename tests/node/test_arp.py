@@ -236,7 +236,7 @@ def test_changing_a_scope_never_leaves_an_address(netns):
     netns.run("ip", "address", "add", "10.96.0.1/32", "dev", "kube-ipvs0")
     netns.run("ip", "-6", "address", "add", "fd00::1/128", "dev", "kube-ipvs0")
     table = AddressTable()
-    list(table.read(None))
+    table.refresh()
     assert table.odd == {"10.96.0.1", "fd00::1"}
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as monitor:
         monitor.bind((0, 0x40))  # RTMGRP_IPV4_ROUTE

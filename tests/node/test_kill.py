@@ -105,7 +105,7 @@ def left_to_do(place: ProxiedNode, agents: Agents) -> list[Op]:
     config = Config(sources=(agents.source,), node_name=THIS_NODE, state_dir=agents.state_dir)
     ops: list[Op] = []
     with place.node.entered():
-        node = IpvsBackend(config)
+        node = IpvsBackend.open(config)
         pipeline = pipeline_for(config, node.recorder(ops), window=0, scheduler_works=node.scheduler_works)
         pipeline.node_addresses(node.addresses.node_addresses())
         changes, findings = ManifestSource(config.sources).load_once()

@@ -61,7 +61,7 @@ def retiring(place: ProxiedNode, config: Config) -> Iterator[Retirement]:
         made = Retirement(config, addresses, Ledger(config.state_dir / "ledger"), sets)
         made.begin()
         yield made
-        made.end()
+        made.finish()
         sets.close()
         addresses.close()
 
@@ -79,7 +79,7 @@ def test_all_that_kube_proxy_left_goes_and_nothing_of_others(place: ProxiedNode,
     run("ipset create KUBE-NODE-PORT-TCP bitmap:port range 0-65535", "ipset add KUBE-NODE-PORT-TCP 30080")
     with retiring(place, config) as made:
         assert made.left == 2
-        assert made.look(0.0)
+        assert made.drain(0.0)
     assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:8443"}
     assert "kube-ipvs0" not in run("ip -o link")
 
@@ -102,7 +102,7 @@ def test_what_is_local_by_others_stays_so(place: ProxiedNode, config, run) -> No
     with retiring(place, config) as made:
         assert of_others() == before
         assert not place.bound()
-        assert made.look(0.0)
+        assert made.drain(0.0)
     assert of_others() == before
 
 
@@ -112,16 +112,16 @@ def test_a_kept_virtual_server_takes_nobody_new_and_goes_when_its_time_is_over(p
     web_at(run, f"{address}:80", f"{address}:81")
     with place.held(address) as (held,), retiring(place, config) as made:
         said = made.findings()
-        assert made.left == 2 and not made.look(0.0) and made.left == 1
+        assert made.left == 2 and not made.drain(0.0) and made.left == 1
         assert made.findings() == said and said[0].kind is FindingKind.HOST  # no fallback, which is an Event
         assert place.weights(address) == {"A": 0} and not place.real_servers(address, 81)
         assert f"local {address} dev lo" in run("ip route show table local proto 119")
         assert held.ask().failure is None
         with pytest.raises(ConnectionRefusedError):
             place.answers(address, 1)
-        assert not made.look(LONG)
+        assert not made.drain(LONG)
         made.configure(replace(config, drain_timeout=1.0))
-        assert made.look(2 * LONG)
+        assert made.drain(2 * LONG)
         assert not place.saved() and not run("ip route show table local proto 119")
 
 
@@ -162,18 +162,18 @@ def test_killed_at_every_write(place: ProxiedNode, config, run, monkeypatch) -> 
             with killed_at(monkeypatch, moment):
                 made = Retirement(config, AddressTable(), Ledger(ledger), sets)
                 made.begin()
-                made.look(0.0)
+                made.drain(0.0)
             assert held.ask().failure is None
             with killed_at(monkeypatch, moment):
                 made = Retirement(config, AddressTable(), Ledger(ledger), sets)
                 made.begin()
-                assert not made.look(0.0) and held.ask().failure is None
-                made.look(2 * LONG)
-                made.end()
+                assert not made.drain(0.0) and held.ask().failure is None
+                made.drain(2 * LONG)
+                made.finish()
                 finished = True
             sets.close()
         with retiring(place, config) as made:
-            assert made.look(0.0) or made.look(2 * LONG)
+            assert made.drain(0.0) or made.drain(2 * LONG)
         assert not place.saved() and not run("ip route show table local proto 119")
         assert "kube-ipvs0" not in run("ip -o link") and not len(Ledger(ledger))
         if finished:
@@ -187,7 +187,7 @@ def test_with_a_broken_ledger_addresses_say_whose_it_is(place: ProxiedNode, conf
     web_at(run, f"{address}:80", f"{NODE_ADDRESS}:30080")
     (config.state_dir / "ledger").write_bytes(b"\xff\xfe broken\n+ TCP nowhere 80\n+ TCP " + NODE_ADDRESS.encode())
     with retiring(place, config) as made:
-        assert made.look(0.0)
+        assert made.drain(0.0)
     assert {line.split()[2] for line in place.saved()} == {f"{NODE_ADDRESS}:30080"}
 
 
@@ -198,8 +198,8 @@ def test_what_the_kernel_does_not_delete_is_tried_again(place: ProxiedNode, conf
     with retiring(place, config) as made:
         with monkeypatch.context() as busy:
             busy.setattr(IpvsTable, "write", lambda _, ops: [Failure(op, KernelError.of(errno.EBUSY)) for op in ops])
-            assert not made.look(0.0) and made.left == 1
-        assert made.look(LONG) and not place.saved()
+            assert not made.drain(0.0) and made.left == 1
+        assert made.drain(LONG) and not place.saved()
 
 
 def test_addresses_go_where_ip_vs_is_gone(place: ProxiedNode, config, run, monkeypatch) -> None:
@@ -207,5 +207,5 @@ def test_addresses_go_where_ip_vs_is_gone(place: ProxiedNode, config, run, monke
     run("ip route add local 10.97.0.0/16 dev lo proto 119")
     monkeypatch.setattr(host, "ip_vs_presence", lambda: host.IpvsPresence.ABSENT)
     with retiring(place, config) as made:
-        assert not made.findings() and made.look(0.0)
+        assert not made.findings() and made.drain(0.0)
     assert not run("ip route show table local proto 119") and "kube-ipvs0" not in run("ip -o link")

@@ -31,8 +31,8 @@ class World:
         backend = KernelTables(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets, routes=kernel.routes_table)
         options = PolicyOptions(route_networks=(ip_network(RANGE),) if routed else ())
         self.pipeline = Pipeline(THIS_NODE, options, backend, Drains(0.0, 0.0))
-        list(kernel.addresses.read(None))
-        list(kernel.routes_table.read(None))
+        kernel.addresses.refresh()
+        kernel.routes_table.refresh()
         self._addresses()
         manifests = ManifestSet("test", allow_empty=True)
         manifests.replace("a.json", read_manifest(manifest(documents or (node(), web(), PIECES)).encode()))
@@ -96,7 +96,7 @@ def test_a_virtual_server_in_our_range_is_ours():
     """Also one that the ledger lost: nothing else can tell whose it is."""
     world = World(kernel())
     for server in list(world.kernel.virtual_servers):
-        world.kernel.ownership.ledger.forget([server])
+        world.kernel.ownership.ledger.release([server])
     world = World(world.kernel, node())
     assert not [s for s in world.kernel.virtual_servers if s.address.startswith("10.96.")]
 

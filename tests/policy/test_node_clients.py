@@ -314,7 +314,7 @@ def test_a_translation_comes_after_its_target_and_goes_before_it() -> None:
     seen: list[int] = []
 
     def look(_: object) -> None:
-        wanted = kernel.translations.wanted or frozenset()
+        wanted = kernel.translations.desired or frozenset()
         assert all(kernel.real_servers.get(row.target) for row in wanted)
         seen.append(len(wanted))
 

@@ -18,7 +18,7 @@ from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.rows import Failure, Op
 
 # What the agent asks of its tables, beside `write`.
-QUERIES = ("read", "services", "state", "members", "node_addresses")
+QUERIES = ("read", "refresh", "services", "state", "members", "node_addresses")
 MAKERS = ("ensure", "ensure_interface")
 
 

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, Object
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.kernel.iptables.commands import RulesRefused
+from ipvsagent.kernel.iptables.server_table import ServerRules
+from ipvsagent.model import VirtualServerId
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPTABLES
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.drain import Drains
-from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_specs
+from ipvsagent.rows import Observed
 from ipvsagent.rows.packet_rules import RuleSet
 from tests.support.generated_cluster import NODE
 
 OPTIONS = {family: RuleOptions(pods_known=True) for family in Family}
 RULES: dict[Family, RuleSet] = {family: nat_rule_set(family, OPTIONS[family]) for family in Family}
+
+
+class Hooks(TableHooks):
+    def __init__(self, servers: ServerRules, kernel: FakeKernel) -> None:
+        self._servers = servers
+        self._kernel = kernel
+
+    def virtual_servers(self) -> Iterable[Observed]:
+        return self._servers.read(None)
+
+    def set_sizes(self) -> Counter[str]:
+        return Counter(row.set for row in self._kernel.set_members)
+
+    def take_externally_modified(self) -> Collection[VirtualServerId]:
+        return self._servers.touched()
 
 
 class Agent:
@@ -40,9 +58,7 @@ class Agent:
             self.servers,
             None,
             kernel.sets,
-            listing=lambda: self.servers.read(None),
-            set_sizes=lambda: Counter(row.set for row in kernel.set_members),
-            touched=self.servers.touched,
+            hooks=Hooks(self.servers, kernel),
         )
         self.pipeline = Pipeline(NODE, PolicyOptions(capabilities=IPTABLES), backend, Drains())
         self.pipeline.take(Changes(upserts=tuple(objects), synced=True), now)

@@ -14,10 +14,10 @@ from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPVS
 from ipvsagent.policy.virtual_servers import PolicyOptions
 from ipvsagent.reconcile.drain import Drains
-from ipvsagent.reconcile.kernel_tables import KernelTables
+from ipvsagent.reconcile.kernel_tables import KernelTables, TableHooks
 from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
-from ipvsagent.rows import RealServerRow, Row, VirtualServerRow
+from ipvsagent.rows import Observed, RealServerRow, Row, VirtualServerRow
 from tests.support.generated_cluster import NODE
 
 TIMEOUT, WINDOW = 60.0, 0.1
@@ -32,20 +32,27 @@ FOREIGN_ROWS = (
 
 
 def pipeline_on(kernel: Any) -> Pipeline:
-    def prepare() -> None:
-        kernel.addresses.ensure_interface()
-        kernel.sets.ensure(set_specs())
+    class Hooks(TableHooks):
+        def prepare(self) -> None:
+            kernel.addresses.ensure_interface()
+            kernel.sets.ensure(set_specs())
+
+        def virtual_servers(self) -> Iterable[Observed]:
+            return kernel.ipvs.services()
+
+        def set_sizes(self) -> Counter[str]:
+            return Counter(row.set for row in kernel.set_members)
+
+        def adopt(self, servers: Iterable[VirtualServerId]) -> None:
+            kernel.ownership.adopt(servers)
 
     backend = KernelTables(
         IpvsRenderer(),
         kernel.ipvs,
         kernel.addresses,
         kernel.sets,
-        prepare=prepare,
-        listing=kernel.ipvs.services,
-        set_sizes=lambda: Counter(row.set for row in kernel.set_members),
-        adopt=kernel.ownership.adopt,
         translations=kernel.translations,
+        hooks=Hooks(),
     )
     return Pipeline(NODE, PolicyOptions(scheduler="rr", capabilities=IPVS), backend, Drains(TIMEOUT, WINDOW))
 
@@ -59,7 +66,7 @@ class Agent:
     def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: Blind) -> None:
         self.kernel = kernel
         kernel.restart()
-        list(kernel.addresses.read(None))
+        kernel.addresses.refresh()
         self.pipeline = pipeline_on(kernel)
         self.pipeline.node_addresses(kernel.addresses.node_addresses())
         self.pipeline.take(Changes(upserts=tuple(objects), synced=True, blind=blind), now)

@@ -9,10 +9,10 @@ from typing import Any
 from ipvsagent.address import Family
 from ipvsagent.agent.loop import Loop
 from ipvsagent.backends.ipvs import IpvsBackend
+from ipvsagent.backends.kernel_handles import IpvsHandles, SavedSettings
 from ipvsagent.config import Config, PortRange
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.arp import Raised
-from ipvsagent.kernel.sysctls import Setting, Sysctls
+from ipvsagent.kernel.sysctls import RaisedSysctls, Setting
 from ipvsagent.monitoring.server import Server
 from ipvsagent.monitoring.vitals import Vitals
 from ipvsagent.sources.inbox import Inbox
@@ -34,29 +34,34 @@ class NothingReserved:
         return ()
 
 
+def handles(kernel: Any, config: Config, calls: Calls) -> IpvsHandles:
+    """The tables of `kernel`, fake or real, with trouble at their calls."""
+
+    def interrupted(table: Any) -> Any:
+        return Interrupted(table, calls)
+
+    nothing: Any = NothingReserved()
+    raised, localhost = (RaisedSysctls(config.state_dir / name) for name in ("raised", "localhost"))
+    return IpvsHandles(
+        addresses=interrupted(kernel.addresses),
+        routes=None,  # type: ignore[arg-type]
+        ownership=kernel.ownership,
+        ipvs=interrupted(kernel.ipvs),
+        sets=interrupted(kernel.sets),
+        saved=SavedSettings(raised, localhost, nothing),
+        translations=interrupted(kernel.translations),
+    )
+
+
 class TestedNode(IpvsBackend):
     """A backend with the tables of `kernel`, fake or real, whose calls can be interrupted."""
 
     __test__ = False
 
     def __init__(self, kernel: Any, config: Config, calls: Calls) -> None:
-        self.config = config
-        self.addresses: Any = Interrupted(kernel.addresses, calls)
-        self.ownership = kernel.ownership
-        self.ipvs: Any = Interrupted(kernel.ipvs, calls)
-        self.sets: Any = Interrupted(kernel.sets, calls)
-        self.translations: Any = Interrupted(kernel.translations, calls)
-        self._filter = None
-        self.ledger_path = config.state_dir / "ledger"
-        self.unset_limits = ()
-        self._timeouts_set = (0, 0, 0)
-        self.routes: Any = None
+        super().__init__(config, handles(kernel, config, calls))
         self.missing_schedulers: set[str] = set()
         self.settings_error: Exception | None = None
-        self.raised = Raised(config.state_dir / "raised")
-        self.localhost = Raised(config.state_dir / "localhost")
-        self.reserved: Any = NothingReserved()
-        self._sysctls = Sysctls()
 
     def scheduler_works(self, name: str) -> bool:
         return name not in self.missing_schedulers
@@ -90,7 +95,7 @@ class Looped:
     def __init__(self, kernel: Any, state_dir: Path, calls: Calls, drain_timeout: float = 5.0) -> None:
         kernel.restart()
         config = Config(node_name="here", state_dir=state_dir, drain_timeout=drain_timeout, scheduler="rr")
-        list(kernel.addresses.read(None))
+        kernel.addresses.refresh()
         kernel.addresses.ensure_interface()
         self._kernel = kernel
         self.inbox = _Waits()

@@ -199,7 +199,7 @@ class Proxy:
         self.now = now
         self.config = Config(node_name=THIS_NODE, state_dir=state_dir, **settings)
         with namespace.entered():
-            self._node = IpvsBackend(self.config)
+            self._node = IpvsBackend.open(self.config)
             self._node.prepare()
             self.rules = self._node.packet_filter() if rules else None
             if self.rules:

@@ -1,1 +1,1 @@
-"""A kernel in memory, held to the real one by the same tests."""
+"""A kernel in memory, which passes the same contract tests as the real one."""

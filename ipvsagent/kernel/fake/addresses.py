@@ -16,18 +16,23 @@ if TYPE_CHECKING:
 
 
 class FakeAddressTable:
-    """`bound` is what this agent knows of: as the real one it learns by reading and writing only."""
+    """FakeAddressTable stands in for `AddressTable`."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.interface = "kube-ipvs0"
         self.bound: set[Address] = set()
+        """What this agent has read or written, which another program may have changed since."""
         self._kernel = kernel
 
-    def read(self, keys: Keys) -> Iterator[Observed]:
+    def refresh(self) -> set[Address]:
         self._kernel.count_read()
         present = self._kernel.bound if self._kernel.interface else set()
         self.bound.clear()
         self.bound.update(a for a in present if not is_loopback(a) and not is_ipv6_link_local(a))
+        return self.bound
+
+    def read(self, keys: Keys) -> Iterator[Observed]:
+        self.refresh()
         wanted = sorted(self.bound) if keys is None else [a for a in keys if isinstance(a, str) and a in self.bound]
         self._kernel.rows_read += len(wanted)
         return iter([Observed(AddressRow(address), Owner.OURS) for address in wanted])
@@ -39,6 +44,9 @@ class FakeAddressTable:
         if not self._kernel.interface:
             self._kernel.bound.clear()
             self._kernel.interface = True
+
+    def has_interface(self) -> bool:
+        return self._kernel.interface
 
     def remove_interface(self) -> None:
         self._kernel.interface = False

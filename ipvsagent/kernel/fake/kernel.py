@@ -1,10 +1,11 @@
-"""A kernel in memory: what tests, demonstrations and offline planning use in place of the real one.
+"""A kernel in memory, for tests.
 
-Guarantees, held by the contract suite in tests/kernel that the real kernel passes too:
+The contract tests, which the real kernel passes too, hold it to these guarantees:
 
-1. The same `KernelTable` contract, and for each mistake the kernel's error number (kernel/ipvs/refusals.py).
-2. Ownership and ledger are the real ones, so that a restart or a crash means the same.
-3. Operations take effect one by one, in order; a fault or crash can be put before any of them.
+1. It fulfils the `KernelTable` contract, and returns the kernel's error number for each mistake
+   (kernel/ipvs/refusals.py).
+2. Ownership and ledger are the real ones, so that a restart or a crash has the same consequences.
+3. Operations take effect one by one, in order. A fault or a crash can be placed before any of them.
 
 It forwards no packets, has no timers, and lists rows in a stable order where the kernel's is arbitrary.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
+from ipvsagent.config import Network
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.fake.addresses import FakeAddressTable
 from ipvsagent.kernel.fake.routes import FakeRouteTable
@@ -25,7 +27,7 @@ from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool
 from ipvsagent.kernel.fake.sets import FakeSetTable
 from ipvsagent.kernel.fake.translations import FakeTranslationTable
 from ipvsagent.kernel.iptables.rule_table import Feature
-from ipvsagent.kernel.ipvs.ownership import Claims, Ledger, Network, Ownership
+from ipvsagent.kernel.ipvs.ownership import Claims, Ledger, Ownership
 from ipvsagent.kernel.ipvs.refusals import real_server_refusal, virtual_server_refusal
 from ipvsagent.kernel.ipvs.table import IpvsInfo, Timeouts
 from ipvsagent.model import VirtualServerId
@@ -53,18 +55,13 @@ RealServers = dict[tuple[Address, int], RealServerRow]
 
 
 class Killed(BaseException):
-    """Raised in place of an operation after `crash_after`: the agent is dead. No `except Exception` stops it."""
+    """Raised instead of executing an op after `crash_after`: the agent is dead. `except Exception` does not catch
+    it."""
 
 
 class FakeKernel:
-    """Its tables are `ipvs`, `addresses`, `sets`, `translations` and, by family, `rules`; `restart` is a new agent on
-    the same kernel.
-
-    translated: the translations among the packet rules, as `keep_rules` put them there.
-
-    Counters: `calls` of read and write, `ops_written` (tried, refused ones included), `rows_read`. `log` has
-    every op tried. `after_each_op` is called with each op that took effect. All may be set and reset by tests.
-    """
+    """FakeKernel holds the state of the kernel, and the tables of one agent: `ipvs`, `addresses`, `routes_table`,
+    `sets`, `translations` and, by family, `rules`."""
 
     def __init__(
         self,
@@ -85,12 +82,19 @@ class FakeKernel:
         self.set_specs: dict[str, SetSpec] = {}
         self.set_members: set[SetMemberRow] = set()
         self.translated: frozenset[TranslationRow] = frozenset()
+        """The translations that the packet rules hold."""
         self.features: set[Feature] = set(Feature)
         self.rule_tools = {family: FakeRuleTool(self) for family in Family}
         self.connections: dict[tuple[VirtualServerId, Address, int], tuple[int, int, int]] = {}
-        self.calls = self.ops_written = self.rows_read = 0
+        self.calls = 0
+        """Of `read` and `write`. Tests may reset this and the following counters."""
+        self.ops_written = 0
+        """Including those that were refused."""
+        self.rows_read = 0
         self.log: list[Op] = []
+        """Every op of `ops_written`."""
         self.after_each_op: Callable[[Op], None] | None = None
+        """Called with each op that took effect."""
         self.read_error: KernelError | None = None
         self.rules_error: KernelError | None = None
         self._excluded = tuple(excluded)
@@ -101,7 +105,7 @@ class FakeKernel:
         self.restart()
 
     def restart(self) -> None:
-        """A new agent: new tables, the ledger read again (or kept, if it is in memory only)."""
+        """Start a new agent: open new tables, and read the ledger again, or keep it if it is in memory only."""
         ledger = self.ownership.ledger if self._ledger_path is None else Ledger(self._ledger_path)
         self._ops_to_live = None
         self.addresses = FakeAddressTable(self)
@@ -113,14 +117,14 @@ class FakeKernel:
         self.rules = {family: FakeRules(self, family) for family in Family}
 
     def keep_rules(self) -> None:
-        """What the thread that keeps the packet rules does soon after a write: the translations wanted take effect."""
-        if self.translations.wanted is not None:
-            self.translated = self.translations.wanted
+        """Let the translations that were written take effect, as the thread that keeps the packet rules does."""
+        if self.translations.desired is not None:
+            self.translated = self.translations.desired
 
     # Faults
 
     def fail(self, predicate: Callable[[Op], bool], code: int) -> None:
-        """From now on ops that the predicate picks fail with this errno, without effect."""
+        """Make ops that match the predicate fail with this errno, without effect, from now on."""
         self._faults.append((predicate, code))
 
     def heal(self) -> None:
@@ -129,13 +133,13 @@ class FakeKernel:
         self.rules_error = None
 
     def crash_after(self, ops: int) -> None:
-        """The op after that many raises Killed, without effect; so do all later ones, until `restart`."""
+        """Raise Killed for every op after that many, without effect, until `restart`."""
         self._ops_to_live = ops
 
-    # What other programs, or clients, do: not counted, not logged, not in the ledger
+    # Actions of other programs, or of clients: not counted, not logged, not in the ledger
 
     def put(self, *rows: Row) -> None:
-        """Adds or replaces rows, unchecked."""
+        """Add or replace rows, without checks."""
         for row in rows:
             if isinstance(row, VirtualServerRow):
                 self.virtual_servers[row.id] = row
@@ -152,7 +156,7 @@ class FakeKernel:
                 self.bound.add(row.address)
 
     def drop(self, *rows: Row) -> None:
-        """Removes rows that are there."""
+        """Remove rows that exist."""
         for row in rows:
             if isinstance(row, VirtualServerRow):
                 del self.virtual_servers[row.id], self.real_servers[row.id]
@@ -166,7 +170,7 @@ class FakeKernel:
                 self.bound.remove(row.address)
 
     def flush(self) -> None:
-        """As `ipvsadm --clear`."""
+        """Remove all virtual servers, as `ipvsadm --clear` does."""
         self.virtual_servers.clear()
         self.real_servers.clear()
 
@@ -176,13 +180,13 @@ class FakeKernel:
     def connect(
         self, server: VirtualServerId, address: str, port: int, active: int, inactive: int = 0, persistent: int = 0
     ) -> None:
-        """Sets how many connections a real server has."""
+        """Set how many connections a real server has."""
         self.connections[server, Address(address), port] = (active, inactive, persistent)
 
-    # What is there
+    # State
 
     def snapshot(self) -> frozenset[Row]:
-        """Every row, to be compared."""
+        """Return every row, for comparison."""
         rows: set[Row] = set(self.virtual_servers.values())
         for reals in self.real_servers.values():
             rows.update(reals.values())
@@ -192,7 +196,7 @@ class FakeKernel:
         return frozenset(rows)
 
     def dump(self) -> str:
-        """As `ipvsadm -Sn` prints it, sorted."""
+        """Return the IPVS table as `ipvsadm -Sn` prints it, sorted."""
         lines = []
         for server in sorted(self.virtual_servers):
             lines.append(str(self.virtual_servers[server]))
@@ -206,7 +210,7 @@ class FakeKernel:
             raise self.read_error
 
     def set_references(self, name: str) -> int:
-        """How many rules name a set."""
+        """Return how many rules refer to a set."""
         texts = [tool.held for tool in self.rule_tools.values()]
         rules = [rule for held in texts for chains in held.values() for rules in chains.values() for rule in rules]
         return sum(f"-set {name} " in rule for rule in rules)
@@ -216,27 +220,27 @@ class FakeKernel:
             raise self.rules_error
 
     def step(self) -> None:
-        """One thing that takes effect as a whole: an op, or a table of packet rules."""
+        """Count one step for `crash_after`: an op, or a table of packet rules."""
         if self._ops_to_live is not None:
             if self._ops_to_live <= 0:
                 raise Killed
             self._ops_to_live -= 1
 
     def execute_all(self, ops: Iterable[Op], apply: Callable[[Op], KernelError | None]) -> list[Failure]:
-        """What a table writes by one call."""
+        """Execute the ops of one call of `write`."""
         self.calls += 1
         errors = ((op, self.execute(op, apply)) for op in ops)
         return [Failure(op, error) for op, error in errors if error is not None]
 
-    def note(self, op: Op) -> None:
-        """An op is tried."""
+    def record(self, op: Op) -> None:
+        """Record that an op is tried."""
         self.step()
         self.ops_written += 1
         self.log.append(op)
 
     def execute(self, op: Op, apply: Callable[[Op], KernelError | None]) -> KernelError | None:
-        """One op, with everything that can happen to it."""
-        self.note(op)
+        """Execute one op, subject to the faults."""
+        self.record(op)
         for predicate, code in self._faults:
             if predicate(op):
                 return KernelError.of(code)
@@ -247,6 +251,8 @@ class FakeKernel:
 
 
 class FakeIpvsTable:
+    """FakeIpvsTable stands in for `IpvsTable`."""
+
     def __init__(self, kernel: FakeKernel, ownership: Ownership) -> None:
         self.ownership = ownership
         self._kernel = kernel
@@ -259,7 +265,7 @@ class FakeIpvsTable:
             row = kernel.virtual_servers.get(key) if isinstance(key, VirtualServerId) else None
             if row is None:
                 continue
-            owner = self.ownership.owner_of(row.id)
+            owner = self.ownership.observe(row.id)
             zero = Counters() if counters else None
             kernel.rows_read += 1
             yield Observed(row, owner, counters=zero)
@@ -271,7 +277,7 @@ class FakeIpvsTable:
 
     def services(self) -> Iterator[Observed]:
         for row in self._kernel.virtual_servers.values():
-            yield Observed(row, self.ownership.owner_of(row.id), counters=Counters())
+            yield Observed(row, self.ownership.observe(row.id), counters=Counters())
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         self._kernel.calls += 1

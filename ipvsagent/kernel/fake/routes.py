@@ -16,22 +16,27 @@ if TYPE_CHECKING:
 
 
 class FakeRouteTable:
-    """One route a range; a new source replaces the old one, as in the kernel."""
+    """FakeRouteTable stands in for `RouteTable`. A range has one route; a new source replaces the previous one, as in
+    the kernel."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.networks: set[Network] = set()
         self._kernel = kernel
 
-    def read(self, keys: Keys) -> Iterator[Observed]:
+    def refresh(self) -> set[Network]:
         self._kernel.count_read()
-        self._note()
+        self._update_networks()
+        return self.networks
+
+    def read(self, keys: Keys) -> Iterator[Observed]:
+        self.refresh()
         found = [row for _, row in sorted(self._kernel.routes.items()) if keys is None or row in set(keys)]
         self._kernel.rows_read += len(found)
         return iter([Observed(row, Owner.OURS) for row in found])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         failures = self._kernel.execute_all(ops, self._apply)
-        self._note()
+        self._update_networks()
         return failures
 
     def _apply(self, op: Op) -> KernelError | None:
@@ -46,6 +51,6 @@ class FakeRouteTable:
             del self._kernel.routes[row.network]
         return None
 
-    def _note(self) -> None:
+    def _update_networks(self) -> None:
         self.networks.clear()
         self.networks.update(ipaddress.ip_network(network) for network in self._kernel.routes)

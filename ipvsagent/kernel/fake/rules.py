@@ -1,4 +1,4 @@
-"""The fake kernel's packet rules: iptables-save and iptables-restore in memory, under the real `RuleTable`s."""
+"""The fake kernel's packet rules: iptables-save and iptables-restore in memory, used by the real `RuleTable`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WORDS = {Feature.BPF: "-m bpf", Feature.RANDOM_FULLY: "--random-fully"}
 
 
 class FakeRules(RuleTable):
-    """`kernel.features` is what `supports` finds."""
+    """FakeRules is a `RuleTable` that supports `kernel.features`."""
 
     def __init__(self, kernel: FakeKernel, family: Family) -> None:
         super().__init__(family, Variant(Mode.NFT, "it is a fake"), tool=kernel.rule_tools[family])
@@ -45,7 +45,7 @@ class FakeRules(RuleTable):
 
 
 def server_rules(kernel: FakeKernel) -> ServerRules:
-    """The `KernelTable` of the iptables backend: a new agent's, on the same kernel."""
+    """Return the `KernelTable` of the iptables backend, as a new agent on the same kernel opens it."""
 
     def make_sets(names: Collection[str]) -> None:
         for name in names:
@@ -56,10 +56,10 @@ def server_rules(kernel: FakeKernel) -> ServerRules:
 
 
 class FakeRuleTool:
-    """One family. Tests change rules and policies as other programs would, by `restore` so that it counts as a change.
+    """FakeRuleTool holds the rules of one family. Tests change rules and policies as another program would, by
+    `restore`.
 
-    Each table is one transaction, and one step for `crash_after`. refuses: lines that are refused; names_lines: whether
-    the refusal says which it was, as iptables often does.
+    Each table is one transaction, and one step for `crash_after`.
     """
 
     def __init__(self, kernel: FakeKernel) -> None:
@@ -68,7 +68,9 @@ class FakeRuleTool:
         self._kernel = kernel
         self._generation = 0
         self.refuses: Callable[[str], bool] = lambda line: False
+        """Which lines are refused."""
         self.names_lines = True
+        """Whether the refusal names the line, as iptables often does."""
 
     def close(self) -> None:
         pass
@@ -118,7 +120,10 @@ class FakeRuleTool:
                     raise RulesRefused(f"line {number} failed: {error}", line, number=number) from error
 
     def _check(self, table: str, chains: Chains, written: dict[str, str]) -> None:
-        """written: lines of this restore, by how they are printed."""
+        """Raise RulesRefused for a rule that the kernel would refuse.
+
+        written: the lines of this restore, by how iptables-save prints them.
+        """
         for chain, rules in chains.items():
             for rule in rules:
                 line = written.get(f"-A {chain} {rule}", f"-A {chain} {rule}")
@@ -133,7 +138,7 @@ class FakeRuleTool:
 
 
 def _execute(line: str, chains: Chains, policies: dict[str, str]) -> None:
-    """One line of restore text. Raises KeyError, ValueError or IndexError for what iptables would refuse."""
+    """Execute one line of restore text. Raises KeyError, ValueError or IndexError for what iptables would refuse."""
     command, _, rest = line.partition(" ")
     name, _, rule = rest.partition(" ")
     if command.startswith(":"):
@@ -161,7 +166,7 @@ def _execute(line: str, chains: Chains, policies: dict[str, str]) -> None:
 
 
 def _as_printed(rule: str) -> str:
-    """As iptables-save prints it: the comment before the target, in quotes unless it is a word."""
+    """Return a rule as iptables-save prints it: the comment precedes the target, in quotes unless it is a word."""
     if " -m comment --comment " not in f" {rule}":
         return rule
     comment = _COMMENT.search(rule)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 class FakeSetTable:
+    """FakeSetTable stands in for `SetTable`."""
+
     def __init__(self, kernel: FakeKernel) -> None:
         self._kernel = kernel
         self._sizes: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The fake kernel's translations: the real table, over rules that outlive the agent."""
+"""The fake kernel's translations: the real table, on rules that outlive the agent."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class FakeTranslationTable(TranslationTable):
-    """What is written is wanted; it takes effect by `FakeKernel.keep_rules`, and is lost with an agent that dies
-    before."""
+    """FakeTranslationTable delays what is written until `FakeKernel.keep_rules`. An agent that dies before loses it."""
 
     def __init__(self, kernel: FakeKernel) -> None:
-        super().__init__(lambda: kernel.translated, self._want)
+        super().__init__(lambda: kernel.translated, self._set_desired)
         self._kernel = kernel
-        self.wanted: frozenset[TranslationRow] | None = None
+        self.desired: frozenset[TranslationRow] | None = None
+        """What was written; None if nothing was."""
 
-    def _want(self, rows: frozenset[TranslationRow]) -> None:
-        self.wanted = rows
+    def _set_desired(self, rows: frozenset[TranslationRow]) -> None:
+        self.desired = rows
 
     def read(self, keys: Keys) -> Iterator[Observed]:
         self._kernel.count_read()
@@ -33,6 +33,6 @@ class FakeTranslationTable(TranslationTable):
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         self._kernel.calls += 1
         for op in ops:
-            self._kernel.note(op)
+            self._kernel.record(op)
             super().write([op])
         return []

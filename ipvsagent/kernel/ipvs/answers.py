@@ -1,7 +1,7 @@
-"""What IPVS answers, from bytes: net/netfilter/ipvs/ip_vs_ctl.c writes it.
+"""Unpacks answers of IPVS. The kernel writes them in net/netfilter/ipvs/ip_vs_ctl.c.
 
-Pure. Real servers are most of a table, so they are unpacked by fixed offsets, after checking that each
-attribute stands where current kernels put it; what looks different is walked attribute by attribute.
+Pure. Most rows of a table are real servers, so these are unpacked by fixed offsets, after checking that each attribute
+is where current kernels put it. Other layouts are parsed attribute by attribute.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ from ipvsagent.model import Forwarding, Protocol, VirtualServerId
 from ipvsagent.rows import HASHED, Counters, RealServerRow, Tunnel, VirtualServerRow
 
 _PROTOCOLS = {number: protocol for protocol, number in PROTOCOL_NUMBERS.items()}
-# IPVS_FWD 4, cache bypass, cannot be configured; ipvsadm shows what it does not know as routing.
+# Forwarding method 4, cache bypass, cannot be configured; ipvsadm shows methods that it does not know as routing.
 _FORWARDING = (*Forwarding, *([Forwarding.ROUTE] * 4))
 
-# What ip_vs_genl_fill_dest() has written since Linux 5.2 (tunnel attributes), statistics left out.
+# What ip_vs_genl_fill_dest() writes since Linux 5.2 (tunnel attributes), without the statistics.
 _LAYOUT = struct.Struct("=8x I16s IH2x II II IB3x IH2x IH2x II II II II II IH2x")
 _LAYOUT_HEADS = (
     head_of(DEST_ADDR, 16),
@@ -80,7 +80,7 @@ _LAYOUT_HEADS = (
 
 
 def unpack_service(body: Body, counters: bool = False) -> tuple[VirtualServerRow, Counters | None] | None:
-    """A virtual server; None if it is of a protocol that this program has no name for."""
+    """Unpack a virtual server and, if asked for, its counters; None if its protocol is unknown."""
     found = attributes(attributes(body.data, body.start + 4, body.end)[CMD_SERVICE])
     v6 = _number(found[SVC_AF]) == socket.AF_INET6
     if SVC_FWMARK in found:
@@ -103,7 +103,7 @@ def unpack_service(body: Body, counters: bool = False) -> tuple[VirtualServerRow
 
 
 def unpack_dest(server: VirtualServerId, body: Body) -> tuple[RealServerRow, int, int, int]:
-    """A real server, and its active, inactive and persistent connections."""
+    """Unpack a real server, and how many active, inactive and persistent connections it has."""
     data, start, end = body
     if end - start >= _LAYOUT.size:
         fields = _LAYOUT.unpack_from(data, start)
@@ -121,13 +121,13 @@ def unpack_dest(server: VirtualServerId, body: Body) -> tuple[RealServerRow, int
                 Tunnel(kind, socket.ntohs(tunnel_port), tunnel_flags) if kind or tunnel_port or tunnel_flags else None,
             )
             return row, active, inactive, persistent
-    return _walk_dest(server, body)
+    return _parse_dest(server, body)
 
 
-def _walk_dest(server: VirtualServerId, body: Body) -> tuple[RealServerRow, int, int, int]:
-    """For kernels that write other attributes, or in another order."""
+def _parse_dest(server: VirtualServerId, body: Body) -> tuple[RealServerRow, int, int, int]:
+    """Unpack a real server from a kernel that writes other attributes, or in another order."""
     found = attributes(attributes(body.data, body.start + 4, body.end)[CMD_DEST])
-    # Before Linux 3.18 a real server is of its virtual server's family and the attribute is missing.
+    # Before Linux 3.18, a real server has the family of its virtual server, and there is no such attribute.
     v6 = _number(found[DEST_FAMILY]) == socket.AF_INET6 if DEST_FAMILY in found else ":" in server.address
     tunnel = Tunnel(
         _number(found.get(DEST_TUN_TYPE, b"")),
@@ -150,19 +150,20 @@ def _walk_dest(server: VirtualServerId, body: Body) -> tuple[RealServerRow, int,
 
 
 def unpack_dest_counters(body: Body) -> Counters | None:
+    """Unpack the counters of a real server."""
     found = attributes(attributes(body.data, body.start + 4, body.end)[CMD_DEST])
     return _counters(found, DEST_STATS64, DEST_STATS)
 
 
 def unpack_info(body: Body) -> tuple[tuple[int, int, int], int]:
-    """Version of IPVS, and the number of buckets of its connection table."""
+    """Unpack the version of IPVS, and how many buckets its connection table has."""
     found = attributes(body.data, body.start + 4, body.end)
     version = _number(found[INFO_VERSION])
     return (version >> 16 & 255, version >> 8 & 255, version & 255), _number(found[INFO_TABLE_SIZE])
 
 
 def unpack_timeouts(body: Body) -> tuple[int, int, int]:
-    """Seconds: TCP established, TCP after FIN, UDP."""
+    """Unpack the timeouts in seconds: TCP established, TCP after FIN, UDP."""
     found = attributes(body.data, body.start + 4, body.end)
     return (
         _number(found.get(CMD_TIMEOUT_TCP, b"")),
@@ -172,7 +173,7 @@ def unpack_timeouts(body: Body) -> tuple[int, int, int]:
 
 
 def _counters(found: dict[int, bytes], wide: int, narrow: int) -> Counters | None:
-    """From the 64-bit statistics, or the 32-bit ones of kernels before 4.1."""
+    """Unpack the 64-bit statistics, or the 32-bit ones of kernels before 4.1."""
     nested = found.get(wide) or found.get(narrow)
     if nested is None:
         return None

@@ -1,7 +1,7 @@
-"""The numbers of IPVS' netlink interface (include/uapi/linux/ip_vs.h), for the modules that pack and unpack.
+"""The constants of the netlink interface of IPVS (include/uapi/linux/ip_vs.h).
 
-Byte order is the host's, except ports, addresses, and the persistence mask of IPv4 (for IPv6 the same
-attribute is a prefix length in host order).
+Numbers are in host byte order, except ports, addresses, and the persistence mask of IPv4. For IPv6, that attribute is a
+prefix length in host byte order.
 """
 
 from __future__ import annotations
@@ -37,6 +37,6 @@ U16, U32, BE32 = struct.Struct("=H"), struct.Struct("=I"), struct.Struct(">I")
 
 
 def head_of(kind: int, size: int) -> int:
-    """An attribute's header as the one number that it is when read in host order."""
+    """Return the header of an attribute as one number, read in host byte order."""
     (number,) = U32.unpack(ATTR.pack(size + 4, kind))
     return int(number)

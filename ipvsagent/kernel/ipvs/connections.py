@@ -1,7 +1,5 @@
-"""The connections that IPVS tracks, from /proc/net/ip_vs_conn (ip_vs_conn_seq_show, ip_vs_conn.c).
-
-There is no netlink message for them. Knows nothing of how they are shown.
-"""
+"""The connections of IPVS, from /proc/net/ip_vs_conn (ip_vs_conn_seq_show, ip_vs_conn.c). There is no netlink message
+for them."""
 
 from __future__ import annotations
 
@@ -12,14 +10,13 @@ from msgspec import Struct
 
 from ipvsagent.address import Address, parse_address, unpack
 
-# Not /proc/net, which is the network namespace of the process, whatever this thread has entered.
+# Not /proc/net: that is of the process's network namespace, even if this thread has entered another one.
 _FILE = Path("/proc/thread-self/net/ip_vs_conn")
-_FIELDS = 9  # without a persistence engine's two
+_FIELDS = 9  # without the two of a persistence engine
 
 
 class Connection(Struct, frozen=True, gc=False):
-    """protocol, state: the kernel's words; NONE is the state of a persistence template. expires: seconds left.
-    pe_data: what the persistence engine tells clients apart by, as SIP's Call-ID."""
+    """Connection is one line of the file."""
 
     protocol: str
     client: Address
@@ -29,14 +26,18 @@ class Connection(Struct, frozen=True, gc=False):
     destination: Address
     destination_port: int
     state: str
+    """As the kernel names it; NONE for a persistence template."""
     expires: int
+    """Seconds."""
     pe_name: str = ""
+    """Name of the persistence engine."""
     pe_data: str = ""
+    """By what the persistence engine distinguishes clients, such as the Call-ID of SIP."""
 
 
 def connections(path: Path = _FILE) -> Iterator[Connection]:
-    """In the kernel's order. Raises OSError (FileNotFoundError if there is no IPVS). Bytes of `pe_data` that are no
-    UTF-8 come as surrogates."""
+    """Yield the connections in the kernel's order. Bytes of `pe_data` that are not UTF-8 become surrogates. Raises
+    OSError, FileNotFoundError if there is no IPVS."""
     with path.open("rb") as file:
         next(file, None)  # column titles
         for line in file:
@@ -46,7 +47,7 @@ def connections(path: Path = _FILE) -> Iterator[Connection]:
 
 
 def parse(line: bytes) -> Connection | None:
-    """One line; None if it is cut short."""
+    """Parse one line; None if it is truncated."""
     words = [word.decode(errors="surrogateescape") for word in line.split()]
     if len(words) < _FIELDS:
         return None
@@ -65,5 +66,5 @@ def parse(line: bytes) -> Connection | None:
 
 
 def _address(word: str) -> Address:
-    """Eight hexadecimal digits, or IPv6 with all its colons."""
+    """Parse eight hexadecimal digits, or an IPv6 address."""
     return parse_address(word) if ":" in word else unpack(bytes.fromhex(word))

@@ -1,12 +1,12 @@
-"""Which virtual servers are ours, also after a restart.
+"""Which virtual servers are ours, across restarts of the agent.
 
-IPVS has no place for an owner, and other programs (keepalived, an operator's ipvsadm) may use it too. A
-virtual server is ours if its address is on our interface, or if the ledger says that we added it: that covers
-node ports and load balancer addresses that stand on other interfaces, and firewall marks. At a take-over, kube-proxy's
-own sets prove which of those are its, and so ours from then on.
+IPVS does not store an owner, and other programs (keepalived, an operator's ipvsadm) may use it too. A virtual server is
+ours if its address is on our interface, or if the ledger says that we added it. The ledger covers firewall marks, node
+ports, and load balancer addresses that are on other interfaces. When the agent replaces kube-proxy, kube-proxy's ipsets
+show which virtual servers were its own; these become ours.
 
-A claim is written before the kernel operation that it is for: after a crash between the two, the ledger names
-a virtual server that does not exist, which harms nobody, instead of missing one that does.
+A claim is written before the kernel operation that it covers. After a crash between the two, the ledger names a virtual
+server that does not exist, which does no harm; in the other order, it would miss one that does.
 """
 
 from __future__ import annotations
@@ -20,31 +20,33 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ipvsagent.address import Address, parse_address
+from ipvsagent.config import Network
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.netlink import OutcomeUnknown
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import Observed, Op, Owner, Verb, VirtualServerRow
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_SLACK = 4096  # lines that may be out of date before the file is rewritten
+_SLACK = 4096  # obsolete lines that the file may hold before it is rewritten
 
 
 class Ledger:
-    """Ids of the virtual servers that we added. The file has `+ TCP 10.0.0.1 80` and `- ...` lines, replayed.
+    """Ledger stores the ids of the virtual servers that we added.
 
-    `! ...` lines name virtual servers of others, which stay theirs when their address comes to our interface, too.
+    The file is a log: `+ TCP 10.0.0.1 80` adds an id, `- TCP 10.0.0.1 80` removes it. A line `! TCP 10.0.0.1 80` names
+    a foreign virtual server, which stays foreign even if its address is added to our interface later.
 
-    With `path` None, or where the file cannot be written (`fault` then says why), it lives in memory only.
-    The file is read at once, and written to first by the first change: looking at it needs no privilege.
+    If `path` is None, or the file cannot be written, the ledger is kept in memory only. The file is read by the
+    constructor and not created before the first change, so that reading it takes no privilege.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.fault: OSError | None = None
+        """Why the file cannot be read or written."""
         self._path = path
         self._held: set[VirtualServerId] = set()
-        self._strangers: set[VirtualServerId] = set()
-        self._unnoted: list[VirtualServerId] = []
+        self._foreign: set[VirtualServerId] = set()
+        self._unwritten: list[VirtualServerId] = []  # of `_foreign`
         self._lines = 0
         self._whole = 0  # bytes of the file up to the last complete line
         self._file: int | None = None
@@ -58,37 +60,37 @@ class Ledger:
         return len(self._held)
 
     def claim(self, servers: Iterable[VirtualServerId]) -> None:
-        """Notes these ids, with one write; on disk when it returns (a tmpfs needs no fsync)."""
+        """Record these ids with one write; they are on disk when it returns (a tmpfs needs no fsync)."""
         new = [server for server in dict.fromkeys(servers) if server not in self._held]
         self._held.update(new)
-        if self._unnoted and new:
-            strangers, self._unnoted = self._unnoted, []
-            self._append("!", strangers)
+        if self._unwritten and new:
+            foreign, self._unwritten = self._unwritten, []
+            self._append("!", foreign)
         self._append("+", new)
 
     def is_recorded_foreign(self, server: VirtualServerId) -> bool:
-        """It was another program's before its address came to our interface."""
-        return server in self._strangers
+        """Return whether it was another program's before its address was added to our interface."""
+        return server in self._foreign
 
     def record_foreign(self, server: VirtualServerId) -> None:
-        """On disk with the next claim: whoever only looks writes nothing."""
-        if server not in self._strangers:
-            self._strangers.add(server)
-            self._unnoted.append(server)
+        """Record a virtual server of another program. The next claim writes it: reading writes nothing."""
+        if server not in self._foreign:
+            self._foreign.add(server)
+            self._unwritten.append(server)
 
-    def forget(self, servers: Iterable[VirtualServerId]) -> None:
+    def release(self, servers: Iterable[VirtualServerId]) -> None:
         gone = [server for server in dict.fromkeys(servers) if server in self._held]
         self._held.difference_update(gone)
         self._append("-", gone)
 
     def compact(self, existing: Collection[VirtualServerId]) -> None:
-        """Rewrites the file with only those of its ids that exist; readers see the old or the new one."""
+        """Rewrite the file with only those of its ids that exist. The file is replaced atomically."""
         self._held.intersection_update(existing)
-        self._strangers.intersection_update(existing)
+        self._foreign.intersection_update(existing)
         self._rewrite()
 
     def findings(self) -> tuple[Finding, ...]:
-        """What a fault means, if there is one."""
+        """Return a finding if the ledger has a fault."""
         if self.fault is None:
             return ()
         why = self.fault.strerror
@@ -108,7 +110,7 @@ class Ledger:
         except OSError as error:
             self.fault = error
             return
-        self._whole = data.rfind(b"\n") + 1  # what follows was cut off by a crash, or is being written
+        self._whole = data.rfind(b"\n") + 1  # the rest was cut off by a crash, or is being written
         for line in data[: self._whole].decode(errors="replace").splitlines():
             self._lines += 1
             sign, _, rest = line.partition(" ")
@@ -120,7 +122,7 @@ class Ledger:
             elif sign == "-":
                 self._held.discard(server)
             elif sign == "!":
-                self._strangers.add(server)
+                self._foreign.add(server)
 
     def _append(self, sign: str, servers: Collection[VirtualServerId]) -> None:
         if not servers or self._path is None:
@@ -136,16 +138,16 @@ class Ledger:
                 os.ftruncate(self._file, self._whole)
             written = os.write(self._file, data)
             if written < len(data):
-                os.write(self._file, data[written:])  # tells what is wrong, usually ENOSPC
+                os.write(self._file, data[written:])  # raises the reason, usually ENOSPC
             self._lines += len(servers)
         except OSError as error:
             self.fault = error
-            self._lines = sys.maxsize  # the file lacks lines, or ends in part of one: next time, a new one
+            self._lines = sys.maxsize  # lines are missing, or the last is cut: rewrite at the next change
 
     def _rewrite(self) -> None:
         if self._path is None:
             return
-        lines = [f"! {_format(server)}\n" for server in sorted(self._strangers)]
+        lines = [f"! {_format(server)}\n" for server in sorted(self._foreign)]
         lines += [f"+ {_format(server)}\n" for server in sorted(self._held)]
         data = "".join(lines).encode()
         new = self._path.with_name(self._path.name + ".new")
@@ -158,13 +160,13 @@ class Ledger:
             return
         self.fault = None
         self.close()
-        self._unnoted.clear()
+        self._unwritten.clear()
         self._lines = len(lines)
         self._whole = len(data)
 
 
 class Claims:
-    """The ledger's side of one `write`: made before the kernel is asked, settled when it has answered."""
+    """Claims updates the ledger for one write: it claims before the kernel is asked, and settles with the answers."""
 
     def __init__(self, ledger: Ledger, ops: Sequence[Op]) -> None:
         self._ledger = ledger
@@ -176,10 +178,13 @@ class Claims:
             ledger.claim(server for _, verb, server in self._changes if verb is not Verb.DELETE)
 
     def settle(self, refused: Mapping[int, KernelError]) -> None:
-        """`refused`: errors by the op's index. What could not be added was somebody else's, or is not there:
-        the claim is withdrawn, unless nobody knows what the kernel did."""
+        """Withdraw the claim on each virtual server that could not be added: it is another program's, or does not
+        exist. The claim stays where the outcome is unknown.
+
+        refused: errors by the index of the op.
+        """
         held = self._held
-        if not held:  # as in most writes: real servers alone
+        if not held:  # most writes are about real servers only
             return
         for index, verb, server in self._changes:
             error = refused.get(index)
@@ -187,18 +192,11 @@ class Claims:
                 held[server] = verb is not Verb.DELETE
             elif isinstance(error, OutcomeUnknown):
                 held[server] = True
-        self._ledger.forget(server for server, ours in held.items() if not ours)
+        self._ledger.release(server for server, ours in held.items() if not ours)
 
 
 class Ownership:
-    """Answers whose a virtual server is.
-
-    bound: the addresses on our interface, a live set that the address table keeps up to date. routed: the ranges that
-    are local by our routes, as live, kept by the route table.
-    excluded: CIDRs whose virtual servers are never ours, unless we added them ourselves.
-    proved: those that kube-proxy's sets show to be its (kube_proxy_sets.py), until they are adopted; stronger than an
-    older word that they are strangers.
-    """
+    """Ownership classifies virtual servers as ours or foreign."""
 
     def __init__(
         self,
@@ -209,55 +207,65 @@ class Ownership:
     ) -> None:
         self.ledger = ledger
         self.bound = bound
+        """Addresses on our interface. The address table updates this set."""
         self.routed = routed
-        self.proved: Collection[VirtualServerId] = ()
-        self.exclude(excluded)
+        """Ranges that our routes make local. The route table updates this set."""
+        self.kube_proxy_servers: Collection[VirtualServerId] = ()
+        """Virtual servers that kube-proxy's ipsets name (kube_proxy/sets.py), until they are adopted. They outweigh an
+        earlier record that one is foreign."""
+        self.set_excluded(excluded)
 
-    def exclude(self, networks: Iterable[str | Network]) -> None:
-        """From now on these, and no others. What we added ourselves stays ours."""
+    def set_excluded(self, networks: Iterable[str | Network]) -> None:
+        """Set the CIDRs whose virtual servers are foreign. What we added ourselves stays ours."""
         self._excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in networks]
 
     def owner_of(self, server: VirtualServerId) -> Owner:
+        """Return whose a virtual server is, by what is known now."""
         if server in self.ledger:
             return Owner.OURS
-        if server in self.proved:
-            return Owner.FOREIGN if self._is_excluded(server) else Owner.OURS
-        if self.ledger.is_recorded_foreign(server):
+        if server not in self.kube_proxy_servers and (
+            self.ledger.is_recorded_foreign(server) or not self._is_local(server)
+        ):
             return Owner.FOREIGN
-        if server.address not in self.bound and not self._is_routed(server):
+        return Owner.FOREIGN if _is_in(server, self._excluded) else Owner.OURS
+
+    def observe(self, server: VirtualServerId) -> Owner:
+        """Return the owner of a virtual server that the kernel holds. One that is foreign by its address is recorded,
+        so that it stays foreign when we add that address for a Service."""
+        owner = self.owner_of(server)
+        if owner is Owner.FOREIGN and server not in self.kube_proxy_servers and not self._is_local(server):
             self.ledger.record_foreign(server)
-            return Owner.FOREIGN
-        return Owner.FOREIGN if self._is_excluded(server) else Owner.OURS
-
-    def _is_excluded(self, server: VirtualServerId) -> bool:
-        if not self._excluded:
-            return False
-        address = ipaddress.ip_address(server.address)
-        return any(address in network for network in self._excluded)
-
-    def _is_routed(self, server: VirtualServerId) -> bool:
-        if not self.routed or server.protocol is Protocol.FWM:
-            return False
-        address = ipaddress.ip_address(server.address)
-        return any(address in network for network in self.routed)
+        return owner
 
     def adopt(self, servers: Iterable[VirtualServerId]) -> None:
-        """Notes what is ours only by its address, as after a take-over: an address leaves before its virtual
-        server does, and a crash in between must not make that one a stranger."""
+        """Claim virtual servers that are ours only by their address, as after replacing kube-proxy: an address is
+        removed before its virtual server, and after a crash in between the virtual server would be foreign."""
         self.ledger.claim(servers)
 
-    def settle(self, services: Iterable[Observed]) -> None:
-        """Bring the ledger up to date with all that IPVS has: what is ours by its address only, or proved to be
-        kube-proxy's, must stay ours when its address or that proof goes first."""
+    def reconcile_ledger(self, services: Iterable[Observed]) -> None:
+        """Make the ledger match all virtual servers that IPVS holds, and adopt those that are ours."""
         owners = {seen.row.id: seen.owner for seen in services if isinstance(seen.row, VirtualServerRow)}
         self.ledger.compact(owners.keys())
         self.adopt(server_id for server_id, owner in owners.items() if owner is Owner.OURS)
-        self.proved = ()  # a set that stays proves nothing about what others add later
+        self.kube_proxy_servers = ()  # a set that stays must not claim what another program adds later
+
+    def _is_local(self, server: VirtualServerId) -> bool:
+        """Return whether its address is local through our interface or our routes."""
+        if server.address in self.bound:
+            return True
+        return server.protocol is not Protocol.FWM and _is_in(server, self.routed)
+
+
+def _is_in(server: VirtualServerId, networks: Collection[Network]) -> bool:
+    if not networks:
+        return False
+    address = ipaddress.ip_address(server.address)
+    return any(address in network for network in networks)
 
 
 def state_key() -> str:
-    """A file name for the state of this network namespace: its cookie, or before Linux 5.14 its inode."""
-    so_netns_cookie = 71  # never used twice, unlike the inode
+    """Return a file name for the state of this network namespace: its cookie, or before Linux 5.14 its inode."""
+    so_netns_cookie = 71  # unlike an inode number, a cookie is never reused
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             raw = probe.getsockopt(socket.SOL_SOCKET, so_netns_cookie, struct.calcsize("=Q"))

@@ -1,7 +1,8 @@
-"""Which operations IPVS refuses and with what error: net/netfilter/ipvs/ip_vs_ctl.c of Linux 6.1, in its order.
+"""Which operations IPVS refuses, and with which error, for the fake kernel. The checks and their order are those of
+net/netfilter/ipvs/ip_vs_ctl.c in Linux 6.1.
 
-For the fake kernel; the real one decides for itself. Each function returns an errno, 0 if nothing is wrong.
-Out-of-range numbers, which no message can carry, count as ERANGE, as the real table's packing says.
+Each function returns an errno, or 0 if the kernel accepts the operation. Numbers that do not fit into a message are
+ERANGE, as in `requests.pack_ops`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _GUE = 1
 def virtual_server_refusal(
     verb: Verb, row: VirtualServerRow, there: bool, schedulers: Container[str], pe_names: Container[str] = ()
 ) -> int:
+    """Return the errno for an op on a virtual server. there: whether the virtual server exists."""
     if not 0 <= row.id.port <= (_MAX_U32 if row.id.protocol is Protocol.FWM else _MAX_U16):
         return errno.ERANGE
     if verb is Verb.DELETE:
@@ -40,6 +42,7 @@ def virtual_server_refusal(
 
 
 def real_server_refusal(verb: Verb, row: RealServerRow, server_there: bool, there: bool) -> int:
+    """Return the errno for an op on a real server. there: whether the real server exists."""
     if not 0 <= row.port <= _MAX_U16:
         return errno.ERANGE
     numbers = (row.weight, row.upper_threshold, row.lower_threshold)
@@ -61,7 +64,7 @@ def real_server_refusal(verb: Verb, row: RealServerRow, server_there: bool, ther
 
 
 def is_unicast(address: Address) -> bool:
-    """As ip_vs_new_dest() sees it on a node that has none of the odd addresses itself."""
+    """Return whether ip_vs_new_dest() accepts an address as unicast, on a node that has no such address itself."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
         return not (ip.is_unspecified or ip.is_multicast or address == "255.255.255.255")

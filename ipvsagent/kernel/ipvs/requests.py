@@ -1,7 +1,7 @@
-"""What is sent to IPVS, as bytes: net/netfilter/ipvs/ip_vs_ctl.c reads it.
+"""Packs requests to IPVS. The kernel parses them in net/netfilter/ipvs/ip_vs_ctl.c.
 
-Pure: no socket, no ownership, no ledger. Filling a table of 10,000 Services takes 110,000 messages, so a real
-server is packed by one precompiled struct, with what its virtual server contributes made once.
+Pure: no socket, no ownership, no ledger. Filling a table of 10,000 Services takes 110,000 messages. So a real server is
+packed by one precompiled struct, and the part that names its virtual server is built only once.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ from ipvsagent.rows import Op, RealServerRow, Tunnel, Verb, VirtualServerRow
 _SERVICE_COMMAND = {Verb.ADD: NEW_SERVICE, Verb.SET: SET_SERVICE, Verb.DELETE: DEL_SERVICE}
 _DEST_COMMAND = {Verb.ADD: NEW_DEST, Verb.SET: SET_DEST, Verb.DELETE: DEL_DEST}
 
-# A whole message: netlink header, then everything up to the address (its length depends on the virtual
-# server being named by an address or a mark), then the real server's attributes.
+# A whole message: the netlink header, then everything up to the address of the real server (the length depends on
+# whether the virtual server is named by an address or by a mark), then the attributes of the real server.
 _FULL = "16s IH2x II II II II IH2x"
 _NAMED = "16s IH2x IH2x"
 _BY_ADDRESS, _BY_MARK = 4 + 48 + 8, 4 + 20 + 8
@@ -81,7 +81,7 @@ _H_SVC_ADDR, _H_SVC_PORT = head_of(SVC_ADDR, 16), head_of(SVC_PORT, 2)
 
 
 def service_identity(server: VirtualServerId) -> bytes:
-    """The attributes that name a virtual server, without the one around them."""
+    """Pack the attributes that name a virtual server, without the attribute that contains them."""
     family = _family_number(server.address)
     if server.protocol is Protocol.FWM:
         return attribute(SVC_AF, U16.pack(family)) + attribute(SVC_FWMARK, U32.pack(server.port))
@@ -98,15 +98,15 @@ def service_identity(server: VirtualServerId) -> bytes:
 
 
 def request(command: int, server: VirtualServerId | None = None) -> bytes:
-    """The body of a query, about one virtual server or about all."""
+    """Pack the body of a query, about one virtual server or about all."""
     body = GENL.pack(command, GENL_VERSION, 0)
     return body if server is None else body + attribute(CMD_SERVICE, service_identity(server))
 
 
 def pack_ops(kind: int, ops: Iterable[Op], first: int) -> tuple[list[bytes], dict[int, KernelError]]:
-    """Messages of type `kind` with sequence numbers from `first`, one an op.
+    """Pack one message per op, of type `kind`, with sequence numbers from `first` on.
 
-    An op that cannot be packed has no message but an error under its sequence number.
+    Return the messages and, by sequence number, the errors of ops that cannot be packed. These have no message.
     """
     messages: list[bytes] = []
     errors: dict[int, KernelError] = {}
@@ -156,7 +156,7 @@ def pack_ops(kind: int, ops: Iterable[Op], first: int) -> tuple[list[bytes], dic
             elif type(row) is VirtualServerRow:
                 append(_service_message(kind, sequence, op.verb, row))
             else:
-                raise ValueError("it is no row of IPVS")
+                raise ValueError("it is not a row of IPVS")
         except (struct.error, OverflowError) as error:
             errors[sequence] = KernelError.of(errno.ERANGE, f"not sent: {error}")
         except (ValueError, OSError) as error:
@@ -169,7 +169,8 @@ def _family_number(address: Address) -> int:
 
 
 def _dest_prefix(server: VirtualServerId, verb: Verb) -> tuple[struct.Struct, int, bytes]:
-    """How the ops of one verb on real servers of one virtual server begin, after the netlink header."""
+    """Return the layout, its size, and what follows the netlink header in ops of one verb on one virtual server's real
+    servers."""
     full = verb is not Verb.DELETE
     size = _FULL_SIZE if full else _NAMED_SIZE
     prefix = b"".join(
@@ -200,7 +201,7 @@ def _with_tunnel(packed: bytes, prefix: bytes, tunnel: Tunnel) -> bytes:
 def _service_message(kind: int, sequence: int, verb: Verb, row: VirtualServerRow) -> bytes:
     content = service_identity(row.id)
     if verb is not Verb.DELETE:
-        # All of these every time: the kernel refuses a message that lacks one, and has no partial change.
+        # The kernel requires all of these in every message; it has no partial change.
         mask = U32 if row.id.family is Family.IPV6 else BE32
         content += b"".join(
             (
@@ -222,7 +223,7 @@ def _service_message(kind: int, sequence: int, verb: Verb, row: VirtualServerRow
 
 
 def timeouts_request(tcp: int, tcp_fin: int, udp: int) -> bytes:
-    """Body of SET_CONFIG, seconds; 0 leaves what is set."""
+    """Pack the body of SET_CONFIG. Seconds; 0 leaves a timeout unchanged."""
     return request(SET_CONFIG) + b"".join(
         (
             attribute(CMD_TIMEOUT_TCP, U32.pack(tcp)),

@@ -1,12 +1,12 @@
 """The IPVS table of this network namespace.
 
-Knows nothing of Services. Writes go out in batches with exact errors (kernel/netlink.py); reads are one dump
-of the virtual servers and one dump for each one's real servers, because the kernel has no dump of all real
-servers and answers EBUSY to a second dump on the same socket.
+Writes are sent in batches, with an exact error for each op (kernel/netlink.py). A read is one dump of the virtual
+servers, and one dump of real servers for each of them: the kernel has no dump of all real servers, and answers EBUSY to
+a second dump on the same socket.
 
-Never flush: a deleted real server stays on a list of the kernel for about two minutes, and every later
-addition searches that list (ip_vs_trash_get_dest, net/netfilter/ipvs/ip_vs_ctl.c), which makes filling a
-large table 30 to 110 times slower.
+The table is never flushed. A deleted real server stays on a list of the kernel for about two minutes, and every later
+addition searches that list (ip_vs_trash_get_dest, net/netfilter/ipvs/ip_vs_ctl.c), which makes filling a large table 30
+to 110 times slower.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from ipvsagent.kernel.netlink import NETLINK_GENERIC, Body, NetlinkSocket, messa
 from ipvsagent.model import VirtualServerId
 from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, Verb
 
-_QUERIES = 100  # virtual servers asked for by one system call
+_QUERIES = 100  # virtual servers queried by one system call
 
 
 class IpvsInfo(Struct, frozen=True):
-    """version: as IPVS numbers itself, (1, 2, 1) for many years. table_size: buckets for connections."""
+    """IpvsInfo is the version of IPVS, and the size of its connection table."""
 
     version: tuple[int, int, int]
+    """(1, 2, 1) for many years."""
     table_size: int
+    """Buckets of the connection table."""
 
 
 class Timeouts(Struct, frozen=True):
-    """Seconds that an idle connection is kept: TCP established, TCP after FIN, UDP."""
+    """Timeouts are the seconds for which an idle connection is kept: TCP established, TCP after FIN, UDP."""
 
     tcp: int
     tcp_fin: int
@@ -44,12 +46,10 @@ class Timeouts(Struct, frozen=True):
 
 
 class IpvsTable:
-    """`KernelTable` of `VirtualServerRow` and `RealServerRow`. For one thread.
-
-    Raises OSError if there is no netlink, NotThere (ENOENT) if the kernel has no IPVS.
-    """
+    """IpvsTable is the `KernelTable` of `VirtualServerRow` and `RealServerRow`. For one thread."""
 
     def __init__(self, ownership: Ownership, timeout: float = 10.0) -> None:
+        """Open the table. Raises OSError if there is no netlink, NotThere if the kernel has no IPVS."""
         self.ownership = ownership
         self._socket = NetlinkSocket(NETLINK_GENERIC, timeout=timeout)
         try:
@@ -62,22 +62,22 @@ class IpvsTable:
         self._socket.close()
 
     def read(self, keys: Keys, counters: bool = False) -> Iterator[Observed]:
-        """Each virtual server, followed by its real servers; statistics only if `counters`."""
+        """Yield each virtual server, followed by its real servers; with statistics if `counters` is set."""
         for body in self._all() if keys is None else self._some(keys):
             found = answers.unpack_service(body, counters)
             if found is None:
                 continue
             row, statistics = found
-            owner = self.ownership.owner_of(row.id)
+            owner = self.ownership.observe(row.id)
             yield Observed(row, owner, counters=statistics)
             yield from self._real_servers(row.id, owner, counters)
 
     def services(self) -> Iterator[Observed]:
-        """Virtual servers alone, with their statistics: one dump."""
+        """Yield the virtual servers alone, with their statistics: one dump."""
         for body in self._all():
             found = answers.unpack_service(body, counters=True)
             if found is not None:
-                yield Observed(found[0], self.ownership.owner_of(found[0].id), counters=found[1])
+                yield Observed(found[0], self.ownership.observe(found[0].id), counters=found[1])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         claims = Claims(self.ownership.ledger, ops)
@@ -93,7 +93,7 @@ class IpvsTable:
         return [Failure(ops[index], error) for index, error in refused.items()]
 
     def info(self) -> IpvsInfo:
-        """Raises KernelError, EPERM where this process may not use IPVS."""
+        """Return version and table size. Raises KernelError, EPERM if this process may not use IPVS."""
         version, size = answers.unpack_info(self._ask(GET_INFO))
         return IpvsInfo(version, size)
 
@@ -101,11 +101,11 @@ class IpvsTable:
         return Timeouts(*answers.unpack_timeouts(self._ask(GET_CONFIG)))
 
     def sync_daemons(self) -> list[SyncDaemon]:
-        """Those that run here, as the kernel lists them: the master first."""
+        """Return the sync daemons in the kernel's order: the master first."""
         return [unpack_daemon(body) for body in self._socket.dump(self._family, requests.request(GET_DAEMON))]
 
     def set_timeouts(self, tcp: int = 0, tcp_fin: int = 0, udp: int = 0) -> None:
-        """Seconds; 0 leaves what is set. Raises KernelError, EINVAL for what the kernel cannot count."""
+        """Set timeouts in seconds; 0 leaves one unchanged. Raises KernelError, EINVAL for a value that is too large."""
         body = requests.timeouts_request(tcp, tcp_fin, udp)
         for error in self._socket.send([message(self._family, 0, self._socket.reserve(1), body)]).values():
             raise error
@@ -120,8 +120,8 @@ class IpvsTable:
         return self._socket.dump(self._family, requests.request(GET_SERVICE))
 
     def _some(self, keys: Collection[object]) -> Iterator[Body]:
-        wanted = (key for key in keys if isinstance(key, VirtualServerId))
-        while part := list(islice(wanted, _QUERIES)):
+        servers = (key for key in keys if isinstance(key, VirtualServerId))
+        while part := list(islice(servers, _QUERIES)):
             queries = [(self._family, requests.request(GET_SERVICE, server)) for server in part]
             for answer in self._socket.get(queries):
                 if isinstance(answer, Body):

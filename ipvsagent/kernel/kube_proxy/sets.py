@@ -31,7 +31,7 @@ KINDS = {
 def claim_kube_proxy_servers(ownership: Ownership, sets: SetTable, addresses: AddressTable) -> None:
     """Take as ours, until they are adopted, the virtual servers that kube-proxy's sets show to be its."""
     rows = sets.others(KINDS)
-    ownership.proved = proved(rows, addresses.node_addresses()) if rows else ()
+    ownership.kube_proxy_servers = proved(rows, addresses.node_addresses()) if rows else ()
 
 
 def proved(rows: Iterable[SetMemberRow], node_addresses: Collection[Address]) -> frozenset[VirtualServerId]:
