@@ -9,11 +9,13 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from ipvsagent import __version__
 from ipvsagent.agent.log import learn, log_drift, totals_text
+from ipvsagent.agent.packet_rules import RulesRepaired
 from ipvsagent.agent.reconfiguration import Reconfiguration
 from ipvsagent.backends.backend import Backend
 from ipvsagent.cluster.objects import Changes
@@ -26,7 +28,6 @@ from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
 from ipvsagent.model import VirtualServer
 from ipvsagent.monitoring.metrics import MetricsQuery, Readings
 from ipvsagent.monitoring.vitals import BEAT_EVERY, Vitals
-from ipvsagent.packet_filter.rule_keeper import RuleKeeper
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.audit import Pace
 from ipvsagent.reconcile.report import Report
@@ -46,27 +47,24 @@ READ_AGAIN_AFTER = 1.0
 RETRY_START_AFTER = (1.0, 30.0)
 
 
-class RulesRepaired(msgspec.Struct, frozen=True):
-    """Somebody changed our packet rules, and they are as they should be again."""
-
-    differences: int
-
-
 class Stop(msgspec.Struct, frozen=True):
     """End the loop; `reason` is logged."""
 
     reason: str
 
 
-class Loop:
-    """The parts of an agent that the loop calls.
+class Rules(Protocol):
+    """The packet rules, as the loop drives them; see `PacketRules` for what each call does and raises."""
 
-    install_rules: writes the packet rules; called until it returns once. It returns what is wrong. keep_rules: sees to
-    it that they stay, and writes what the first round added. Both raise KernelError and StartError. configure_rules:
-    hands another configuration to their keeper. udp_changed: is given UDP virtual servers whose real servers are not
-    what they were; must not wait. keeper: of the packet rules, where the loop itself keeps them, as virtual servers are
-    rules, too; None = a thread does.
-    """
+    def install(self) -> Sequence[Finding]: ...
+
+    def after_programming(self) -> None: ...
+
+    def look(self, now: float) -> Origins: ...
+
+
+class Loop:
+    """Owns the pipeline and all kernel handles that write; `turn` does what is due."""
 
     def __init__(
         self,
@@ -74,13 +72,15 @@ class Loop:
         backend: Backend,
         inbox: Inbox,
         vitals: Vitals,
-        install_rules: Callable[[], Sequence[Finding]],
-        keep_rules: Callable[[], None],
-        configure_rules: Callable[[Config], None],
+        rules: Rules,
+        *,
+        configure: Callable[[Config], None],
         source_view: Callable[[], SourceView],
         udp_changed: Callable[[Sequence[VirtualServer]], None],
         clock: Callable[[], float],
     ) -> None:
+        """configure: passes a changed configuration to the parts that other threads run. udp_changed: is called with
+        UDP virtual servers whose real servers have changed; must not wait."""
         self._config = config
         self._backend = backend
         self._tables = backend.kernel_tables()
@@ -89,12 +89,11 @@ class Loop:
         self._inbox = inbox
         self._vitals = vitals
         self._failing: set[str] = set()
-        self._install_rules = install_rules
-        self._begin_keeping_rules = keep_rules
+        self._rules = rules
         self._udp_changed = udp_changed
         self._book = FindingBook()
         self._pipeline = backend.pipeline(self._tables, window=config.window)
-        self._reconfiguration = Reconfiguration(config, backend, self._pipeline, configure_rules)
+        self._reconfiguration = Reconfiguration(config, backend, self._pipeline, configure)
         self._born = clock()
         self._changed_at: float | None = None
         self._round_ended = float("-inf")
@@ -110,7 +109,6 @@ class Loop:
         self._rules_installed = False
         self._drift: Counter[str] = Counter()
         self._odd_addresses = False
-        self.keeper: RuleKeeper | None = None
         self._learn([("backend", backend.findings)])
 
     @property
@@ -247,12 +245,12 @@ class Loop:
             self._tables.prepare()
             if reuse := self._backend.conn_reuse():
                 log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
-            self._learn([("packet rules", (*self._install_rules(), *self._backend.after_rules_installed()))])
+            self._learn([("packet rules", (*self._rules.install(), *self._backend.after_rules_installed()))])
             self._rules_installed = True
         try:
             self._pipeline.begin(now, report)
         finally:
-            self._begin_keeping_rules()
+            self._rules.after_programming()
 
     def _in_sync(self) -> bool:
         return in_sync(self._pipeline) and not self._backend.rules_pending
@@ -270,8 +268,7 @@ class Loop:
         if now >= self._host_due:
             self._host_due = now + LOOK_AT_HOST_EVERY
             self._guard("host", self._look_at_host)
-        if self.keeper:
-            self._guard("packet rules", lambda report: self._keep_rules(report, now))
+        self._guard("packet rules", lambda report: report.findings.extend(self._rules.look(now)))
         self._guard("connections", lambda report: pipeline.audit.poll_drains(POLLED_AT_ONCE, now))
         self._guard("sets", lambda report: pipeline.reconciler.shared.check_sizes(now))
         self._guard("routes", lambda report: pipeline.reconciler.shared.check_routes(now))
@@ -279,13 +276,6 @@ class Loop:
         began = self._clock()
         self._guard("audit", lambda report: pipeline.audit.look(count, now, report))
         self._pace.took(count, self._clock() - began)
-
-    def _keep_rules(self, report: Report, now: float) -> None:
-        assert self.keeper
-        look = self.keeper.look(now)
-        if look.repaired:
-            self._take(RulesRepaired(look.repaired))
-        report.findings += [("packet rules", look.rules), ("other backend", look.others)]
 
     def _look_at_host(self, report: Report) -> None:
         """What is wrong with the host; settings last, as reading its interfaces may fail."""
