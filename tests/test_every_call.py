@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from ipvsagent.address import Address, Family
-from ipvsagent.agent import loop
+from ipvsagent.agent import host_look, loop
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
     Blind,
@@ -238,7 +238,7 @@ def no_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """What sysctls this machine has is not in question; nobody reads a hundred logs, and garbage may stay a while."""
     monkeypatch.setattr(loop, "gc", SimpleNamespace(collect=lambda: 0, freeze=lambda: None))
     monkeypatch.setattr(logging.getLogger("ipvsagent"), "disabled", True)
-    monkeypatch.setattr(loop.host, "host_findings", lambda families: ())
+    monkeypatch.setattr(host_look.host, "host_findings", lambda families: ())
 
 
 def calls_of_the_history(tmp_path: Path) -> int:
@@ -250,7 +250,7 @@ def calls_of_the_history(tmp_path: Path) -> int:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[frozenset[Row], tuple[Finding, ...]]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.host, "host_findings", lambda families: ())
+        patch.setattr(host_look.host, "host_findings", lambda families: ())
         yield end_of(FakeKernel(), tmp_path_factory.mktemp("undisturbed"), Calls())
 
 

@@ -11,7 +11,7 @@ import time
 
 from integration.bench.chain import NodeChain
 from integration.bench.worker import Measured
-from ipvsagent.agent.loop import LOOK_EVERY
+from ipvsagent.agent.deadlines import LOOK_EVERY
 from ipvsagent.reconcile.audit import Pace
 
 _SLICES, _PAUSE = 40, 0.05

@@ -87,7 +87,7 @@ class EventPlan:
     def starts(self, text: str) -> None:
         self._starting = start_of(self._node, text, self._start)
 
-    def cluster_has(self, nodes: int) -> None:
+    def set_cluster_size(self, nodes: int) -> None:
         """Before this is known, nothing is written that other nodes may have to say, too."""
         self._nodes = max(1, nodes)
 

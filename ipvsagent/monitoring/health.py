@@ -67,24 +67,24 @@ class Health:
 
     # Said by the loop
 
-    def turned(self) -> None:
+    def heartbeat(self) -> None:
         """The loop has come round."""
         self._turned_at = self._clock()
 
-    def waiting(self) -> None:
+    def mark_waiting(self) -> None:
         """Something is wanted that the kernel does not hold yet."""
         if self._waiting_since is None:
             self._waiting_since = self._clock()
 
-    def carried_out(self) -> None:
+    def mark_synced(self) -> None:
         """All that was wanted has been carried out."""
         self._waiting_since = None
         self._updated = self._wall()
 
-    def node_is(self, node: Node | None) -> None:
+    def set_node(self, node: Node | None) -> None:
         self._eligible = node is not None and not node.leaving
 
-    def falls_back(self, reasons: tuple[str, ...]) -> None:
+    def set_fallback(self, reasons: tuple[str, ...]) -> None:
         """What is missing, and the remedy; nothing, if nothing is."""
         self._fallback = reasons
 

@@ -35,7 +35,7 @@ class Supervisor:
             self._said = text
             self._send(f"STATUS={text}")
 
-    def turned(self) -> None:
+    def heartbeat(self) -> None:
         """A sign of life; sent often enough, and not more often. Cheap."""
         if self.watchdog is not None and self._clock() >= self._due:
             self._due = self._clock() + self.watchdog / 4

@@ -20,7 +20,7 @@ class Events(Protocol):
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None: ...
 
-    def cluster_has(self, nodes: int) -> None: ...
+    def set_cluster_size(self, nodes: int) -> None: ...
 
 
 class Vitals:
@@ -35,17 +35,17 @@ class Vitals:
         self.services = server.services
         self.supervisor = Supervisor(environment)
 
-    def turned(self) -> None:
-        """The loop has come round."""
-        self.health.turned()
-        self.supervisor.turned()
+    def heartbeat(self) -> None:
+        """The loop has begun a turn."""
+        self.health.heartbeat()
+        self.supervisor.heartbeat()
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None:
         """Findings that hold from now on, and no longer."""
         for finding in cleared:
             self._fallback.pop(finding, None)
         self._fallback.update((finding, None) for finding in appeared if finding.kind is FindingKind.FALLBACK)
-        self.health.falls_back(tuple([finding.reason for finding in self._fallback]))
+        self.health.set_fallback(tuple([finding.reason for finding in self._fallback]))
         if self._events:
             self._events.found(appeared, cleared)
 
@@ -56,19 +56,19 @@ class Vitals:
         """A round, or the first programming, took so long."""
         self.metrics.synced(seconds, success=success)
 
-    def stands(self, pipeline: Pipeline, *, failing: bool) -> None:
+    def report_state(self, pipeline: Pipeline, *, failing: bool) -> None:
         """After a turn. failing: the kernel's tables could not be read or made the last time."""
         if self._events and pipeline.table.synced:
-            self._events.cluster_has(len(pipeline.table.nodes))
-        self.health.node_is(pipeline.table.nodes.get(pipeline.node_name))
+            self._events.set_cluster_size(len(pipeline.table.nodes))
+        self.health.set_node(pipeline.table.nodes.get(pipeline.node_name))
         checks = (pipeline.health_checks, pipeline.node_port_addresses)
         if checks != self._checks:
             self._checks = checks
             self.services.serve(*checks)
         reconciler = pipeline.reconciler
         if failing or pipeline.next_due() == 0.0:
-            self.health.waiting()
+            self.health.mark_waiting()
         elif reconciler.started:
-            self.health.carried_out()
+            self.health.mark_synced()
             refused = f", {len(reconciler.suspects)} of them refused by the kernel" if reconciler.suspects else ""
             self.supervisor.status(f"{len(pipeline.desired)} virtual servers{refused}")

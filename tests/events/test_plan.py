@@ -20,7 +20,7 @@ FALLBACK = Finding(FindingKind.FALLBACK, "backend", "no IPVS")
 def plan(nodes: int | None = 1, node: str = "node-1", chance=lambda: 0.0) -> EventPlan:
     made = EventPlan(node, "start", chance)
     if nodes is not None:
-        made.cluster_has(nodes)
+        made.set_cluster_size(nodes)
     return made
 
 
@@ -113,7 +113,7 @@ def test_own_events_wait_for_nobody_and_shared_ones_for_the_number_of_nodes():
     assert write(made, 0.0, Outcome.CREATED).event.topic.reason == "Starting"
     assert write(made, 0.0, Outcome.CREATED).event.topic.reason == "Fallback"
     assert made.next(1000.0) is None
-    made.cluster_has(3)
+    made.set_cluster_size(3)
     assert write(made, 1000.0, Outcome.CREATED).event.topic.regarding.name == "cart"
 
 

@@ -148,7 +148,7 @@ def test_a_wrong_file_changes_nothing_until_it_is_right(place, agents, web, tmp_
     assert f"-A -t {web}:80 -s lc" in place.saved()
     write(file, {"ipvs": {"scheduler": "lc"}})
     eventually(lambda: findings(agents) == [])
-    agent.says("no longer so: .*config.yaml")
+    agent.says("resolved: .*config.yaml")
     assert agent.alive and f"-A -t {web}:80 -s lc" in place.saved()
 
 

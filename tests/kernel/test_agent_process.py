@@ -231,7 +231,7 @@ def test_broken_input_keeps_what_was_accepted(place, agents, web):
     path.rmdir()
     agents.wants(document, endpoint_slice("web", [A, B, C]))
     eventually(lambda: place.weights(address).get("C") == 1)
-    agent.says("no longer so: ")
+    agent.says("resolved: ")
     assert agent.stop() == 0
 
 
