@@ -37,11 +37,11 @@ Origins = list[tuple[object, tuple[Finding, ...]]]
 
 
 class Pipeline:
-    def __init__(self, node_name: str, options: PolicyOptions, backend: KernelTables, drains: Drains) -> None:
+    def __init__(self, node_name: str, options: PolicyOptions, tables: KernelTables, drains: Drains) -> None:
         self.table = ServiceTable()
         self.desired = DesiredState()
-        self.reconciler = Reconciler(self.desired, backend, drains)
-        self.audit = Audit(self.reconciler, backend)
+        self.reconciler = Reconciler(self.desired, tables, drains)
+        self.audit = Audit(self.reconciler, tables)
         self.node_name = node_name
         self._drains = drains
         self._options = options
@@ -52,17 +52,17 @@ class Pipeline:
         self._dirty: set[ServiceKey] = set()
         self._missing_schedulers: dict[ServiceKey, str] = {}
         self._health_checks = HealthChecks(self.desired)
-        self._fix(0.0)
+        self._set_static_rows(0.0)
 
     def take(self, changes: Changes, now: float) -> Origins:
         """A source's message. What it makes dirty is worked out and written by the next `start` or `round`."""
         self._dirty |= self.table.apply(changes)
-        self.reconciler.see(self.table.blind, now)
+        self.reconciler.set_blind_spots(self.table.blind, now)
         origins: Origins = []
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
             self._dirty |= self._refresh_facts()
-            self._fix(now)
+            self._set_static_rows(now)
             origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
             origins.append(self._node_unknown())
@@ -76,7 +76,7 @@ class Pipeline:
         self._dirty |= self._refresh_facts()
         if before.keys() != self._interfaces.keys():
             self._dirty |= self._health_checks.addresses_changed()
-        self._fix(0.0)
+        self._set_static_rows(0.0)
         return [("nodes", self._facts_findings)]
 
     def reconfigure(self, options: PolicyOptions, drain_timeout: float, now: float) -> Origins:
@@ -88,13 +88,12 @@ class Pipeline:
         self._options = options
         self._refresh_facts()
         self._dirty |= set(self.table.services)
-        self._fix(now)
+        self._set_static_rows(now)
         return [("nodes", self._facts_findings)]
 
     def mark_all_suspect(self, now: float) -> None:
         """The renderer makes other rows than before: the next round reads what is held, and compares it with these."""
-        for server_id in self.reconciler.confirmed:
-            self.reconciler.suspects.mark_suspect(server_id, now)
+        self.reconciler.states.mark_all_suspect(now)
 
     def ask_for_schedulers(self) -> None:
         """Services that asked for a scheduler that the kernel did not have are worked out anew if it has come: their
@@ -158,7 +157,7 @@ class Pipeline:
         """Where this node serves node ports, by the operator's choice; None = on every address."""
         return self._facts.node_port_addresses if self._options.node_ports_on else None
 
-    def _fix(self, now: float) -> None:
+    def _set_static_rows(self, now: float) -> None:
         """What is needed whatever virtual servers there are: routes of route mode, where pods are, which of them are
         here, and where load balancers ask for the health of Services.
 
@@ -182,7 +181,7 @@ class Pipeline:
         routes = self._facts.routes
         ranges = routed_members(route.network for route in routes)
         delivered = [RouteRow(str(route.network), route.source) for route in routes]
-        self.reconciler.fix((*pod_members(pods, home), *checks, *ranges, *delivered), now)
+        self.reconciler.set_static_rows((*pod_members(pods, home), *checks, *ranges, *delivered), now)
 
     def _refresh_facts(self) -> set[ServiceKey]:
         """Every Service, if what policy knows of the node is not what it was; rare."""
@@ -233,7 +232,7 @@ class Pipeline:
                 self._dirty = set()  # looking through one that once held every Service takes as long as if it did
             moved, findings = self._health_checks.settle(self._facts.node_port_addresses, self._is_local)
             if moved:
-                self._fix(0.0)
+                self._set_static_rows(0.0)
             report.findings.extend((("health check", key), found) for key, found in findings)
             report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
 
@@ -264,7 +263,7 @@ class Pipeline:
             replaced = self.desired.replace(key, rank, servers)
             report.findings.append((("policy", key), outcome.findings))
         self._dirty.discard(key)
-        self.reconciler.change(replaced.changed)
+        self.reconciler.mark_dirty(replaced.changed)
         return replaced
 
     def _translated(self, key: ServiceKey, rank: Rank, server: VirtualServer) -> VirtualServer:

@@ -27,4 +27,4 @@ def test_no_set_of_the_first_programming_is_looked_through_later():
     pipeline.take(Changes(upserts=(cluster.slice(7, Extra.READY),)), 2.0)
     pipeline.round(2.0)
     assert getsizeof(pipeline._dirty) <= SMALL
-    assert getsizeof(pipeline.reconciler._dirty) <= SMALL
+    assert getsizeof(pipeline.reconciler.states.dirty) <= SMALL

@@ -19,7 +19,7 @@ from ipvsagent.address import Address, Family
 from ipvsagent.agent import host_look, loop
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
-    Blind,
+    BlindSpots,
     Changes,
     Endpoint,
     EndpointPort,
@@ -171,7 +171,7 @@ class Story:
 
     def restarted_half_blind(self) -> Messages:
         """Most of its input cannot be read."""
-        self.blind = Blind(anything=True, services=True)
+        self.blind = BlindSpots(anything=True, services=True)
         self._begin(self._opened(self.calls))
         return [Changes(upserts=(A, A_PODS, HERE), synced=True, blind=self.blind)]
 

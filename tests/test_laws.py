@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
-    Blind,
+    BlindSpots,
     Changes,
     Endpoint,
     EndpointPort,
@@ -93,7 +93,7 @@ class Agent:
 
     rules_wait = False
 
-    def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: Blind) -> None:
+    def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: BlindSpots) -> None:
         self.kernel = kernel
         kernel.restart()
         list(kernel.addresses.read(None))
@@ -322,10 +322,14 @@ class Laws(RuleBasedStateMachine):
     @precondition(lambda self: not self.blind.holds_virtual_servers)
     @rule(
         blind=st.sampled_from(
-            [Blind(anything=True), Blind(services=True), Blind(endpoints=frozenset({ServiceKey("ns", "a")}))]
+            [
+                BlindSpots(anything=True),
+                BlindSpots(services=True),
+                BlindSpots(endpoints=frozenset({ServiceKey("ns", "a")})),
+            ]
         )
     )
-    def goes_blind(self, blind: Blind) -> None:
+    def goes_blind(self, blind: BlindSpots) -> None:
         self.blind = blind
         self.agent.pipeline.take(Changes(blind=blind), self.now)
 
@@ -362,9 +366,9 @@ class Laws(RuleBasedStateMachine):
         assert self.ours() - drained == fresh_snapshot(self.objects.values())
         assert all(row.weight == 0 for row in drained)
         for server_id in self.agent.pipeline.desired:
-            assert reconciler.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
-            if reconciler.confirmed[server_id].frontend is not Frontend.NODE_CLIENTS:
-                assert reconciler.confirmed[server_id].service.service == self.oldest_claimant(server_id)
+            assert reconciler.states.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
+            if reconciler.states.confirmed[server_id].frontend is not Frontend.NODE_CLIENTS:
+                assert reconciler.states.confirmed[server_id].service.service == self.oldest_claimant(server_id)
         translated = [row for row in self.kernel.snapshot() if isinstance(row, TranslationRow)]
         assert set(translated) == {row for row in reconciler.shared if isinstance(row, TranslationRow)}
         assert len({row.source for row in translated}) == len(translated), "one address is translated to two"
@@ -400,7 +404,7 @@ class Laws(RuleBasedStateMachine):
     def quiesce(self) -> None:
         reconciler = self.agent.pipeline.reconciler
         for _ in range(12):
-            self.now += 40.0 if reconciler.suspects or reconciler.shared.retry else 0.2
+            self.now += 40.0 if reconciler.states.suspects or reconciler.shared.retry else 0.2
             self.agent.round(self.now)
             drift = self.agent.pipeline.audit.look(100, self.now).drift
             assert self.disturbed or not drift, "nobody interfered, and yet the kernel is not what is believed"
@@ -409,7 +413,7 @@ class Laws(RuleBasedStateMachine):
                 if isinstance(row, AddressRow):
                     reconciler.shared_changed(row, row.address in self.kernel.bound, self.now)
             reconciler.shared.check_sizes(self.now)
-        assert not reconciler.suspects and not reconciler.shared.retry
+        assert not reconciler.states.suspects and not reconciler.shared.retry
         self.disturbed = False
 
     def ours(self) -> frozenset[Row]:
@@ -447,7 +451,7 @@ def test_a_stray_that_is_held_stays_ours_without_its_address() -> None:
     laws = Laws()
     laws.begin(items=[], udp=False)
     laws.remove(choice=2)
-    laws.goes_blind(blind=Blind(anything=True))
+    laws.goes_blind(blind=BlindSpots(anything=True))
     laws.somebody_interferes(choice=0, what="stray server")
     laws.killed_and_restarted(after=1, seconds=0.0)
     laws.everything_settles()
@@ -671,7 +675,7 @@ def test_blindness_holds_addresses_and_members_whatever_looks_at_them() -> None:
     objects = many(1)
     Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    agent = Agent(kernel, objects[1:], 1.0, Blind(services=True))
+    agent = Agent(kernel, objects[1:], 1.0, BlindSpots(services=True))
     reconciler = agent.pipeline.reconciler
     reconciler.shared_changed(AddressRow(Address("10.96.0.1")), True, 2.0)
     for now in (2.0, 40.0):
@@ -688,7 +692,7 @@ def test_real_servers_that_blindness_holds_are_not_refused() -> None:
     objects = many(1)
     Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    agent = Agent(kernel, objects[:1], 1.0, Blind(endpoints=frozenset({ServiceKey("ns", "s0")})))
+    agent = Agent(kernel, objects[:1], 1.0, BlindSpots(endpoints=frozenset({ServiceKey("ns", "s0")})))
     assert kernel.snapshot() == before
     assert isinstance(objects[0], Service)
     agent.pipeline.take(Changes(removals=(objects[0].key,)), 2.0)
@@ -702,7 +706,7 @@ def test_what_blindness_held_back_goes_when_everything_is_known() -> None:
     objects = many(2)
     Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    agent = Agent(kernel, objects[:2], 1.0, Blind(services=True))
+    agent = Agent(kernel, objects[:2], 1.0, BlindSpots(services=True))
     assert agent.written == 0 and kernel.snapshot() == before
     agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 2.0)
     agent.round(2.0)
@@ -721,7 +725,7 @@ def test_real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:
     for now in (1.0, 2.0, 3.0):
         agent.round(now)
     assert kernel.snapshot() == {theirs}
-    assert server in agent.pipeline.reconciler.foreign
+    assert server in agent.pipeline.reconciler.states.foreign
     kernel.drop(theirs)
     agent.pipeline.audit.look(10, 4.0)
     assert kernel.snapshot() == fresh_snapshot(objects)

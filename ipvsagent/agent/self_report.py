@@ -14,7 +14,7 @@ from ipvsagent.monitoring.metrics import Metrics, Readings
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.reconcile.kernel_tables import KernelTables
 from ipvsagent.sources.view import SourceView
-from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of, without_local_endpoints
+from ipvsagent.status.snapshot import Snapshot, held_ids, in_sync, server_views, totals_of, without_local_endpoints
 
 
 class SelfReport:
@@ -81,4 +81,5 @@ class SelfReport:
             virtual_servers=server_views(self._pipeline, now),
             findings=tuple(self._recorder.findings.current()),
             conn_reuse=self._backend.conn_reuse(),
+            held=held_ids(self._pipeline),
         )

@@ -46,9 +46,9 @@ class Pace:
 
 
 class Audit:
-    def __init__(self, reconciler: Reconciler, backend: KernelTables) -> None:
+    def __init__(self, reconciler: Reconciler, tables: KernelTables) -> None:
         self._reconciler = reconciler
-        self._backend = backend
+        self._tables = tables
         self._polled = 0
         self._cursor: Iterator[VirtualServerId] = iter(())
 
@@ -59,29 +59,29 @@ class Audit:
         When all have been read once, the ids that the kernel has are compared, too, and what is in our sets: a virtual
         server under one of our addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
         """
-        reconciler = self._reconciler
+        reconciler, states = self._reconciler, self._reconciler.states
         report = Report() if report is None else report
         ids, passed = self._next_slice(count)
-        ids = list(dict.fromkeys([*ids, *(i for i in self._backend.touched() if reconciler.is_settled(i))]))
+        ids = list(dict.fromkeys([*ids, *(i for i in self._tables.touched() if reconciler.is_settled(i))]))
         differing: dict[VirtualServerId, Sequence[Observed]] = {}
-        found = dict(self._backend.read(ids)) if ids else {}
+        found = dict(self._tables.read(ids)) if ids else {}
         for server_id in ids:
             rows = found.get(server_id, [])
-            if server_id in reconciler.foreign:
+            if server_id in states.foreign:
                 if not is_foreign(rows):
                     differing[server_id] = rows
-            elif not rows and server_id in reconciler.confirmed:
+            elif not rows and server_id in states.confirmed:
                 # It stays one should the comparison break off before it comes to this.
-                reconciler.suspects.mark_suspect(server_id, now)
+                states.suspects.mark_suspect(server_id, now)
                 return reconciler.start(now, report)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows
         if passed:
             reconciler.shared.check_contents(now)
-            strays = [i for i in self._backend.ours() if i not in reconciler.confirmed and reconciler.is_settled(i)]
+            strays = [i for i in self._tables.ours() if i not in states.confirmed and reconciler.is_settled(i)]
             if strays:
-                self._backend.adopt(strays)  # one that is held may lose its address before it may go
-                differing.update(self._backend.read(strays))
+                self._tables.adopt(strays)  # one that is held may lose its address before it may go
+                differing.update(self._tables.read(strays))
         if differing:
             reconciler.repair(differing, now, report)
         return report
@@ -94,13 +94,13 @@ class Audit:
         ids = [*draining[first:], *draining[:first]][:count]
         self._polled = first + len(ids)
         if ids:
-            for server_id, rows in self._backend.read(ids):
-                drains.told(server_id, rows, now)
+            for server_id, rows in self._tables.read(ids):
+                drains.update_connections(server_id, rows, now)
 
     def _next_slice(self, count: int) -> tuple[list[VirtualServerId], bool]:
         """The next ids to look at, and whether a pass over all of them ended with these."""
         reconciler = self._reconciler
-        confirmed, foreign = reconciler.confirmed, reconciler.foreign
+        confirmed, foreign = reconciler.states.confirmed, reconciler.states.foreign
         ids = list(islice(self._cursor, count))
         passed = len(ids) < count
         if passed:

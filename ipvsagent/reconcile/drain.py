@@ -170,7 +170,7 @@ class Drains:
             return None
         return replace(drain, row=row if drain.phase is Phase.LINGERING else quiet)
 
-    def told(self, server_id: VirtualServerId, observed: Iterable[Observed], now: float) -> bool:
+    def update_connections(self, server_id: VirtualServerId, observed: Iterable[Observed], now: float) -> bool:
         """Connection counts of a virtual server that has drains; True if some drain is over because of them."""
         drains = self._by_server.get(server_id, {})
         over = False

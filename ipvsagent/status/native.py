@@ -17,14 +17,16 @@ _STYLE = {
     "missing": "red",
     "shadowed": "yellow",
     "stale": "yellow",
+    "held": "yellow",
     "pending": "yellow",
     "foreign": "dim",
 }
 _MEANING = {
     "suspect": "not confirmed",
-    "missing": "wanted, but not in the kernel",
+    "missing": "desired, but not in the kernel",
     "shadowed": "held by another program",
-    "stale": "no Service wants it; waiting to be removed",
+    "stale": "no Service asks for it; about to be removed",
+    "held": "nothing of it is removed until every input can be read",
     "pending": "about to change",
     "foreign": "another program's",
 }

@@ -15,6 +15,7 @@ from ipvsagent.findings import Finding
 from ipvsagent.kernel.sysctls import ConnReuse
 from ipvsagent.model import Frontend, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.reconcile.states import State
 from ipvsagent.sources.view import SourceView
 
 TrafficPolicy = Literal["internal", "external"]
@@ -30,20 +31,20 @@ class DrainView(Struct, frozen=True):
 
 
 class ServerView(Struct, frozen=True, omit_defaults=True):
-    """condition: confirmed, pending, suspect or shadowed. error: what the kernel said last, of a suspect.
-
-    clients: whom it serves: "outside" this node or on this "node", "" = everybody. inside: where clients on this
-    node are translated to, `TCP 10.96.0.4:80`; "" = nowhere, as always on iptables.
-    """
+    """One desired virtual server, and what is believed of it."""
 
     id: VirtualServerId
     service: str
     frontend: str
     condition: str
+    """shadowed, suspect, pending, held or confirmed."""
     error: str = ""
+    """What the kernel said last, of a suspect."""
     when_empty: str = "refuse"
     clients: str = ""
+    """Which clients it serves: those "outside" this node or those on this "node"; "" = all."""
     inside: str = ""
+    """Where clients on this node are translated to, `TCP 10.96.0.4:80`; "" = nowhere, as always on iptables."""
     draining: tuple[DrainView, ...] = ()
 
 
@@ -97,18 +98,21 @@ class Snapshot(Struct, frozen=True):
     virtual_servers: tuple[ServerView, ...]
     findings: tuple[Finding, ...]
     conn_reuse: ConnReuse | None = None
+    held: tuple[VirtualServerId, ...] = ()
+    """Virtual servers that no Service asks for, and that stay until every input can be read."""
 
 
 def totals_of(pipeline: Pipeline) -> Totals:
     reconciler, desired = pipeline.reconciler, pipeline.desired
+    states = reconciler.states
     return Totals(
         services=len(pipeline.table.services),
         endpoint_slices=pipeline.table.slice_count(),
         virtual_servers=len(desired),
         real_servers=sum(len(s.real_servers) for i in desired if (s := desired.get(i))),
-        confirmed=len(reconciler.confirmed),
-        suspect=len(reconciler.suspects),
-        shadowed=len(reconciler.foreign),
+        confirmed=len(states.confirmed),
+        suspect=len(states.suspects),
+        shadowed=len(states.foreign),
         draining=len(reconciler.drains),
     )
 
@@ -130,29 +134,27 @@ def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
     return tuple(_server_view(pipeline, server, now) for i in sorted(desired) if (server := desired.get(i)))
 
 
+def held_ids(pipeline: Pipeline) -> tuple[VirtualServerId, ...]:
+    """Virtual servers that no Service asks for, and that stay until every input can be read."""
+    return tuple(sorted(i for i in pipeline.reconciler.states.held if i not in pipeline.desired))
+
+
 def in_sync(pipeline: Pipeline) -> bool:
     reconciler = pipeline.reconciler
     due = pipeline.next_due()
-    return reconciler.started and not reconciler.suspects and not reconciler.shared.retry and (due is None or due > 0)
+    uncertain = reconciler.states.suspects or reconciler.shared.retry
+    return reconciler.started and not uncertain and (due is None or due > 0)
 
 
 def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> ServerView:
     reconciler = pipeline.reconciler
-    suspect = reconciler.suspects.get(server.id)
-    if server.id in reconciler.foreign:
-        condition = "shadowed"
-    elif suspect:
-        condition = "suspect"
-    elif reconciler.confirmed.get(server.id) == server:
-        condition = "confirmed"
-    else:
-        condition = "pending"
+    state = reconciler.states.of(server.id)
     return ServerView(
         id=server.id,
         service=str(server.service),
         frontend=server.frontend.value,
-        condition=condition,
-        error=suspect.error if suspect else "",
+        condition=_condition(state, server),
+        error=state.suspect.error if state.suspect else "",
         when_empty=server.when_empty.value,
         clients=_clients(server),
         inside=str(server.inside) if server.inside else "",
@@ -161,6 +163,17 @@ def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> Serve
             for d in reconciler.drains.of(server.id)
         ),
     )
+
+
+def _condition(state: State, server: VirtualServer) -> str:
+    """The first that applies, as several may."""
+    if state.foreign:
+        return "shadowed"
+    if state.suspect:
+        return "suspect"
+    if state.confirmed != server:
+        return "pending"
+    return "held" if state.held else "confirmed"
 
 
 def _clients(server: VirtualServer) -> str:

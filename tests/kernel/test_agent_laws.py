@@ -64,13 +64,13 @@ class Agent:
 
     def rest(self) -> int:
         """Until every drain is over; how many rows were written."""
-        before = self.pipeline.reconciler._backend.ops_written
+        before = self.pipeline.reconciler._tables.ops_written
         for seconds in (0.2, 1.0, 2 * self._config.drain_timeout, 1.0):
             self.now += seconds
             self.pipeline.audit.poll_drains(100, self.now)
             report = self.pipeline.round(self.now)
             assert not report.failures, report.failures
-        return self.pipeline.reconciler._backend.ops_written - before
+        return self.pipeline.reconciler._tables.ops_written - before
 
     def kernel(self) -> list[str]:
         """As the operator's tools tell it."""

@@ -38,7 +38,7 @@ def test_the_end_of_a_drain_does_not_ask_a_table_that_cannot_be_read_again_and_a
     kernel.fail(refuses(Verb.ADD, RealServerRow), errno.ENOMEM)
     agent.pipeline.take(Changes(upserts=(piece("a", "10.1.0.2", "10.1.0.9"),)), 1.0)
     agent.round(1.0)
-    assert SERVER in agent.pipeline.reconciler.suspects and SERVER in agent.pipeline.reconciler.drains
+    assert SERVER in agent.pipeline.reconciler.states.suspects and SERVER in agent.pipeline.reconciler.drains
     kernel.read_error = KernelError.of(errno.ENOMEM)
     assert driven(agent, 1.0, 60.0) < 20, "0.5, 1, 2, 4, ... 30 s"
 

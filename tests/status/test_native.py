@@ -7,14 +7,14 @@ from typing import get_type_hints
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
-from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice, Service
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, BlindSpots, Changes, EndpointSlice, Service, ServiceKey
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.rows import Observed, VirtualServerRow
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status.chains import as_entries
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
-from ipvsagent.status.snapshot import Programming, Snapshot, server_views, totals_of
+from ipvsagent.status.snapshot import Programming, Snapshot, held_ids, server_views, totals_of
 from tests.test_laws import Agent, many
 from tests.test_laws_iptables import Agent as AgentOnIptables
 
@@ -31,6 +31,7 @@ def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **said_of_it: obje
         "programming": Programming(),
         "seconds_since_change": None,
         "conn_reuse": None,
+        "held": held_ids(agent.pipeline),
         **said_of_it,
     }
     said = Snapshot(
@@ -82,6 +83,25 @@ def test_a_hidden_port_is_under_its_service() -> None:
     assert by_port["192.0.0.1", 80].clients == "outside"
     assert by_port["192.0.0.1", 80].inside == "TCP 10.96.0.1:32848"
     assert {each.condition for each in made.virtual_servers} == {"confirmed"}
+
+
+def test_what_is_held_is_shown_until_every_input_can_be_read() -> None:
+    kernel = FakeKernel()
+    objects = [each for each in many(2) if isinstance(each, (Service, EndpointSlice))]
+    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    services = [each for each in objects if isinstance(each, Service)]
+    (piece,) = [each for each in objects if isinstance(each, EndpointSlice) and each.service == services[0].name]
+    smaller = replace(piece, endpoints=piece.endpoints[:1])
+    blind = BlindSpots(services=True, endpoints=frozenset({ServiceKey("ns", services[0].name)}))
+    agent = Agent(kernel, [services[0], smaller], 1.0, blind)
+    text, made = shown(kernel, agent)
+    assert {each.service: each.condition for each in made.virtual_servers} == {"ns/s0:http": "held", "": "held"}
+    assert text.count("[nothing of it is removed until every input can be read]") == 2
+    assert made.agent and not made.agent.held
+
+    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 2.0)
+    agent.round(2.0)
+    assert {each.condition for each in shown(kernel, agent)[1].virtual_servers} == {"confirmed"}
 
 
 def test_silence_is_said() -> None:
