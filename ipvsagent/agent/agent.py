@@ -56,7 +56,7 @@ class Agent:
         self._source = source
         self._events = self._event_writer()
         self._vitals = Vitals(self._server, os.environ, self._events)
-        self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
+        self._udp_flows = UdpFlows(self._server.metrics.record_flow_look)
         self._files = files
         self._stop = threading.Event()
         self._rules = PacketRules(
@@ -118,7 +118,7 @@ class Agent:
 
     def _event_writer(self) -> EventWriter | None:
         transport = self._source.event_transport if self._config.events else None
-        return EventWriter(transport, self._config.node_name, self._server.metrics.events) if transport else None
+        return EventWriter(transport, self._config.node_name, self._server.metrics.record_events) if transport else None
 
     # Threads; each talks to the inbox alone
 

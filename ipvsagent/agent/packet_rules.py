@@ -63,7 +63,7 @@ class PacketRules:
         """Install the rules and return what is wrong with them. The loop calls this until it succeeds once, before it
         programs any virtual server. Raises KernelError and StartError."""
         rules = self._backend.packet_filter()
-        rules.on_failure(self._metrics.failed)
+        rules.on_failure(self._metrics.record_failure)
         self._metrics.counts = rules.counts
         try:
             rules.install()

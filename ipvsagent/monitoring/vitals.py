@@ -1,4 +1,4 @@
-"""What the loop says of itself as it goes, to all who want to know: health, metrics, Events, and systemd."""
+"""Reports the state of the loop to everything that watches it: health, metrics, Events, and systemd."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.pipeline import Pipeline
 
 BEAT_EVERY = 5.0
-"""Seconds after which the loop comes round at the latest, so that one that hangs can be told from one that rests."""
+"""The longest turn of the loop in seconds, so that one that hangs can be told from one that waits."""
 
 
 class Events(Protocol):
-    """Who writes them; does not wait."""
+    """Writes Events, without waiting for the API."""
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None: ...
 
@@ -24,9 +24,10 @@ class Events(Protocol):
 
 
 class Vitals:
-    """environment: the process's, for what systemd says in it. events: None = there are none."""
+    """Passes what the loop reports to health, metrics, Events and systemd. No method waits."""
 
     def __init__(self, server: Server, environment: Mapping[str, str], events: Events | None = None) -> None:
+        """environment: that of the process, in which systemd says how to notify it. events: None = write none."""
         self._events = events
         self._fallback: dict[Finding, None] = {}
         self._checks: tuple[object, ...] = ()
@@ -41,7 +42,7 @@ class Vitals:
         self.supervisor.heartbeat()
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None:
-        """Findings that hold from now on, and no longer."""
+        """Report findings that are new and findings that are resolved."""
         for finding in cleared:
             self._fallback.pop(finding, None)
         self._fallback.update((finding, None) for finding in appeared if finding.kind is FindingKind.FALLBACK)
@@ -53,11 +54,11 @@ class Vitals:
         self.metrics.changed(changes)
 
     def synced(self, seconds: float, *, success: bool) -> None:
-        """A round, or the first programming, took so long."""
+        """Report how long a round, or the first programming, took."""
         self.metrics.synced(seconds, success=success)
 
     def report_state(self, pipeline: Pipeline, *, failing: bool) -> None:
-        """After a turn. failing: the kernel's tables could not be read or made the last time."""
+        """Report the state after a turn. failing: some table of the kernel could not be read or made."""
         if self._events and pipeline.table.synced:
             self._events.set_cluster_size(len(pipeline.table.nodes))
         self.health.set_node(pipeline.table.nodes.get(pipeline.node_name))
@@ -65,10 +66,10 @@ class Vitals:
         if checks != self._checks:
             self._checks = checks
             self.services.serve(*checks)
-        reconciler = pipeline.reconciler
+        suspects = pipeline.reconciler.states.suspects
         if failing or pipeline.next_due() == 0.0:
             self.health.mark_waiting()
-        elif reconciler.started:
+        elif pipeline.reconciler.started:
             self.health.mark_synced()
-            refused = f", {len(reconciler.suspects)} of them refused by the kernel" if reconciler.suspects else ""
+            refused = f", {len(suspects)} of them refused by the kernel" if suspects else ""
             self.supervisor.status(f"{len(pipeline.desired)} virtual servers{refused}")

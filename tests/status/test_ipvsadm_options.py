@@ -119,8 +119,8 @@ def test_no_mark(text):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stats"], "--stats is for -o ipvsadm"),
-        (["-o", "json", "-t", "10.0.0.1:80"], "--tcp-service is for -o ipvsadm"),
+        (["--stats"], "--stats needs -o ipvsadm"),
+        (["-o", "json", "-t", "10.0.0.1:80"], "--tcp-service needs -o ipvsadm"),
         (["-o", "ipvsadm", "-c", "--stats"], "--connections and --stats exclude each other"),
         (["-o", "ipvsadm", "-t", "10.0.0.1:80", "-t", "10.0.0.1:81"], "only one virtual server"),
         (["-o", "ipvsadm", "-u", "nonsense"], "'nonsense' is no virtual server"),
