@@ -98,8 +98,8 @@ class Agent:
         kernel.restart()
         list(kernel.addresses.read(None))
         self.pipeline = pipeline_on(kernel)
-        self.pipeline.node_addresses(kernel.addresses.node_addresses())
-        self.pipeline.take(Changes(upserts=tuple(objects), synced=True, blind=blind), now)
+        self.pipeline.set_node_addresses(kernel.addresses.node_addresses())
+        self.pipeline.apply_changes(Changes(upserts=tuple(objects), synced=True, blind=blind), now)
         self.written = self.pipeline.start(now).written
         kernel.keep_rules()
 
@@ -205,7 +205,7 @@ class Laws(RuleBasedStateMachine):
     @rule(item=st.one_of(services, slices))
     def upsert(self, item: Object) -> None:
         self.objects[item.key] = item
-        self.agent.pipeline.take(Changes(upserts=(item,)), self.now)
+        self.agent.pipeline.apply_changes(Changes(upserts=(item,)), self.now)
 
     @rule(choice=st.integers(0, 1000))
     def remove(self, choice: int) -> None:
@@ -213,13 +213,13 @@ class Laws(RuleBasedStateMachine):
         if keys:
             key = keys[choice % len(keys)]
             del self.objects[key]
-            self.agent.pipeline.take(Changes(removals=(key,)), self.now)
+            self.agent.pipeline.apply_changes(Changes(removals=(key,)), self.now)
 
     @rule(zone=st.sampled_from(["", "z"]), address=st.sampled_from(["172.16.0.1", "10.96.0.1"]))
     def node_changes(self, zone: str, address: str) -> None:
         node = Node(name=NODE, addresses=(Address(address),), zone=zone)
         self.objects[node.key] = node
-        self.agent.pipeline.take(Changes(upserts=(node,)), self.now)
+        self.agent.pipeline.apply_changes(Changes(upserts=(node,)), self.now)
 
     @rule(endpoint=st.integers(0, 5), name=st.sampled_from(["s1", "s2", "s3"]))
     def endpoint_leaves(self, endpoint: int, name: str) -> None:
@@ -331,12 +331,12 @@ class Laws(RuleBasedStateMachine):
     )
     def goes_blind(self, blind: BlindSpots) -> None:
         self.blind = blind
-        self.agent.pipeline.take(Changes(blind=blind), self.now)
+        self.agent.pipeline.apply_changes(Changes(blind=blind), self.now)
 
     @rule()
     def sees_again(self) -> None:
         self.blind = EVERYTHING_KNOWN
-        self.agent.pipeline.take(Changes(blind=self.blind), self.now)
+        self.agent.pipeline.apply_changes(Changes(blind=self.blind), self.now)
 
     @precondition(lambda self: self.blind.anything)
     @rule()
@@ -468,7 +468,7 @@ def test_clients_are_not_translated_to_what_an_older_service_takes() -> None:
     for step, (changes, expected) in enumerate(
         [(Changes(upserts=(older,)), set()), (Changes(removals=(older.key,)), {row})], 1
     ):
-        agent.pipeline.take(changes, float(step))
+        agent.pipeline.apply_changes(changes, float(step))
         agent.round(float(step))
         assert set(kernel.translated) == expected
 
@@ -533,7 +533,7 @@ def cost_of(count: int, *, local: bool) -> dict[str, tuple[int, int, int]]:
     now = 10.0
     for name, changes in steps.items():
         kernel.calls = kernel.ops_written = kernel.rows_read = 0
-        agent.pipeline.take(changes, now)
+        agent.pipeline.apply_changes(changes, now)
         for _ in range(3):
             now += 1.0
             agent.round(now)
@@ -599,7 +599,7 @@ def test_draining_survives_a_restart_without_a_write() -> None:
     first, second, *rest = piece.endpoints
     kernel.connect(next(iter(kernel.virtual_servers)), first.address, 8080, 3)
     changed = replace(piece, endpoints=(replace(first, ready=False, terminating=True), *rest))
-    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(changed,)), 1.0)
     for now in (1.0, 2.0):
         agent.round(now)
     weights = {r.address: r.weight for r in kernel.snapshot() if isinstance(r, RealServerRow)}
@@ -630,7 +630,7 @@ def test_a_full_swap_of_endpoints_never_passes_through_none(protocol: Protocol) 
     agent = Agent(kernel, [service, old], 0.0, EVERYTHING_KNOWN)
     fewest: list[int] = []
     kernel.after_each_op = lambda op: fewest.append(min(len(reals) for reals in kernel.real_servers.values()))
-    agent.pipeline.take(Changes(upserts=(replace(old, endpoints=(*unready, *moved)),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(old, endpoints=(*unready, *moved)),)), 1.0)
     agent.round(1.0)
     assert min(fewest) >= 4
     (reals,) = kernel.real_servers.values()
@@ -648,7 +648,7 @@ def test_old_endpoints_serve_until_the_new_ones_are_accepted() -> None:
     kernel = FakeKernel()
     agent = Agent(kernel, [service, old], 0.0, EVERYTHING_KNOWN)
     kernel.fail(lambda op: op.verb is Verb.ADD, errno.ENOMEM)
-    agent.pipeline.take(Changes(upserts=(new,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(new,)), 1.0)
     for now in (1.0, 2.0, 40.0):
         agent.round(now)
         assert all(kernel.real_servers.values())
@@ -663,7 +663,7 @@ def test_an_address_stays_bound_when_one_port_goes_and_another_comes() -> None:
     assert isinstance(service, Service)
     agent = Agent(kernel, [service], 0.0, EVERYTHING_KNOWN)
     changed = replace(service, ports=(ServicePort("dns", Protocol.UDP, 53),))
-    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(changed,)), 1.0)
     unbound: list[Op] = []
     kernel.after_each_op = lambda op: unbound.append(op) if not kernel.bound else None
     agent.round(1.0)
@@ -682,7 +682,7 @@ def test_blindness_holds_addresses_and_members_whatever_looks_at_them() -> None:
         reconciler.shared.check_sizes(now)
         agent.round(now)
     assert kernel.snapshot() == before
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 50.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 50.0)
     agent.round(50.0)
     assert not kernel.snapshot()
 
@@ -695,7 +695,7 @@ def test_real_servers_that_blindness_holds_are_not_refused() -> None:
     agent = Agent(kernel, objects[:1], 1.0, BlindSpots(endpoints=frozenset({ServiceKey("ns", "s0")})))
     assert kernel.snapshot() == before
     assert isinstance(objects[0], Service)
-    agent.pipeline.take(Changes(removals=(objects[0].key,)), 2.0)
+    agent.pipeline.apply_changes(Changes(removals=(objects[0].key,)), 2.0)
     agent.round(2.0)
     assert not kernel.snapshot(), "a wish that was withdrawn holds nothing"
 
@@ -708,7 +708,7 @@ def test_what_blindness_held_back_goes_when_everything_is_known() -> None:
     before = kernel.snapshot()
     agent = Agent(kernel, objects[:2], 1.0, BlindSpots(services=True))
     assert agent.written == 0 and kernel.snapshot() == before
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 2.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 2.0)
     agent.round(2.0)
     assert kernel.snapshot() == fresh_snapshot(objects[:2])
 
@@ -721,7 +721,7 @@ def test_real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:
     server = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 80)
     theirs = VirtualServerRow(server, "wlc", 0, 0)
     kernel.put(theirs)
-    agent.pipeline.take(Changes(upserts=tuple(objects)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=tuple(objects)), 1.0)
     for now in (1.0, 2.0, 3.0):
         agent.round(now)
     assert kernel.snapshot() == {theirs}

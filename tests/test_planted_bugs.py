@@ -90,7 +90,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "what returns stays draining": (
         drain.Drains,
         "transform",
-        "for key in [k for k in drains if k not in unwanted]:",
+        "for key in [k for k in drains if k not in undesired]:",
         "for key in []:",
     ),
     "a restart deletes what drains": (

@@ -57,8 +57,8 @@ class Running:
         config = Config(**{**{f: getattr(config, f) for f in config.__struct_fields__}, "node_name": "node-1"})
         self.pipeline: Pipeline = pipeline_for(config, self.backend, window=0)
         changes = cluster_changes()
-        self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
-        self.pipeline.take(changes, 0.0)
+        self.pipeline.set_node_addresses(self.kernel.addresses.node_addresses())
+        self.pipeline.apply_changes(changes, 0.0)
         self.pipeline.start(0.0)
         self.kernel.keep_rules()
 
@@ -122,7 +122,7 @@ def test_what_the_kernel_refuses_holds_up_nothing_else_and_is_tried_again() -> N
     before, after = Config(), Config(udp_timeout=7.0, oom_score_adj=-5)
     node = RefusesTimeouts(before)
     reconfiguration = Reconfiguration(before, node, Running(before).pipeline, lambda config: None)
-    (finding,) = dict(reconfiguration.take(NewConfig(after, (), {}), 1.0))[ORIGIN]
+    (finding,) = dict(reconfiguration.apply(NewConfig(after, (), {}), 1.0))[ORIGIN]
     assert finding.subject == "IPVS timeouts" and finding.severity is Severity.ERROR
     assert node.did == [("oom", -5)]
     assert dict(reconfiguration.retry(2.0))[ORIGIN] == (finding,)

@@ -38,11 +38,11 @@ class Chain:
 
     def take(self, changes: Changes) -> None:
         self._now += 1.0
-        record_and_log(self._book, self.pipeline.take(changes, self._now))
+        record_and_log(self._book, self.pipeline.apply_changes(changes, self._now))
 
     def begin(self) -> None:
         """This node's addresses: before the first message."""
-        record_and_log(self._book, self.pipeline.node_addresses(dict.fromkeys(self._addresses(), "eth0")))
+        record_and_log(self._book, self.pipeline.set_node_addresses(dict.fromkeys(self._addresses(), "eth0")))
 
     def start(self) -> Report:
         report = self.pipeline.begin(self._now)

@@ -36,7 +36,7 @@ class HostLook:
         """Settings come last, as reading the host's interfaces may fail. Raises KernelError."""
         if self._backend.unset_limits:
             self._backend.set_limits()
-        self._pipeline.ask_for_schedulers()
+        self._pipeline.retry_missing_schedulers()
         self._recorder.record([("limits", self._backend.unset_limits), *self._reconfiguration.retry(self._clock())])
         families = {server_id.family for server_id in self._pipeline.desired}
         self._recorder.record(

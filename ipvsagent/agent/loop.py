@@ -163,14 +163,14 @@ class Loop:
         now = self._clock()
         self._self_report.changed_at = now
         self._vitals.changed(changes)
-        self._recorder.record(self._pipeline.take(changes, now))
+        self._recorder.record(self._pipeline.apply_changes(changes, now))
 
     def _on_findings(self, message: Findings) -> None:
         self._recorder.record([(message.origin, message.findings)])
 
     def _on_new_config(self, message: NewConfig) -> None:
         self._deadlines.look = self._clock()
-        self._recorder.record(self._reconfiguration.take(message, self._deadlines.look))
+        self._recorder.record(self._reconfiguration.apply(message, self._deadlines.look))
 
     def _on_address_change(self, change: AddressChange) -> None:
         if change.interface == self._interface:
@@ -205,7 +205,7 @@ class Loop:
         """Read this node's other addresses; if that fails, do it again a little later."""
 
         def read(report: Report) -> None:
-            report.findings += self._pipeline.node_addresses(self._backend.node_addresses())
+            report.findings += self._pipeline.set_node_addresses(self._backend.node_addresses())
 
         known = self._recorder.attempt("node addresses", read)
         self._deadlines.node_addresses = now + READ_AGAIN_AFTER if known is None else NEVER
@@ -287,4 +287,4 @@ class Loop:
         count = self._pace.count(len(self._pipeline.desired), LOOK_EVERY)
         began = self._clock()
         attempt("audit", lambda report: audit.look(count, now, report))
-        self._pace.took(count, self._clock() - began)
+        self._pace.record(count, self._clock() - began)

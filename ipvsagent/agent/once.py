@@ -31,9 +31,9 @@ def apply_once(config: Config, backend: Backend, source: Source) -> bool:
         book, [("backend", backend.findings), ("limits", backend.unset_limits), ("packet rules", rule_findings)]
     )
     pipeline = backend.pipeline(tables, window=0)
-    pipeline.node_addresses(backend.node_addresses())
+    pipeline.set_node_addresses(backend.node_addresses())
     changes, findings = source.load_once()
-    record_and_log(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
+    record_and_log(book, [("source", tuple(findings)), *pipeline.apply_changes(changes, began)])
     report = pipeline.begin(began)
     rules.apply_pending()
     record_and_log(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])

@@ -35,7 +35,7 @@ class Reconfiguration:
         self._incomplete = False
         self._refused = False  # the node did not get all of the configuration in force
 
-    def take(self, new: NewConfig, now: float) -> Origins:
+    def apply(self, new: NewConfig, now: float) -> Origins:
         """What it changes in the kernel is written by the next round."""
         for warning in new.warnings:
             log.warning("%s", warning)

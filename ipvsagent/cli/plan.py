@@ -74,13 +74,13 @@ def command(against: str, output: str, **options: Any) -> int:
     else:
         backend = open_backend(config)
         pipeline = backend.dry_pipeline(ops)
-        pipeline.node_addresses(backend.node_addresses())
+        pipeline.set_node_addresses(backend.node_addresses())
         rules = _rule_differences(backend, book)
         left = tuple(backend.left_by_others())
         book.replace("backend", backend.findings)
         book.replace("other backend", left)
     book.replace("source", findings)
-    origins = pipeline.take(changes, 0.0)
+    origins = pipeline.apply_changes(changes, 0.0)
     origins += pipeline.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)

@@ -171,7 +171,7 @@ class Reconciler:
                     found = self._read(uncertain)
                 except KernelError as error:
                     for server_id in uncertain:
-                        self.drains.wait(server_id, self.states.suspects.fail(server_id, str(error), now))
+                        self.drains.postpone(server_id, self.states.suspects.fail(server_id, str(error), now))
                     chunk = [i for i in chunk if i not in self.states.suspects]
             self._apply({i: found.get(i, BELIEVED) for i in chunk}, now, report)
         self.shared.round(now, report)
@@ -330,7 +330,7 @@ class Reconciler:
         finding = Finding(
             FindingKind.SHADOWED_BY_FOREIGN,
             f"Service {desired.service}",
-            f"{server_id} is a virtual server of another program; it is left alone, and taken when it is free",
+            f"{server_id} is a virtual server of another program; it is left alone, and programmed when it is free",
         )
         report.replace_findings(server_id, finding)
 

@@ -1,7 +1,7 @@
-"""Rows that several virtual servers need: one count per row; 0 to 1 and 1 to 0 are the kernel operations.
+"""Rows that several virtual servers need: one count for each row; 0 to 1 and 1 to 0 are the kernel operations.
 
-Counts come from what is wanted, never from the kernel, so a lost or stray row is only ever a difference to repair.
-A row whose write failed is retried on its own: its virtual servers are none the worse for it.
+Counts come from what is desired, never from the kernel, so a lost or stray row is just a difference to repair. A row
+whose write failed is retried by itself, and does not make its virtual servers suspect.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ipvsagent.rows import Op, RouteRow, SetMemberRow, SharedRow, Verb, order
 
 
 class SharedRows:
-    """retry: rows whose kernel state is not certain. held: strays stay because the source is blind.
-
-    sizes: how many members each set should have.
-    """
+    """Counts shared rows, and keeps the kernel equal to the counts."""
 
     def __init__(self, tables: KernelTables) -> None:
         self._tables = tables
         self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
         self.static: tuple[SharedRow, ...] = ()
-        self._awaited: set[SharedRow] = set()  # of the fixed ones, those that are yet to be written or deleted
+        self._awaited: set[SharedRow] = set()  # static rows that are yet to be written or deleted
         self.sizes: Counter[str] = Counter()
+        """How many members each set should have."""
         self.retry: RetryQueue[SharedRow] = RetryQueue()
+        """Rows whose kernel state is uncertain."""
         self.held = False
-        self._strays_due: float | None = None  # when those are looked for that were held back
+        """Whether strays stay because the source has blind spots."""
+        self._strays_due: float | None = None  # when to look for strays that were held
         self.blind: BlindSpots = EVERYTHING_KNOWN
 
     def needs(self, row: SharedRow) -> bool:
@@ -47,7 +47,8 @@ class SharedRows:
         return len(self._counts)
 
     def move(self, server_id: VirtualServerId, server: VirtualServer | None) -> list[Op]:
-        """Count for `server` what was counted for the id before; returns the rows that begin or cease to be needed."""
+        """Count for `server` instead of what was counted for the id before. Return ops for the rows that begin or cease
+        to be needed."""
         old = self._counted.get(server_id)
         if old is server:
             return []
@@ -63,16 +64,17 @@ class SharedRows:
         return self._exchange(gained, lost) if gained != lost else []
 
     def set_static_rows(self, rows: Sequence[SharedRow]) -> list[Op]:
-        """Rows that are needed whatever the Services are, in place of those named before."""
+        """Set the rows that are needed whatever the Services are. Return ops for those that begin or cease to be
+        needed."""
         lost, self.static = self.static, tuple(rows)
         return self._exchange(self.static, lost)
 
     def write_static_rows(self, now: float, report: Report, present: set[SharedRow]) -> None:
-        """Those of them that are missing, before everything else is worked out."""
+        """Add the static rows that are missing, before the first full comparison."""
         self.write([Op(Verb.ADD, row) for row in self.static], now, report, present)
 
     def static_changed(self, row: SharedRow, now: float) -> None:
-        """A fixed row came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
+        """Have the next round write a static row that began or ceased to be needed; that is not drift."""
         self._awaited.add(row)
         self.retry.mark_suspect(row, now)
 
@@ -95,9 +97,9 @@ class SharedRows:
         return ops
 
     def write(self, ops: Iterable[Op], now: float, report: Report, present: set[SharedRow]) -> None:
-        """Additions first; a row that one virtual server gives up and another one takes in the same round stays.
+        """Write ops, additions first; a row that one virtual server releases and another claims in one round stays.
 
-        present: rows known to be in the kernel, which are not added again; kept up to date.
+        present: rows that were read in the kernel, which are not added again; kept up to date.
         """
         net: dict[object, Op] = {}
         for op in ops:
@@ -123,14 +125,14 @@ class SharedRows:
             (present.add if op.verb is Verb.ADD else present.discard)(row)
 
     def repair(self, present: set[SharedRow], now: float, report: Report, *, count_drift: bool = False) -> None:
-        """Make the kernel, of which `present` is all it holds, agree with what is wanted."""
+        """Make the kernel, which holds just `present`, agree with the counts."""
         ops = self._differences(present, self._counts.keys() | present)
         if count_drift:
             report.record_drift(ops)
         self.write(ops, now, report, present)
 
     def release_strays(self) -> None:
-        """What was held back may go, in the next round."""
+        """Let the next round remove the strays that were held."""
         if self.held:
             self.held = False
             self._strays_due = 0.0
@@ -139,9 +141,10 @@ class SharedRows:
         return min((due for due in (self._strays_due, self.retry.next_due()) if due is not None), default=None)
 
     def check_sizes(self, now: float) -> None:
-        """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful.
+        """Compare the sizes of our sets, as one that was flushed or destroyed has another size; if one differs, mark
+        every row that differs suspect.
 
-        Rows that are doubtful already may be there or not: a member that the kernel refuses makes no set differ.
+        Rows that are suspect already may be there or not: a member that the kernel refuses makes no set differ.
         """
         sizes = self._tables.set_sizes()
         if sizes is None:
@@ -158,7 +161,7 @@ class SharedRows:
                 return
 
     def check_contents(self, now: float) -> None:
-        """Every row that differs becomes doubtful. Reads all: one member in place of another leaves a set its size."""
+        """Mark every row that differs suspect. Reads all, as replacing a member does not change the size of a set."""
         if self.held:
             return
         present = self._tables.read_shared(None)
@@ -166,7 +169,7 @@ class SharedRows:
             self.retry.mark_suspect(row, now)
 
     def check_routes(self, now: float) -> None:
-        """A route that somebody deleted or changed, of which nobody is told."""
+        """Mark routes suspect that another program deleted or changed, as the kernel does not notify of that."""
         routes = [row for row in self.static if isinstance(row, RouteRow)]
         if routes:
             present = self._tables.read_shared(routes)
@@ -175,7 +178,7 @@ class SharedRows:
                     self.retry.mark_suspect(row, now)
 
     def round(self, now: float, report: Report) -> None:
-        """Look at the doubtful rows that are due."""
+        """Read and repair the suspect rows that are due."""
         due = self.retry.due(now)
         strays = self._strays_due is not None and self._strays_due <= now
         if not due and not strays:
@@ -216,7 +219,7 @@ class SharedRows:
         return ops
 
     def _is_drift(self, op: Op) -> bool:
-        """No write of ours failed: somebody else changed it."""
+        """Whether another program made this difference: no write of ours failed."""
         assert isinstance(op.row, SharedRow)
         suspect = self.retry.get(op.row)
         return suspect is not None and suspect.attempts == 0 and op.row not in self._awaited

@@ -42,7 +42,7 @@ class Agent:
         self.node = IpvsBackend(self._config)
         self.node.addresses.ensure_interface()
         self.pipeline = pipeline_for(self._config, self.node.kernel_tables(), window=self._config.window)
-        self.pipeline.node_addresses(self.node.addresses.node_addresses())
+        self.pipeline.set_node_addresses(self.node.addresses.node_addresses())
 
     def see(self, cluster: Cluster) -> None:
         changes = Changes(
@@ -51,7 +51,7 @@ class Agent:
             synced=True,
         )
         self._known = dict(cluster)
-        self.pipeline.take(changes, self.now)
+        self.pipeline.apply_changes(changes, self.now)
         reconciler = self.pipeline.reconciler
         report = self.pipeline.round(self.now) if reconciler.started else self.pipeline.start(self.now)
         assert not report.failures, report.failures

@@ -109,7 +109,7 @@ def test_blindness_holds_it() -> None:
     kernel = of_an_older_agent()
     agent = Agent(kernel, (), 0.0, BlindSpots(anything=True))
     assert by_mark(kernel) == {SERVER, ONE, TWO}
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 1.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 1.0)
     agent.round(1.0)
     assert not by_mark(kernel)
 

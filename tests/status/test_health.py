@@ -195,7 +195,7 @@ def test_an_address_in_use_is_tried_again_until_it_is_free(
 def test_a_port_of_kube_proxy_in_use_names_it(port: int, in_use: bool, severity: Severity) -> None:
     said: list[object] = []
     server = Server(Config(), "ipvs", (), said.append)
-    server._say_faults([Fault("agent", "health", ListenAddress("0.0.0.0", port), "it says so", in_use)])
+    server._report_faults([Fault("agent", "health", ListenAddress("0.0.0.0", port), "it says so", in_use)])
     (message,) = said
     assert isinstance(message, Findings)
     (finding,) = message.findings

@@ -99,7 +99,7 @@ def test_what_is_held_is_shown_until_every_input_can_be_read() -> None:
     assert text.count("[nothing of it is removed until every input can be read]") == 2
     assert made.agent and not made.agent.held
 
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 2.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 2.0)
     agent.round(2.0)
     assert {each.condition for each in shown(kernel, agent)[1].virtual_servers} == {"confirmed"}
 
@@ -110,7 +110,7 @@ def test_silence_is_said() -> None:
     assert isinstance(piece, EndpointSlice)
     agent = Agent(kernel, [service, piece], 0.0, EVERYTHING_KNOWN)
     elsewhere = tuple(endpoint for endpoint in piece.endpoints if endpoint.node == "other")
-    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 1.0)
     agent.round(1.0)
     text, _ = shown(kernel, agent)
     inside = "(pods and processes of this node: TCP 10.96.0.1:80)"
@@ -131,12 +131,12 @@ def test_on_iptables_one_virtual_server_has_both_halves() -> None:
     assert {real.address for real in outside.real_servers} == here
 
     only_here = tuple(endpoint for endpoint in piece.endpoints if endpoint.node != "other")
-    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=only_here),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=only_here),)), 1.0)
     agent.round(1.0)
     assert not [each.clients for each in shown(kernel, agent)[1].virtual_servers if each.clients]
 
     elsewhere = tuple(endpoint for endpoint in piece.endpoints if endpoint.node == "other")
-    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 2.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 2.0)
     agent.round(2.0)
     text, made = shown(kernel, agent)
     assert "  TCP 192.0.0.1:80 random  (no endpoint on this node: silence for clients outside)" in text.splitlines()
