@@ -1,8 +1,8 @@
-"""The running agent: its loop, the threads around it, and the signals that end it. The only module that starts threads.
+"""The running agent: its loop, the threads around it, and the signals that end it.
 
-One thread, the loop's, owns all state and every kernel handle it writes with. A source thread, the address monitor, the
-keeper of the packet rules, the watch for those of kube-proxy, the ender of UDP flows and the status server only put
-messages into the inbox. A signal is a message too. Nothing is undone at exit: traffic must outlive the agent.
+The loop's thread owns all state and every kernel handle that it writes with. The threads of the source, the address
+monitor, the packet rules, the watch for rules of kube-proxy, the UDP flows and the status server only put messages into
+the inbox. A signal is a message, too. Nothing is undone at exit: traffic must outlive the agent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger("ipvsagent")
 
 
 class Agent:
-    """Built on a prepared node whose lock is held; `run` returns when told to stop. files: followed, if there are."""
+    """Runs on a prepared node whose lock is held; `run` returns after SIGTERM or SIGINT."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Agent:
         files: ConfigurationFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """files: the configuration files to follow, if there are any."""
         self._config = config
         self._backend = backend
         self._inbox = Inbox()
@@ -80,7 +81,7 @@ class Agent:
         )
 
     def run(self) -> None:
-        """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError if that cannot be done."""
+        """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError."""
         monitor = AddressMonitor()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -120,10 +121,10 @@ class Agent:
         transport = self._source.event_transport if self._config.events else None
         return EventWriter(transport, self._config.node_name, self._server.metrics.record_events) if transport else None
 
-    # Threads; each talks to the inbox alone
+    # Threads, which only put messages into the inbox
 
     def _start_thread(self, name: str, work: Callable[[], None]) -> None:
-        """A thread that ends by an error ends the agent: its supervisor starts it afresh."""
+        """Start a thread whose failure ends the agent, so that its supervisor starts it again."""
 
         def run() -> None:
             try:

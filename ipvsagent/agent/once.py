@@ -1,4 +1,4 @@
-"""The pipeline of `run --once`, with one look at the source and no loop behind it."""
+"""The work of `run --once`: the pipeline with one look at the source, and no loop after it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ log = logging.getLogger("ipvsagent")
 
 
 def apply_once(config: Config, backend: Backend, source: Source) -> bool:
-    """Make the kernel as the source wants it now; False if the kernel refused something, or an input could not be read.
+    """Make the kernel what the source asks for now. Return False if the kernel refused something or an input could not
+    be read.
 
     Raises SourceError, KernelError and StartError.
     """

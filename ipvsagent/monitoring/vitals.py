@@ -12,7 +12,7 @@ from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.pipeline import Pipeline
 
 BEAT_EVERY = 5.0
-"""The longest turn of the loop in seconds, so that one that hangs can be told from one that waits."""
+"""The longest turn of the loop in seconds, so that a loop that hangs differs from one that waits."""
 
 
 class Events(Protocol):
@@ -27,7 +27,7 @@ class Vitals:
     """Passes what the loop reports to health, metrics, Events and systemd. No method waits."""
 
     def __init__(self, server: Server, environment: Mapping[str, str], events: Events | None = None) -> None:
-        """environment: that of the process, in which systemd says how to notify it. events: None = write none."""
+        """environment: that of the process, which contains how to notify systemd. events: None = write none."""
         self._events = events
         self._fallback: dict[Finding, None] = {}
         self._checks: tuple[object, ...] = ()

@@ -36,11 +36,11 @@ class Pace:
         A pass over all takes 5 s when they are few, and 5 minutes when they are many. Where reading is slow, as on a
         small machine, it takes longer, so that looks use no more than SHARE of a core, but at most 15 minutes.
         """
-        wanted = max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)))
+        count = max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)))
         cost = min(self._costs, default=0.0)
-        if cost * wanted > SHARE * every:
-            wanted = int(SHARE * every / cost)
-        return max(wanted, math.ceil(servers * every / LAST_PASS), 1)
+        if cost * count > SHARE * every:
+            count = int(SHARE * every / cost)
+        return max(count, math.ceil(servers * every / LAST_PASS), 1)
 
     def record(self, count: int, seconds: float) -> None:
         """Record how long a look took. The fastest of the last few counts, as a look that repairs takes longer."""

@@ -1,7 +1,7 @@
 """The reconciler: one round, and the full comparison. Read `_apply` first; everything ends there.
 
 Start, repair and audit call `_apply` with rows that were read; a change calls it with rows that are believed.
-`states.py` says what is believed of a virtual server. Deletions of rows that were only found in the kernel wait while
+`states.py` defines what is believed of a virtual server. Deletions of rows that were only found in the kernel wait while
 the source has blind spots: an object that could not be read may claim them. Deletions that follow from a changed
 desired value never wait.
 """
@@ -313,7 +313,7 @@ class Reconciler:
             report.replace_findings("held")
         else:
             reason = (
-                f"{count} of its virtual servers hold something that nobody is known to want; it stays until every "
+                f"{count} of its virtual servers hold something that no known object asks for; it stays until every "
                 "input can be read"
             )
             report.replace_findings("held", Finding(FindingKind.REMOVAL_HELD, "IPVS", reason))

@@ -17,7 +17,7 @@ class Suspect(Struct, frozen=True, gc=False):
     """Why a key is suspect, and when to try again."""
 
     error: str
-    """What the kernel said last; "" if nothing failed."""
+    """The last error of the kernel; "" if nothing failed."""
     attempts: int
     """Failures in a row."""
     retry_at: float

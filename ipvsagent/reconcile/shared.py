@@ -155,8 +155,8 @@ class SharedRows:
             if isinstance(row, SetMemberRow):
                 (lacking if self.needs(row) else surplus)[row.set] += 1
         for name in {*sizes, *self.sizes}:
-            wanted = self.sizes[name]
-            if not wanted - lacking[name] <= sizes.get(name, 0) <= wanted + surplus[name]:
+            desired = self.sizes[name]
+            if not desired - lacking[name] <= sizes.get(name, 0) <= desired + surplus[name]:
                 self.check_contents(now)
                 return
 

@@ -1,7 +1,7 @@
-"""The agent's account of itself: one document, made when somebody asks, by the loop that owns the state.
+"""The agent's snapshot of its own state: a document that the loop makes when somebody asks.
 
-It says what is wanted and what is believed; counters of the kernel are not in it, because whoever asks can read
-those, and the loop must not stand still for it.
+It contains what is desired and what is believed. Counters of the kernel are not in it: the client can read them itself,
+and the loop must not stop for that.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ TrafficPolicy = Literal["internal", "external"]
 
 
 class DrainView(Struct, frozen=True):
-    """remaining: seconds until the real server is deleted whatever it serves; None = until its slice changes."""
+    """One real server that drains."""
 
     address: str
     port: int
     phase: str
     remaining: float | None
+    """Seconds until it is deleted even if it has connections; None = until its slice changes."""
 
 
 class ServerView(Struct, frozen=True, omit_defaults=True):
@@ -39,7 +40,7 @@ class ServerView(Struct, frozen=True, omit_defaults=True):
     condition: str
     """shadowed, suspect, pending, held or confirmed."""
     error: str = ""
-    """What the kernel said last, of a suspect."""
+    """The last error of the kernel, if suspect."""
     when_empty: str = "refuse"
     clients: str = ""
     """Which clients it serves: those "outside" this node or those on this "node"; "" = all."""
@@ -49,6 +50,8 @@ class ServerView(Struct, frozen=True, omit_defaults=True):
 
 
 class Totals(Struct, frozen=True):
+    """How many there are of each kind."""
+
     services: int
     endpoint_slices: int
     virtual_servers: int
@@ -60,10 +63,11 @@ class Totals(Struct, frozen=True):
 
 
 class Programming(Struct, frozen=True):
-    """How long changes of endpoints took, in seconds, from what caused them (a pod became ready) to the kernel's
-    acknowledgement. changes: how many, since the agent started. What caused them is told in whole seconds by most."""
+    """How long changes of endpoints took, in seconds, from their cause (a pod became ready) to the kernel's
+    acknowledgement. Most sources give the time of the cause in whole seconds."""
 
     changes: int = 0
+    """How many changes there were since the agent started."""
     total: float = 0.0
     last: float = 0.0
     worst: float = 0.0
@@ -73,11 +77,7 @@ class Programming(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """Times in seconds. in_sync: everything wanted is confirmed. start_*: of the comparison at start.
-
-    ops_written and drift count since the agent started; drift by kind: lost, edited, stray, rules, sysctl.
-    conn_reuse: what is done about ports that clients use again; None without IPVS.
-    """
+    """The state of the agent. Times are in seconds, counts since the agent started."""
 
     version: str
     pid: int
@@ -87,17 +87,21 @@ class Snapshot(Struct, frozen=True):
     source: SourceView
     uptime: float
     in_sync: bool
+    """Everything desired is confirmed."""
     seconds_since_change: float | None
     start_writes: int
+    """Rows written by the comparison at start, and its duration."""
     start_seconds: float
     ops_written: int
     rows_read: int
     drift: dict[str, int]
+    """Differences that were repaired, by kind: lost, edited, stray, rules, sysctl."""
     programming: Programming
     totals: Totals
     virtual_servers: tuple[ServerView, ...]
     findings: tuple[Finding, ...]
     conn_reuse: ConnReuse | None = None
+    """How IPVS treats ports that clients use again; None without IPVS."""
     held: tuple[VirtualServerId, ...] = ()
     """Virtual servers that no Service asks for, and that stay until every input can be read."""
 
@@ -118,7 +122,7 @@ def totals_of(pipeline: Pipeline) -> Totals:
 
 
 def without_local_endpoints(pipeline: Pipeline) -> dict[tuple[Family, TrafficPolicy], int]:
-    """How many Services have that policy Local and endpoints, but none on this node; each counts once."""
+    """Return how many Services have that policy Local and endpoints, but none on this node; each counts once."""
     found: dict[tuple[Family, TrafficPolicy], set[tuple[str, str]]] = {}
     for server_id in pipeline.desired:
         server = pipeline.desired.get(server_id)
@@ -177,7 +181,8 @@ def _condition(state: State, server: VirtualServer) -> str:
 
 
 def _clients(server: VirtualServer) -> str:
-    """On iptables one virtual server has the endpoints of both; those for clients outside are shown, if any."""
+    """Return which clients a virtual server serves. On iptables one virtual server has the endpoints of both kinds;
+    those for clients outside are shown, if there are any."""
     elsewhere = bool(server.node_real_servers) and not server.real_servers
     if server.frontend is Frontend.NODE_CLIENTS or server.node_only or elsewhere:
         return "node"
