@@ -12,7 +12,7 @@ from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.pipeline import Pipeline
 
 BEAT_EVERY = 5.0
-"""The longest turn of the loop in seconds, so that a loop that hangs differs from one that waits."""
+"""The longest turn of the loop in seconds, by which a hanging loop differs from a waiting one."""
 
 
 class Events(Protocol):

@@ -1,8 +1,8 @@
 """The reconciler: one round, and the full comparison. Read `_apply` first; everything ends there.
 
 Start, repair and audit call `_apply` with rows that were read; a change calls it with rows that are believed.
-`states.py` defines what is believed of a virtual server. Deletions of rows that were only found in the kernel wait while
-the source has blind spots: an object that could not be read may claim them. Deletions that follow from a changed
+`states.py` defines what is believed of a virtual server. Deletions of rows that were only found in the kernel wait
+while the source has blind spots: an object that could not be read may claim them. Deletions that follow from a changed
 desired value never wait.
 """
 
