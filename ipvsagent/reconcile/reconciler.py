@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ipvsagent.cluster.objects import EVERYTHING_KNOWN, BlindSpots
@@ -19,6 +18,7 @@ from ipvsagent.errors import AlreadyThere, KernelError, NotThere
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol, RealServer, VirtualServer, VirtualServerId
 from ipvsagent.policy.desired import DesiredState
+from ipvsagent.reconcile.batch import BELIEVED, NOT_THERE, Batch, Believed, Read
 from ipvsagent.reconcile.by_mark import ByMark
 from ipvsagent.reconcile.drain import Drains
 from ipvsagent.reconcile.kernel_tables import KernelTables, removes, server_of
@@ -40,43 +40,6 @@ from ipvsagent.rows import (
 )
 
 CHUNK = 1000
-
-
-class Read(Struct, frozen=True):
-    """A virtual server was read from the kernel."""
-
-    rows: Sequence[Observed] = ()
-    """What the kernel holds; empty if there is no such virtual server."""
-
-
-class Believed(Struct, frozen=True):
-    """A virtual server was not read: the kernel holds what is believed, which is nothing for a new one."""
-
-
-NOT_THERE = Read()
-BELIEVED = Believed()
-
-
-class Batch(Struct):
-    """Ops of several virtual servers on their way to the kernel."""
-
-    ids: list[VirtualServerId] = []
-    additions: list[Op] = []
-    """Everything that is not a deletion."""
-    deletions: list[Op] = []
-    failed: dict[VirtualServerId, list[Failure]] = {}
-
-    def fail(self, failures: Iterable[Failure]) -> None:
-        for failure in failures:
-            self.failed.setdefault(server_of(failure.op.row), []).append(failure)
-
-    def without_virtual_server(self) -> set[VirtualServerId]:
-        """Those whose virtual server itself the kernel refused to add."""
-        return {
-            server_id
-            for server_id, failures in self.failed.items()
-            if any(type(f.op.row) is not RealServerRow and f.op.verb is Verb.ADD for f in failures)
-        }
 
 
 class Reconciler:
@@ -173,14 +136,15 @@ class Reconciler:
                     for server_id in uncertain:
                         self.drains.postpone(server_id, self.states.suspects.fail(server_id, str(error), now))
                     chunk = [i for i in chunk if i not in self.states.suspects]
-            self._apply({i: found.get(i, BELIEVED) for i in chunk}, now, report)
+            self._apply({i: found.get(i, BELIEVED) for i in chunk}, now, report, set())
         self.shared.round(now, report)
         self._report_held(report)
         return report
 
     def repair(self, found: Mapping[VirtualServerId, Sequence[Observed]], now: float, report: Report) -> None:
         """Repair virtual servers whose rows were read and are not what is believed: another program changed them."""
-        self._apply({server_id: Read(rows) for server_id, rows in found.items()}, now, report, count_drift=True)
+        read = {server_id: Read(rows) for server_id, rows in found.items()}
+        self._apply(read, now, report, set(), count_drift=True)
 
     def next_due(self) -> float | None:
         """When `round` has something to do; None = not before the next change."""
@@ -201,14 +165,14 @@ class Reconciler:
         found: Mapping[VirtualServerId, Read | Believed],
         now: float,
         report: Report,
-        present: set[SharedRow] | None = None,
+        present: set[SharedRow],
         *,
         count_drift: bool = False,
     ) -> None:
         """Bring virtual servers from what the kernel holds to what is desired.
 
         Additions of all of them go first, then their shared rows attract traffic or cease to, then deletions follow.
-        present: shared rows that were read and need not be added, kept up to date.
+        present: shared rows that were read, and so need not be added; kept up to date. May be empty.
         """
         batch = Batch()
         for server_id, held in found.items():
@@ -219,7 +183,7 @@ class Reconciler:
             for op in self._plan(server_id, held, now, report, count_drift=count_drift):
                 (batch.deletions if op.verb is Verb.DELETE else batch.additions).append(op)
         self._add(batch, report)
-        self._attract(batch, now, report, set() if present is None else present)
+        self._attract(batch, now, report, present)
         self._remove(batch, report)
         for server_id in batch.ids:
             self._conclude(server_id, batch.failed.get(server_id), now, report)
@@ -248,7 +212,7 @@ class Reconciler:
         return ops
 
     def _add(self, batch: Batch, report: Report) -> None:
-        batch.fail(self._write(batch.additions, report))
+        batch.record_failures(self._write(batch.additions, report))
 
     def _attract(self, batch: Batch, now: float, report: Report, present: set[SharedRow]) -> None:
         """Write the shared rows that begin or cease to be needed: what attracts traffic to virtual servers that are
@@ -274,7 +238,7 @@ class Reconciler:
             for op in batch.deletions
             if server_of(op.row) not in refused and not (type(op.row) is RealServerRow and server_of(op.row) in empty)
         ]
-        batch.fail(self._write(deletions, report))
+        batch.record_failures(self._write(deletions, report))
 
     def _conclude(self, server_id: VirtualServerId, failures: list[Failure] | None, now: float, report: Report) -> None:
         desired = self._desired.get(server_id)
