@@ -51,6 +51,7 @@ class PacketRules:
         """is_serving: whether Services are served yet; called from the thread that keeps the rules. put: sends a
         message to the loop."""
         self._backend = backend
+        self._in_loop = backend.rules_in_loop
         self._metrics = metrics
         self._is_serving = is_serving
         self._start_thread = start_thread
@@ -80,7 +81,7 @@ class PacketRules:
         Does nothing when that is done, and where the loop keeps the rules. Raises KernelError and StartError.
         """
         keeper = self._keeper
-        if keeper is None or self._thread_started or self._backend.rules_in_loop:
+        if keeper is None or self._thread_started or self._in_loop:
             return
         self._thread_started = True
         try:
@@ -91,7 +92,7 @@ class PacketRules:
     def look(self, now: float) -> Origins:
         """Keep the rules if that is the loop's part, and return what is wrong with them. The loop calls this once a
         second. Raises KernelError and StartError."""
-        return self._look(self._keeper, now) if self._keeper and self._backend.rules_in_loop else []
+        return self._look(self._keeper, now) if self._keeper and self._in_loop else []
 
     def configure(self, config: Config) -> None:
         if self._keeper:
