@@ -136,7 +136,7 @@ class Pipeline:
         return report
 
     def next_due(self) -> float | None:
-        """When `round` has something to do; None = not before the next change."""
+        """Return when `round` has something to do; None = not before the next change."""
         return 0.0 if self._dirty else self.reconciler.next_due()
 
     def _urgency(self, key: ServiceKey) -> int | None:
@@ -155,12 +155,12 @@ class Pipeline:
 
     @property
     def health_checks(self) -> dict[ServiceKey, HealthCheck]:
-        """The health checks that this node answers. A change replaces the value."""
+        """Return the health checks that this node answers. A change replaces the value."""
         return self._health_checks.answered
 
     @property
     def node_port_addresses(self) -> tuple[Address, ...] | None:
-        """The addresses on which the operator chose to serve node ports; None = all."""
+        """Return the addresses on which the operator chose to serve node ports; None = all."""
         return self._facts.node_port_addresses if self._options.node_ports_on else None
 
     def _set_static_rows(self, now: float) -> None:

@@ -17,7 +17,7 @@ AT_ONCE = float("-inf")
 
 
 class Deadlines(Struct):
-    """The times at which the work of the loop is due."""
+    """Holds the times at which the work of the loop is due."""
 
     window: float
     """The least number of seconds between the end of a round and the begin of the next one."""
@@ -34,13 +34,13 @@ class Deadlines(Struct):
     """The end of the last round."""
 
     def next(self, pipeline: Pipeline) -> float:
-        """The first time at which anything is due."""
+        """Return the first time at which anything is due."""
         if not pipeline.reconciler.started:
             return min(self.node_addresses, self.next_start(pipeline))
         return min(self.node_addresses, self.look, self.next_round(pipeline))
 
     def next_start(self, pipeline: Pipeline) -> float:
-        """NEVER until the source is complete and this node's addresses are known."""
+        """Return when the next start is due: NEVER until the source is complete and this node's addresses are known."""
         known = pipeline.table.synced and self.node_addresses == NEVER
         return self.start if known else NEVER
 

@@ -33,7 +33,7 @@ class HostLook:
         self._clock = clock
 
     def look(self, report: Report) -> None:
-        """Settings come last, as reading the host's interfaces may fail. Raises KernelError."""
+        """Look once. Settings come last, as reading the host's interfaces may fail. Raises KernelError."""
         if self._backend.unset_limits:
             self._backend.set_limits()
         self._pipeline.retry_missing_schedulers()

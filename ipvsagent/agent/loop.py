@@ -274,8 +274,8 @@ class Loop:
         self._was_in_sync = synced
 
     def _look(self, now: float) -> None:
-        """Look at connections of what drains, sizes of sets and the next slice of the audit. A table that cannot be
-        read does not keep the others from being looked at."""
+        """Look at connections of real servers that drain, sizes of sets and the next slice of the audit. A table that
+        cannot be read does not keep the others from being looked at."""
         attempt, audit, shared = self._recorder.attempt, self._pipeline.audit, self._pipeline.reconciler.shared
         if now >= self._deadlines.host:
             self._deadlines.host = now + HOST_LOOK_EVERY

@@ -18,7 +18,7 @@ from ipvsagent.status.snapshot import Snapshot, held_ids, in_sync, server_views,
 
 
 class SelfReport:
-    """Reads the state of the loop; for the loop's thread."""
+    """Describes the state of the loop; only the loop's thread may use it."""
 
     def __init__(
         self,

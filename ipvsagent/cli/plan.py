@@ -24,7 +24,7 @@ from ipvsagent.sources.source import source_of
 
 
 class PlannedOp(msgspec.Struct, frozen=True):
-    """One write to the kernel that `run` would do."""
+    """Describes a write to the kernel that `run` would do."""
 
     verb: str
     command: str
@@ -34,7 +34,7 @@ class PlannedOp(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All that `run` would change."""
+    """Collects all that `run` would change."""
 
     operations: tuple[PlannedOp, ...]
     packet_rules: tuple[str, ...]

@@ -56,7 +56,7 @@ class Write(Struct, frozen=True):
 
 
 class _TopicState:
-    """What is to be written about a topic, from `since` on, and what was."""
+    """Says what is to be written about a topic, from `since` on, and what was."""
 
     __slots__ = ("asked_at", "count", "findings", "name", "pending", "since", "tokens")
 
@@ -151,6 +151,7 @@ class EventPlan:
         return Write(event, state.count if event.name == state.name else 0)
 
     def wrote(self, write: Write, outcome: Outcome, now: float) -> None:
+        """Record the outcome of a write, and schedule the next one about its topic."""
         if write.event == self._starting:
             self._starting = None if outcome is not Outcome.FAILED else self._starting
             return

@@ -70,16 +70,16 @@ class Health:
     # Called by the loop
 
     def heartbeat(self) -> None:
-        """The loop has begun a turn."""
+        """Record that the loop has begun a turn."""
         self._last_turn = self._clock()
 
     def mark_waiting(self) -> None:
-        """The kernel does not hold everything that is desired yet."""
+        """Record that the kernel does not hold everything that is desired yet."""
         if self._waiting_since is None:
             self._waiting_since = self._clock()
 
     def mark_synced(self) -> None:
-        """Everything desired has been written."""
+        """Record that everything desired has been written."""
         self._waiting_since = None
         self._updated = self._wall()
 
@@ -94,7 +94,7 @@ class Health:
 
     @property
     def updated(self) -> float:
-        """When everything desired had been written for the last time; 0 = never."""
+        """Return when everything desired had been written for the last time; 0 = never."""
         return self._updated
 
     def alive(self) -> bool:

@@ -37,7 +37,7 @@ class Vitals:
         self.supervisor = Supervisor(environment)
 
     def heartbeat(self) -> None:
-        """The loop has begun a turn."""
+        """Report that the loop has begun a turn."""
         self.health.heartbeat()
         self.supervisor.heartbeat()
 

@@ -12,14 +12,14 @@ from ipvsagent.rows import Failure, Observed, Op, RealServerRow, Verb
 
 
 class Read(Struct, frozen=True):
-    """A virtual server was read from the kernel."""
+    """Says that a virtual server was read from the kernel."""
 
     rows: Sequence[Observed] = ()
     """What the kernel holds; empty if there is no such virtual server."""
 
 
 class Believed(Struct, frozen=True):
-    """A virtual server was not read: the kernel holds what is believed, which is nothing for a new one."""
+    """Says that a virtual server was not read: the kernel holds what is believed, which is nothing for a new one."""
 
 
 NOT_THERE = Read()
@@ -27,7 +27,7 @@ BELIEVED = Believed()
 
 
 class Batch(Struct):
-    """Ops of several virtual servers on their way to the kernel."""
+    """Collects the ops of several virtual servers on their way to the kernel."""
 
     ids: list[VirtualServerId] = []
     additions: list[Op] = []

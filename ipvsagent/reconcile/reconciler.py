@@ -61,7 +61,7 @@ class Reconciler:
         self.states.dirty.update(ids)
 
     def set_blind_spots(self, blind: BlindSpots, now: float) -> None:
-        """The source can read more, or less, than before; what was held back may go now."""
+        """Set what the source cannot read. What was held back because of it may go in the next round."""
         if blind == self.blind:
             return
         self.blind = self.shared.blind = blind
@@ -76,7 +76,8 @@ class Reconciler:
                 self.shared.static_changed(op.row, now)
 
     def shared_changed(self, row: SharedRow, present: bool, now: float) -> None:
-        """The kernel reported that a shared row appeared or went. Reports of our own writes agree and cost nothing."""
+        """Handle a report of the kernel that a shared row appeared or went. Reports of our own writes agree and cost
+        nothing."""
         if self.started and present != self.shared.needs(row):
             self.shared.retry.mark_suspect(row, now)
 
@@ -112,7 +113,8 @@ class Reconciler:
         return report
 
     def program(self, ids: Sequence[VirtualServerId], now: float, report: Report) -> None:
-        """Program these before everything else is even compared; `start` has to follow. Raises what `start` raises."""
+        """Program some virtual servers before everything else is even compared; `start` has to follow. Raises what it
+        raises."""
         self._tables.prepare()
         found = self._read(ids)
         present = self._tables.read_shared(None)
@@ -147,7 +149,7 @@ class Reconciler:
         self._apply(read, now, report, set(), count_drift=True)
 
     def next_due(self) -> float | None:
-        """When `round` has something to do; None = not before the next change."""
+        """Return when `round` has something to do; None = not before the next change."""
         if self.states.dirty:
             return 0.0
         times = (
@@ -195,7 +197,7 @@ class Reconciler:
         desired = self._desired.get(server_id)
         believed = self.states.confirmed.get(server_id)
         rows = [seen.row for seen in held.rows] if isinstance(held, Read) else self._believed_rows(server_id)
-        if self.states.not_foreign(server_id):
+        if self.states.unmark_foreign(server_id):
             report.replace_findings(server_id)
         if count_drift:
             report.record_drift(self.differences(server_id, rows))
@@ -230,7 +232,7 @@ class Reconciler:
         self.shared.write(ops, now, report, present)
 
     def _remove(self, batch: Batch, report: Report) -> None:
-        """Write the deletions, except those that would leave a virtual server worse off than a retry does."""
+        """Write the deletions, except those that would leave a virtual server without any real server until a retry."""
         refused = batch.without_virtual_server()
         empty = {server_id for server_id, failures in batch.failed.items() if self._all_refused(server_id, failures)}
         deletions = [

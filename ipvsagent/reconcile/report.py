@@ -16,7 +16,7 @@ _DRIFT = {Verb.ADD: "lost", Verb.SET: "edited", Verb.DELETE: "stray"}
 
 
 class Drift(Struct, frozen=True):
-    """A difference between the kernel and what was confirmed, which `op` repairs."""
+    """Describes a difference between the kernel and what was confirmed, which `op` repairs."""
 
     kind: str
     """lost, edited or stray."""
@@ -24,7 +24,7 @@ class Drift(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What was written, what failed and what was found."""
+    """Collects what was written, what failed and what was found."""
 
     written: int = 0
     """Ops that were sent to the kernel."""

@@ -14,7 +14,7 @@ LAST_DELAY = 30.0
 
 
 class Suspect(Struct, frozen=True, gc=False):
-    """Why a key is suspect, and when to try again."""
+    """Says why a key is suspect, and when to try again."""
 
     error: str
     """The last error of the kernel; "" if nothing failed."""

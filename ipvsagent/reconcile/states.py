@@ -22,7 +22,7 @@ from ipvsagent.reconcile.retry import RetryQueue, Suspect
 
 
 class State(Struct, frozen=True):
-    """All that is believed of one virtual server."""
+    """Combines all that is believed of one virtual server."""
 
     confirmed: VirtualServer | None
     suspect: Suspect | None
@@ -37,7 +37,7 @@ class State(Struct, frozen=True):
 
 
 class States:
-    """The states of all virtual servers; the reconciler alone changes them."""
+    """Holds the states of all virtual servers; only the reconciler changes them."""
 
     def __init__(self) -> None:
         self.confirmed: dict[VirtualServerId, VirtualServer] = {}
@@ -60,7 +60,7 @@ class States:
         return server_id in self.suspects or server_id in self.foreign
 
     def confirm(self, server_id: VirtualServerId, desired: VirtualServer | None) -> bool:
-        """The kernel accepted everything. Return whether the virtual server was suspect until now."""
+        """Record that the kernel accepted everything. Return whether the virtual server was suspect until now."""
         if desired is None:
             self.confirmed.pop(server_id, None)
         else:
@@ -71,25 +71,25 @@ class States:
         return True
 
     def mark_foreign(self, server_id: VirtualServerId) -> None:
-        """Another program has its place, and a Service asks for it."""
+        """Record that another program has its place, and a Service asks for it."""
         self.forget(server_id)
         self.foreign.add(server_id)
 
     def forget(self, server_id: VirtualServerId) -> None:
-        """Another program has its place, and no Service asks for it."""
+        """Drop what is believed: another program has its place, and no Service asks for it."""
         self.suspects.settle(server_id)
         self.confirmed.pop(server_id, None)
         self.foreign.discard(server_id)
 
-    def not_foreign(self, server_id: VirtualServerId) -> bool:
-        """No other program has its place. Return whether one had until now."""
+    def unmark_foreign(self, server_id: VirtualServerId) -> bool:
+        """Record that no other program has its place. Return whether one had until now."""
         if server_id not in self.foreign:
             return False
         self.foreign.discard(server_id)
         return True
 
     def release_held(self, now: float) -> None:
-        """What is held may go: the next round reads it and decides."""
+        """Have the next round read what is held, and decide again."""
         for server_id in self.held:
             self.suspects.mark_suspect(server_id, now)
         self.held.clear()

@@ -27,7 +27,7 @@ from ipvsagent.status.snapshot import DrainView, ServerView, Snapshot
 
 
 class RealServerStatus(Struct, frozen=True, omit_defaults=True):
-    """One real server in the kernel."""
+    """Describes a real server in the kernel."""
 
     address: str
     port: int
@@ -40,7 +40,7 @@ class RealServerStatus(Struct, frozen=True, omit_defaults=True):
 
 
 class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
-    """One virtual server, in the kernel or desired or both. clients, inside and error are those of ServerView."""
+    """Describes a virtual server, in the kernel or desired or both. clients, inside and error: see ServerView."""
 
     protocol: str
     address: str
@@ -65,7 +65,7 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
 
 
 class StatusDocument(Struct, frozen=True):
-    """All that `status` shows."""
+    """Contains all that `status` shows."""
 
     backend: str
     """Which backend serves here, ipvs or iptables; "" if there is neither IPVS nor a Service on iptables nor an

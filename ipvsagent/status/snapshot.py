@@ -22,7 +22,7 @@ TrafficPolicy = Literal["internal", "external"]
 
 
 class DrainView(Struct, frozen=True):
-    """One real server that drains."""
+    """Describes a real server that drains."""
 
     address: str
     port: int
@@ -32,7 +32,7 @@ class DrainView(Struct, frozen=True):
 
 
 class ServerView(Struct, frozen=True, omit_defaults=True):
-    """One desired virtual server, and what is believed of it."""
+    """Describes a desired virtual server, and what is believed of it."""
 
     id: VirtualServerId
     service: str
@@ -50,7 +50,7 @@ class ServerView(Struct, frozen=True, omit_defaults=True):
 
 
 class Totals(Struct, frozen=True):
-    """How many there are of each kind."""
+    """Counts what there is of each kind."""
 
     services: int
     endpoint_slices: int
@@ -77,7 +77,7 @@ class Programming(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """The state of the agent. Times are in seconds, counts since the agent started."""
+    """Describes the state of the agent. Times are in seconds, counts since the agent started."""
 
     version: str
     pid: int
@@ -139,7 +139,7 @@ def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
 
 
 def held_ids(pipeline: Pipeline) -> tuple[VirtualServerId, ...]:
-    """Virtual servers that no Service asks for, and that stay until every input can be read."""
+    """Return the virtual servers that no Service asks for, and that stay until every input can be read."""
     return tuple(sorted(i for i in pipeline.reconciler.states.held if i not in pipeline.desired))
 
 
@@ -170,7 +170,7 @@ def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> Serve
 
 
 def _condition(state: State, server: VirtualServer) -> str:
-    """The first that applies, as several may."""
+    """Return the first condition that applies, as several may."""
     if state.foreign:
         return "shadowed"
     if state.suspect:
