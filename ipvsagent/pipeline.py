@@ -1,7 +1,8 @@
-"""The one pipeline: changes in, kernel state out. `run`, `plan`, `cleanup` and the tests are this with another
-beginning or end: a source or none, real tables, tables that only record, or the fake kernel.
+"""The pipeline: changes in, kernel state out.
 
-Pure, given the backend's tables and `now`. Findings come out of every call, by origin, for a `FindingBook`.
+`run`, `plan`, `cleanup` and the tests are this pipeline with different ends: a source or none; real tables, tables that
+only record, or the fake kernel. It is pure, given the tables and `now`. Calls return findings by origin, for a
+`FindingBook`.
 """
 
 from __future__ import annotations
@@ -31,17 +32,20 @@ from ipvsagent.render.set_members import health_check_members, pod_members, rout
 from ipvsagent.rows import RouteRow
 
 NOBODY: Rank = (0.0, "", "")
-"""The rank of a Service that is gone."""
+"""The rank of a deleted Service."""
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
+"""What is wrong now at each origin; replaces what the same origin reported before."""
 
 
 class Pipeline:
-    def __init__(self, node_name: str, options: PolicyOptions, backend: KernelTables, drains: Drains) -> None:
+    """Keeps what the source reported, what is desired, and what is believed of the kernel."""
+
+    def __init__(self, node_name: str, options: PolicyOptions, tables: KernelTables, drains: Drains) -> None:
         self.table = ServiceTable()
         self.desired = DesiredState()
-        self.reconciler = Reconciler(self.desired, backend, drains)
-        self.audit = Audit(self.reconciler, backend)
+        self.reconciler = Reconciler(self.desired, tables, drains)
+        self.audit = Audit(self.reconciler, tables)
         self.node_name = node_name
         self._drains = drains
         self._options = options
@@ -52,17 +56,17 @@ class Pipeline:
         self._dirty: set[ServiceKey] = set()
         self._missing_schedulers: dict[ServiceKey, str] = {}
         self._health_checks = HealthChecks(self.desired)
-        self._fix(0.0)
+        self._set_static_rows(0.0)
 
-    def take(self, changes: Changes, now: float) -> Origins:
-        """A source's message. What it makes dirty is worked out and written by the next `start` or `round`."""
+    def apply_changes(self, changes: Changes, now: float) -> Origins:
+        """Apply a message of the source. The next `start` or `round` recomputes and writes what it makes dirty."""
         self._dirty |= self.table.apply(changes)
-        self.reconciler.see(self.table.blind, now)
+        self.reconciler.set_blind_spots(self.table.blind, now)
         origins: Origins = []
         if self.table.nodes_revision != self._nodes_revision:
             self._nodes_revision = self.table.nodes_revision
             self._dirty |= self._refresh_facts()
-            self._fix(now)
+            self._set_static_rows(now)
             origins.append(("nodes", self._facts_findings))
         if self.node_name not in self.table.nodes:
             origins.append(self._node_unknown())
@@ -70,17 +74,17 @@ class Pipeline:
             origins.append(("node", ()))
         return origins
 
-    def node_addresses(self, interfaces: Mapping[Address, str]) -> Origins:
-        """The addresses on this node's other interfaces, now, with the interface's name."""
+    def set_node_addresses(self, interfaces: Mapping[Address, str]) -> Origins:
+        """Set the addresses on this node's other interfaces, with the names of these."""
         before, self._interfaces = self._interfaces, dict(interfaces)
         self._dirty |= self._refresh_facts()
         if before.keys() != self._interfaces.keys():
             self._dirty |= self._health_checks.addresses_changed()
-        self._fix(0.0)
+        self._set_static_rows(0.0)
         return [("nodes", self._facts_findings)]
 
     def reconfigure(self, options: PolicyOptions, drain_timeout: float, now: float) -> Origins:
-        """Other choices of the operator: everything is worked out anew, as at a start. A drain under way keeps its
+        """Apply a changed configuration: everything is recomputed, as at a start. A drain under way keeps its
         deadline."""
         self._drains.timeout = drain_timeout
         if options == self._options:
@@ -88,24 +92,25 @@ class Pipeline:
         self._options = options
         self._refresh_facts()
         self._dirty |= set(self.table.services)
-        self._fix(now)
+        self._set_static_rows(now)
         return [("nodes", self._facts_findings)]
 
     def mark_all_suspect(self, now: float) -> None:
-        """The renderer makes other rows than before: the next round reads what is held, and compares it with these."""
-        for server_id in self.reconciler.confirmed:
-            self.reconciler.suspects.mark_suspect(server_id, now)
+        """Have the next round read and compare every virtual server: the renderer makes other rows than before."""
+        self.reconciler.states.mark_all_suspect(now)
 
-    def ask_for_schedulers(self) -> None:
-        """Services that asked for a scheduler that the kernel did not have are worked out anew if it has come: their
-        objects do not change when somebody loads a module. Costs as many questions as names are missing."""
+    def retry_missing_schedulers(self) -> None:
+        """Recompute Services that asked for a scheduler which the kernel lacked and now has, as loading a module
+        changes no object. Asks the kernel once for each missing name."""
         if self._missing_schedulers:
-            come = {name for name in set(self._missing_schedulers.values()) if self._options.scheduler_works(name)}
-            self._dirty.update(key for key, name in self._missing_schedulers.items() if name in come)
+            missing = set(self._missing_schedulers.values())
+            available = {name for name in missing if self._options.scheduler_works(name)}
+            self._dirty.update(key for key, name in self._missing_schedulers.items() if name in available)
 
     def begin(self, now: float, report: Report | None = None) -> Report:
-        """The first `start`: what everything else needs is programmed before the rest is even worked out
-        (kubernetes/kubernetes#133773). Not for a dry run, which would say it twice. Raises KernelError, StartError."""
+        """Do the first `start`: program what everything else needs before the rest is even computed
+        (kubernetes/kubernetes#133773). Not for a dry run, which would report it twice. Raises KernelError and
+        StartError."""
         report = Report() if report is None else report
         urgent = sorted((key for key in self._dirty if self._urgency(key) is not None), key=self._urgency_first)
         if urgent:
@@ -114,9 +119,9 @@ class Pipeline:
         return self.start(now, report)
 
     def start(self, now: float, report: Report | None = None) -> Report:
-        """Make the kernel as it is wanted, whatever it holds. Raises KernelError, StartError.
+        """Make the kernel what is desired, whatever it holds. Raises KernelError and StartError.
 
-        report: says what was found and done as far as it gets, also if this raises.
+        `report` is filled as far as the work gets, even if this raises.
         """
         report = Report() if report is None else report
         self._recompute(self._in_order(), report)
@@ -124,18 +129,18 @@ class Pipeline:
         return report
 
     def round(self, now: float, report: Report | None = None) -> Report:
-        """What has become due, after `start`. Raises KernelError; `report` as there."""
+        """Do what has become due since `start` or the last round. Raises KernelError; `report` is as in `start`."""
         report = Report() if report is None else report
         self._recompute(self._in_order(), report)
         self.reconciler.round(now, report)
         return report
 
     def next_due(self) -> float | None:
-        """When `round` has something to do; None = not before the next change."""
+        """Return when `round` has something to do; None = not before the next change."""
         return 0.0 if self._dirty else self.reconciler.next_due()
 
     def _urgency(self, key: ServiceKey) -> int | None:
-        """0 the API server, 1 DNS, None everything else."""
+        """Return 0 for the API server, 1 for DNS, None for everything else."""
         if key == ("default", "kubernetes"):
             return 0
         service = self.table.services.get(key)
@@ -150,20 +155,21 @@ class Pipeline:
 
     @property
     def health_checks(self) -> dict[ServiceKey, HealthCheck]:
-        """Those that this node answers; the next version is another value."""
+        """Return the health checks that this node answers. A change replaces the value."""
         return self._health_checks.answered
 
     @property
     def node_port_addresses(self) -> tuple[Address, ...] | None:
-        """Where this node serves node ports, by the operator's choice; None = on every address."""
+        """Return the addresses on which the operator chose to serve node ports; None = all."""
         return self._facts.node_port_addresses if self._options.node_ports_on else None
 
-    def _fix(self, now: float) -> None:
-        """What is needed whatever virtual servers there are: routes of route mode, where pods are, which of them are
-        here, and where load balancers ask for the health of Services.
+    def _set_static_rows(self, now: float) -> None:
+        """Set the rows that are needed whatever virtual servers there are: routes of route mode, networks of pods and
+        of the pods here, and addresses on which load balancers check the health of Services.
 
-        Not every network plugin gives pods addresses of their Node's pod CIDRs: that this one does is believed where
-        an interface of the node has such an address, and where nothing else is known."""
+        Not every network plugin gives pods addresses of their Node's pod CIDRs. These CIDRs are believed if an
+        interface of the node has such an address, and if nothing else is known.
+        """
         node = self.table.nodes.get(self.node_name)
         own = [parse_network(text) for text in node.pod_cidrs] if node else []
         pods = own if self._options.pods_of_node else self._options.pod_networks
@@ -182,10 +188,10 @@ class Pipeline:
         routes = self._facts.routes
         ranges = routed_members(route.network for route in routes)
         delivered = [RouteRow(str(route.network), route.source) for route in routes]
-        self.reconciler.fix((*pod_members(pods, home), *checks, *ranges, *delivered), now)
+        self.reconciler.set_static_rows((*pod_members(pods, home), *checks, *ranges, *delivered), now)
 
     def _refresh_facts(self) -> set[ServiceKey]:
-        """Every Service, if what policy knows of the node is not what it was; rare."""
+        """Recompute what policy knows of the node. If that has changed, which is rare, return every Service."""
         facts, self._facts_findings = node_facts(
             self.node_name,
             self.table.nodes,
@@ -214,7 +220,7 @@ class Pipeline:
         return ("node", (finding,))
 
     def _recompute(self, dirty: Iterable[ServiceKey], report: Report) -> None:
-        """Recompute what these Services want, and those that win or lose an address by it."""
+        """Recompute the virtual servers of these Services, and of those that win or lose an address by it."""
         rejudged: set[ServiceKey] = set()
         try:
             queue = deque(dirty)
@@ -226,20 +232,20 @@ class Pipeline:
                 replaced = self._recompute_service(key, report)
                 self._health_checks.virtual_servers_changed(key, replaced)
                 rejudged |= replaced.rejudged | {key}
-                queue.extend(replaced.passed - self._dirty)  # clients are translated to what a Service has won alone
+                queue.extend(replaced.passed - self._dirty)  # clients are translated only to what their Service has won
                 self._dirty |= replaced.passed
         finally:
             if not self._dirty:
-                self._dirty = set()  # looking through one that once held every Service takes as long as if it did
+                self._dirty = set()  # iterating a set that once held every Service takes as long as if it still did
             moved, findings = self._health_checks.settle(self._facts.node_port_addresses, self._is_local)
             if moved:
-                self._fix(0.0)
+                self._set_static_rows(0.0)
             report.findings.extend((("health check", key), found) for key, found in findings)
             report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
 
     def _in_order(self) -> list[ServiceKey]:
-        """Everything dirty: what is gone, then the oldest Services first. Two runs write in the same order, and nobody
-        is taken for the winner of an address that an older Service is still to claim."""
+        """Return everything dirty: deleted Services, then the oldest first. Two runs write in the same order, and no
+        Service wins an address that an older one is yet to claim."""
 
         def seniority(key: ServiceKey) -> tuple[Rank, ServiceKey]:
             service = self.table.services.get(key)
@@ -264,17 +270,17 @@ class Pipeline:
             replaced = self.desired.replace(key, rank, servers)
             report.findings.append((("policy", key), outcome.findings))
         self._dirty.discard(key)
-        self.reconciler.change(replaced.changed)
+        self.reconciler.mark_dirty(replaced.changed)
         return replaced
 
     def _translated(self, key: ServiceKey, rank: Rank, server: VirtualServer) -> VirtualServer:
-        """Without `inside` if an older Service has that virtual server, which has other endpoints."""
+        """Return the virtual server, without `inside` if an older Service has won that one: it has other endpoints."""
         if server.inside is None or self.desired.would_win(key, rank, server.inside):
             return server
         return replace(server, inside=None)
 
     def _is_local(self, address: Address) -> bool:
-        """Of a Service's address that is served here: on an interface, ours or another one, or local by a route."""
+        """Whether a Service's address that is served here is local: on an interface, ours or another, or by a route."""
         return address in self._interfaces or (
             self._options.capabilities.binds and address not in self._facts.own_addresses
         )

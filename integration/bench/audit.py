@@ -11,7 +11,7 @@ import time
 
 from integration.bench.chain import NodeChain
 from integration.bench.worker import Measured
-from ipvsagent.agent.loop import LOOK_EVERY
+from ipvsagent.agent.deadlines import LOOK_EVERY
 from ipvsagent.reconcile.audit import Pace
 
 _SLICES, _PAUSE = 40, 0.05
@@ -26,7 +26,7 @@ def measure(chain: NodeChain) -> Measured:
         began = time.perf_counter()
         report = chain.pipeline.audit.look(counts[-1], began)
         taken.append(time.perf_counter() - began)
-        pace.took(counts[-1], taken[-1])
+        pace.record(counts[-1], taken[-1])
         assert not report.drift, report.drift
     began = time.perf_counter()
     chain.backend.ours()

@@ -14,7 +14,7 @@ from typing import Any
 from integration.bench.cluster import SERVICE_CIDR, THIS_NODE
 from integration.bench.stand import INTERFACE
 from ipvsagent.address import Address
-from ipvsagent.agent.log import learn
+from ipvsagent.agent.log import record_and_log
 from ipvsagent.backends.assembly import pipeline_for
 from ipvsagent.backends.ipvs import IpvsBackend
 from ipvsagent.cluster.objects import Changes
@@ -38,15 +38,15 @@ class Chain:
 
     def take(self, changes: Changes) -> None:
         self._now += 1.0
-        learn(self._book, self.pipeline.take(changes, self._now))
+        record_and_log(self._book, self.pipeline.apply_changes(changes, self._now))
 
     def begin(self) -> None:
         """This node's addresses: before the first message."""
-        learn(self._book, self.pipeline.node_addresses(dict.fromkeys(self._addresses(), "eth0")))
+        record_and_log(self._book, self.pipeline.set_node_addresses(dict.fromkeys(self._addresses(), "eth0")))
 
     def start(self) -> Report:
         report = self.pipeline.begin(self._now)
-        learn(self._book, report.findings)
+        record_and_log(self._book, report.findings)
         return report
 
     def changed(self, changes: Changes) -> Report:
@@ -54,8 +54,8 @@ class Chain:
         would be a matter of waiting."""
         self.take(changes)
         report = self.pipeline.round(self._now)
-        learn(self._book, [("tables", ())])
-        learn(self._book, report.findings)
+        record_and_log(self._book, [("tables", ())])
+        record_and_log(self._book, report.findings)
         in_sync(self.pipeline)
         return report
 

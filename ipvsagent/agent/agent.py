@@ -1,8 +1,8 @@
-"""The running agent: its loop, the threads around it, and the signals that end it. The only module that starts threads.
+"""The running agent: its loop, the threads around it, and the signals that end it.
 
-One thread, the loop's, owns all state and every kernel handle it writes with. A source thread, the address monitor, the
-keeper of the packet rules, the watch for those of kube-proxy, the ender of UDP flows and the status server only put
-messages into the inbox. A signal is a message too. Nothing is undone at exit: traffic must outlive the agent.
+The loop's thread owns all state and every kernel handle that it writes with. The threads of the source, the address
+monitor, the packet rules, the watch for rules of kube-proxy, the UDP flows and the status server only put messages into
+the inbox. A signal is a message, too. Nothing is undone at exit: traffic must outlive the agent.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 
 from ipvsagent import __version__
-from ipvsagent.agent.loop import Loop, RulesRepaired, Stop
+from ipvsagent.agent.loop import Loop, Stop
+from ipvsagent.agent.packet_rules import PacketRules
 from ipvsagent.agent.udp_flows import UdpFlows
 from ipvsagent.api.event_writer import EventWriter
 from ipvsagent.backends.backend import Backend
 from ipvsagent.config import Config
-from ipvsagent.errors import KernelError, StartError
+from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.monitoring.server import Server
 from ipvsagent.monitoring.vitals import Vitals
 from ipvsagent.packet_filter.profiles import families
-from ipvsagent.packet_filter.rule_keeper import RuleKeeper
 from ipvsagent.sources.configuration import ConfigurationFiles
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.source import Source
@@ -37,11 +37,9 @@ from ipvsagent.status import socket as status_socket
 
 log = logging.getLogger("ipvsagent")
 
-LOOK_AT_RULES_EVERY = 1.0
-
 
 class Agent:
-    """Built on a prepared node whose lock is held; `run` returns when told to stop. files: followed, if there are."""
+    """Runs on a prepared node whose lock is held; `run` returns after SIGTERM or SIGINT."""
 
     def __init__(
         self,
@@ -51,6 +49,7 @@ class Agent:
         files: ConfigurationFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """files: the configuration files to follow, if there are any."""
         self._config = config
         self._backend = backend
         self._inbox = Inbox()
@@ -58,26 +57,31 @@ class Agent:
         self._source = source
         self._events = self._event_writer()
         self._vitals = Vitals(self._server, os.environ, self._events)
-        self._udp_flows = UdpFlows(self._server.metrics.looked_at_flows)
+        self._udp_flows = UdpFlows(self._server.metrics.record_flow_look)
         self._files = files
-        self._keeper: RuleKeeper | None = None
-        self._keeps_rules = False
+        self._stop = threading.Event()
+        self._rules = PacketRules(
+            backend,
+            self._server.metrics.rules,
+            lambda: self._loop.started,
+            self._start_thread,
+            self._inbox.put,
+            self._stop,
+        )
         self._loop = Loop(
             config,
             backend,
             self._inbox,
             self._vitals,
-            self._install_rules,
-            self._begin_keeping_rules,
-            self._configure_rules,
-            self._source.view,
-            self._udp_flows.changed,
-            clock,
+            self._rules,
+            configure=self._configure,
+            source_view=self._source.view,
+            udp_changed=self._udp_flows.changed,
+            clock=clock,
         )
-        self._stop = threading.Event()
 
     def run(self) -> None:
-        """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError if that cannot be done."""
+        """Follow the source until SIGTERM or SIGINT. Raises SourceError and StartError."""
         monitor = AddressMonitor()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -109,47 +113,18 @@ class Agent:
             self._server.close()
             self._backend.socket_path.unlink(missing_ok=True)
 
-    def _install_rules(self) -> Sequence[Finding]:
-        """The packet rules; the loop calls it before its first round, and `_begin_keeping_rules` after it."""
-        rules = self._backend.packet_filter()
-        rules.on_failure(self._server.metrics.rules.failed)
-        self._server.metrics.rules.counts = rules.counts
-        try:
-            rules.install()
-        except (KernelError, StartError):
-            rules.close()
-            raise
-        log.info("packet rules: %s", rules.description)
-        self._keeper = RuleKeeper(rules, lambda: self._loop.started, self._backend.retire_others)
-        if self._backend.rules_in_loop:
-            self._loop.keeper = self._keeper
-        return rules.findings()
-
-    def _begin_keeping_rules(self) -> None:
-        """Write what the first round added to the packet rules; from then on a thread keeps them, unless the loop does.
-        Raises KernelError, StartError."""
-        keeper = self._keeper
-        if keeper is None or self._keeps_rules or self._backend.rules_in_loop:
-            return
-        self._keeps_rules = True
-        try:
-            keeper.rules.apply_pending()
-        finally:
-            self._start_thread("rules", lambda: self._keep_rules(keeper))
-
-    def _configure_rules(self, config: Config) -> None:
+    def _configure(self, config: Config) -> None:
         self._server.configure(config)
-        if self._keeper:
-            self._keeper.rules.configure(config)
+        self._rules.configure(config)
 
     def _event_writer(self) -> EventWriter | None:
         transport = self._source.event_transport if self._config.events else None
-        return EventWriter(transport, self._config.node_name, self._server.metrics.events) if transport else None
+        return EventWriter(transport, self._config.node_name, self._server.metrics.record_events) if transport else None
 
-    # Threads; each talks to the inbox alone
+    # Threads, which only put messages into the inbox
 
     def _start_thread(self, name: str, work: Callable[[], None]) -> None:
-        """A thread that ends by an error ends the agent: its supervisor starts it afresh."""
+        """Start a thread whose failure ends the agent, so that its supervisor starts it again."""
 
         def run() -> None:
             try:
@@ -161,25 +136,6 @@ class Agent:
 
     def _watch(self) -> None:
         self._source.run(self._inbox, self._stop)
-
-    def _keep_rules(self, keeper: RuleKeeper) -> None:
-        """Rules that somebody changed come back, and this thread alone waits for the lock of iptables."""
-        reported: dict[str, tuple[Finding, ...]] = {}
-        while not self._stop.is_set():
-            keeper.rules.wake.wait(LOOK_AT_RULES_EVERY)
-            keeper.rules.wake.clear()
-            try:
-                look = keeper.look(time.monotonic())
-                found = {"packet rules": look.rules, "other backend": look.others}
-                if look.repaired:
-                    self._inbox.put(RulesRepaired(look.repaired))
-            except (KernelError, StartError) as error:
-                failure = Finding(FindingKind.HOST, "packet rules", f"{error}; tried again", severity=Severity.ERROR)
-                found = {"packet rules": (failure,)}
-            for origin, findings in found.items():
-                if findings != reported.get(origin):
-                    reported[origin] = findings
-                    self._inbox.put(Findings(origin, findings))
 
     def _report_leftovers(self, found: tuple[Finding, ...]) -> None:
         self._inbox.put(Findings("rules of kube-proxy", found))

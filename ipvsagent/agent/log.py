@@ -1,4 +1,4 @@
-"""What an agent says in its log: findings that appeared or are over, drift, and what a start came to."""
+"""What an agent writes to its log: findings that appeared or are resolved, drift, and the totals of a start."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ log = logging.getLogger("ipvsagent")
 LOGGED_DRIFT = 10
 
 
-def learn(book: FindingBook, origins: Origins) -> tuple[list[Finding], list[Finding]]:
-    """Note what was found, and log what is new and what is over: (appeared, cleared)."""
+def record_and_log(book: FindingBook, origins: Origins) -> tuple[list[Finding], list[Finding]]:
+    """Record what each origin found in the book, log what is new and what is resolved, and return both: (appeared,
+    cleared)."""
     all_appeared: list[Finding] = []
     all_cleared: list[Finding] = []
     for origin, findings in origins:
@@ -24,7 +25,7 @@ def learn(book: FindingBook, origins: Origins) -> tuple[list[Finding], list[Find
         for finding in appeared:
             log.log(logging.ERROR if finding.severity is Severity.ERROR else logging.WARNING, "%s", finding)
         for finding in cleared:
-            log.info("no longer so: %s", finding)
+            log.info("resolved: %s", finding)
         all_appeared += appeared
         all_cleared += cleared
     return all_appeared, all_cleared

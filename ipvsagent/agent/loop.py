@@ -1,32 +1,34 @@
-"""The main loop: what an agent does with messages and with time. It owns all state and every kernel handle it writes
-with; what other threads know comes through the inbox, and it starts none of them.
+"""The main loop: what an agent does with messages and with time.
+
+It owns all state and every kernel handle that writes. What other threads know reaches it through the inbox, and it
+starts no thread itself.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-import os
-from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import msgspec
+from msgspec import Struct
 
-from ipvsagent import __version__
-from ipvsagent.agent.log import learn, log_drift, totals_text
+from ipvsagent.agent.deadlines import HOST_LOOK_EVERY, LOOK_EVERY, NEVER, READ_AGAIN_AFTER, Deadlines
+from ipvsagent.agent.host_look import HostLook
+from ipvsagent.agent.log import totals_text
+from ipvsagent.agent.packet_rules import RulesRepaired
 from ipvsagent.agent.reconfiguration import Reconfiguration
+from ipvsagent.agent.recorder import Recorder
+from ipvsagent.agent.self_report import SelfReport
 from ipvsagent.backends.backend import Backend
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.config import Config
-from ipvsagent.errors import KernelError, StartError
-from ipvsagent.findings import Finding, FindingBook, FindingKind, Severity
-from ipvsagent.kernel import host
+from ipvsagent.findings import Finding
 from ipvsagent.kernel.addresses import is_ipv6_link_local
 from ipvsagent.kernel.monitor import AddressChange, LinkChange, Overflow
 from ipvsagent.model import VirtualServer
-from ipvsagent.monitoring.metrics import MetricsQuery, Readings
+from ipvsagent.monitoring.metrics import MetricsQuery
 from ipvsagent.monitoring.vitals import BEAT_EVERY, Vitals
-from ipvsagent.packet_filter.rule_keeper import RuleKeeper
 from ipvsagent.pipeline import Origins
 from ipvsagent.reconcile.audit import Pace
 from ipvsagent.reconcile.report import Report
@@ -35,38 +37,32 @@ from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.inbox import Findings, Inbox
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status import socket as status_socket
-from ipvsagent.status.snapshot import Snapshot, in_sync, server_views, totals_of, without_local_endpoints
+from ipvsagent.status.snapshot import in_sync
 
 log = logging.getLogger("ipvsagent")
 
-LOOK_EVERY = 1.0
-LOOK_AT_HOST_EVERY = 10.0
 POLLED_AT_ONCE = 64
-READ_AGAIN_AFTER = 1.0
-RETRY_START_AFTER = (1.0, 30.0)
+"""The most virtual servers whose connections one look reads."""
 
 
-class RulesRepaired(msgspec.Struct, frozen=True):
-    """Somebody changed our packet rules, and they are as they should be again."""
-
-    differences: int
-
-
-class Stop(msgspec.Struct, frozen=True):
-    """End the loop; `reason` is logged."""
+class Stop(Struct, frozen=True):
+    """A message that ends the loop; `reason` is logged."""
 
     reason: str
 
 
-class Loop:
-    """The parts of an agent that the loop calls.
+class Rules(Protocol):
+    """The packet rules, as the loop drives them; see `PacketRules` for what each call does and raises."""
 
-    install_rules: writes the packet rules; called until it returns once. It returns what is wrong. keep_rules: sees to
-    it that they stay, and writes what the first round added. Both raise KernelError and StartError. configure_rules:
-    hands another configuration to their keeper. udp_changed: is given UDP virtual servers whose real servers are not
-    what they were; must not wait. keeper: of the packet rules, where the loop itself keeps them, as virtual servers are
-    rules, too; None = a thread does.
-    """
+    def install(self) -> Sequence[Finding]: ...
+
+    def after_programming(self) -> None: ...
+
+    def look(self, now: float) -> Origins: ...
+
+
+class Loop:
+    """Owns the pipeline and all kernel handles that write; `turn` does what is due."""
 
     def __init__(
         self,
@@ -74,287 +70,221 @@ class Loop:
         backend: Backend,
         inbox: Inbox,
         vitals: Vitals,
-        install_rules: Callable[[], Sequence[Finding]],
-        keep_rules: Callable[[], None],
-        configure_rules: Callable[[Config], None],
+        rules: Rules,
+        *,
+        configure: Callable[[Config], None],
         source_view: Callable[[], SourceView],
         udp_changed: Callable[[Sequence[VirtualServer]], None],
         clock: Callable[[], float],
     ) -> None:
-        self._config = config
+        """configure: passes a changed configuration to the parts that other threads run. udp_changed: is called with
+        UDP virtual servers whose real servers have changed; must not wait."""
+        self._interface = config.interface
         self._backend = backend
-        self._tables = backend.kernel_tables()
-        self._clock = clock
-        self._source_view = source_view
         self._inbox = inbox
         self._vitals = vitals
-        self._failing: set[str] = set()
-        self._install_rules = install_rules
-        self._begin_keeping_rules = keep_rules
-        self._udp_changed = udp_changed
-        self._book = FindingBook()
+        self._rules = rules
+        self._clock = clock
+        self._tables = backend.kernel_tables()
         self._pipeline = backend.pipeline(self._tables, window=config.window)
-        self._reconfiguration = Reconfiguration(config, backend, self._pipeline, configure_rules)
-        self._born = clock()
-        self._changed_at: float | None = None
-        self._round_ended = float("-inf")
-        self._start_due = 0.0
-        self._start_delay = RETRY_START_AFTER[0]
-        self._addresses_due = float("-inf")
-        self._look_due = 0.0
+        self._deadlines = Deadlines(config.window)
         self._pace = Pace()
-        self._host_due = 0.0
-        self._start_writes = 0
-        self._start_seconds = 0.0
-        self._settled = False
+        self._recorder = Recorder(vitals, udp_changed)
+        self._reconfiguration = Reconfiguration(config, backend, self._pipeline, configure)
+        self._host = HostLook(backend, self._pipeline, self._reconfiguration, self._recorder, clock)
+        self._self_report = SelfReport(
+            config, backend, self._tables, self._pipeline, self._recorder, vitals.metrics, source_view, clock()
+        )
         self._rules_installed = False
-        self._drift: Counter[str] = Counter()
-        self._odd_addresses = False
-        self.keeper: RuleKeeper | None = None
-        self._learn([("backend", backend.findings)])
+        self._was_in_sync = False
+        self._odd_addresses = False  # some address of ours may be bound with other attributes than ours
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Changes: self._on_changes,
+            Findings: self._on_findings,
+            NewConfig: self._on_new_config,
+            AddressChange: self._on_address_change,
+            LinkChange: self._on_link_change,
+            Overflow: self._on_overflow,
+            RulesRepaired: self._on_rules_repaired,
+            status_socket.Query: self._on_status_query,
+            MetricsQuery: self._on_metrics_query,
+        }
+        self._recorder.record([("backend", backend.findings)])
 
     @property
     def started(self) -> bool:
-        """Services are served. May be asked from any thread."""
+        """Whether Services are served. Any thread may ask."""
         return self._pipeline.reconciler.started
 
     def turn(self) -> bool:
-        """Wait for messages or the next deadline, then do what is due. False = stop."""
-        going_on = self._turn()
-        self._vitals.stands(self._pipeline, failing=bool(self._failing))
-        return going_on
+        """Wait for messages or the next deadline, then do what is due. Return False when the loop is to end.
 
-    def _turn(self) -> bool:
-        messages = self._inbox.take(max(0.0, min(self._wake_at() - self._clock(), BEAT_EVERY)))
-        self._vitals.turned()
+        Raises an exception that another thread sent as a message.
+        """
+        goes_on = self._handle_messages()
+        if goes_on:
+            self._do_what_is_due()
+        self._vitals.report_state(self._pipeline, failing=self._recorder.failing)
+        return goes_on
+
+    def _handle_messages(self) -> bool:
+        wait = self._deadlines.next(self._pipeline) - self._clock()
+        messages = self._inbox.take(max(0.0, min(wait, BEAT_EVERY)))
+        self._vitals.heartbeat()
         for message in messages:
             if isinstance(message, Stop):
                 log.info("stopping (%s); what is programmed stays", message.reason)
                 return False
             if isinstance(message, BaseException):
                 raise message
-            self._take(message)
-        if self._odd_addresses:
-            self._guard("odd addresses", lambda report: self._repair_addresses())
-        now = self._clock()
-        if now >= self._addresses_due:
-            self._refresh_node_addresses(now)
-        if not self._pipeline.reconciler.started:
-            if now >= self._start_may_be():
-                self._start(now)
-            return True
-        due = self._pipeline.next_due()
-        if due is not None and max(due, self._round_ended + self._config.window) <= now:
-            report = self._guard("round", lambda report: self._pipeline.round(now, report))
-            self._round_ended = self._clock()
-            self._vitals.synced(self._round_ended - now, success=report is not None)
-            self._log_settled()
-        if now >= self._look_due:
-            self._look_due = now + LOOK_EVERY
-            self._look(now)
+            self._handlers[type(message)](message)
         return True
 
-    def _wake_at(self) -> float:
-        if not self._pipeline.reconciler.started:
-            return min(self._addresses_due, self._start_may_be())
-        wake = min(self._addresses_due, self._look_due)
-        due = self._pipeline.next_due()
-        return wake if due is None else min(wake, max(due, self._round_ended + self._config.window))
+    def _do_what_is_due(self) -> None:
+        deadlines = self._deadlines
+        if self._odd_addresses:
+            self._recorder.attempt("odd addresses", lambda report: self._repair_addresses())
+        now = self._clock()
+        if now >= deadlines.node_addresses:
+            self._refresh_node_addresses(now)
+        if not self.started:
+            if now >= deadlines.next_start(self._pipeline):
+                self._start(now)
+            return
+        if now >= deadlines.next_round(self._pipeline):
+            self._round(now)
+        if now >= deadlines.look:
+            deadlines.look = now + LOOK_EVERY
+            self._look(now)
 
-    def _start_may_be(self) -> float:
-        """Not before the source has said everything and this node's addresses are known."""
-        known = self._pipeline.table.synced and self._addresses_due == float("inf")
-        return self._start_due if known else float("inf")
+    # Messages
 
-    def _take(self, message: object) -> None:
-        if isinstance(message, Changes):
-            now = self._clock()
-            self._changed_at = now
-            self._vitals.changed(message)
-            self._learn(self._pipeline.take(message, now))
-        elif isinstance(message, Findings):
-            self._learn([(message.origin, message.findings)])
-        elif isinstance(message, NewConfig):
-            self._look_due = self._clock()
-            self._learn(self._reconfiguration.take(message, self._look_due))
-        elif isinstance(message, AddressChange) and message.interface == self._config.interface:
-            self._odd_addresses |= message.odd
-            self._pipeline.reconciler.shared_changed(AddressRow(message.address), message.present, self._clock())
-        elif isinstance(message, AddressChange) and not is_ipv6_link_local(message.address):
-            if message.present != self._pipeline.has_interface_address(message.address):
-                self._addresses_due = self._clock()
-        elif isinstance(message, LinkChange):
-            if message.interface == self._config.interface and not message.present:
-                self._mark_addresses_suspect()
-        elif isinstance(message, Overflow):
+    def _on_changes(self, changes: Changes) -> None:
+        now = self._clock()
+        self._self_report.changed_at = now
+        self._vitals.changed(changes)
+        self._recorder.record(self._pipeline.apply_changes(changes, now))
+
+    def _on_findings(self, message: Findings) -> None:
+        self._recorder.record([(message.origin, message.findings)])
+
+    def _on_new_config(self, message: NewConfig) -> None:
+        self._deadlines.look = self._clock()
+        self._recorder.record(self._reconfiguration.apply(message, self._deadlines.look))
+
+    def _on_address_change(self, change: AddressChange) -> None:
+        if change.interface == self._interface:
+            self._odd_addresses |= change.odd
+            self._pipeline.reconciler.shared_changed(AddressRow(change.address), change.present, self._clock())
+        elif is_ipv6_link_local(change.address):
+            return
+        elif change.present != self._pipeline.has_interface_address(change.address):
+            self._deadlines.node_addresses = self._clock()
+
+    def _on_link_change(self, change: LinkChange) -> None:
+        if change.interface == self._interface and not change.present:
             self._mark_addresses_suspect()
-            self._addresses_due = self._clock()
-        elif isinstance(message, RulesRepaired):
-            self._drift["rules"] += message.differences
-            log.warning("drift: packet rules were changed by somebody; %d differences repaired", message.differences)
-        elif isinstance(message, status_socket.Query):
-            message.answer.put(self._snapshot())
-        elif isinstance(message, MetricsQuery):
-            message.answer.put(self._readings())
+
+    def _on_overflow(self, _: Overflow) -> None:
+        self._mark_addresses_suspect()
+        self._deadlines.node_addresses = self._clock()
+
+    def _on_rules_repaired(self, message: RulesRepaired) -> None:
+        self._recorder.drift["rules"] += message.differences
+        log.warning("repaired %d packet-rule differences: another program changed our rules", message.differences)
+
+    def _on_status_query(self, query: status_socket.Query) -> None:
+        query.answer.put(self._self_report.snapshot(self._clock()))
+
+    def _on_metrics_query(self, query: MetricsQuery) -> None:
+        query.answer.put(self._self_report.readings())
+
+    # Addresses
 
     def _refresh_node_addresses(self, now: float) -> None:
-        """This node's other addresses; if they cannot be read, again a little later."""
+        """Read this node's other addresses; if that fails, do it again a little later."""
 
         def read(report: Report) -> None:
-            report.findings += self._pipeline.node_addresses(self._backend.node_addresses())
+            report.findings += self._pipeline.set_node_addresses(self._backend.node_addresses())
 
-        known = self._guard("node addresses", read)
-        self._addresses_due = now + READ_AGAIN_AFTER if known is None else float("inf")
+        known = self._recorder.attempt("node addresses", read)
+        self._deadlines.node_addresses = now + READ_AGAIN_AFTER if known is None else NEVER
 
     def _repair_addresses(self) -> None:
         count = self._backend.repair_addresses()
         self._odd_addresses = False
         if count:
-            self._drift["edited"] += count
-            log.warning("drift (edited): %d addresses were bound in a way that answers ARP; bound as ours again", count)
+            self._recorder.drift["edited"] += count
+            log.warning("repaired drift (edited): %d addresses were bound in a way that answers ARP", count)
 
     def _mark_addresses_suspect(self) -> None:
         self._odd_addresses = True
         now = self._clock()
-        for row in self._pipeline.reconciler.shared:
+        shared = self._pipeline.reconciler.shared
+        for row in shared:
             if isinstance(row, (AddressRow, RouteRow)):
-                self._pipeline.reconciler.shared.retry.mark_suspect(row, now)
+                shared.retry.mark_suspect(row, now)
+
+    # The first programming
 
     def _start(self, now: float) -> None:
-        report = self._guard("start", lambda report: self._first_programming(now, report))
-        self._vitals.synced(self._clock() - now, success=report is not None)
+        report = self._recorder.attempt("start", lambda report: self._program(now, report))
+        ended = self._clock()
+        self._vitals.synced(ended - now, success=report is not None)
         if report is None:
-            self._start_due = now + self._start_delay
-            self._start_delay = min(self._start_delay * 2, RETRY_START_AFTER[1])
+            self._deadlines.start_failed(now)
             return
-        self._round_ended = self._clock()
-        self._start_writes, self._start_seconds = report.written, self._round_ended - now
-        self._settled = self._in_sync()
-        # All of the cluster that is known now stays, mostly: no collection needs to look at it again.
+        self._deadlines.last_round = ended
+        self._self_report.start_writes, self._self_report.start_seconds = report.written, ended - now
+        self._was_in_sync = self._self_report.in_sync()
+        # Most of what is known of the cluster now stays: no later collection needs to look at it.
         gc.collect()
         gc.freeze()
         log.info(
             "%s: %s (%d writes, %.2f s)",
-            "in sync" if self._settled else "programmed, but not all of it",
+            "in sync" if self._was_in_sync else "partially programmed",
             totals_text(self._pipeline),
             report.written,
-            self._start_seconds,
+            ended - now,
         )
 
-    def _first_programming(self, now: float, report: Report) -> None:
-        """Sets, then the rules that ask them, then everything else: no address is bound that is not protected."""
+    def _program(self, now: float, report: Report) -> None:
+        """Program sets, then the rules that refer to them, then everything else: no address is bound unprotected."""
         if not self._rules_installed:
             self._tables.prepare()
             if reuse := self._backend.conn_reuse():
                 log.info("conn_reuse_mode is %s on kernel %s: %s", reuse.value, reuse.kernel, reuse.reason)
-            self._learn([("packet rules", (*self._install_rules(), *self._backend.after_rules_installed()))])
+            findings = (*self._rules.install(), *self._backend.after_rules_installed())
+            self._recorder.record([("packet rules", findings)])
             self._rules_installed = True
         try:
             self._pipeline.begin(now, report)
         finally:
-            self._begin_keeping_rules()
+            self._rules.after_programming()
 
-    def _in_sync(self) -> bool:
-        return in_sync(self._pipeline) and not self._backend.rules_pending
+    # Rounds and looks
 
-    def _log_settled(self) -> None:
-        settled = in_sync(self._pipeline) and (self._settled or not self._backend.rules_pending)
-        if settled and not self._settled:
+    def _round(self, now: float) -> None:
+        report = self._recorder.attempt("round", lambda report: self._pipeline.round(now, report))
+        ended = self._deadlines.last_round = self._clock()
+        self._vitals.synced(ended - now, success=report is not None)
+        synced = in_sync(self._pipeline) and (self._was_in_sync or not self._backend.rules_pending)
+        if synced and not self._was_in_sync:
             log.info("in sync again")
-        self._settled = settled
+        self._was_in_sync = synced
 
     def _look(self, now: float) -> None:
-        """Once a second: connections of what drains, sizes of sets, the next slice of the audit. A table that cannot
-        be read keeps nobody from looking at the others."""
-        pipeline = self._pipeline
-        if now >= self._host_due:
-            self._host_due = now + LOOK_AT_HOST_EVERY
-            self._guard("host", self._look_at_host)
-        if self.keeper:
-            self._guard("packet rules", lambda report: self._keep_rules(report, now))
-        self._guard("connections", lambda report: pipeline.audit.poll_drains(POLLED_AT_ONCE, now))
-        self._guard("sets", lambda report: pipeline.reconciler.shared.check_sizes(now))
-        self._guard("routes", lambda report: pipeline.reconciler.shared.check_routes(now))
-        count = self._pace.count(len(pipeline.desired), LOOK_EVERY)
+        """Look at connections of real servers that drain, sizes of sets and the next slice of the audit. A table that
+        cannot be read does not keep the others from being looked at."""
+        attempt, audit, shared = self._recorder.attempt, self._pipeline.audit, self._pipeline.reconciler.shared
+        if now >= self._deadlines.host:
+            self._deadlines.host = now + HOST_LOOK_EVERY
+            attempt("host", self._host.look)
+        attempt("packet rules", lambda report: report.findings.extend(self._rules.look(now)))
+        attempt("connections", lambda report: audit.poll_drains(POLLED_AT_ONCE, now))
+        attempt("sets", lambda report: shared.check_sizes(now))
+        attempt("routes", lambda report: shared.check_routes(now))
+        count = self._pace.count(len(self._pipeline.desired), LOOK_EVERY)
         began = self._clock()
-        self._guard("audit", lambda report: pipeline.audit.look(count, now, report))
-        self._pace.took(count, self._clock() - began)
-
-    def _keep_rules(self, report: Report, now: float) -> None:
-        assert self.keeper
-        look = self.keeper.look(now)
-        if look.repaired:
-            self._take(RulesRepaired(look.repaired))
-        report.findings += [("packet rules", look.rules), ("other backend", look.others)]
-
-    def _look_at_host(self, report: Report) -> None:
-        """What is wrong with the host; settings last, as reading its interfaces may fail."""
-        if self._backend.unset_limits:
-            self._backend.set_limits()
-        self._pipeline.ask_for_schedulers()
-        self._learn([("limits", self._backend.unset_limits), *self._reconfiguration.retry(self._clock())])
-        families = {server_id.family for server_id in self._pipeline.desired}
-        self._learn([("ledger", self._backend.ledger_findings()), ("host", tuple(host.host_findings(families)))])
-        kept, changed = self._backend.keep_settings(self._clock())
-        report.findings.append(("settings", tuple(kept)))
-        if changed:
-            self._drift["sysctl"] += len(changed)
-            log.warning("drift (sysctl): put back %s", ", ".join(changed))
-
-    def _guard(self, name: str, work: Callable[[Report], object]) -> Report | None:
-        """Do work on the kernel; None if a table as a whole could not be read or made. The loop goes on, and what the
-        work had to say before it broke off is not lost."""
-        report = Report()
-        trouble: tuple[Finding, ...] = ()
-        try:
-            work(report)
-        except (KernelError, StartError) as error:
-            trouble = (Finding(FindingKind.HOST, "kernel", str(error), severity=Severity.ERROR),)
-            self._failing.add(name)
-        else:
-            self._failing.discard(name)
-        self._learn([*report.findings, (("tables", name), trouble)])
-        self._drift.update(drift.kind for drift in report.drift)
-        log_drift(report.drift)
-        self._udp_changed(report.udp)
-        return None if trouble else report
-
-    def _learn(self, origins: Origins) -> None:
-        self._vitals.found(*learn(self._book, origins))
-
-    def _readings(self) -> Readings:
-        return Readings(
-            totals=totals_of(self._pipeline),
-            in_sync=self._in_sync(),
-            backend=self._backend.name,
-            node=self._config.node_name,
-            ops_written=self._tables.ops_written,
-            rows_read=self._tables.rows_read,
-            drift=dict(self._drift),
-            findings=dict(Counter((f.kind.value, f.severity.value) for f in self._book.current())),
-            no_local_endpoints=without_local_endpoints(self._pipeline),
-        )
-
-    def _snapshot(self) -> Snapshot:
-        now = self._clock()
-        return Snapshot(
-            version=__version__,
-            pid=os.getpid(),
-            node=self._config.node_name,
-            backend=self._backend.name,
-            interface=self._config.interface,
-            source=self._source_view(),
-            uptime=now - self._born,
-            in_sync=self._in_sync(),
-            seconds_since_change=None if self._changed_at is None else now - self._changed_at,
-            start_writes=self._start_writes,
-            start_seconds=self._start_seconds,
-            ops_written=self._tables.ops_written,
-            rows_read=self._tables.rows_read,
-            drift=dict(self._drift),
-            programming=self._vitals.metrics.programming,
-            totals=totals_of(self._pipeline),
-            virtual_servers=server_views(self._pipeline, now),
-            findings=tuple(self._book.current()),
-            conn_reuse=self._backend.conn_reuse(),
-        )
+        attempt("audit", lambda report: audit.look(count, now, report))
+        self._pace.record(count, self._clock() - began)

@@ -1,4 +1,4 @@
-"""The pipeline of `run --once`, with one look at the source and no loop behind it."""
+"""The work of `run --once`: the pipeline with one look at the source, and no loop after it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import time
 
 from ipvsagent.agent import udp_flows
-from ipvsagent.agent.log import learn, totals_text
+from ipvsagent.agent.log import record_and_log, totals_text
 from ipvsagent.backends.backend import Backend
 from ipvsagent.config import Config
 from ipvsagent.findings import FindingBook, input_failed
@@ -16,7 +16,8 @@ log = logging.getLogger("ipvsagent")
 
 
 def apply_once(config: Config, backend: Backend, source: Source) -> bool:
-    """Make the kernel as the source wants it now; False if the kernel refused something, or an input could not be read.
+    """Make the kernel what the source asks for now. Return False if the kernel refused something or an input could not
+    be read.
 
     Raises SourceError, KernelError and StartError.
     """
@@ -26,15 +27,17 @@ def apply_once(config: Config, backend: Backend, source: Source) -> bool:
     tables.prepare()
     rules = backend.packet_filter()
     rules.install()
-    rules_said = (*rules.findings(), *backend.after_rules_installed())
-    learn(book, [("backend", backend.findings), ("limits", backend.unset_limits), ("packet rules", rules_said)])
+    rule_findings = (*rules.findings(), *backend.after_rules_installed())
+    record_and_log(
+        book, [("backend", backend.findings), ("limits", backend.unset_limits), ("packet rules", rule_findings)]
+    )
     pipeline = backend.pipeline(tables, window=0)
-    pipeline.node_addresses(backend.node_addresses())
+    pipeline.set_node_addresses(backend.node_addresses())
     changes, findings = source.load_once()
-    learn(book, [("source", tuple(findings)), *pipeline.take(changes, began)])
+    record_and_log(book, [("source", tuple(findings)), *pipeline.apply_changes(changes, began)])
     report = pipeline.begin(began)
     rules.apply_pending()
-    learn(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])
+    record_and_log(book, [*report.findings, (udp_flows.ORIGIN, udp_flows.end_stale_flows(report.udp))])
     failed = bool(report.failures) or input_failed(findings)
     log.info(
         "%s: %s (%d writes, %.2f s)",

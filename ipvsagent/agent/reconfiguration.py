@@ -1,4 +1,4 @@
-"""A new configuration for an agent that runs: what is safe is taken up at once, the rest waits for a restart."""
+"""Applies a changed configuration to a running agent: what is safe at once, the rest after a restart."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ ORIGIN = "configuration"
 
 
 class Reconfiguration:
-    """Knows the configuration in force. configure_rules: hands one to whoever keeps the packet rules."""
+    """Knows the configuration in force, and what of a newer one could not be applied yet."""
 
     def __init__(
-        self, config: Config, backend: Backend, pipeline: Pipeline, configure_rules: Callable[[Config], None]
+        self, config: Config, backend: Backend, pipeline: Pipeline, configure: Callable[[Config], None]
     ) -> None:
+        """configure: passes a configuration to the parts that other threads run."""
         self._config = config
         self._backend = backend
         self._pipeline = pipeline
-        self._configure_rules = configure_rules
-        self._wanted: NewConfig | None = None
+        self._configure = configure
+        self._newest: NewConfig | None = None
         self._incomplete = False
-        self._refused = False  # the node did not get all of the configuration in force
+        self._refused = False  # the kernel refused a part of the configuration in force
 
-    def take(self, new: NewConfig, now: float) -> Origins:
-        """What it changes in the kernel is written by the next round."""
+    def apply(self, new: NewConfig, now: float) -> Origins:
+        """Apply a configuration. The next round writes what it changes in the kernel."""
         for warning in new.warnings:
             log.warning("%s", warning)
-        self._wanted = new
-        return self._take_up(new, now)
+        self._newest = new
+        return self._apply(new, now)
 
     def retry(self, now: float) -> Origins:
-        """Whether what could not be taken up can be now: a module may have come."""
-        return self._take_up(self._wanted, now) if self._wanted and self._incomplete else []
+        """Apply what could not be applied before, as somebody may have loaded a module."""
+        return self._apply(self._newest, now) if self._newest and self._incomplete else []
 
-    def _take_up(self, wanted: NewConfig, now: float) -> Origins:
-        config, waiting = taken_up(self._config, wanted.config, wanted.origins)
+    def _apply(self, newest: NewConfig, now: float) -> Origins:
+        config, waiting = taken_up(self._config, newest.config, newest.origins)
         findings = list(waiting)
         self._incomplete = False
         if config.scheduler != self._config.scheduler and not self._backend.scheduler_works(config.scheduler):
@@ -61,9 +62,9 @@ class Reconfiguration:
             self._incomplete = True
         origins: Origins = []
         if config != self._config:
-            _say(self._config, config)
+            _log_changes(self._config, config)
             origins = self._pipeline.reconfigure(self._backend.policy(config), config.drain_timeout, now)
-            self._configure_rules(config)
+            self._configure(config)
             log.setLevel(config.log_level.upper())
             self._config = config
             self._refused = True
@@ -73,17 +74,17 @@ class Reconfiguration:
                     self._pipeline.mark_all_suspect(now)
                 self._refused = False
             except KernelError as error:
-                reason = f"the kernel refuses them: {error}; tried again every 10 s"
+                reason = f"the kernel refused them: {error}; tried again every 10 s"
                 findings.append(Finding(FindingKind.CONFIGURATION, "IPVS timeouts", reason, severity=Severity.ERROR))
                 self._incomplete = True
         return [(ORIGIN, tuple(findings)), ("backend", self._backend.findings), *origins]
 
 
-def _say(old: Config, new: Config) -> None:
+def _log_changes(old: Config, new: Config) -> None:
     for setting in SETTINGS:
         before, after = getattr(old, setting.field), getattr(new, setting.field)
         if before != after:
             name = setting.path or setting.options[0]
             log.info(
-                "configuration: %s is now %r, and was %r", name, setting.kind.write(after), setting.kind.write(before)
+                "configuration: %s changed from %r to %r", name, setting.kind.write(before), setting.kind.write(after)
             )

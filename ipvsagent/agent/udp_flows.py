@@ -1,8 +1,8 @@
-"""Ends UDP flows that nobody answers any more, behind the main loop and not in it.
+"""Ends UDP flows that no real server answers any more, in a thread beside the main loop.
 
-Reading the connection tracking table costs what the node's traffic is, which no change of a Service may have to wait
-for. The loop says which virtual servers have other real servers now; one look at the table serves all that were said
-meanwhile.
+Reading the connection tracking table takes as long as the node has traffic, and no change of a Service may wait for
+that. The loop reports which virtual servers have changed real servers; one look at the table serves all that were
+reported meanwhile.
 """
 
 from __future__ import annotations
@@ -24,46 +24,48 @@ log = logging.getLogger("ipvsagent")
 ORIGIN = "udp flows"
 
 
-Looked = Callable[[Family, float, int], object]
-"""Told of one look at the table: its family, how many seconds it took, how many flows were ended."""
+OnLook = Callable[[Family, float, int], object]
+"""Called after a look at the table with the family, the seconds that it took, and the number of flows ended."""
 
 
 class UdpFlows:
-    def __init__(self, looked: Looked) -> None:
-        self._looked = looked
+    """Collects virtual servers whose real servers have changed, and ends the stale flows of these."""
+
+    def __init__(self, on_look: OnLook) -> None:
+        self._on_look = on_look
         self._changed: SimpleQueue[Sequence[VirtualServer]] = SimpleQueue()
 
     def changed(self, servers: Iterable[VirtualServer]) -> None:
-        """From any thread; does not wait."""
+        """Report changed virtual servers. Any thread may call this; it does not wait."""
         concerned = [server for server in servers if may_have_stale_flows(server)]
         if concerned:
             self._changed.put(concerned)
 
-    def run(self, tell: Callable[[Findings], None]) -> None:
-        """For ever, in a thread of its own. What cannot be done is told, and tried with the next change."""
+    def run(self, put: Callable[[Findings], None]) -> None:
+        """End flows for ever, in a thread of its own. A failure is put as a finding; the next change tries again."""
         failed = False
         while True:
             servers = {server.id: server for server in self._changed.get()}
             while not self._changed.empty():
                 servers.update((server.id, server) for server in self._changed.get())
-            findings = end_stale_flows(servers.values(), self._looked)
+            findings = end_stale_flows(servers.values(), self._on_look)
             if findings or failed:
-                tell(Findings(ORIGIN, findings))
+                put(Findings(ORIGIN, findings))
             failed = bool(findings)
 
 
-def end_stale_flows(servers: Iterable[VirtualServer], looked: Looked = lambda *_: None) -> tuple[Finding, ...]:
-    """Once, now; what is wrong, if it cannot be done."""
+def end_stale_flows(servers: Iterable[VirtualServer], on_look: OnLook = lambda *_: None) -> tuple[Finding, ...]:
+    """End the stale flows of these virtual servers now. Return what is wrong if that fails."""
     concerned = [server for server in servers if may_have_stale_flows(server)]
     if not concerned:
         return ()
     try:
         with contextlib.closing(ConntrackTable()) as table:
-            ended = sum(_look(table, family, concerned, looked) for family in Family)
+            ended = sum(_look(table, family, concerned, on_look) for family in Family)
     except (KernelError, OSError) as error:
         reason = (
-            f"conntrack entries of old UDP flows cannot be removed ({error}): clients that go on sending from one port "
-            "may get no answer; load the kernel module nf_conntrack_netlink"
+            f"conntrack entries of stale UDP flows cannot be removed ({error}): clients that go on sending from one "
+            "port may get no answer; load the kernel module nf_conntrack_netlink"
         )
         return (Finding(FindingKind.HOST, "conntrack", reason),)
     if ended:
@@ -71,11 +73,11 @@ def end_stale_flows(servers: Iterable[VirtualServer], looked: Looked = lambda *_
     return ()
 
 
-def _look(table: ConntrackTable, family: Family, servers: Iterable[VirtualServer], looked: Looked) -> int:
+def _look(table: ConntrackTable, family: Family, servers: Iterable[VirtualServer], on_look: OnLook) -> int:
     of_family = [server for server in servers if server.id.family is family]
     if not of_family:
         return 0
     begin = time.monotonic()
     ended = table.end_stale(of_family)
-    looked(family, time.monotonic() - begin, ended)
+    on_look(family, time.monotonic() - begin, ended)
     return ended

@@ -92,11 +92,11 @@ class EventWriter:
         self.found([finding], [])
         self._written.wait(within)
 
-    def cluster_has(self, nodes: int) -> None:
+    def set_cluster_size(self, nodes: int) -> None:
         if nodes != self._nodes:
             self._nodes = nodes
             with self._lock:
-                self._plan.cluster_has(nodes)
+                self._plan.set_cluster_size(nodes)
             self._wake.set()
 
     def run(self, stop: threading.Event) -> None:

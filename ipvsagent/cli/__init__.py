@@ -1,4 +1,4 @@
-"""The command line. One file per command, loaded when it is asked for, so that `--help` stays fast.
+"""The command line. Each command is a module that is loaded only when it runs, so that `--help` stays fast.
 
 Exit status, the same for every command: see `EPILOG`.
 """
@@ -24,18 +24,18 @@ Exit status:
 """
 FAILED, WOULD_CHANGE, USAGE = 1, 2, 64
 _COMMANDS = {
-    "run": "Make the Services of a source work on this node, and follow changes.",
-    "plan": "Print what run would change, and change nothing.",
-    "status": "Show what IPVS holds, with the Services it stands for.",
-    "save": "Print the IPVS table as ipvsadm saves it.",
-    "check": "Say whether this node is fit for it, and who answers ARP for Service addresses.",
-    "check-config": "Say everything that is wrong with configuration files.",
+    "run": "Serve the Services of a source on this node, and follow changes.",
+    "plan": "Print what `run` would change, and change nothing.",
+    "status": "Show the virtual servers of this node and the Services they belong to.",
+    "save": "Print the IPVS table as `ipvsadm -Sn` does.",
+    "check": "Check whether ipvsagent can work on this node.",
+    "check-config": "Check configuration files and report every problem.",
     "cleanup": "Remove everything that ipvsagent made from this node.",
 }
 
 
 class LazyGroup(click.Group):
-    """Commands are modules of this package; help texts are here so that listing them imports none."""
+    """A group whose commands are modules of this package; their help texts are here, so that listing imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -58,7 +58,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             if args and args[0] not in _COMMANDS:
                 raise click.UsageError(
-                    f"there is no command {args[0]!r}; the commands are {', '.join(_COMMANDS)}", ctx
+                    f"no such command {args[0]!r}; the commands are {', '.join(_COMMANDS)}", ctx
                 ) from error
             raise
 
@@ -66,16 +66,19 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(version)s")
 def group() -> None:
-    """Kubernetes Services on IPVS: what kube-proxy's ipvs mode did, without its bugs.
+    """Serve Kubernetes Services with IPVS, as kube-proxy's ipvs mode did, without its bugs.
 
-    Try it without touching anything:  ipvsagent plan --source services.yaml --against empty
+    To try it without changing anything, run
+
+    \b
+    ipvsagent plan --source services.yaml --against empty
     """
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with the documented status. Errors are sentences, never tracebacks."""
+    """Run a command and exit with the documented status. An expected error prints a sentence, not a traceback."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a file name may be what no terminal can show
+        sys.stdout.reconfigure(errors="replace")  # a file name may not be valid text
     try:
         status: Any = group.main(arguments, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

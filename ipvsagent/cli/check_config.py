@@ -17,23 +17,24 @@ from ipvsagent.config.write import document_of
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """documents: what `run` would work with, defaults included; empty if something is wrong."""
+    """The result of the check."""
 
     ok: bool
     problems: tuple[Remark, ...]
     warnings: tuple[Remark, ...]
     documents: tuple[dict[str, Any], ...]
+    """The configuration that `run` would use, defaults included; empty if there are problems."""
 
 
 @click.command(name="check-config")
 @click.argument("files", type=PATH, nargs=-1, required=True)
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(files: tuple[Path, ...], output: str) -> int:
-    """Say everything that is wrong with configuration files.
+    """Check configuration files and report every problem.
 
-    FILES are what `run --config` takes: a KubeProxyConfiguration, an IPVSAgentConfiguration, or both; - is standard
-    input. A ConfigMap with such a file in it will do, too. An error is what `run` refuses, and the exit status is 64
-    then; a warning is what it takes without effect, or most likely otherwise than you mean it.
+    FILES are those of `run --config`: a KubeProxyConfiguration, an IPVSAgentConfiguration, or both; - is standard
+    input. A ConfigMap that contains such a file works, too. An error is something that `run` refuses, and makes the
+    exit status 64. A warning is a setting that has no effect, or most likely not the effect that you expect.
 
     \b
     kubectl -n kube-system get configmap kube-proxy -o yaml | ipvsagent check-config -
@@ -53,7 +54,7 @@ def command(files: tuple[Path, ...], output: str) -> int:
 
 
 def _count(problems: int, warnings: int) -> str:
-    said = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((problems, "error"), (warnings, "warning")) if n]
+    counts = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((problems, "error"), (warnings, "warning")) if n]
     if problems:
-        return f"{', '.join(said)}: `run` would refuse this"
-    return f"{', '.join(said)}: `run` would go on with this" if said else "ok"
+        return f"{', '.join(counts)}: `run` would refuse this"
+    return f"{', '.join(counts)}: `run` would accept this" if counts else "ok"

@@ -1,4 +1,4 @@
-"""Options that several commands share. Those of settings are made from the tables in config/."""
+"""Options that several commands share. The options of settings are generated from the tables in config/."""
 
 from __future__ import annotations
 
@@ -21,37 +21,43 @@ from ipvsagent.sources.configuration import ConfigurationFiles
 _TYPED = "ipvsagent.typed"
 F = TypeVar("F", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path, readable=False)  # whoever reads it says what is wrong
+PATH = click.Path(path_type=Path, readable=False)  # the code that reads it reports what is wrong
 
 config_files = click.option(
-    "--config", "files", type=PATH, multiple=True, help="A file that `run` was given: its interface and state folder."
+    "--config",
+    "files",
+    type=PATH,
+    multiple=True,
+    help="A configuration file of `run`, read for its interface and state directory.",
 )
 state_dir = click.option(
     "--state-dir",
     type=PATH,
-    help=f"Where the lock, the ledger and the status socket are.  [default: {Config().state_dir}]",
+    help=f"The directory of the lock, the ledger and the status socket.  [default: {Config().state_dir}]",
 )
 interface = click.option(
-    "--interface", help=f"The dummy interface that gets the addresses.  [default: {Config().interface}]"
+    "--interface", metavar="NAME", help=f"The dummy interface that gets the addresses.  [default: {Config().interface}]"
 )
 
 
 class Given(Struct, frozen=True):
-    """A command's settings, and what they were made from. written: as they were given; config: with the node's name.
-    files: contents by name."""
+    """A command's settings and what they were read from."""
 
     written: Config
+    """The settings as they were given."""
     warnings: tuple[Remark, ...]
     options: dict[str, str | tuple[str, ...]]
     files: dict[str, bytes]
+    """The contents of configuration files by name."""
 
     @property
     def config(self) -> Config:
+        """The settings with this node's name filled in."""
         return for_this_node(self.written)
 
 
 class TextOption(click.Option):
-    """An option whose text is kept as it is: all are read together, so that all that is wrong is said at once."""
+    """An option whose text is kept as it is: all are parsed together, so that all problems are reported at once."""
 
     def __init__(self, names: tuple[str, ...], kind: Kind, *, help: str = "", section: str = "", hidden: bool) -> None:
         self.section = section
@@ -76,7 +82,7 @@ class TextOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """Its help shows options by section, and its own ones first."""
+    """A command whose help shows the options of settings by section, after its own ones."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = [word.partition("=")[0] for word in args]
@@ -95,18 +101,21 @@ class SettingsCommand(click.Command):
 
 
 def setting_options(*, planned: bool) -> Callable[[F], F]:
-    """`--config`, and an option for every setting. planned: `--help` shows those that change what `plan` prints."""
+    """Return a decorator that adds `--config` and an option for every setting.
+
+    planned: `--help` shows only those that change what `plan` prints.
+    """
 
     def add(command: F) -> F:
-        # As click.option does it: the command is made from these, last first.
+        # This is what click.option does: a command is built from these, last first.
         command.__dict__.setdefault("__click_params__", []).extend(reversed(list(_options(planned))))
         return click.option(
             "--config",
             "files",
             type=PATH,
             multiple=True,
-            help="A file with kube-proxy's KubeProxyConfiguration, our IPVSAgentConfiguration, or both. May be given "
-            "twice. `ipvsagent check-config` says what is wrong with one.",
+            help="A file with kube-proxy's KubeProxyConfiguration, ipvsagent's IPVSAgentConfiguration, or both. May be "
+            "given twice. `ipvsagent check-config` reports what is wrong with a file.",
         )(command)
 
     return add
@@ -134,13 +143,13 @@ def _parameter(names: tuple[str, ...]) -> str:
 
 
 def given(options: dict[str, Any]) -> Given:
-    """Takes settings out of what a command was called with. Raises ConfigError with every problem."""
+    """Remove the settings from a command's options and resolve them. Raises ConfigError with every problem."""
     texts = {}
     typed = click.get_current_context().meta.get(_TYPED, ())
     for entry in ENTRIES:
         text = options.pop(_parameter(entry.options), None) if entry.options else None
         if text not in (None, ()):
-            # The last one decides, as click has it.
+            # The last one wins, as in click.
             texts[next((word for word in reversed(typed) if word in entry.options), entry.options[0])] = text
     files = read_files(options.pop("files"))
     resolved = resolve(texts, files)
@@ -149,13 +158,14 @@ def given(options: dict[str, Any]) -> Given:
 
 
 def found_by(files: Iterable[Path], interface: str | None, state_dir: Path | None) -> Config:
-    """Where an agent keeps things: as is said, else as its files say, else as usual. Raises ConfigError."""
+    """Return the interface and the state directory of an agent: as given, otherwise as in its files, otherwise the
+    defaults. Raises ConfigError."""
     config = resolve({}, read_files(files)).required()
     return Config(interface=interface or config.interface, state_dir=state_dir or config.state_dir)
 
 
 def read_files(paths: Iterable[Path]) -> dict[str, bytes]:
-    """Their contents by name; `-` is standard input. Raises ConfigError."""
+    """Return the contents of files by name; `-` is standard input. Raises ConfigError."""
     contents, problems = {}, []
     for path in paths:
         try:
@@ -168,7 +178,7 @@ def read_files(paths: Iterable[Path]) -> dict[str, bytes]:
 
 
 def followed(settings: Given) -> ConfigurationFiles | None:
-    """Its files, to be followed; None if there are none."""
+    """Return the configuration files that an agent follows; None if there are none."""
     if not settings.files or "-" in settings.files:
         return None
     return ConfigurationFiles(map(Path, settings.files), settings.options, settings.files)

@@ -1,4 +1,4 @@
-"""Documents on standard output, as JSON or YAML."""
+"""Prints documents to standard output, as JSON or YAML."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FORMATS = ["text", "json", "yaml"]
 
 
 def print_document(document: Any, output: str) -> None:
-    """`output` is json or yaml; field names are the same in both."""
+    """Print a document; `output` is json or yaml, and field names are the same in both."""
     if output == "json":
         click.echo(msgspec.json.format(to_json(document), indent=2))
         return
-    import yaml  # 20 ms that only this format pays
+    import yaml  # takes 20 ms, which only this format pays
 
     click.echo(yaml.safe_dump(printable(msgspec.to_builtins(document)), sort_keys=False), nl=False)

@@ -24,18 +24,21 @@ from ipvsagent.sources.source import source_of
 
 
 class PlannedOp(msgspec.Struct, frozen=True):
-    """command: what would do the same by hand. service: whose it is, "" if no Service wants it any more."""
+    """Describes a write to the kernel that `run` would do."""
 
     verb: str
     command: str
+    """The command that would do the same by hand."""
     service: str
+    """The Service that it is for; "" if no Service asks for it any more."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """packet_rules: how those of the node differ from what `run` would make of them, a sentence each."""
+    """Collects all that `run` would change."""
 
     operations: tuple[PlannedOp, ...]
     packet_rules: tuple[str, ...]
+    """How the packet rules of the node differ from those that `run` would write, a sentence each."""
     findings: tuple[Finding, ...]
 
 
@@ -50,11 +53,11 @@ class Plan(msgspec.Struct, frozen=True):
 )
 @click.option("-o", "--output", type=click.Choice(FORMATS), default="text", show_default=True)
 def command(against: str, output: str, **options: Any) -> int:
-    """Print what run would change, and change nothing.
+    """Print what `run` would change, and change nothing.
 
-    Each line is the command that would do the same by hand; packet rules, which are written all at once, are described
-    in comments. Exit status 2 when something would change, 0 when the
-    kernel is as the source wants it, 1 when an input could not be read, whatever else would change.
+    Each line is a command that would do the same by hand. Packet rules are written all at once and are described in
+    comments. The exit status is 2 if something would change, 0 if nothing would, and 1 if an input could not be read,
+    whatever else would change.
     """
     settings = given(options)
     config = settings.config
@@ -71,13 +74,13 @@ def command(against: str, output: str, **options: Any) -> int:
     else:
         backend = open_backend(config)
         pipeline = backend.dry_pipeline(ops)
-        pipeline.node_addresses(backend.node_addresses())
+        pipeline.set_node_addresses(backend.node_addresses())
         rules = _rule_differences(backend, book)
         left = tuple(backend.left_by_others())
         book.replace("backend", backend.findings)
         book.replace("other backend", left)
     book.replace("source", findings)
-    origins = pipeline.take(changes, 0.0)
+    origins = pipeline.apply_changes(changes, 0.0)
     origins += pipeline.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)
@@ -89,7 +92,7 @@ def command(against: str, output: str, **options: Any) -> int:
         else:
             print_document(Plan(planned, tuple(rules), tuple(book.current())), output)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough; the answer is the same
+    except BrokenPipeError:  # the reader has closed the pipe; the exit status is the same
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
@@ -106,19 +109,19 @@ def _rule_differences(backend: Backend, book: FindingBook) -> list[str]:
 
 
 def _planned(ops: list[Op], pipeline: Pipeline, interface: str) -> tuple[PlannedOp, ...]:
-    """By Service, and within a Service in the order of execution."""
+    """Sort ops by Service, and within a Service in the order of execution."""
     desired = pipeline.desired
     on_address = {server_id.address: desired.get(server_id) for server_id in sorted(desired, reverse=True)}
     planned = []
     for op in ops:
         row, command = op.row, str(op)
         if isinstance(row, SharedRow):
-            wanted = on_address.get(row.about) if row.about else None
+            server = on_address.get(row.about) if row.about else None
             command += f" dev {interface}" if isinstance(row, AddressRow) else ""
         else:
-            wanted = desired.get(row.server)
+            server = desired.get(row.server)
             command = "\n".join(commands(op.verb, row)) if isinstance(row, ChainsRow) else command
-        planned.append(PlannedOp(op.verb.value, command, str(wanted.service) if wanted else ""))
+        planned.append(PlannedOp(op.verb.value, command, str(server.service) if server else ""))
     return tuple(sorted(planned, key=lambda p: p.service))
 
 
@@ -129,7 +132,7 @@ def _print_text(
     for op in planned:
         if op.service != service:
             service = op.service
-            click.echo(f"# {service or 'wanted by no Service'}")
+            click.echo(f"# {service or 'no Service'}")
         click.echo(op.command)
     if rules:
         click.echo("# packet rules")
@@ -146,6 +149,6 @@ def _print_text(
     if rules:
         click.echo(f"packet rules: {len(rules)} differences", err=True)
     if input_failed(findings):
-        click.echo("an input could not be read: this plan lacks what it asks for", err=True)
+        click.echo("an input could not be read: what it contains is missing from this plan", err=True)
     elif not would_change:
         click.echo("nothing would change", err=True)

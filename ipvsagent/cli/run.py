@@ -31,29 +31,29 @@ _COLOUR = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 
 def _no_cleanup(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        raise click.UsageError("--cleanup is a command of its own here: ipvsagent cleanup", ctx)
+        raise click.UsageError("there is no option --cleanup; use the command `ipvsagent cleanup`", ctx)
 
 
 @click.command(name="run", cls=SettingsCommand)
 @setting_options(planned=False)
-@click.option("--once", is_flag=True, help="Apply what the source says now, and exit.")
+@click.option("--once", is_flag=True, help="Read the source once, apply it, and exit.")
 @click.option(
     "--init-only",
     is_flag=True,
-    help="Load modules, set sysctls, and exit: what is left to do after that needs CAP_NET_ADMIN only.",
+    help="Load kernel modules, set sysctls, and exit; after that, `run` needs CAP_NET_ADMIN only.",
 )
 @click.option(
     "--write-config-to",
     "write_to",
     type=PATH,
-    help="Write the settings as they are now, as documents for --config, and exit; - is standard output.",
+    help="Write the settings to a file for --config, and exit; - is standard output.",
 )
 @click.option("--cleanup", is_flag=True, hidden=True, callback=_no_cleanup, expose_value=False)
 def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) -> int:
-    """Make the Services of a source work on this node, and follow changes.
+    """Serve the Services of a source on this node, and follow changes.
 
-    Programs IPVS and binds the Services' addresses to a dummy interface; ends on SIGTERM and leaves everything in
-    place, so that traffic outlives it. `ipvsagent cleanup` removes it.
+    Programs IPVS and binds the Services' addresses to a dummy interface. On SIGTERM it exits and leaves everything in
+    place, so that traffic goes on; `ipvsagent cleanup` removes it.
 
     \b
     ipvsagent run --kubeconfig /etc/kubernetes/ipvsagent.conf
@@ -96,7 +96,8 @@ def command(once: bool, init_only: bool, write_to: Path | None, **options: Any) 
 
 
 def _end_on_sigterm(status: int) -> None:
-    """At once, until the agent has a way of its own: as process 1 of a container, nothing else ends this one."""
+    """Exit on SIGTERM at once, until the agent installs its own handler. As process 1 of a container, a process without
+    a handler ignores the signal."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(status)
@@ -105,11 +106,11 @@ def _end_on_sigterm(status: int) -> None:
 
 
 def _lock(config: Config) -> host.AgentLock:
-    """One agent per network namespace. A second one waits for the first: a rolling update overlaps. Whatever is read
-    of the node is read after that, or it would be what the node was before the first one's last changes.
+    """Acquire the lock of which there is one for each network namespace, waiting for another agent to end: in a rolling
+    update, two agents overlap. The node must be read after that only, as the first agent may still change it.
 
-    Raises StartError before it waits if it could not start afterwards. While it waits, the first one answers the probes
-    of both in the host's network, so that to fail is the only way to say that this version must not replace that one.
+    Raises StartError without waiting if this agent could not start afterwards. In the host's network the first agent
+    answers the probes of both while this one waits, so failing is the only way to stop a rollout of this version.
     """
     lock = host.AgentLock(lock_path(config))
     if lock.try_acquire():
@@ -122,7 +123,7 @@ def _lock(config: Config) -> host.AgentLock:
 
 
 def _require_start(config: Config) -> None:
-    """What can be told of a start by reading alone; raises StartError."""
+    """Check as much of a start as reading alone can. Raises StartError."""
     backend = open_backend(config, load_modules=True)
     _require_alone()
     sysctls.require(backend.settings())
@@ -139,7 +140,7 @@ def _require_alone() -> None:
 
 
 class _Formatter(logging.Formatter):
-    """`2026-01-31T12:00:00Z warning  text`, in colour on a terminal."""
+    """Formats a line as `2026-01-31T12:00:00Z warning  text`, in colour on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()

@@ -16,7 +16,7 @@ from ipvsagent.status.ipvsadm_rules import saved
 @click.option(
     "--thresholds",
     is_flag=True,
-    help="Add what `ipvsadm -Sn` loses: thresholds, and marks and scheduler flags that it misspells.",
+    help="Add what `ipvsadm -Sn` leaves out: thresholds, and marks and scheduler flags that it prints wrongly.",
 )
 @interface
 @state_dir

@@ -42,33 +42,33 @@ _SERVICES = {
     type=click.Choice(["native", "ipvsadm", "json", "yaml"]),
     default="native",
     show_default=True,
-    help="ipvsadm: exactly what `ipvsadm -Ln` prints. The options from -t to --nosort are for it, and ipvsadm's own.",
+    help="ipvsadm prints exactly what `ipvsadm -Ln` does. The options from -t to --nosort need it, and are ipvsadm's.",
 )
-@click.option("-t", "--tcp-service", multiple=True, metavar="ADDRESS[:PORT]", help="Only this virtual server.")
-@click.option("-u", "--udp-service", multiple=True, metavar="ADDRESS[:PORT]")
-@click.option("--sctp-service", multiple=True, metavar="ADDRESS[:PORT]")
-@click.option("-f", "--fwmark-service", multiple=True, metavar="MARK")
+@click.option("-t", "--tcp-service", multiple=True, metavar="ADDRESS[:PORT]", help="Show only this virtual server.")
+@click.option("-u", "--udp-service", multiple=True, metavar="ADDRESS[:PORT]", help="Same, for UDP.")
+@click.option("--sctp-service", multiple=True, metavar="ADDRESS[:PORT]", help="Same, for SCTP.")
+@click.option("-f", "--fwmark-service", multiple=True, metavar="MARK", help="Same, for a firewall mark.")
 @click.option("-6", "--ipv6", is_flag=True, help="The MARK of -f is for IPv6.")
-@click.option("-c", "--connections", "--connection", is_flag=True, help="Connections instead.")
-@click.option("--timeout", is_flag=True, help="Timeouts instead; but for ipvsadm also those of connection tracking.")
-@click.option("--daemon", is_flag=True, help="Connection synchronization daemons instead.")
-@click.option("--stats", is_flag=True, help="Connections, packets and bytes since the beginning.")
-@click.option("--rate", is_flag=True, help="Connections, packets and bytes per second.")
-@click.option("--thresholds", is_flag=True, help="Limits of connections.")
+@click.option("-c", "--connections", "--connection", is_flag=True, help="Show connections instead.")
+@click.option("--timeout", is_flag=True, help="Show timeouts instead; by default also of connection tracking.")
+@click.option("--daemon", is_flag=True, help="Show connection synchronization daemons instead.")
+@click.option("--stats", is_flag=True, help="Show connections, packets and bytes since the start.")
+@click.option("--rate", is_flag=True, help="Show connections, packets and bytes per second.")
+@click.option("--thresholds", is_flag=True, help="Show connection thresholds.")
 @click.option(
-    "--persistent-conn", is_flag=True, help="Persistent connections; with -c, their persistence engine's data."
+    "--persistent-conn", is_flag=True, help="Show persistent connections; with -c, their persistence engine's data."
 )
-@click.option("--tun-info", is_flag=True, help="How tunnels encapsulate.")
-@click.option("--exact", "-X", is_flag=True, help="Large numbers in full.")
-@click.option("--nosort", is_flag=True, help="The kernel's order.")
+@click.option("--tun-info", is_flag=True, help="Show how tunnels encapsulate.")
+@click.option("--exact", "-X", is_flag=True, help="Print large numbers in full.")
+@click.option("--nosort", is_flag=True, help="Keep the order of the kernel.")
 @interface
 @state_dir
 @config_files
 def command(output: str, files: tuple[Path, ...], interface: str | None, state_dir: Path | None, **listing: Any) -> int:
-    """Show what IPVS, or iptables in its place, holds, with the Services it stands for.
+    """Show the virtual servers of this node and the Services they belong to.
 
-    Rows and counters come from the kernel; names, conditions and drains from the agent, if one runs here.
-    Works without an agent, too.
+    Virtual servers, real servers and counters are read from the kernel (from iptables rules with that backend); names,
+    conditions and drains come from the agent, if one runs here. Works without an agent, too.
     """
     options = _list_options(output, listing)
     config = found_by(files, interface, state_dir)
@@ -101,7 +101,7 @@ _STYLES: dict[str, dict[str, object]] = {
 def _list_options(output: str, given: dict[str, Any]) -> ListOptions:
     named = [name for name, value in given.items() if value and name != "timeout"]
     if named and output != "ipvsadm":
-        raise click.UsageError(f"--{named[0].replace('_', '-')} is for -o ipvsadm")
+        raise click.UsageError(f"--{named[0].replace('_', '-')} needs -o ipvsadm")
     services = tuple((protocol, text) for name, protocol in _SERVICES.items() for text in given.pop(name))
     options = ListOptions(services=services, **given)
     if reason := options.conflict():

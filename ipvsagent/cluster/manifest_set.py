@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from ipvsagent.cluster.decode import Accepted, Rejected
 from ipvsagent.cluster.manifests import Content, Unreadable
-from ipvsagent.cluster.objects import Blind, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
+from ipvsagent.cluster.objects import BlindSpots, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
 from ipvsagent.findings import Finding, FindingKind
 
 
@@ -74,7 +74,7 @@ class ManifestSet:
         self._troubled: set[str] = set()
         self._stale: set[str] = set()
         self._findings: dict[str, tuple[Finding, ...]] = {}
-        self._blind: Blind | None = None
+        self._blind: BlindSpots | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._inputs
@@ -149,7 +149,7 @@ class ManifestSet:
     def _is_empty(self) -> bool:
         return not self._holders and not self._allow_empty
 
-    def _blindness(self) -> Blind:
+    def _blindness(self) -> BlindSpots:
         anything = self._is_empty
         services = False
         endpoints: set[ServiceKey] = set()
@@ -166,16 +166,16 @@ class ManifestSet:
                         endpoints.add(ServiceKey(rejected.key.namespace, rejected.service))
                     else:
                         anything = True
-        return Blind(anything, services, frozenset(endpoints))
+        return BlindSpots(anything, services, frozenset(endpoints))
 
-    def _held(self, vanished: list[ObjectKey], blind: Blind) -> set[ObjectKey]:
+    def _held(self, vanished: list[ObjectKey], blind: BlindSpots) -> set[ObjectKey]:
         troubled = [self._inputs[name] for name in self._troubled]
         if blind.anything or any(each.unreadable for each in troubled):
             return set(vanished)
         broken = {rejected.key for each in troubled for rejected, _ in each.rejected}
         return {key for key in vanished if key in broken or self._may_belong(key, blind)}
 
-    def _may_belong(self, key: ObjectKey, blind: Blind) -> bool:
+    def _may_belong(self, key: ObjectKey, blind: BlindSpots) -> bool:
         item = self._published[key]
         if isinstance(item, EndpointSlice) and ServiceKey(item.namespace, item.service) in blind.endpoints:
             return True

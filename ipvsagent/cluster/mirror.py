@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from ipvsagent.cluster.decode import Accepted, Decoded, Rejected
 from ipvsagent.cluster.manifest_set import Update, consequence
-from ipvsagent.cluster.objects import Blind, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
+from ipvsagent.cluster.objects import BlindSpots, Changes, EndpointSlice, Object, ObjectKey, ServiceKey
 from ipvsagent.findings import Finding, FindingKind
 
 NEVER_EMPTY = ("Service", "EndpointSlice")
@@ -40,7 +40,7 @@ class Mirror:
         self._changed: dict[ObjectKey, None] = {}
         self._findings: dict[str, tuple[Finding, ...]] = {}
         self._stale: dict[str, None] = {}
-        self._blind: Blind | None = None
+        self._blind: BlindSpots | None = None
 
     def replace(self, kind: str, listed: Iterable[Decoded]) -> None:
         """The server holds exactly these objects of a kind."""
@@ -149,7 +149,7 @@ class Mirror:
             findings = (Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", reason),)
         self._say("held", findings)
 
-    def _blindness(self) -> Blind:
+    def _blindness(self) -> BlindSpots:
         # An unknown Service or slice may be what programmed state is for; a Node is not programmed.
         anything, services = bool(self._empty.intersection(NEVER_EMPTY) or self._nameless), False
         endpoints: set[ServiceKey] = set()
@@ -163,9 +163,9 @@ class Mirror:
                     endpoints.add(ServiceKey(key.namespace, rejected.service))
                 else:
                     anything = True
-        return Blind(anything, services, frozenset(endpoints))
+        return BlindSpots(anything, services, frozenset(endpoints))
 
-    def _is_held(self, key: ObjectKey, blind: Blind) -> bool:
+    def _is_held(self, key: ObjectKey, blind: BlindSpots) -> bool:
         if key.kind in self._empty or key.kind in self._nameless:
             return True
         item = self._objects[key]

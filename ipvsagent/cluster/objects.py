@@ -154,11 +154,11 @@ class Changes(Struct, frozen=True, kw_only=True):
     upserts: tuple[Object, ...] = ()
     removals: tuple[ObjectKey, ...] = ()
     synced: bool = False
-    blind: Blind | None = None
+    blind: BlindSpots | None = None
     triggered: tuple[float, ...] = ()
 
 
-class Blind(Struct, frozen=True):
+class BlindSpots(Struct, frozen=True):
     """Objects that exist but could not be read, and of which no accepted version is known.
 
     While the agent is blind it must not remove from the kernel what such an object may claim.
@@ -182,4 +182,4 @@ class Blind(Struct, frozen=True):
         return self.anything or ServiceKey(namespace, service) in self.endpoints
 
 
-EVERYTHING_KNOWN = Blind()
+EVERYTHING_KNOWN = BlindSpots()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
-    Blind,
+    BlindSpots,
     Changes,
     EndpointSlice,
     Node,
@@ -31,7 +31,7 @@ class ServiceTable:
         self.nodes: dict[str, Node] = {}
         self.nodes_revision = 0
         self.synced = False
-        self.blind: Blind = EVERYTHING_KNOWN
+        self.blind: BlindSpots = EVERYTHING_KNOWN
         self._slices: dict[ServiceKey, dict[str, EndpointSlice]] = {}
         self._service_of_slice: dict[tuple[str, str], ServiceKey] = {}
         self._cluster_ips: dict[Address, int] = {}

@@ -1,4 +1,4 @@
-"""What a finding is as an Event."""
+"""Makes Events of findings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ipvsagent.printable import printable
 
 CONTROLLER = "ipvsagent.io/ipvsagent"
 NOTE_LIMIT = 1024
-"""Bytes (NoteLengthLimit, pkg/apis/core/validation/events.go)."""
+"""The most bytes of a note (NoteLengthLimit, pkg/apis/core/validation/events.go)."""
 _API_VERSIONS = {"Service": "v1", "Node": "v1", "EndpointSlice": "discovery.k8s.io/v1"}
 _NAME = r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?"
 _SUBJECT = re.compile(rf"(?:(Service|EndpointSlice) ({_NAME})/|(Node) )({_NAME})", re.ASCII)
@@ -25,15 +25,16 @@ _SAME_ON_ALL_NODES = {
     FindingKind.AFFINITY_FLOOR,
     FindingKind.ONE_WAY,
 }
-"""What their findings say depends on objects alone."""
-_NOT_TOLD = {FindingKind.REMOVAL_HELD, FindingKind.API_UNREACHABLE}
-"""The first is about other objects than it names, the second over when it can be written."""
+"""Kinds whose findings depend on objects alone."""
+_NOT_REPORTED = {FindingKind.REMOVAL_HELD, FindingKind.API_UNREACHABLE}
+"""Findings of the first kind are about other objects than they name; those of the second are resolved by the time that
+an Event can be written."""
 _REASONS = {FindingKind.HOST: "NodeProblem", FindingKind.CONFIGURATION: "InvalidConfiguration"}
 _HEALTH_CHECK = "spec.healthCheckNodePort"
 
 
 class Regarding(Struct, frozen=True):
-    """An object of the API."""
+    """An object of the API that an Event is about."""
 
     kind: str
     namespace: str
@@ -41,34 +42,38 @@ class Regarding(Struct, frozen=True):
 
 
 class Topic(Struct, frozen=True):
-    """Findings of one topic are one Event. about: "" on others' objects; what of the node it is, on our own.
-
-    shared: each node has the same to say, or may have. fixed: and in the same words.
-    """
+    """What an Event is about; all findings of one topic make one Event."""
 
     regarding: Regarding
     reason: str
     about: str = ""
+    """Which part of the node it is about; "" for an object other than our Node."""
     shared: bool = True
+    """Other nodes report the same topic, or may do so."""
     fixed: bool = False
+    """They do so in the same words."""
 
 
 class Event(Struct, frozen=True):
-    """name: of the Event object, the same on all nodes that are to share it."""
+    """An Event as it is to be written."""
 
     topic: Topic
     name: str
+    """The name of the Event object, the same on all nodes that share it."""
     note: str
     warning: bool = True
 
 
 def topic_of(finding: Finding, node: str) -> Topic | None:
-    """None if no Event tells of it. node: ours; its Event tells of what stands in the way of all Services here."""
-    if finding.kind in _NOT_TOLD or finding.file:
+    """Return the topic of a finding; None if it becomes no Event.
+
+    node: the name of our Node, whose Events report what affects all Services here.
+    """
+    if finding.kind in _NOT_REPORTED or finding.file:
         return None
     reason = _REASONS.get(finding.kind) or finding.kind.value.title().replace("-", "")
     if finding.field == _HEALTH_CHECK and finding.kind is FindingKind.HOST:
-        reason = "FailedToStartServiceHealthcheck"  # as kube-proxy says it
+        reason = "FailedToStartServiceHealthcheck"  # kube-proxy's reason
     match = _SUBJECT.fullmatch(finding.subject)
     if match:
         kind, namespace, name = match[1] or match[3], match[2] or "", match[4]
@@ -80,8 +85,10 @@ def topic_of(finding: Finding, node: str) -> Topic | None:
 
 
 def event_of(topic: Topic, findings: Iterable[Finding], node: str, start: str) -> Event:
-    """findings: all that hold, of that topic. start: differs with each start of an agent, so that each tells anew what
-    is the matter with its node."""
+    """Make the Event of a topic from all of its findings.
+
+    start: differs with each start of an agent, so that each start reports the problems of its node again.
+    """
     first, *others = sorted(findings)
     note = f"{first.field}: {first.reason}" if first.field else first.reason
     if topic.about and topic.about != str(f"Node {node}"):
@@ -91,23 +98,26 @@ def event_of(topic: Topic, findings: Iterable[Finding], node: str, start: str) -
     if others:
         note += f" (and {len(others)} more like it: see `ipvsagent status` on the node)"
     note = _cut(printable(note))
-    said = (topic.reason, note if topic.fixed or not topic.shared else "", "" if topic.shared else start)
-    return Event(topic, _name(topic.regarding, said), note)
+    identity = (topic.reason, note if topic.fixed or not topic.shared else "", "" if topic.shared else start)
+    return Event(topic, _name(topic.regarding, identity), note)
 
 
 def start_of(node: str, text: str, start: str) -> Event:
-    """What kube-proxy says at its start, too. text: what starts."""
+    """Make the Event of a start, which kube-proxy writes, too. text: what starts."""
     topic = Topic(Regarding("Node", "", node), "Starting", shared=False)
     return Event(topic, _name(topic.regarding, ("Starting", start)), text, warning=False)
 
 
 def document_of(event: Event, uid: str, node: str, when: str) -> dict[str, Any]:
-    """To be created. uid: of the object, "" for a Node. when: with six decimals, 2030-01-31T12:00:00.000000Z."""
+    """Return the object to create.
+
+    uid: that of the object that the Event is about; "" for a Node. when: `2030-01-31T12:00:00.000000Z`.
+    """
     about = event.topic.regarding
     regarding = {"apiVersion": _API_VERSIONS[about.kind], "kind": about.kind, "name": about.name}
     if about.namespace:
         regarding["namespace"] = about.namespace
-    # A Node's is its name, as kubelet and kube-proxy have it and kubectl describe looks for it, too.
+    # The uid of a Node is its name in Events of kubelet and kube-proxy, and kubectl describe searches for that.
     regarding["uid"] = uid or about.name
     return {
         "apiVersion": "events.k8s.io/v1",
@@ -128,8 +138,8 @@ def namespace_of(event: Event) -> str:
     return event.topic.regarding.namespace or "default"
 
 
-def _name(regarding: Regarding, said: tuple[str, ...]) -> str:
-    digest = hashlib.sha256("\0".join((regarding.kind, *said)).encode()).hexdigest()[:16]
+def _name(regarding: Regarding, identity: tuple[str, ...]) -> str:
+    digest = hashlib.sha256("\0".join((regarding.kind, *identity)).encode()).hexdigest()[:16]
     return f"{regarding.name[:230].rstrip('-.')}.{digest}"
 
 

@@ -1,1 +1,1 @@
-"""How the agent is watched: health, metrics, systemd."""
+"""Monitoring of the agent: health, metrics, and notifications of systemd."""

@@ -1,15 +1,15 @@
-"""Whether this agent does its work, told to whoever asks over HTTP: kubelet, load balancers, monitoring.
+"""Answers over HTTP whether this agent works: for kubelet, load balancers and monitoring.
 
-The loop leaves a few facts here as it goes, each a single assignment, and answers are made from them alone, in another
-thread: an agent that hangs must be able to say so. Two questions, as kube-proxy answers them
+The loop records a few facts, each with a single assignment, and answers are made from them alone, in another thread:
+an agent that hangs must be able to report it. There are two questions, answered as kube-proxy does
 (pkg/proxy/healthcheck/proxy_health.go):
 
-/livez    is the agent at work? Not if what is wanted has not been carried out for two sync periods, for whatever
-          reason, nor if the loop has not come round for so long.
-/healthz  the same, and should load balancers send traffic to this node? Not if its Node object was never seen, is
-          being deleted, or the cluster autoscaler is about to remove it.
+/livez    Does the agent work? No if a desired change has been waiting for two sync periods, for whatever reason, or if
+          the loop has not turned for that long.
+/healthz  Does it work, and should load balancers send traffic to this node? No if its Node object was never seen, is
+          being deleted, or is about to be removed by the cluster autoscaler.
 
-A single refused virtual server is not unhealthy: a restart would not cure it, and `status` names it.
+A single refused virtual server does not make the agent unhealthy: a restart would not help, and `status` names it.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ class FamilyHealth(Struct, frozen=True):
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
-    """kube-proxy's document, and why Services are not on IPVS. Times as RFC 3339 writes them; nodeEligible only where
-    it was asked for."""
+    """The document that kube-proxy answers with, and `fallback`. Times are in the format of RFC 3339."""
 
     lastUpdated: str
     currentTime: str
     healthy: bool
     status: dict[str, FamilyHealth]
     nodeEligible: bool | None = None
+    """Only in an answer of /healthz."""
     fallback: tuple[str, ...] = ()
+    """Why Services are not on IPVS."""
 
 
 class Health:
-    """sync_period: seconds. clock is monotonic, wall counts seconds since 1970."""
+    """Records facts for the loop, and answers from them in any thread."""
 
     def __init__(
         self,
@@ -55,49 +56,50 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """sync_period is in seconds; `clock` is monotonic, `wall` returns seconds since 1970."""
         self._limit = SYNC_PERIODS * sync_period
         self._families = tuple(families)
         self._clock = clock
         self._wall = wall
         self._waiting_since: float | None = None
-        self._turned_at: float | None = None
+        self._last_turn: float | None = None
         self._updated = 0.0
         self._eligible = False
         self._fallback: tuple[str, ...] = ()
 
-    # Said by the loop
+    # Called by the loop
 
-    def turned(self) -> None:
-        """The loop has come round."""
-        self._turned_at = self._clock()
+    def heartbeat(self) -> None:
+        """Record that the loop has begun a turn."""
+        self._last_turn = self._clock()
 
-    def waiting(self) -> None:
-        """Something is wanted that the kernel does not hold yet."""
+    def mark_waiting(self) -> None:
+        """Record that the kernel does not hold everything that is desired yet."""
         if self._waiting_since is None:
             self._waiting_since = self._clock()
 
-    def carried_out(self) -> None:
-        """All that was wanted has been carried out."""
+    def mark_synced(self) -> None:
+        """Record that everything desired has been written."""
         self._waiting_since = None
         self._updated = self._wall()
 
-    def node_is(self, node: Node | None) -> None:
+    def set_node(self, node: Node | None) -> None:
         self._eligible = node is not None and not node.leaving
 
-    def falls_back(self, reasons: tuple[str, ...]) -> None:
-        """What is missing, and the remedy; nothing, if nothing is."""
+    def set_fallback(self, reasons: tuple[str, ...]) -> None:
+        """Set what IPVS lacks here and the remedy; empty if Services are on IPVS."""
         self._fallback = reasons
 
-    # Asked by others
+    # Called by any thread
 
     @property
     def updated(self) -> float:
-        """When all that was wanted had been carried out for the last time; 0 = never."""
+        """Return when everything desired had been written for the last time; 0 = never."""
         return self._updated
 
     def alive(self) -> bool:
         now = self._clock()
-        since = (self._waiting_since, self._turned_at)
+        since = (self._waiting_since, self._last_turn)
         return all(moment is None or now - moment < self._limit for moment in since)
 
     def livez(self) -> Response:
@@ -107,20 +109,20 @@ class Health:
         eligible = self._eligible
         return self._response(self.alive() and eligible, eligible)
 
-    def _response(self, good: bool, eligible: bool | None) -> Response:
+    def _response(self, healthy: bool, eligible: bool | None) -> Response:
         now = _timestamp(self._wall())
         alive = self.alive()
-        updated = now if good else _timestamp(self._updated)
+        updated = now if healthy else _timestamp(self._updated)
         body = Body(
             lastUpdated=updated,
             currentTime=now,
-            healthy=good,
+            healthy=healthy,
             status={family.value: FamilyHealth(updated, alive) for family in self._families},
             nodeEligible=eligible,
             fallback=self._fallback,
         )
         return Response(
-            200 if good else 503,
+            200 if healthy else 503,
             msgspec.json.encode(body) + b"\n",
             "application/json",
             (("X-Content-Type-Options", "nosniff"),),

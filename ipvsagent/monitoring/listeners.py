@@ -1,11 +1,11 @@
-"""HTTP listeners: any number of addresses, one thread that accepts, one short-lived thread for each request.
+"""HTTP listeners: any number of addresses, one thread that accepts, and a short-lived thread for each request.
 
-An address that cannot be listened on is tried again every five seconds, because what holds it may go away: the agent
-that a rolling update replaces does (pkg/proxy/healthcheck/proxy_health.go does the same). Answers must come from
-facts that are at hand: whoever serves a request must not wait for the main loop.
+An address that cannot be listened on is tried again every five seconds, as the socket that holds it may close: the
+agent that a rolling update replaces closes its own (pkg/proxy/healthcheck/proxy_health.go does the same). Answers must
+be made from recorded facts: the thread of a request must not wait for the main loop.
 
-Clients that are slow on purpose get no hold on a listener: a connection lives for REQUEST_WITHIN at most, and where
-REQUESTS_AT_ONCE are open, the oldest makes room for a new one. kubelet would kill an agent that cannot be asked.
+Clients that are slow on purpose cannot block a listener: a connection lives for REQUEST_WITHIN seconds at most, and
+where REQUESTS_AT_ONCE are open, the oldest makes room for a new one. kubelet kills an agent that does not answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("ipvsagent")
 _Key = tuple[str, Hashable]
 
 _IP_FREEBIND = 15
-"""<linux/in.h>; of sockets of both families, where IPV6_FREEBIND needs Linux 4.15."""
+"""From <linux/in.h>. Works for sockets of both families, while IPV6_FREEBIND needs Linux 4.15."""
 
 RETRY_AFTER = 5.0
 REQUEST_WITHIN = 10.0
@@ -47,41 +47,40 @@ class Response(Struct, frozen=True):
 
 
 Answer = Callable[[Hashable, str, str], Response]
-"""From the listener's key, the path without its query, and the request's Accept header."""
+"""Makes a response from the listener's key, the path without its query, and the request's Accept header."""
 
 
 class ListenAddress(Struct, frozen=True):
-    """Where to listen. only_family: `::` does not take IPv4 clients, too.
-
-    may_come: the address need not be the node's yet; it is listened on from when it is."""
+    """An address to listen on."""
 
     host: str
     port: int
     only_family: bool = False
-    may_come: bool = False
+    """`::` does not accept IPv4 clients."""
+    may_appear: bool = False
+    """The node need not have the address yet; the listener works once it has."""
 
     def __str__(self) -> str:
         return endpoint_text(Address(self.host), self.port)
 
 
 class Fault(Struct, frozen=True):
-    """Where it cannot be listened just now. in_use: because another socket does."""
+    """An address that cannot be listened on at present."""
 
     group: str
     key: Hashable
     address: ListenAddress
     why: str
     in_use: bool = False
+    """Another socket listens on it."""
 
 
 class Listeners:
-    """Listeners come in groups, each with one function that answers. Any thread may say what is wanted.
+    """Keeps groups of listeners open; each group has one function that answers. Any thread may call `want`."""
 
-    told: called with all faults when they changed, from the thread that listens.
-    """
-
-    def __init__(self, told: Callable[[Sequence[Fault]], None] = lambda faults: None) -> None:
-        self._told = told
+    def __init__(self, on_faults: Callable[[Sequence[Fault]], None] = lambda faults: None) -> None:
+        """on_faults: is called with all faults whenever they have changed, in the thread that listens."""
+        self._on_faults = on_faults
         self._lock = threading.Lock()
         self._wanted: dict[_Key, ListenAddress] = {}
         self._answers: dict[str, Answer] = {}
@@ -95,7 +94,7 @@ class Listeners:
         self._ended = False
 
     def want(self, group: str, addresses: Mapping[Hashable, ListenAddress], answer: Answer) -> None:
-        """All listeners of a group as they should be from now on, by any key of the caller's."""
+        """Set the listeners that a group has from now on, by any key that the caller chooses."""
         with self._lock:
             kept = {key: address for key, address in self._wanted.items() if key[0] != group}
             wanted = kept | {(group, key): address for key, address in addresses.items()}
@@ -110,7 +109,7 @@ class Listeners:
         threading.Thread(target=self._run, name="http", daemon=True).start()
 
     def close(self) -> None:
-        """Listens nowhere when this returns."""
+        """Close all listeners before this returns."""
         with self._lock:
             self._ended = True
             self._wanted = {}
@@ -132,7 +131,7 @@ class Listeners:
                     time.sleep(0.1)
 
     def _arrange(self) -> None:
-        """Open what is wanted and not open, close what is open and not wanted."""
+        """Open wanted listeners and close others."""
         with self._lock:
             for key, (address, server) in list(self._open.items()):
                 if self._wanted.get(key) != address:
@@ -157,7 +156,7 @@ class Listeners:
                 self._selector.register(server.socket, selectors.EVENT_READ, server)
             faults = list(self._faults.values())
         if faults != list(before.values()):
-            self._told(faults)
+            self._on_faults(faults)
 
 
 def _why(error: Exception) -> str:
@@ -180,17 +179,17 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, address: ListenAddress, key: Hashable, answer: Answer) -> None:
         self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         self._only_family = address.only_family
-        self._may_come = address.may_come
+        self._may_appear = address.may_appear
         self.key = key
         self.answer = answer
-        self._requests: dict[socket.socket, None] = {}  # those open, the oldest first
+        self._requests: dict[socket.socket, None] = {}  # open requests, the oldest first
         self._requests_lock = threading.Lock()
         super().__init__((address.host, address.port), _Request)
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._only_family)
-        if self._may_come:
+        if self._may_appear:
             self.socket.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         super().server_bind()
 
@@ -199,7 +198,7 @@ class _Server(ThreadingMixIn, TCPServer):
             if len(self._requests) >= REQUESTS_AT_ONCE:
                 oldest = next(iter(self._requests))
                 del self._requests[oldest]
-                with contextlib.suppress(OSError):  # it ends just now
+                with contextlib.suppress(OSError):  # it has just ended
                     oldest.shutdown(socket.SHUT_RDWR)  # its thread wakes up and closes it
             self._requests[request] = None
         try:
@@ -223,7 +222,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
 
 class _Within(io.RawIOBase):
-    """Reads from a connection up to a deadline for all of it; a timeout of the socket's is for each read."""
+    """Reads from a connection until a deadline for the whole request; the timeout of a socket is for each read."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
@@ -245,7 +244,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.connection.settimeout(REQUEST_WITHIN)  # of an answer as a whole, too: see socket.sendall
+        self.connection.settimeout(REQUEST_WITHIN)  # for the whole answer, too: see socket.sendall
         self.rfile = io.BufferedReader(_Within(self.connection, REQUEST_WITHIN))
 
     def do_GET(self) -> None:

@@ -1,9 +1,9 @@
-"""What Prometheus reads: kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), so that
+"""Metrics for Prometheus: kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), so that
 dashboards and alerts go on working, and our own under `ipvsagent_`.
 
-Durations and counts of events are noted by the loop as they happen. Everything that is a state (how many virtual
-servers, which findings) is read from the loop when somebody scrapes; if it does not answer in time, the last known
-state is shown, since a loop that hangs is when numbers are wanted most.
+Durations and counts of events are recorded by the loop as they happen. Everything that is a state (how many virtual
+servers, which findings) is asked of the loop at each scrape; if it does not answer in time, the last known state is
+shown, since numbers are needed most when the loop hangs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,12 @@ _PROGRAMMING_BUCKETS = (
     *range(60, 120, 5),
     *range(120, 301, 30),
 )
-"""kube-proxy's, and finer ones below: this takes milliseconds."""
+"""kube-proxy's, and finer ones below, as this takes milliseconds here."""
 _SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 
 
 class Readings(Struct, frozen=True):
-    """The loop's state in numbers. findings: how many of each (kind, severity). Counts are since the start.
-
-    no_local_endpoints: Services with a Local policy whose endpoints are all elsewhere; what is not in it is 0."""
+    """The state of the loop in numbers. Counters are since the start."""
 
     totals: Totals
     in_sync: bool
@@ -52,7 +50,9 @@ class Readings(Struct, frozen=True):
     rows_read: int
     drift: dict[str, int]
     findings: dict[tuple[str, str], int]
+    """How many findings there are of each kind and severity."""
     no_local_endpoints: dict[tuple[Family, TrafficPolicy], int]
+    """How many Services with a Local policy have all their endpoints elsewhere; a missing key means 0."""
 
 
 class MetricsQuery(Struct, frozen=True):
@@ -62,24 +62,25 @@ class MetricsQuery(Struct, frozen=True):
 
 
 class Metrics:
-    """ask: hands a message to the loop and does not wait. families: those that are synced."""
+    """Records what happens, and answers scrapes."""
 
-    def __init__(self, families: Collection[Family], ask: Callable[[object], None]) -> None:
+    def __init__(self, families: Collection[Family], send: Callable[[object], None]) -> None:
+        """families: address families of the node. send: sends a message to the loop, without waiting."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._families = tuple(family.value for family in families)
         self._registry = CollectorRegistry()
-        self._ask = ask
+        self._send = send
         family = ["ip_family"]
         self._duration = Histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds",
-            "How long one round took.",
+            "Duration of one round.",
             family,
             buckets=_SYNC_BUCKETS,
             registry=self._registry,
         )
         self._programming = Histogram(
             "kubeproxy_network_programming_duration_seconds",
-            "From what changed an EndpointSlice, as its annotation says, to the end of the round that carried it out.",
+            "Time from the cause of a change of an EndpointSlice, as its annotation says, to the end of its round.",
             family,
             buckets=_PROGRAMMING_BUCKETS,
             registry=self._registry,
@@ -89,34 +90,32 @@ class Metrics:
         self._born = time.time()
         self._last = self._gauge("sync_proxy_rules_last_timestamp_seconds", "When the last round succeeded.", family)
         self._queued = self._gauge(
-            "sync_proxy_rules_last_queued_timestamp_seconds", "When a round was asked for the last time.", family
+            "sync_proxy_rules_last_queued_timestamp_seconds", "Time of the last change that asked for a round.", family
         )
         self._service_changes = self._counter("sync_proxy_rules_service_changes", "Changes of Services.", family)
         self._endpoint_changes = self._counter(
             "sync_proxy_rules_endpoint_changes", "Changes of EndpointSlices.", family
         )
         self._services_pending = self._gauge(
-            "sync_proxy_rules_service_changes_pending", "Changes of Services that no round has carried out yet.", family
+            "sync_proxy_rules_service_changes_pending", "Changes of Services that no round has applied yet.", family
         )
         self._endpoints_pending = self._gauge(
             "sync_proxy_rules_endpoint_changes_pending",
-            "Changes of EndpointSlices that no round has carried out yet.",
+            "Changes of EndpointSlices that no round has applied yet.",
             family,
         )
         self._healthz = self._counter("proxy_healthz", "Answers of /healthz.", ["code"])
         self._livez = self._counter("proxy_livez", "Answers of /livez.", ["code"])
-        self._events = Counter(
-            "ipvsagent_events", "Events by what became of them.", ["outcome"], registry=self._registry
-        )
+        self._events = Counter("ipvsagent_events", "Events by outcome.", ["outcome"], registry=self._registry)
         self._flow_looks = Histogram(
             "kubeproxy_conntrack_reconciler_sync_duration_seconds",
-            "How long one look for UDP flows that no endpoint answers took.",
+            "Duration of one look for UDP flows that no endpoint answers.",
             family,
             buckets=_SYNC_BUCKETS,
             registry=self._registry,
         )
         self._flows_ended = self._counter(
-            "conntrack_reconciler_deleted_entries", "UDP flows that no endpoint answered, ended.", family
+            "conntrack_reconciler_deleted_entries", "UDP flows that were ended because no endpoint answered.", family
         )
         self.rules = RuleMetrics(families, self._registry)
         for name in self._families:
@@ -132,10 +131,10 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._known: Readings | None = None
 
-    # Said by the loop
+    # Called by the loop
 
     def changed(self, changes: Changes) -> None:
-        """A source's message came."""
+        """Record a message of the source."""
         kinds = [type(item).__name__ for item in changes.upserts] + [key.kind for key in changes.removals]
         services, slices = kinds.count(Service.__name__), kinds.count(EndpointSlice.__name__)
         now = time.time()
@@ -150,7 +149,7 @@ class Metrics:
                 self._endpoints_pending.labels(family).inc(slices)
 
     def synced(self, seconds: float, *, success: bool) -> None:
-        """A round, or the first programming, took so long."""
+        """Record how long a round, or the first programming, took."""
         now = time.time()
         for family in self._families:
             self._duration.labels(family).observe(seconds)
@@ -169,26 +168,26 @@ class Metrics:
                 self._programming.labels(family).observe(seconds)
         self._triggered.clear()
 
-    # Said by other threads
+    # Called by other threads
 
-    def looked_at_flows(self, family: Family, seconds: float, ended: int) -> None:
+    def record_flow_look(self, family: Family, seconds: float, ended: int) -> None:
         self._flow_looks.labels(family.value).observe(seconds)
         self._flows_ended.labels(family.value).inc(ended)
 
-    def events(self, outcome: str, count: int) -> None:
+    def record_events(self, outcome: str, count: int) -> None:
         self._events.labels(outcome).inc(count)
 
-    def answered(self, path: str, status: int) -> None:
+    def record_answer(self, path: str, status: int) -> None:
         (self._livez if path == "/livez" else self._healthz).labels(str(status)).inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text and its content type, as the client prefers it."""
+        """Return the metrics in the format that the client prefers, and its content type."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type
 
     def _readings(self) -> Readings | None:
         answer: SimpleQueue[Readings] = SimpleQueue()
-        self._ask(MetricsQuery(answer))
+        self._send(MetricsQuery(answer))
         with contextlib.suppress(Empty):
             self._known = answer.get(timeout=ANSWER_WITHIN)
         return self._known
@@ -206,36 +205,42 @@ class _StateCollector(Collector):
         self._families = families
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # registering must not ask the loop, which does not turn yet
+        return ()  # registration must not ask the loop, which does not turn yet
 
     def collect(self) -> Iterator[Metric]:
         readings = self._readings()
         if readings is None:
             return
         totals = readings.totals
-        info = GaugeMetricFamily("ipvsagent_info", "What runs.", labels=["version", "backend", "node"])
+        info = GaugeMetricFamily("ipvsagent_info", "What runs on the node.", labels=["version", "backend", "node"])
         info.add_metric([__version__, readings.backend, readings.node], 1)
         yield info
         gauges = {
-            "in_sync": ("1 if the kernel holds everything that is wanted.", readings.in_sync),
+            "in_sync": ("1 if the kernel holds everything that is desired.", readings.in_sync),
             "services": ("Services known.", totals.services),
             "endpoint_slices": ("EndpointSlices known.", totals.endpoint_slices),
-            "virtual_servers": ("Virtual servers wanted.", totals.virtual_servers),
-            "real_servers": ("Real servers wanted, over all virtual servers.", totals.real_servers),
+            "virtual_servers": ("Virtual servers desired.", totals.virtual_servers),
+            "real_servers": ("Real servers desired, over all virtual servers.", totals.real_servers),
             "confirmed_virtual_servers": ("Virtual servers that the kernel is known to hold.", totals.confirmed),
-            "suspect_virtual_servers": ("Virtual servers that the kernel refused; retried.", totals.suspect),
-            "shadowed_virtual_servers": ("Virtual servers whose place a stranger holds.", totals.shadowed),
+            "suspect_virtual_servers": (
+                "Virtual servers that the kernel refused.",
+                totals.suspect,
+            ),
+            "shadowed_virtual_servers": (
+                "Virtual servers whose place is another program's.",
+                totals.shadowed,
+            ),
             "draining_real_servers": ("Real servers that get no new connections and keep old ones.", totals.draining),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"ipvsagent_{name}", text, value=float(value))
         yield CounterMetricFamily("ipvsagent_writes", "Rows written to the kernel.", value=readings.ops_written)
         yield CounterMetricFamily("ipvsagent_rows_read", "Rows read from the kernel.", value=readings.rows_read)
-        drift = CounterMetricFamily("ipvsagent_drift", "Rows that others changed, and were repaired.", labels=["kind"])
+        drift = CounterMetricFamily("ipvsagent_drift", "Rows repaired after others changed them.", labels=["kind"])
         for kind in sorted({"lost", "edited", "stray", "rules"} | readings.drift.keys()):
             drift.add_metric([kind], readings.drift.get(kind, 0))
         yield drift
-        findings = GaugeMetricFamily("ipvsagent_findings", "What is wrong now.", labels=["kind", "severity"])
+        findings = GaugeMetricFamily("ipvsagent_findings", "Findings that hold now.", labels=["kind", "severity"])
         for (kind, severity), count in sorted(readings.findings.items()):
             findings.add_metric([kind, severity], count)
         yield findings

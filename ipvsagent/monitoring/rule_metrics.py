@@ -1,5 +1,5 @@
-"""What operators of kube-proxy's iptables mode watch, under its names (pkg/proxy/metrics/metrics.go), with any backend:
-all keep packet rules."""
+"""Metrics of packet rules under the names of kube-proxy's iptables mode (pkg/proxy/metrics/metrics.go). They exist with
+any backend, as all backends have packet rules."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _PREFIX = "kubeproxy_sync_proxy_rules_iptables_"
 
 
 class RuleMetrics(Collector):
-    """counts: asked when somebody scrapes, in that one's thread; None until there are rules."""
+    """Counts failed writes as they happen, and rules when a scrape asks."""
 
     def __init__(self, families: Collection[Family], registry: CollectorRegistry) -> None:
         self.counts: Callable[[], Mapping[Family, RuleCounts]] | None = None
+        """Called in the thread of a scrape; None until there are rules."""
         self._failures = Counter(
             f"{_PREFIX}restore_failures",
             "Writes of packet rules that iptables refused.",
@@ -38,8 +39,8 @@ class RuleMetrics(Collector):
             self._partial_failures.labels(family.value)
         registry.register(self)
 
-    def failed(self, family: Family, partial: bool) -> None:
-        """iptables refused a write. Any thread may call this."""
+    def record_failure(self, family: Family, partial: bool) -> None:
+        """Record that iptables refused a write. Any thread may call this."""
         self._failures.labels(family.value).inc()
         if partial:
             self._partial_failures.labels(family.value).inc()

@@ -1,7 +1,7 @@
-"""The agent's HTTP servers, put together: which path of which address answers what.
+"""The agent's HTTP servers: which path of which address answers what.
 
 The health address (for kubelet and load balancers) has /healthz and /livez; the metrics address (loopback by default)
-has /metrics, /proxyMode, /configz and a /healthz of its own that only says that the process answers, as kube-proxy's do
+has /metrics, /proxyMode, /configz and a /healthz of its own that only shows that the process answers, as in kube-proxy
 (cmd/kube-proxy/app/server.go).
 """
 
@@ -27,25 +27,26 @@ from ipvsagent.printable import printable
 from ipvsagent.sources.inbox import Findings
 
 _GROUP = "agent"
-KUBE_PROXY_PORTS = (10249, 10256)  # its metrics and its health; another agent has ended before this one listens
+KUBE_PROXY_PORTS = (10249, 10256)  # metrics and health; another agent has ended before this one listens
 
 
 class Server:
-    """backend: its name. families: those that are synced. tell: hands a message to the loop."""
+    """Listens on the health address and the metrics address, and for the health checks of Services."""
 
     def __init__(
-        self, config: Config, backend: str, families: Collection[Family], tell: Callable[[object], None]
+        self, config: Config, backend: str, families: Collection[Family], send: Callable[[object], None]
     ) -> None:
+        """backend: its name, for /proxyMode. families: those of the node. send: sends a message to the loop."""
         self._config = config
         self._backend = backend
-        self._tell = tell
-        self._listeners = Listeners(self._say_faults)
+        self._send = send
+        self._listeners = Listeners(self._report_faults)
         self.health = Health(config.sync_period, families)
-        self.metrics = Metrics(families, tell)
+        self.metrics = Metrics(families, send)
         self.services = ServiceHealth(self._listeners, self.health)
 
     def configure(self, config: Config) -> None:
-        """What /configz shows from now on; addresses stay those of the start. Any thread may call this."""
+        """Set what /configz shows; listen addresses stay those of the start. Any thread may call this."""
         self._config = config
 
     def start(self) -> None:
@@ -57,23 +58,25 @@ class Server:
         self._listeners.start()
 
     def close(self) -> None:
-        """The addresses are free for the next agent when this returns."""
+        """Stop listening. The addresses are free for the next agent when this returns."""
         self._listeners.close()
 
-    def _say_faults(self, faults: Sequence[Fault]) -> None:
+    def _report_faults(self, faults: Sequence[Fault]) -> None:
         for fault in faults:
             if self._config.bind_hard_fail and fault.group == _GROUP:
-                self._tell(StartError(f"cannot listen on {fault.address}: {fault.why}", "See `ss -lntp` for who does"))
-        self._tell(Findings("listeners", tuple(map(_finding, faults))))
+                self._send(
+                    StartError(f"cannot listen on {fault.address}: {fault.why}", "Run `ss -lntp` to see who does")
+                )
+        self._send(Findings("listeners", tuple(map(_finding, faults))))
 
     def _answer(self, key: Hashable, path: str, accept: str) -> Response:
         pages = {"health": ("/healthz", "/livez"), "metrics": ("/metrics", "/healthz", "/proxyMode", "/configz")}
         known = pages[str(key)]
         if path not in known:
-            return Response(404, f"not here; there are {', '.join(known)}\n".encode())
+            return Response(404, f"no such path; there are {', '.join(known)}\n".encode())
         if key == "health":
             response = self.health.livez() if path == "/livez" else self.health.healthz()
-            self.metrics.answered(path, response.status)
+            self.metrics.record_answer(path, response.status)
             return response
         if path == "/metrics":
             body, content_type = self.metrics.exposition(accept)
@@ -97,7 +100,7 @@ def _finding(fault: Fault) -> Finding:
 
 
 def listen_address(address: str) -> ListenAddress:
-    """`0.0.0.0:10256` or `[::]:10256`, as the configuration has checked it."""
+    """Parse `0.0.0.0:10256` or `[::]:10256`, which the configuration has validated."""
     host, _, port = address.rpartition(":")
     return ListenAddress(host.strip("[]"), int(port))
 

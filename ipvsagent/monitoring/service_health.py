@@ -1,8 +1,8 @@
 """Answers the health checks of Services, one listener for each Service and family, as kube-proxy does
 (pkg/proxy/healthcheck/service_health.go): 200 if the Service has a ready endpoint on this node and the agent is at
-work, else 503, whatever the path. A Node that is being deleted goes on answering: connections may still come.
+work, 503 otherwise, whatever the path. A Node that is being deleted goes on answering, as it may still get connections.
 
-A load balancer address may be bound after its Service is known here, and is listened on from then on.
+A load balancer address may be bound later than its Service is known here; the listener works once it is.
 """
 
 from __future__ import annotations
@@ -22,20 +22,24 @@ _EVERY = {Family.IPV4: Address("0.0.0.0"), Family.IPV6: Address("::")}
 
 
 class ServiceHealth:
+    """Listens on the health check node ports of Services."""
+
     def __init__(self, listeners: Listeners, health: Health) -> None:
         self._listeners = listeners
         self._health = health
         self._checks: Mapping[ServiceKey, HealthCheck] = {}
 
     def serve(self, checks: Mapping[ServiceKey, HealthCheck], addresses: Sequence[Address] | None) -> None:
-        """These checks, and no others, from now on. addresses: where node ports are served, None = everywhere, which
-        includes load balancer addresses."""
+        """Serve these checks and no others from now on.
+
+        addresses: where node ports are served; None = everywhere, which includes load balancer addresses.
+        """
         self._checks = checks
         listen_addresses: dict[Hashable, ListenAddress] = {}
         for key, check in checks.items():
             every = [_EVERY[family] for family in check.local_endpoints]
             for address in every if addresses is None else check.answers_on(addresses):
-                listen = ListenAddress(address, check.port, only_family=True, may_come=address in check.addresses)
+                listen = ListenAddress(address, check.port, only_family=True, may_appear=address in check.addresses)
                 listen_addresses[key, family_of(address), address] = listen
         self._listeners.want(GROUP, listen_addresses, self._answer)
 

@@ -1,6 +1,6 @@
-"""What systemd is told, if it started us: that we are ready, how it goes, and that the loop still turns.
+"""Notifies systemd, if it started the agent: of readiness, of a status line, and that the loop still turns.
 
-The protocol is sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names. Nothing is sent where there is none.
+The protocol is sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names. Without that variable nothing is sent.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping
 
 
 class Supervisor:
-    """environment: the process's. watchdog: seconds within which a sign of life is expected, None = none is."""
+    """Sends notifications to the service manager of the process with this environment."""
 
     def __init__(self, environment: Mapping[str, str], clock: Callable[[], float] = time.monotonic) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._clock = clock
         self._due = float("-inf")
-        self._said = ""
+        self._status = ""
         self.watchdog: float | None = None
+        """Seconds within which systemd expects a heartbeat; None = it expects none."""
         for_us = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         with contextlib.suppress(ValueError):
             microseconds = int(environment.get("WATCHDOG_USEC", "0")) if for_us and self._address else 0
@@ -30,13 +31,13 @@ class Supervisor:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`."""
-        if text != self._said:
-            self._said = text
+        """Set the line that `systemctl status` shows."""
+        if text != self._status:
+            self._status = text
             self._send(f"STATUS={text}")
 
-    def turned(self) -> None:
-        """A sign of life; sent often enough, and not more often. Cheap."""
+    def heartbeat(self) -> None:
+        """Send a heartbeat if one is due. Cheap enough for every turn of the loop."""
         if self.watchdog is not None and self._clock() >= self._due:
             self._due = self._clock() + self.watchdog / 4
             self._send("WATCHDOG=1")

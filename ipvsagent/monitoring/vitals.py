@@ -1,4 +1,4 @@
-"""What the loop says of itself as it goes, to all who want to know: health, metrics, Events, and systemd."""
+"""Reports the state of the loop to everything that watches it: health, metrics, Events, and systemd."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.pipeline import Pipeline
 
 BEAT_EVERY = 5.0
-"""Seconds after which the loop comes round at the latest, so that one that hangs can be told from one that rests."""
+"""The longest turn of the loop in seconds, by which a hanging loop differs from a waiting one."""
 
 
 class Events(Protocol):
-    """Who writes them; does not wait."""
+    """Writes Events, without waiting for the API."""
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None: ...
 
-    def cluster_has(self, nodes: int) -> None: ...
+    def set_cluster_size(self, nodes: int) -> None: ...
 
 
 class Vitals:
-    """environment: the process's, for what systemd says in it. events: None = there are none."""
+    """Passes what the loop reports to health, metrics, Events and systemd. No method waits."""
 
     def __init__(self, server: Server, environment: Mapping[str, str], events: Events | None = None) -> None:
+        """environment: that of the process, which contains how to notify systemd. events: None = write none."""
         self._events = events
         self._fallback: dict[Finding, None] = {}
         self._checks: tuple[object, ...] = ()
@@ -35,17 +36,17 @@ class Vitals:
         self.services = server.services
         self.supervisor = Supervisor(environment)
 
-    def turned(self) -> None:
-        """The loop has come round."""
-        self.health.turned()
-        self.supervisor.turned()
+    def heartbeat(self) -> None:
+        """Report that the loop has begun a turn."""
+        self.health.heartbeat()
+        self.supervisor.heartbeat()
 
     def found(self, appeared: Sequence[Finding], cleared: Sequence[Finding]) -> None:
-        """Findings that hold from now on, and no longer."""
+        """Report findings that are new and findings that are resolved."""
         for finding in cleared:
             self._fallback.pop(finding, None)
         self._fallback.update((finding, None) for finding in appeared if finding.kind is FindingKind.FALLBACK)
-        self.health.falls_back(tuple([finding.reason for finding in self._fallback]))
+        self.health.set_fallback(tuple([finding.reason for finding in self._fallback]))
         if self._events:
             self._events.found(appeared, cleared)
 
@@ -53,22 +54,22 @@ class Vitals:
         self.metrics.changed(changes)
 
     def synced(self, seconds: float, *, success: bool) -> None:
-        """A round, or the first programming, took so long."""
+        """Report how long a round, or the first programming, took."""
         self.metrics.synced(seconds, success=success)
 
-    def stands(self, pipeline: Pipeline, *, failing: bool) -> None:
-        """After a turn. failing: the kernel's tables could not be read or made the last time."""
+    def report_state(self, pipeline: Pipeline, *, failing: bool) -> None:
+        """Report the state after a turn. failing: some table of the kernel could not be read or made."""
         if self._events and pipeline.table.synced:
-            self._events.cluster_has(len(pipeline.table.nodes))
-        self.health.node_is(pipeline.table.nodes.get(pipeline.node_name))
+            self._events.set_cluster_size(len(pipeline.table.nodes))
+        self.health.set_node(pipeline.table.nodes.get(pipeline.node_name))
         checks = (pipeline.health_checks, pipeline.node_port_addresses)
         if checks != self._checks:
             self._checks = checks
             self.services.serve(*checks)
-        reconciler = pipeline.reconciler
+        suspects = pipeline.reconciler.states.suspects
         if failing or pipeline.next_due() == 0.0:
-            self.health.waiting()
-        elif reconciler.started:
-            self.health.carried_out()
-            refused = f", {len(reconciler.suspects)} of them refused by the kernel" if reconciler.suspects else ""
+            self.health.mark_waiting()
+        elif pipeline.reconciler.started:
+            self.health.mark_synced()
+            refused = f", {len(suspects)} of them refused by the kernel" if suspects else ""
             self.supervisor.status(f"{len(pipeline.desired)} virtual servers{refused}")

@@ -1,5 +1,6 @@
-"""Getting from what the kernel holds to what is wanted. Pure, given kernel tables and `now`.
+"""Brings the kernel from what it holds to what is desired. Pure, given kernel tables and `now`.
 
-`reconciler.py` is one round and the full comparison; it is meant to be read first. `drain.py` decides when a real
-server may go, `shared.py` counts rows that several virtual servers need, `retry.py` says when to try again.
+Read `reconciler.py` first: one round, and the full comparison. `states.py` holds what is believed of each virtual
+server, `drain.py` decides when a real server may go, `shared.py` counts rows that several virtual servers need, and
+`retry.py` decides when to try again.
 """

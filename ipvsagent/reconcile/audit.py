@@ -1,6 +1,6 @@
-"""The audit: a look at a part of the kernel now and then, so that what others change there comes back.
+"""The audit: reads a part of the kernel now and then, so that what other programs change there is repaired.
 
-It reads and compares; the reconciler repairs. The caller says how much is looked at and when.
+It reads and compares; the reconciler repairs. The caller decides how much is read and when.
 """
 
 from __future__ import annotations
@@ -19,89 +19,94 @@ from ipvsagent.rows import Observed
 FAST_PASS = 5.0
 SLOW_PASS = 300.0
 LAST_PASS = 900.0
+"""Seconds that one pass over everything takes: on a small table, on a large one, and at most."""
 SHARE = 0.003
+"""The share of a core that looks may use."""
 
 
 class Pace:
-    """How much of the kernel each look reads: what looks took before decides it. Seconds."""
+    """Decides how much of the kernel each look reads, by how long earlier looks took."""
 
     def __init__(self) -> None:
         self._costs: deque[float] = deque(maxlen=5)
 
     def count(self, servers: int, every: float) -> int:
-        """Virtual servers that a look once in `every` seconds reads.
+        """Return how many of `servers` virtual servers a look that happens every `every` seconds reads.
 
         A pass over all takes 5 s when they are few, and 5 minutes when they are many. Where reading is slow, as on a
-        small machine, it takes longer, so that looking uses no more than SHARE of a core, but at most 15 minutes.
+        small machine, it takes longer, so that looks use no more than SHARE of a core, but at most 15 minutes.
         """
-        wanted = max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)))
+        count = max(math.ceil(servers * every / SLOW_PASS), min(servers, math.ceil(100 * every / FAST_PASS)))
         cost = min(self._costs, default=0.0)
-        if cost * wanted > SHARE * every:
-            wanted = int(SHARE * every / cost)
-        return max(wanted, math.ceil(servers * every / LAST_PASS), 1)
+        if cost * count > SHARE * every:
+            count = int(SHARE * every / cost)
+        return max(count, math.ceil(servers * every / LAST_PASS), 1)
 
-    def took(self, count: int, seconds: float) -> None:
-        """The last look. The least of some counts: one that found something to repair says nothing of the others."""
+    def record(self, count: int, seconds: float) -> None:
+        """Record how long a look took. The fastest of the last few counts, as a look that repairs takes longer."""
         self._costs.append(seconds / count)
 
 
 class Audit:
-    def __init__(self, reconciler: Reconciler, backend: KernelTables) -> None:
+    """Reads the kernel piece by piece and has differences repaired."""
+
+    def __init__(self, reconciler: Reconciler, tables: KernelTables) -> None:
         self._reconciler = reconciler
-        self._backend = backend
+        self._tables = tables
         self._polled = 0
         self._cursor: Iterator[VirtualServerId] = iter(())
 
     def look(self, count: int, now: float, report: Report | None = None) -> Report:
-        """Read the next `count` virtual servers, and those that somebody is known to have changed, and repair what
-        differs; a missing one means a full comparison.
+        """Read the next `count` virtual servers, and those that another program is known to have changed, and repair
+        what differs. A missing one causes a full comparison.
 
-        When all have been read once, the ids that the kernel has are compared, too, and what is in our sets: a virtual
-        server under one of our addresses that nobody wants would be missed otherwise. Raises as `Reconciler.start`.
+        When all have been read once, the ids in the kernel and the members of our sets are compared, too: a virtual
+        server on one of our addresses that no Service asks for would be missed otherwise. Raises what
+        `Reconciler.start` raises.
         """
-        reconciler = self._reconciler
+        reconciler, states = self._reconciler, self._reconciler.states
         report = Report() if report is None else report
         ids, passed = self._next_slice(count)
-        modified = [i for i in self._backend.take_externally_modified() if reconciler.is_settled(i)]
+        modified = [i for i in self._tables.take_externally_modified() if reconciler.is_settled(i)]
         ids = list(dict.fromkeys([*ids, *modified]))
         differing: dict[VirtualServerId, Sequence[Observed]] = {}
-        found = dict(self._backend.read(ids)) if ids else {}
+        found = dict(self._tables.read(ids)) if ids else {}
         for server_id in ids:
             rows = found.get(server_id, [])
-            if server_id in reconciler.foreign:
+            if server_id in states.foreign:
                 if not is_foreign(rows):
                     differing[server_id] = rows
-            elif not rows and server_id in reconciler.confirmed:
-                # It stays one should the comparison break off before it comes to this.
-                reconciler.suspects.mark_suspect(server_id, now)
+            elif not rows and server_id in states.confirmed:
+                # It stays suspect if the comparison breaks off before it gets here.
+                states.suspects.mark_suspect(server_id, now)
                 return reconciler.start(now, report)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):
                 differing[server_id] = rows
         if passed:
             reconciler.shared.check_contents(now)
-            strays = [i for i in self._backend.ours() if i not in reconciler.confirmed and reconciler.is_settled(i)]
+            strays = [i for i in self._tables.ours() if i not in states.confirmed and reconciler.is_settled(i)]
             if strays:
-                self._backend.adopt(strays)  # one that is held may lose its address before it may go
-                differing.update(self._backend.read(strays))
+                self._tables.adopt(strays)  # one that is held may lose its address before it can be removed
+                differing.update(self._tables.read(strays))
         if differing:
             reconciler.repair(differing, now, report)
         return report
 
     def poll_drains(self, count: int, now: float) -> None:
-        """Read the connections of at most `count` virtual servers that drain; what is idle becomes due."""
+        """Read the connections of at most `count` virtual servers that drain, so that idle drains become due."""
         drains = self._reconciler.drains
-        draining = drains.polled()
+        draining = drains.to_poll()
         first = self._polled % len(draining) if draining else 0
         ids = [*draining[first:], *draining[:first]][:count]
         self._polled = first + len(ids)
         if ids:
-            for server_id, rows in self._backend.read(ids):
-                drains.told(server_id, rows, now)
+            for server_id, rows in self._tables.read(ids):
+                drains.update_connections(server_id, rows, now)
 
     def _next_slice(self, count: int) -> tuple[list[VirtualServerId], bool]:
-        """The next ids to look at, and whether a pass over all of them ended with these."""
+        """Return the next ids to look at, and whether a pass over all of them ended with these."""
         reconciler = self._reconciler
-        confirmed, foreign = reconciler.confirmed, reconciler.foreign
+        confirmed, foreign = reconciler.states.confirmed, reconciler.states.foreign
         ids = list(islice(self._cursor, count))
         passed = len(ids) < count
         if passed:

@@ -1,7 +1,7 @@
-"""Virtual servers by firewall mark, which agents up to 0.1.0 made for clients on their node: they drain, then go.
+"""Retires virtual servers by firewall mark, which agents up to 0.1.0 made for clients on their node.
 
-No packet gets such a mark any more, so none of them gets a new connection, and those that it has go on as long as its
-real servers are there. Pure: `now` is an argument.
+No packet gets such a mark any more, so they get no new connections; existing ones go on while the real servers are
+there. Pure: `now` is an argument.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ LOOK_EVERY = 5.0
 
 
 class ByMark:
-    """Those that are still there, each with its deadline and the time of the next look, in seconds of the caller's
-    clock."""
+    """Holds the virtual servers by mark that are still there."""
 
     def __init__(self) -> None:
         self._left: dict[VirtualServerId, tuple[float, float]] = {}
+        """The deadline of each and the time of the next look, in seconds on the caller's clock."""
 
     def __contains__(self, server_id: VirtualServerId) -> bool:
         return server_id in self._left
@@ -35,7 +35,8 @@ class ByMark:
     def transform(
         self, server_id: VirtualServerId, read: Sequence[Observed], removal: Sequence[Op], now: float, timeout: float
     ) -> Sequence[Op]:
-        """What is done now: the removal once there are no connections or `timeout` seconds are over, else weight 0."""
+        """Return the removal once there are no connections or `timeout` seconds are over, otherwise ops that set weight
+        0."""
         deadline = self._left[server_id][0] if server_id in self._left else now + timeout
         if now >= deadline or not any(seen.active + seen.inactive for seen in read):
             self._left.pop(server_id, None)

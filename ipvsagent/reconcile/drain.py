@@ -1,32 +1,32 @@
-"""Graceful termination: what happens between "this real server is no longer wanted" and its deletion.
+"""Graceful termination: what happens between "this real server is no longer desired" and its deletion.
 
 Goals, in order:
 1. A connection that can still be served is not cut, and no new connection goes to a server that should get none.
-2. Nothing lingers for ever: every state but one has an end in time, and that one ends with the slice's next word.
-3. A restart loses nothing: a server found at weight 0 and not wanted is adopted.
-4. No I/O, no clock, no thread: `now` is an argument, connection counts are told.
+2. Nothing lingers for ever: every state but one ends in time, and that one ends with the next change of the slice.
+3. A restart loses nothing: a server found at weight 0 and not desired is adopted.
+4. No I/O, no clock, no thread: `now` and connection counts are arguments.
 
-*Terminating* is what Kubernetes says of an endpoint; *draining* is a real server that we keep at weight 0.
+Kubernetes calls an endpoint *terminating*; a real server that is kept at weight 0 is *draining*.
 
 | state     | event                                                       | next      | kernel          |
 |-----------|-------------------------------------------------------------|-----------|-----------------|
 | serving   | listed by a slice, but not used                             | LISTED    | weight 0        |
 | serving   | gone from the slices                                        | LINGERING | nothing yet     |
-| serving   | the same, found unwanted after a restart                    | LEAVING   | weight 0        |
+| serving   | the same, found undesired after a restart                   | LEAVING   | weight 0        |
 | LISTED    | gone from the slices                                        | LINGERING | nothing         |
 | LINGERING | a window later; it was alive when last listed               | LEAVING   | weight 0        |
 | LINGERING | a window later; it was terminating or not ready             | -         | delete          |
 | LEAVING   | deadline reached                                            | -         | delete          |
 | LISTED, LEAVING | no connections                                        | -         | delete          |
-| any       | wanted again                                                | serving   | weight restored |
+| any       | desired again                                               | serving   | weight restored |
 | any       | its virtual server is deleted                               | -         | goes with it    |
-| (start)   | held at weight 0, not wanted and not listed                 | LEAVING   | nothing         |
+| (start)   | held at weight 0, not desired and not listed                | LEAVING   | nothing         |
 
-The window (about 0.1 s) is for an endpoint that moves between slices: it is in neither for a moment, and must neither
-be cut nor, for UDP, be deleted. UDP, SCTP, scheduler dh and a drain timeout of 0 do not drain: delete takes the place
-of weight 0.
-An endpoint that was terminating when it vanished has ended: deletion lets `expire_nodest_conn` reset what is
-left at once, where waiting black-holed clients for up to 15 minutes (kubernetes/kubernetes#81308).
+The window (about 0.1 s) is for an endpoint that moves between slices: for a moment it is in neither, and must neither
+be cut nor, for UDP, be deleted. UDP, SCTP, scheduler dh and a drain timeout of 0 do not drain: their real servers are
+deleted instead of set to weight 0.
+An endpoint that was terminating when it vanished has ended: deletion lets `expire_nodest_conn` reset remaining
+connections at once, where waiting would black-hole clients for up to 15 minutes (kubernetes/kubernetes#81308).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ipvsagent.rows import Observed, Op, RealServerRow, Verb, VirtualServerRow
 Key = tuple[Address, int]
 
 
-# dh hashes the Service's own address, so one real server gets all new connections, and has no fallback for weight 0.
+# dh hashes the Service's own address, so one real server gets all new connections, also at weight 0.
 _CANNOT_DRAIN = frozenset(["dh"])
 
 
@@ -56,30 +56,31 @@ class Phase(StrEnum):
 
 
 class Drain(Struct, frozen=True, gc=False):
-    """One real server that is held but not wanted.
-
-    row: as the kernel should hold it now. until: end of the phase on the caller's clock, None = open.
-    alive: it was ready when a slice last listed it.
-    """
+    """One real server that the kernel holds and that is not desired."""
 
     row: RealServerRow
+    """What the kernel should hold now."""
     phase: Phase
     until: float | None
+    """The end of the phase on the caller's clock; None = open."""
     alive: bool
+    """Whether it was ready when a slice last listed it."""
 
 
 class Drains:
-    """All drains, by virtual server. timeout and window in seconds."""
+    """Holds all drains by virtual server. `timeout` and `window` are in seconds."""
 
     def __init__(self, timeout: float = 900.0, window: float = 0.1) -> None:
         self.timeout = timeout
         self.window = window
         self._by_server: dict[VirtualServerId, dict[Key, Drain]] = {}
-        self._ends: dict[VirtualServerId, float] = {}  # the first that a server's drains reach, where any has one
-        self._queue: list[tuple[float, VirtualServerId]] = []  # a heap of `_ends`; entries that are not in it are old
+        self._ends: dict[VirtualServerId, float] = {}  # the earliest `until` of each server's drains
+        self._queue: list[
+            tuple[float, VirtualServerId]
+        ] = []  # a heap of `_ends`; an entry that is not in `_ends` is stale
 
     def rows(self, server_id: VirtualServerId) -> list[RealServerRow]:
-        """Rows that the kernel holds beside those of the virtual server itself."""
+        """Return the rows that the kernel holds beside those of the virtual server itself."""
         drains = self._by_server.get(server_id)
         return [d.row for d in drains.values()] if drains else []
 
@@ -97,33 +98,33 @@ class Drains:
         server_id: VirtualServerId,
         ops: Sequence[Op],
         before: VirtualServer | None,
-        wanted: VirtualServer | None,
+        desired: VirtualServer | None,
         now: float,
     ) -> Sequence[Op]:
         """Rewrite the ops of one virtual server: deletions of real servers may become weight 0, or wait.
 
-        before: what the kernel was confirmed to hold, None if the rows were found by reading.
+        before: the confirmed value; None if the rows were found by reading.
         """
         drains = self._by_server.get(server_id)
         if not drains and not any(op.verb is Verb.DELETE and type(op.row) is RealServerRow for op in ops):
             return ops
-        if wanted is None or any(op.verb is Verb.DELETE and type(op.row) is VirtualServerRow for op in ops):
+        if desired is None or any(op.verb is Verb.DELETE and type(op.row) is VirtualServerRow for op in ops):
             self.forget(server_id)
             return ops
         drains = self._by_server.setdefault(server_id, {})
-        timeout = self.timeout if wanted.drain_timeout is None else wanted.drain_timeout
-        if wanted.scheduler in _CANNOT_DRAIN:
+        timeout = self.timeout if desired.drain_timeout is None else desired.drain_timeout
+        if desired.scheduler in _CANNOT_DRAIN:
             timeout = 0.0
-        listed = {(r.address, r.port): r for r in wanted.unused}
+        listed = {(r.address, r.port): r for r in desired.unused}
         last_seen = {(r.address, r.port): r for r in (*before.unused, *before.real_servers)} if before else {}
         result: list[Op] = []
-        unwanted: set[Key] = set()
+        undesired: set[Key] = set()
         for op in ops:
             row = op.row
             if op.verb is not Verb.DELETE or type(row) is not RealServerRow:
                 result.append(op)
                 continue
-            unwanted.add(row.key)
+            undesired.add(row.key)
             drain = self._next(row, drains.get(row.key), listed.get(row.key), last_seen.get(row.key), now, timeout)
             if drain is None:
                 drains.pop(row.key, None)
@@ -132,7 +133,7 @@ class Drains:
             drains[row.key] = drain
             if drain.row != row:
                 result.append(Op(Verb.SET, drain.row))
-        for key in [k for k in drains if k not in unwanted]:
+        for key in [k for k in drains if k not in undesired]:
             del drains[key]
         if not drains:
             del self._by_server[server_id]
@@ -148,7 +149,7 @@ class Drains:
         now: float,
         timeout: float,
     ) -> Drain | None:
-        """The state of a held row that is not wanted; None = delete it."""
+        """Return the next state of a held row that is not desired; None = delete it."""
         gentle = row.server.protocol is Protocol.TCP and timeout > 0
         quiet = replace(row, weight=0) if row.weight else row
         if listed:
@@ -170,8 +171,9 @@ class Drains:
             return None
         return replace(drain, row=row if drain.phase is Phase.LINGERING else quiet)
 
-    def told(self, server_id: VirtualServerId, observed: Iterable[Observed], now: float) -> bool:
-        """Connection counts of a virtual server that has drains; True if some drain is over because of them."""
+    def update_connections(self, server_id: VirtualServerId, observed: Iterable[Observed], now: float) -> bool:
+        """Update the connection counts of a virtual server with drains. Return whether some drain is over because of
+        them."""
         drains = self._by_server.get(server_id, {})
         over = False
         for seen in observed:
@@ -188,8 +190,8 @@ class Drains:
         self._ends.pop(server_id, None)
 
     def _schedule(self, server_id: VirtualServerId) -> None:
-        """After its drains changed. Every change of any Service asks what is due, so that must not cost a look at
-        each drain: a rollout has thousands."""
+        """Recompute when the drains of a virtual server are due. Every change of any Service asks what is due, so that
+        question must not look at each drain: a rollout has thousands."""
         ends = [d.until for d in self._by_server.get(server_id, {}).values() if d.until is not None]
         if not ends:
             self._ends.pop(server_id, None)
@@ -197,8 +199,8 @@ class Drains:
             self._ends[server_id] = end
             heappush(self._queue, (end, server_id))
 
-    def wait(self, server_id: VirtualServerId, until: float) -> None:
-        """Its rows cannot be read before, so what is due of it cannot be done before."""
+    def postpone(self, server_id: VirtualServerId, until: float) -> None:
+        """Postpone what is due, as the rows of this virtual server cannot be read before `until`."""
         if self._ends.get(server_id, until) < until:
             self._ends[server_id] = until
             heappush(self._queue, (until, server_id))
@@ -217,8 +219,8 @@ class Drains:
             heappop(self._queue)
         return None
 
-    def polled(self) -> list[VirtualServerId]:
-        """Virtual servers whose connection counts decide something."""
+    def to_poll(self) -> list[VirtualServerId]:
+        """Return the virtual servers whose connection counts decide when a drain ends."""
         return [
             i for i, drains in self._by_server.items() if any(d.phase is not Phase.LINGERING for d in drains.values())
         ]

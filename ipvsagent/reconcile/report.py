@@ -1,4 +1,4 @@
-"""What a round did, told to whoever drives the reconciler."""
+"""What a round did, reported to the caller of the reconciler."""
 
 from __future__ import annotations
 
@@ -16,42 +16,35 @@ _DRIFT = {Verb.ADD: "lost", Verb.SET: "edited", Verb.DELETE: "stray"}
 
 
 class Drift(Struct, frozen=True):
-    """The kernel differed from what was confirmed, and `op` repairs it. kind: lost, edited or stray."""
+    """Describes a difference between the kernel and what was confirmed, which `op` repairs."""
 
     kind: str
+    """lost, edited or stray."""
     op: Op
 
 
 class Report(Struct):
-    """findings: (origin, what holds for it now), as `FindingBook.replace` takes them.
-
-    udp: virtual servers whose real servers are not what they were: flows that are older may go where none is.
-    """
+    """Collects what was written, what failed and what was found."""
 
     written: int = 0
+    """Ops that were sent to the kernel."""
     failures: list[Failure] = []
     drift: list[Drift] = []
     findings: list[tuple[object, tuple[Finding, ...]]] = []
+    """(origin, all that is wrong there now), as `FindingBook.replace` takes them."""
     udp: list[VirtualServer] = []
+    """Virtual servers whose real servers have changed: older flows may go to real servers that are no longer there."""
 
-    def drifted(self, ops: Iterable[Op]) -> None:
-        """These ops repair what others did."""
+    def record_drift(self, ops: Iterable[Op]) -> None:
+        """Record ops that repair what other programs changed."""
         self.drift.extend([Drift(_DRIFT[op.verb], op) for op in ops])
 
-    def say(self, about: object, *findings: Finding) -> None:
-        """All that is wrong about something in the kernel; nothing, if no finding is given."""
+    def replace_findings(self, about: object, *findings: Finding) -> None:
+        """Report all that is wrong with something in the kernel; without findings, that nothing is."""
         self.findings.append(((ORIGIN, about), findings))
 
-    def add(self, later: Report) -> None:
-        """What was done after this."""
-        self.written += later.written
-        self.failures += later.failures
-        self.drift += later.drift
-        self.findings += later.findings
-        self.udp += later.udp
 
-
-def refusal(server_id: VirtualServerId, wanted: VirtualServer | None, failure: Failure) -> Finding:
-    subject = f"Service {wanted.service}" if wanted else str(server_id)
+def refusal(server_id: VirtualServerId, desired: VirtualServer | None, failure: Failure) -> Finding:
+    subject = f"Service {desired.service}" if desired else str(server_id)
     reason = f"the kernel refused `{failure.op}`: {failure.error}; it is tried again"
     return Finding(FindingKind.KERNEL_REFUSED, subject, reason)

@@ -1,4 +1,4 @@
-"""When to try again: exponential back-off per key. Time is an argument; no clock, no randomness."""
+"""Decides when to try again, by exponential back-off for each key. Time is an argument; no clock, no randomness."""
 
 from __future__ import annotations
 
@@ -14,29 +14,34 @@ LAST_DELAY = 30.0
 
 
 class Suspect(Struct, frozen=True, gc=False):
-    """error: what the kernel said last. attempts: failures in a row. retry_at: seconds on the caller's clock."""
+    """Says why a key is suspect, and when to try again."""
 
     error: str
+    """The last error of the kernel; "" if nothing failed."""
     attempts: int
+    """Failures in a row."""
     retry_at: float
+    """Seconds on the caller's clock."""
 
 
 class RetryQueue(Generic[K]):
-    """Keys whose kernel state is not certain. A key stays until `settle`."""
+    """Holds the keys whose kernel state is uncertain. A key stays until `settle`."""
 
     def __init__(self) -> None:
         self._suspects: dict[K, Suspect] = {}
 
     def fail(self, key: K, error: str, now: float, *, at_once: bool = False) -> float:
-        """When it is due. `at_once`: our belief was stale, reading again will tell; only the first such failure skips
-        the wait."""
+        """Record a failure and return when the key is due.
+
+        at_once: what was believed was stale, and reading again resolves it; only the first such failure skips the wait.
+        """
         attempts = self._suspects[key].attempts + 1 if key in self._suspects else 1
         delay = 0.0 if at_once and attempts == 1 else min(FIRST_DELAY * 2 ** min(attempts - 1, 16), LAST_DELAY)
         self._suspects[key] = Suspect(error, attempts, now + delay)
         return now + delay
 
     def mark_suspect(self, key: K, now: float) -> None:
-        """Read the key again in the next round; nothing failed."""
+        """Have the next round read the key, although nothing failed."""
         if key not in self._suspects:
             self._suspects[key] = Suspect("", 0, now)
 

@@ -1,7 +1,7 @@
-"""Rows that several virtual servers need: one count per row; 0 to 1 and 1 to 0 are the kernel operations.
+"""Rows that several virtual servers need: one count for each row; 0 to 1 and 1 to 0 are the kernel operations.
 
-Counts come from what is wanted, never from the kernel, so a lost or stray row is only ever a difference to repair.
-A row whose write failed is retried on its own: its virtual servers are none the worse for it.
+Counts come from what is desired, never from the kernel, so a lost or stray row is just a difference to repair. A row
+whose write failed is retried by itself, and does not make its virtual servers suspect.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, BlindSpots
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import VirtualServer, VirtualServerId
@@ -20,24 +20,24 @@ from ipvsagent.rows import Op, RouteRow, SetMemberRow, SharedRow, Verb, order
 
 
 class SharedRows:
-    """retry: rows whose kernel state is not certain. held: strays stay because the source is blind.
+    """Counts shared rows, and keeps the kernel equal to the counts."""
 
-    sizes: how many members each set should have.
-    """
-
-    def __init__(self, backend: KernelTables) -> None:
-        self._backend = backend
+    def __init__(self, tables: KernelTables) -> None:
+        self._tables = tables
         self._counts: dict[SharedRow, int] = {}
         self._counted: dict[VirtualServerId, VirtualServer] = {}
-        self.fixed: tuple[SharedRow, ...] = ()
-        self._awaited: set[SharedRow] = set()  # of the fixed ones, those that are yet to be written or deleted
+        self.static: tuple[SharedRow, ...] = ()
+        self._awaited: set[SharedRow] = set()  # static rows that are yet to be written or deleted
         self.sizes: Counter[str] = Counter()
+        """How many members each set should have."""
         self.retry: RetryQueue[SharedRow] = RetryQueue()
+        """Rows whose kernel state is uncertain."""
         self.held = False
-        self._strays_due: float | None = None  # when those are looked for that were held back
-        self.blind: Blind = EVERYTHING_KNOWN
+        """Whether strays stay because the source has blind spots."""
+        self._strays_due: float | None = None  # when to look for strays that were held
+        self.blind: BlindSpots = EVERYTHING_KNOWN
 
-    def wants(self, row: SharedRow) -> bool:
+    def needs(self, row: SharedRow) -> bool:
         return row in self._counts
 
     def __iter__(self) -> Iterator[SharedRow]:
@@ -47,32 +47,34 @@ class SharedRows:
         return len(self._counts)
 
     def move(self, server_id: VirtualServerId, server: VirtualServer | None) -> list[Op]:
-        """Count for `server` what was counted for the id before; returns the rows that begin or cease to be needed."""
+        """Count for `server` instead of what was counted for the id before. Return ops for the rows that begin or cease
+        to be needed."""
         old = self._counted.get(server_id)
         if old is server:
             return []
-        if old and server and self._backend.renderer.shares_alike(old, server):
+        if old and server and self._tables.renderer.shares_alike(old, server):
             self._counted[server_id] = server
             return []
-        gained = self._backend.renderer.shared(server) if server else ()
-        lost = self._backend.renderer.shared(old) if old else ()
+        gained = self._tables.renderer.shared(server) if server else ()
+        lost = self._tables.renderer.shared(old) if old else ()
         if server:
             self._counted[server_id] = server
         else:
             self._counted.pop(server_id, None)
         return self._exchange(gained, lost) if gained != lost else []
 
-    def fix(self, rows: Sequence[SharedRow]) -> list[Op]:
-        """Rows that are needed whatever the Services are, in place of those named before."""
-        lost, self.fixed = self.fixed, tuple(rows)
-        return self._exchange(self.fixed, lost)
+    def set_static_rows(self, rows: Sequence[SharedRow]) -> list[Op]:
+        """Set the rows that are needed whatever the Services are. Return ops for those that begin or cease to be
+        needed."""
+        lost, self.static = self.static, tuple(rows)
+        return self._exchange(self.static, lost)
 
     def write_static_rows(self, now: float, report: Report, present: set[SharedRow]) -> None:
-        """Those of them that are missing, before everything else is worked out."""
-        self.write([Op(Verb.ADD, row) for row in self.fixed], now, report, present)
+        """Add the static rows that are missing, before the first full comparison."""
+        self.write([Op(Verb.ADD, row) for row in self.static], now, report, present)
 
-    def change(self, row: SharedRow, now: float) -> None:
-        """A fixed row came or went while the kernel was as wanted: the next round writes it, and it is no drift."""
+    def static_changed(self, row: SharedRow, now: float) -> None:
+        """Have the next round write a static row that began or ceased to be needed; that is not drift."""
         self._awaited.add(row)
         self.retry.mark_suspect(row, now)
 
@@ -94,20 +96,20 @@ class SharedRows:
                     self.sizes[row.set] -= 1
         return ops
 
-    def write(self, ops: Iterable[Op], now: float, report: Report, present: set[SharedRow] | None = None) -> None:
-        """Additions first; a row that one virtual server gives up and another one takes in the same round stays.
+    def write(self, ops: Iterable[Op], now: float, report: Report, present: set[SharedRow]) -> None:
+        """Write ops, additions first; a row that one virtual server releases and another claims in one round stays.
 
-        present: rows known to be in the kernel, which are not added again; kept up to date.
+        present: rows that were read in the kernel, which are not added again; kept up to date.
         """
         net: dict[object, Op] = {}
         for op in ops:
             if net.pop(op.row, None) is None:
                 net[op.row] = op
-        batch = [op for op in net.values() if not (present and op.verb is Verb.ADD and op.row in present)]
+        batch = [op for op in net.values() if not (op.verb is Verb.ADD and op.row in present)]
         if not batch:
             return
         report.written += len(batch)
-        failures = {f.op.row: f for f in self._backend.write(order(batch))}
+        failures = {f.op.row: f for f in self._tables.write(order(batch))}
         for op in batch:
             row = op.row
             assert isinstance(row, SharedRow)
@@ -116,22 +118,21 @@ class SharedRows:
                 report.failures.append(failure)
                 self.retry.fail(row, str(failure.error), now)
                 reason = f"the kernel refused `{op}`: {failure.error}; it is tried again"
-                report.say(row, Finding(FindingKind.KERNEL_REFUSED, str(row), reason))
+                report.replace_findings(row, Finding(FindingKind.KERNEL_REFUSED, str(row), reason))
                 continue
             if row in self.retry:
                 self._settle(row, report)
-            if present is not None:
-                (present.add if op.verb is Verb.ADD else present.discard)(row)
+            (present.add if op.verb is Verb.ADD else present.discard)(row)
 
     def repair(self, present: set[SharedRow], now: float, report: Report, *, count_drift: bool = False) -> None:
-        """Make the kernel, of which `present` is all it holds, agree with what is wanted."""
+        """Make the kernel, which holds just `present`, agree with the counts."""
         ops = self._differences(present, self._counts.keys() | present)
         if count_drift:
-            report.drifted(ops)
+            report.record_drift(ops)
         self.write(ops, now, report, present)
 
     def release_strays(self) -> None:
-        """What was held back may go, in the next round."""
+        """Let the next round remove the strays that were held."""
         if self.held:
             self.held = False
             self._strays_due = 0.0
@@ -140,65 +141,66 @@ class SharedRows:
         return min((due for due in (self._strays_due, self.retry.next_due()) if due is not None), default=None)
 
     def check_sizes(self, now: float) -> None:
-        """A set that was flushed or destroyed has another size; then every row that differs becomes doubtful.
+        """Compare the sizes of our sets, as one that was flushed or destroyed has another size; if one differs, mark
+        every row that differs suspect.
 
-        Rows that are doubtful already may be there or not: a member that the kernel refuses makes no set differ.
+        Rows that are suspect already may be there or not: a member that the kernel refuses makes no set differ.
         """
-        sizes = self._backend.set_sizes()
+        sizes = self._tables.set_sizes()
         if sizes is None:
             return
         lacking: Counter[str] = Counter()
         surplus: Counter[str] = Counter()
         for row in self.retry:
             if isinstance(row, SetMemberRow):
-                (lacking if self.wants(row) else surplus)[row.set] += 1
+                (lacking if self.needs(row) else surplus)[row.set] += 1
         for name in {*sizes, *self.sizes}:
-            wanted = self.sizes[name]
-            if not wanted - lacking[name] <= sizes.get(name, 0) <= wanted + surplus[name]:
+            desired = self.sizes[name]
+            if not desired - lacking[name] <= sizes.get(name, 0) <= desired + surplus[name]:
                 self.check_contents(now)
                 return
 
     def check_contents(self, now: float) -> None:
-        """Every row that differs becomes doubtful. Reads all: one member in place of another leaves a set its size."""
+        """Mark every row that differs suspect. Reads all, as replacing a member does not change the size of a set."""
         if self.held:
             return
-        present = self._backend.read_shared(None)
+        present = self._tables.read_shared(None)
         for row in self._counts.keys() ^ present:
             self.retry.mark_suspect(row, now)
 
     def check_routes(self, now: float) -> None:
-        """A route that somebody deleted or changed, of which nobody is told."""
-        routes = [row for row in self.fixed if isinstance(row, RouteRow)]
+        """Mark routes suspect that another program deleted or changed, as the kernel does not notify of that."""
+        routes = [row for row in self.static if isinstance(row, RouteRow)]
         if routes:
-            present = self._backend.read_shared(routes)
+            present = self._tables.read_shared(routes)
             for row in routes:
                 if row not in present:
                     self.retry.mark_suspect(row, now)
 
     def round(self, now: float, report: Report) -> None:
-        """Look at the doubtful rows that are due."""
+        """Read and repair the suspect rows that are due."""
         due = self.retry.due(now)
         strays = self._strays_due is not None and self._strays_due <= now
         if not due and not strays:
             return
         try:
-            self._backend.prepare()
+            self._tables.prepare()
             if strays:
-                due += [row for row in self._backend.read_shared(None) if not self.wants(row) and row not in self.retry]
-            present = self._backend.read_shared(due)
+                due += [row for row in self._tables.read_shared(None) if not self.needs(row) and row not in self.retry]
+            present = self._tables.read_shared(due)
         except (KernelError, StartError) as error:
             for row in due:
                 self.retry.fail(row, str(error), now)
             if strays:
                 self._strays_due = now + FIRST_DELAY
-            report.say("interface", Finding(FindingKind.HOST, "addresses", str(error)))
+            report.replace_findings("interface", Finding(FindingKind.HOST, "addresses", str(error)))
             return
         if strays:
             self._strays_due = None
-        report.say("interface")
+        report.replace_findings("interface")
         ops = self._differences(present, due)
-        report.drifted(op for op in ops if self._only_doubted(op))
-        self.write(ops, now, report)
+        report.record_drift(op for op in ops if self._is_drift(op))
+        self.write(ops, now, report, present)
         changed = {op.row for op in ops}
         for row in due:
             if row not in changed:
@@ -207,17 +209,17 @@ class SharedRows:
     def _differences(self, present: set[SharedRow], asked: Iterable[SharedRow]) -> Sequence[Op]:
         ops = []
         for row in asked:
-            if self.wants(row) and row not in present:
+            if self.needs(row) and row not in present:
                 ops.append(Op(Verb.ADD, row))
-            elif not self.wants(row) and row in present:
+            elif not self.needs(row) and row in present:
                 if self.blind.holds_virtual_servers:
                     self.held = True  # an object that cannot be read may want it
                 else:
                     ops.append(Op(Verb.DELETE, row))
         return ops
 
-    def _only_doubted(self, op: Op) -> bool:
-        """No write of ours failed: somebody else changed it."""
+    def _is_drift(self, op: Op) -> bool:
+        """Whether another program made this difference: no write of ours failed."""
         assert isinstance(op.row, SharedRow)
         suspect = self.retry.get(op.row)
         return suspect is not None and suspect.attempts == 0 and op.row not in self._awaited
@@ -225,4 +227,4 @@ class SharedRows:
     def _settle(self, row: SharedRow, report: Report) -> None:
         self._awaited.discard(row)
         self.retry.settle(row)
-        report.say(row)
+        report.replace_findings(row)

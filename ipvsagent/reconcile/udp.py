@@ -1,6 +1,6 @@
-"""Of which UDP virtual servers flows may have lost their real server. Pure.
+"""Finds UDP virtual servers whose flows may have lost their real server. Pure.
 
-What ends such flows is `udp_flows.py`; it finds them by the address that a client sent to.
+`agent/udp_flows.py` ends such flows; it finds them by the address that a client sent to.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ipvsagent.policy.desired import DesiredState
 
 
 def moved(before: VirtualServer | None, after: VirtualServer) -> bool:
-    """Whether clients of it may have lost their real server."""
+    """Whether clients of the virtual server may have lost their real server."""
     return before is None or (before.real_servers, before.inside) != (after.real_servers, after.inside)
 
 
 def with_flows_of(server: VirtualServer, desired: DesiredState) -> Iterator[VirtualServer]:
-    """A virtual server whose rows change, and those whose clients on this node are translated to it. Each has as
-    `node_real_servers` what may answer such clients."""
+    """Yield a virtual server whose rows change, and those whose clients on this node are translated to it. The
+    `node_real_servers` of each are what may answer such clients."""
     key = ServiceKey(server.service.namespace, server.service.service)
     others = (desired.get(server_id) for server_id in desired.ids_of(key))
     for each in (server, *(other for other in others if other and other.inside == server.id)):

@@ -24,7 +24,7 @@ from ipvsagent.api.event_writer import EventTransport
 from ipvsagent.api.resources import RESOURCES
 from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.mirror import Mirror
-from ipvsagent.cluster.objects import Blind, Changes, Object, ObjectKey, Service
+from ipvsagent.cluster.objects import BlindSpots, Changes, Object, ObjectKey, Service
 from ipvsagent.cluster.watch_events import Gone, Put
 from ipvsagent.config import Config
 from ipvsagent.errors import SourceError, StartError
@@ -83,7 +83,7 @@ class ApiSource:
         self._reflectors = {kind: Reflector(kind) for kind in RESOURCES}
         self._followers: dict[str, Follower] = {}
         self._troubles: dict[str, tuple[Trouble, float]] = {}
-        self._blind: Blind | None = None
+        self._blind: BlindSpots | None = None
 
     def run(self, inbox: Inbox, stop: threading.Event) -> None:
         """Ends within about a second of `stop`, or when a thread found what nobody can work with."""

@@ -1,4 +1,4 @@
-"""Chains of the iptables backend as what they stand for, so that `status` shows the same Services the same way."""
+"""Reads virtual servers from chains of the iptables backend, so that `status` shows Services alike on both backends."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ipvsagent.rows.nat_chains import ChainsRow
 from ipvsagent.rows.packet_rules import COMMENT_PREFIX
 
 RANDOM = "random"
-"""In place of a scheduler: endpoints are chosen at random, by weight."""
+"""Shown as the scheduler: endpoints are chosen at random, by weight."""
 _NAMES = re.compile(rf'--comment "{COMMENT_PREFIX}[0-9a-f]+ (\S+) ([^"]+)"')
 _TIMEOUT = re.compile(r"--exist --timeout (\d+)")
 
 
 def names_of(observed: Iterable[Observed]) -> dict[VirtualServerId, tuple[str, str]]:
-    """Service and frontend of each virtual server, as the comment of the rule that leads to it says."""
+    """Return Service and frontend of each virtual server, from the comment of the rule that jumps to it."""
     found = {}
     for seen in observed:
         if isinstance(seen.row, ChainsRow) and (match := _NAMES.search(seen.row.dispatch.text)):
@@ -28,9 +28,9 @@ def names_of(observed: Iterable[Observed]) -> dict[VirtualServerId, tuple[str, s
 
 
 def as_entries(observed: Iterable[Observed]) -> Iterator[tuple[Observed, list[Observed]]]:
-    """Virtual servers with their real servers for clients outside this node, or for all where that is one set.
+    """Yield virtual servers with their real servers for clients outside this node, or for all where that is one set.
 
-    There are no counts of connections: reading those would cost a look at all of the node's connections.
+    Connections are not counted, as that would require reading all connections of the node.
     """
     for seen in observed:
         row = seen.row

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ipvsagent.address import pack
 from ipvsagent.model import VirtualServerId
@@ -26,21 +27,20 @@ from ipvsagent.status.snapshot import DrainView, ServerView, Snapshot
 
 
 class RealServerStatus(Struct, frozen=True, omit_defaults=True):
-    """active, inactive: connections; None with the iptables backend, where nothing counts them."""
+    """Describes a real server in the kernel."""
 
     address: str
     port: int
     weight: int
     forwarding: str
     active: int | None
+    """Connections; None with the iptables backend, where nothing counts them."""
     inactive: int | None
     draining: DrainView | None = None
 
 
 class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
-    """persistence_timeout: seconds, None = not persistent. condition: as in ServerView; "missing" = wanted, not there;
-    "stale" = ours, and no Service wants it; "foreign" = another program's; "" = no agent can tell. clients, inside: as
-    in ServerView."""
+    """Describes a virtual server, in the kernel or desired or both. clients, inside and error: see ServerView."""
 
     protocol: str
     address: str
@@ -48,6 +48,9 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     service: str = ""
     frontend: str = ""
     condition: str = ""
+    """As in ServerView, and for what is not desired: "held" = it stays until every input can be read; "stale" = it is
+    about to be removed; "foreign" = it is another program's. "missing" = desired, but not in the kernel. "" = not
+    known, as no agent runs."""
     error: str = ""
     owner: str = ""
     clients: str = ""
@@ -55,20 +58,23 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     scheduler: str = ""
     scheduler_flags: tuple[str, ...] = ()
     persistence_timeout: int | None = None
+    """Seconds; None = not persistent."""
     one_packet: bool = False
     real_servers: tuple[RealServerStatus, ...] = ()
     counters: Counters | None = None
 
 
 class StatusDocument(Struct, frozen=True):
-    """agent: None if none runs here; its list of virtual servers is left out, being part of ours. ipvs_version: "" with
-    the iptables backend. backend: who serves here, ipvs or iptables; "" if there is neither IPVS nor a Service on
-    iptables, nor an agent."""
+    """Contains all that `status` shows."""
 
     backend: str
+    """Which backend serves here, ipvs or iptables; "" if there is neither IPVS nor a Service on iptables nor an
+    agent."""
     ipvs_version: str
+    """ "" with the iptables backend."""
     connection_table_size: int
     agent: Snapshot | None
+    """None if no agent runs here; its virtual servers are left out, as they are part of ours."""
     virtual_servers: tuple[VirtualServerStatus, ...]
 
 
@@ -79,9 +85,12 @@ def document(
     snapshot: Snapshot | None,
     names: Mapping[VirtualServerId, tuple[str, str]] = {},
 ) -> StatusDocument:
-    """version: None with the iptables backend. names: Service and frontend as the kernel has them, for when no agent
-    tells."""
+    """Join what the kernel holds with an agent's snapshot.
+
+    version: None with the iptables backend. names: Service and frontend as the kernel has them, for when no agent runs.
+    """
     views = {view.id: view for view in snapshot.virtual_servers} if snapshot else {}
+    unclaimed = dict.fromkeys(snapshot.held, "held") if snapshot else {}
     found = []
     for server, real_servers in entries:
         assert isinstance(server.row, VirtualServerRow)
@@ -89,15 +98,17 @@ def document(
         name = names.get(server.row.id, ("", "")) if snapshot is None else ("", "")
         found.append(
             _virtual_server(
-                server, server.row, real_servers, view, name, known=snapshot is not None, counted=version is not None
+                server,
+                server.row,
+                real_servers,
+                view,
+                name,
+                unclaimed=unclaimed.get(server.row.id, "stale") if snapshot else "",
+                counted=version is not None,
             )
         )
     found.extend(_missing(server_id, view) for server_id, view in views.items())
-    agent = None
-    if snapshot:
-        agent = Snapshot(
-            **{name: getattr(snapshot, name) for name in snapshot.__struct_fields__} | {"virtual_servers": ()}
-        )
+    agent = replace(snapshot, virtual_servers=(), held=()) if snapshot else None
     backend = "ipvs" if version else "iptables" if found or snapshot else ""
     return StatusDocument(backend, ".".join(map(str, version or ())), size, agent, tuple(found))
 
@@ -109,7 +120,7 @@ def _virtual_server(
     view: ServerView | None,
     name: tuple[str, str],
     *,
-    known: bool,
+    unclaimed: str,
     counted: bool,
 ) -> VirtualServerStatus:
     draining = {(d.address, d.port): d for d in view.draining} if view else {}
@@ -118,7 +129,7 @@ def _virtual_server(
     elif view:
         condition = view.condition
     else:
-        condition = "stale" if known else ""
+        condition = unclaimed
     return VirtualServerStatus(
         protocol=row.id.protocol.value,
         address=row.id.address,

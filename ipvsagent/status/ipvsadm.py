@@ -1,8 +1,8 @@
 """The listings of `ipvsadm -Ln`, byte for byte (ipvsadm 1.31: ipvsadm.c, print_title and print_service_entry).
 
-Trailing spaces are part of it, and so are the tool's mistakes: marks above 2^31 print as negative numbers, and of real
-servers' counters only bytes have more than 32 bits. Rows come in with what the kernel counts; nothing here reads a
-kernel. Sorting is in ipvsadm_order.py, saved rules are in ipvsadm_rules.py, the other tables in ipvsadm_tables.py.
+That includes trailing spaces and the tool's mistakes: marks above 2^31 print as negative numbers, and of the counters
+of real servers only bytes have more than 32 bits. Rows are given with their counters; nothing here reads a kernel.
+Sorting is in ipvsadm_order.py, saved rules are in ipvsadm_rules.py, the other tables in ipvsadm_tables.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ipvsagent.status.ipvsadm_order import Entry, in_order
 
 
 class Columns(Enum):
-    """What a listing shows of each real server. Where several are asked for, ipvsadm takes the first in this order."""
+    """What a listing shows of each real server. If several are asked for, ipvsadm uses the first in this order."""
 
     STATS = "stats"
     RATE = "rate"
@@ -65,7 +65,7 @@ def version_line(version: tuple[int, int, int], size: int) -> str:
 def listing(
     entries: Iterable[Entry], columns: Columns = Columns.DEFAULT, *, exact: bool = False, nosort: bool = False
 ) -> str:
-    """Titles and rows, without the version line, which only a listing of the whole table has.
+    """Return titles and rows, without the version line, which only a listing of the whole table has.
 
     entries: in the kernel's order, with counters for STATS and RATE. exact: counters in full, not `100000K`.
     """
@@ -87,12 +87,13 @@ def name_text(server: VirtualServerId) -> str:
 
 
 def signed_mark(mark: int) -> int:
-    """A firewall mark as ipvsadm 1.31 prints it, with %d."""
+    """Return a firewall mark as ipvsadm 1.31 prints it, with %d."""
     return mark - (1 << 32) if mark >> 31 else mark
 
 
 def flag_names(row: VirtualServerRow) -> str:
-    """As print_sched_flags prints them: `sh` and `mh` have no name for their third flag, so it may be nothing."""
+    """Return the flags as print_sched_flags prints them. It has no name for the third flag of `sh` and `mh`, so this
+    may be empty."""
     names = scheduler_flag_names(row.scheduler, row.flags)
     if row.scheduler in ("sh", "mh"):
         names = [name for name in names if name != "flag-3"]
@@ -100,7 +101,7 @@ def flag_names(row: VirtualServerRow) -> str:
 
 
 def mask_text(row: VirtualServerRow) -> str:
-    """The persistence mask, `255.255.255.0` or a prefix length; "" if each address is a client of its own."""
+    """Return the persistence mask, `255.255.255.0` or a prefix length; "" if each address is a client of its own."""
     if row.id.family is Family.IPV6:
         return "" if row.mask == FULL_PREFIX else str(row.mask)
     return "" if row.mask == FULL_MASK else ".".join(str(row.mask >> shift & 255) for shift in (24, 16, 8, 0))
@@ -122,7 +123,7 @@ def service_text(row: VirtualServerRow) -> str:
 
 
 def large_number(number: int, exact: bool = False) -> str:
-    """Nine characters, more only if `exact` (print_largenum). Cut, not rounded."""
+    """Format a number in nine characters, more only if `exact` (print_largenum). It is truncated, not rounded."""
     if exact:
         return f"{number:>8}".rjust(9) if number < 10**8 else f" {number}"
     for limit, divisor, unit in _UNITS:
@@ -164,8 +165,8 @@ def _real_server(seen: Observed, columns: Columns, exact: bool) -> str:
 
 
 def _real_server_totals(seen: Observed, columns: Columns, exact: bool) -> str:
-    """ipvs_dests_parse_cb reads 64-bit attributes with the reader for 32 bits, which is right only for bytes; rates of
-    connections and packets are never shortened."""
+    """Format the counters of a real server: ipvs_dests_parse_cb reads 64-bit attributes as 32-bit ones, except bytes,
+    and rates of connections and packets are never shortened."""
     first, second, third, *last = _five(seen.counters or _ZERO, columns)
     low = [number & 0xFFFFFFFF for number in (first, second, third)]
     if columns is Columns.STATS:

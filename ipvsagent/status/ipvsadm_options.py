@@ -1,6 +1,6 @@
-"""What `ipvsadm -L` may be asked for, and which of it goes together (ipvsadm.c: commands_v_options, process_options).
+"""The options of `ipvsadm -L`, and which of them exclude each other (ipvsadm.c: commands_v_options, process_options).
 
-Knows no command line and no kernel: options in, a reason to refuse or a virtual server out.
+Knows neither a command line nor a kernel.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from ipvsagent.status.ipvsadm import Columns
 
 
 class ListOptions(Struct, frozen=True, kw_only=True):
-    """services: what was given with -t, -u, --sctp-service and -f, as (protocol, text). ipv6: of a mark."""
+    """The options of one listing."""
 
     services: tuple[tuple[Protocol, str], ...] = ()
+    """The values of -t, -u, --sctp-service and -f, as (protocol, text)."""
     ipv6: bool = False
+    """The firewall mark is for IPv6."""
     connections: bool = False
     timeout: bool = False
     daemon: bool = False
@@ -31,12 +33,12 @@ class ListOptions(Struct, frozen=True, kw_only=True):
     nosort: bool = False
 
     def conflict(self) -> str | None:
-        """Why ipvsadm would refuse, or None."""
+        """Return why ipvsadm would refuse these options, or None."""
         tables = [name for name in ("connections", "timeout", "daemon") if getattr(self, name)]
         if len(self.services) > 1:
             return "only one virtual server can be listed by itself"
         if self.ipv6 and not any(protocol is Protocol.FWM for protocol, _ in self.services):
-            return "-6 is for -f only; the text of an address says its family"
+            return "-6 needs -f; an address itself shows its family"
         if len(tables) + len(self.services) > 1:
             return f"{_given(tables[:2])}{'' if len(tables) > 1 else ' and a virtual server'} exclude each other"
         counts = [name for name in ("stats", "rate", "thresholds") if getattr(self, name)]
@@ -58,7 +60,7 @@ class ListOptions(Struct, frozen=True, kw_only=True):
         return next((columns for columns, wanted in asked.items() if wanted), Columns.DEFAULT)
 
     def virtual_server(self) -> VirtualServerId | None:
-        """The one to list, None for all. Raises ValueError for a text that names none."""
+        """Return the virtual server to list, None for all. Raises ValueError for a text that is not one."""
         for protocol, text in self.services:
             return _mark(text, self.ipv6) if protocol is Protocol.FWM else _endpoint(protocol, text)
         return None
@@ -70,14 +72,14 @@ def _given(names: list[str]) -> str:
 
 def _mark(text: str, ipv6: bool) -> VirtualServerId:
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= 0xFFFFFFFF):
-        raise ValueError(f"{text!r} is no firewall mark: it is a number from 1 to {0xFFFFFFFF}")
+        raise ValueError(f"{text!r} is not a firewall mark, a number from 1 to {0xFFFFFFFF}")
     return VirtualServerId(Protocol.FWM, Address("::" if ipv6 else "0.0.0.0"), int(text))
 
 
 def _endpoint(protocol: Protocol, text: str) -> VirtualServerId:
-    """As parse_service reads it, but for names, which would have to be looked up, and for octal and short forms of
-    IPv4. Without a port it is 0, the virtual server of all ports."""
-    wrong = f"{text!r} is no virtual server: write ADDRESS, ADDRESS:PORT or [IPV6ADDRESS]:PORT"
+    """Parse what parse_service does, except names, which would need a lookup, and octal and short forms of IPv4. A
+    missing port is 0, the virtual server of all ports."""
+    wrong = f"{text!r} is not a virtual server: write ADDRESS, ADDRESS:PORT or [IPV6ADDRESS]:PORT"
     if text.startswith("["):
         address, bracket, port = text[1:].partition("]:")
         if not bracket or ":" not in address:
@@ -93,5 +95,5 @@ def _endpoint(protocol: Protocol, text: str) -> VirtualServerId:
     except (OSError, ValueError):
         raise ValueError(wrong) from None
     if not (port.isascii() and port.isdigit() and int(port) <= 0xFFFF):
-        raise ValueError(f"{port!r} is no port number")
+        raise ValueError(f"{port!r} is not a port number")
     return VirtualServerId(protocol, Address(socket.inet_ntop(family, packed)), int(port))

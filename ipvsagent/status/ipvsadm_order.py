@@ -1,8 +1,8 @@
 """The order of ipvsadm's listings (libipvs.c, ipvs_cmp_services and ipvs_cmp_dests, sorted by glibc's qsort).
 
-Differences are taken in signed 32-bit arithmetic, so 192.168.0.1 sorts before 10.0.0.1, and triples can be cyclic. The
-outcome then depends on the algorithm and on the kernel's order, which is why the sort here is glibc's: merge sort, the
-first half is half the items rounded down, and the left one goes first unless it is greater.
+ipvsadm compares by differences in signed 32-bit arithmetic, so 192.168.0.1 sorts before 10.0.0.1, and triples can be
+cyclic. The result then depends on the algorithm and on the kernel's order, which is why the sort here is glibc's: a
+merge sort whose first half is half the items, rounded down, and that takes the left item unless it is greater.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _AF = {Family.IPV4: 2, Family.IPV6: 10}
 
 T = TypeVar("T")
 _Key = tuple[int, tuple[int, ...], int]
-"""How many words count, the words (of an address always four), the port."""
+"""How many words are compared, the words (an address always has four), and the port."""
 
 
 def grouped(rows: Iterable[Observed]) -> list[Entry]:
-    """rows: each virtual server followed by its real servers, as the kernel table yields them."""
+    """Group rows in which each virtual server is followed by its real servers, as the kernel table yields them."""
     entries: list[Entry] = []
     for seen in rows:
         if isinstance(seen.row, VirtualServerRow):
@@ -38,7 +38,7 @@ def grouped(rows: Iterable[Observed]) -> list[Entry]:
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
-    """entries: in the kernel's order, which decides where addresses are cyclic."""
+    """Sort entries, which are in the kernel's order; that order decides where addresses are cyclic."""
     servers = _merge_sort([(_server_key(entry[0]), entry) for entry in entries])
     return [
         (server, [real for _, real in _merge_sort([(_real_server_key(real), real) for real in reals])])
@@ -64,7 +64,7 @@ def _merge_sort(items: list[tuple[_Key, T]]) -> list[tuple[_Key, T]]:
 
 
 def _compare(a: _Key, b: _Key) -> int:
-    """As many words count as the first one's family has: between IPv4 and IPv6 it matters who is asked."""
+    """Compare as many words as the family of `a` has, so that between IPv4 and IPv6 the order of arguments matters."""
     for x, y in zip(a[1][: a[0]], b[1], strict=False):
         if x != y:
             return _signed(x - y)
@@ -72,7 +72,7 @@ def _compare(a: _Key, b: _Key) -> int:
 
 
 def _signed(number: int) -> int:
-    """Wrapped into 32 bits, as C does it."""
+    """Wrap a number into 32 bits, as C does."""
     return (number + (1 << 31)) % (1 << 32) - (1 << 31)
 
 

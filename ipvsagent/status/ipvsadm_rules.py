@@ -1,8 +1,8 @@
-"""What `ipvsadm -Sn` prints, byte for byte, and a form of it that loses nothing when `ipvsadm -R` reads it.
+"""The output of `ipvsadm -Sn`, byte for byte, and a form of it that loses nothing when `ipvsadm -R` reads it.
 
 ipvsadm 1.31 (ipvsadm.c, print_service_entry with FMT_RULE) saves no thresholds, writes marks above 2^31 as negative
-numbers, which its parse_fwmark refuses, and has no name for the third scheduler flag of `sh` and `mh`, though its
-parse_sched_flags takes one.
+numbers, which its parse_fwmark refuses, and prints no name for the third scheduler flag of `sh` and `mh`, though its
+parse_sched_flags accepts one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from ipvsagent.status.ipvsadm import flag_names, mask_text, signed_mark
 from ipvsagent.status.ipvsadm_order import Entry, in_order
 
 _METHOD = {Forwarding.MASQUERADE: "-m", Forwarding.TUNNEL: "-i"}
-_MAX_THRESHOLD = (1 << 31) - 1  # what -x and -y take; so many connections there never are
+_MAX_THRESHOLD = (1 << 31) - 1  # the most that -x and -y accept; there are never so many connections
 
 
 def saved(entries: Iterable[Entry], *, complete: bool = False) -> str:
-    """One line a row. entries: in the kernel's order. complete: with what ipvsadm loses.
+    """Return one line for each row.
 
-    Some rows that other programs can make no ipvsadm takes, and a complete text has them, too: weights above 65535,
-    TCP with one-packet scheduling, tunnelled or routed real servers on another port than the virtual server's.
+    entries: in the kernel's order. complete: include what ipvsadm leaves out. A complete text also contains rows that
+    other programs can make and ipvsadm refuses: weights above 65535, TCP with one-packet scheduling, and tunnelled or
+    routed real servers on another port than the virtual server's.
     """
     lines = []
     for server, reals in in_order(entries):

@@ -1,6 +1,6 @@
 """The tables of ipvsadm that are not about virtual servers: connections, timeouts, synchronization daemons.
 
-Byte for byte as ipvsadm 1.31 prints them (ipvsadm.c: list_conn, list_timeout, list_daemon).
+They are byte for byte as ipvsadm 1.31 prints them (ipvsadm.c: list_conn, list_timeout, list_daemon).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ipvsagent.kernel.ipvs.table import Timeouts
 
 
 def connection_lines(connections: Iterable[Connection], *, persistence: bool = False) -> Iterator[str]:
-    """In the order in which they come. persistence: with the persistence engine's data.
+    """Yield connections in the given order. persistence: with the data of their persistence engine.
 
-    ipvsadm cuts a line of the kernel at 255 bytes and crashes on the rest, as long Call-IDs over IPv6 show; here it
-    comes whole.
+    ipvsadm cuts a line of the kernel at 255 bytes and crashes on the rest, as happens with long Call-IDs over IPv6;
+    here it is printed whole.
     """
     yield "IPVS connection entries\n"
     title = f"pro expire {'state':<11} {'source':<18} {'virtual':<18} "

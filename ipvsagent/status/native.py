@@ -1,4 +1,4 @@
-"""The native view of `status`: Services first, for a person. Lines with a style each; colour is the caller's."""
+"""The native view of `status`, by Service. Yields lines with a style each; the caller colours them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ _STYLE = {
     "missing": "red",
     "shadowed": "yellow",
     "stale": "yellow",
+    "held": "yellow",
     "pending": "yellow",
     "foreign": "dim",
 }
 _MEANING = {
     "suspect": "not confirmed",
-    "missing": "wanted, but not in the kernel",
+    "missing": "desired, but not in the kernel",
     "shadowed": "held by another program",
-    "stale": "no Service wants it; waiting to be removed",
+    "stale": "no Service asks for it; about to be removed",
+    "held": "nothing of it is removed until every input can be read",
     "pending": "about to change",
     "foreign": "another program's",
 }
@@ -91,7 +93,7 @@ def _head(document: StatusDocument) -> Iterator[Line]:
 
 
 def _api(source: SourceView) -> Line:
-    """The API server, and how old what is known of each kind may be."""
+    """Whether the API server is connected, and how old the knowledge of each kind may be."""
     if not _lost(source):
         oldest = max((kind.heard or 0.0) for kind in source.kinds)
         return f"API server {source.subject}: connected, last heard of every kind {span(oldest)} ago", "dim"
@@ -104,12 +106,12 @@ def _lost(source: SourceView) -> bool:
 
 
 def _state(agent: Snapshot) -> str:
-    """The source first: what the kernel is in sync with may be old, or nothing yet."""
+    """Describe the source first: what the kernel is in sync with may be stale, or nothing yet."""
     if not _lost(agent.source):
         return _kernel(agent) if agent.source.synced else "the source is NOT read yet, nothing is changed"
     if not agent.source.synced:
         return "API server NOT reached yet, nothing is changed"
-    return f"API server NOT connected; with what it said last, {_kernel(agent)}"
+    return f"API server NOT connected; with what it reported last, {_kernel(agent)}"
 
 
 def _kernel(agent: Snapshot) -> str:
@@ -173,7 +175,7 @@ def _count(connections: int | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """`4s`, `3m12s`, `2h05m`, `3d04h`."""
+    """Format a duration as `4s`, `3m12s`, `2h05m` or `3d04h`."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"

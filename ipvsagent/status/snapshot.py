@@ -1,7 +1,7 @@
-"""The agent's account of itself: one document, made when somebody asks, by the loop that owns the state.
+"""The agent's snapshot of its own state: a document that the loop makes when somebody asks.
 
-It says what is wanted and what is believed; counters of the kernel are not in it, because whoever asks can read
-those, and the loop must not stand still for it.
+It contains what is desired and what is believed. Counters of the kernel are not in it: the client can read them itself,
+and the loop must not stop for that.
 """
 
 from __future__ import annotations
@@ -15,39 +15,43 @@ from ipvsagent.findings import Finding
 from ipvsagent.kernel.sysctls import ConnReuse
 from ipvsagent.model import Frontend, VirtualServer, VirtualServerId, WhenEmpty
 from ipvsagent.pipeline import Pipeline
+from ipvsagent.reconcile.states import State
 from ipvsagent.sources.view import SourceView
 
 TrafficPolicy = Literal["internal", "external"]
 
 
 class DrainView(Struct, frozen=True):
-    """remaining: seconds until the real server is deleted whatever it serves; None = until its slice changes."""
+    """Describes a real server that drains."""
 
     address: str
     port: int
     phase: str
     remaining: float | None
+    """Seconds until it is deleted even if it has connections; None = until its slice changes."""
 
 
 class ServerView(Struct, frozen=True, omit_defaults=True):
-    """condition: confirmed, pending, suspect or shadowed. error: what the kernel said last, of a suspect.
-
-    clients: whom it serves: "outside" this node or on this "node", "" = everybody. inside: where clients on this
-    node are translated to, `TCP 10.96.0.4:80`; "" = nowhere, as always on iptables.
-    """
+    """Describes a desired virtual server, and what is believed of it."""
 
     id: VirtualServerId
     service: str
     frontend: str
     condition: str
+    """shadowed, suspect, pending, held or confirmed."""
     error: str = ""
+    """The last error of the kernel, if suspect."""
     when_empty: str = "refuse"
     clients: str = ""
+    """Which clients it serves: those "outside" this node or those on this "node"; "" = all."""
     inside: str = ""
+    """Where clients on this node are translated to, `TCP 10.96.0.4:80`; "" = nowhere, as always on iptables."""
     draining: tuple[DrainView, ...] = ()
 
 
 class Totals(Struct, frozen=True):
+    """Counts what there is of each kind."""
+
     services: int
     endpoint_slices: int
     virtual_servers: int
@@ -59,10 +63,11 @@ class Totals(Struct, frozen=True):
 
 
 class Programming(Struct, frozen=True):
-    """How long changes of endpoints took, in seconds, from what caused them (a pod became ready) to the kernel's
-    acknowledgement. changes: how many, since the agent started. What caused them is told in whole seconds by most."""
+    """How long changes of endpoints took, in seconds, from their cause (a pod became ready) to the kernel's
+    acknowledgement. Most sources give the time of the cause in whole seconds."""
 
     changes: int = 0
+    """How many changes there were since the agent started."""
     total: float = 0.0
     last: float = 0.0
     worst: float = 0.0
@@ -72,11 +77,7 @@ class Programming(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """Times in seconds. in_sync: everything wanted is confirmed. start_*: of the comparison at start.
-
-    ops_written and drift count since the agent started; drift by kind: lost, edited, stray, rules, sysctl.
-    conn_reuse: what is done about ports that clients use again; None without IPVS.
-    """
+    """Describes the state of the agent. Times are in seconds, counts since the agent started."""
 
     version: str
     pid: int
@@ -86,35 +87,42 @@ class Snapshot(Struct, frozen=True):
     source: SourceView
     uptime: float
     in_sync: bool
+    """Everything desired is confirmed."""
     seconds_since_change: float | None
     start_writes: int
+    """Rows written by the comparison at start, and its duration."""
     start_seconds: float
     ops_written: int
     rows_read: int
     drift: dict[str, int]
+    """Differences that were repaired, by kind: lost, edited, stray, rules, sysctl."""
     programming: Programming
     totals: Totals
     virtual_servers: tuple[ServerView, ...]
     findings: tuple[Finding, ...]
     conn_reuse: ConnReuse | None = None
+    """How IPVS treats ports that clients use again; None without IPVS."""
+    held: tuple[VirtualServerId, ...] = ()
+    """Virtual servers that no Service asks for, and that stay until every input can be read."""
 
 
 def totals_of(pipeline: Pipeline) -> Totals:
     reconciler, desired = pipeline.reconciler, pipeline.desired
+    states = reconciler.states
     return Totals(
         services=len(pipeline.table.services),
         endpoint_slices=pipeline.table.slice_count(),
         virtual_servers=len(desired),
         real_servers=sum(len(s.real_servers) for i in desired if (s := desired.get(i))),
-        confirmed=len(reconciler.confirmed),
-        suspect=len(reconciler.suspects),
-        shadowed=len(reconciler.foreign),
+        confirmed=len(states.confirmed),
+        suspect=len(states.suspects),
+        shadowed=len(states.foreign),
         draining=len(reconciler.drains),
     )
 
 
 def without_local_endpoints(pipeline: Pipeline) -> dict[tuple[Family, TrafficPolicy], int]:
-    """How many Services have that policy Local and endpoints, but none on this node; each counts once."""
+    """Return how many Services have that policy Local and endpoints, but none on this node; each counts once."""
     found: dict[tuple[Family, TrafficPolicy], set[tuple[str, str]]] = {}
     for server_id in pipeline.desired:
         server = pipeline.desired.get(server_id)
@@ -130,29 +138,27 @@ def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
     return tuple(_server_view(pipeline, server, now) for i in sorted(desired) if (server := desired.get(i)))
 
 
+def held_ids(pipeline: Pipeline) -> tuple[VirtualServerId, ...]:
+    """Return the virtual servers that no Service asks for, and that stay until every input can be read."""
+    return tuple(sorted(i for i in pipeline.reconciler.states.held if i not in pipeline.desired))
+
+
 def in_sync(pipeline: Pipeline) -> bool:
     reconciler = pipeline.reconciler
     due = pipeline.next_due()
-    return reconciler.started and not reconciler.suspects and not reconciler.shared.retry and (due is None or due > 0)
+    uncertain = reconciler.states.suspects or reconciler.shared.retry
+    return reconciler.started and not uncertain and (due is None or due > 0)
 
 
 def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> ServerView:
     reconciler = pipeline.reconciler
-    suspect = reconciler.suspects.get(server.id)
-    if server.id in reconciler.foreign:
-        condition = "shadowed"
-    elif suspect:
-        condition = "suspect"
-    elif reconciler.confirmed.get(server.id) == server:
-        condition = "confirmed"
-    else:
-        condition = "pending"
+    state = reconciler.states.of(server.id)
     return ServerView(
         id=server.id,
         service=str(server.service),
         frontend=server.frontend.value,
-        condition=condition,
-        error=suspect.error if suspect else "",
+        condition=_condition(state, server),
+        error=state.suspect.error if state.suspect else "",
         when_empty=server.when_empty.value,
         clients=_clients(server),
         inside=str(server.inside) if server.inside else "",
@@ -163,8 +169,20 @@ def _server_view(pipeline: Pipeline, server: VirtualServer, now: float) -> Serve
     )
 
 
+def _condition(state: State, server: VirtualServer) -> str:
+    """Return the first condition that applies, as several may."""
+    if state.foreign:
+        return "shadowed"
+    if state.suspect:
+        return "suspect"
+    if state.confirmed != server:
+        return "pending"
+    return "held" if state.held else "confirmed"
+
+
 def _clients(server: VirtualServer) -> str:
-    """On iptables one virtual server has the endpoints of both; those for clients outside are shown, if any."""
+    """Return which clients a virtual server serves. On iptables one virtual server has the endpoints of both kinds;
+    those for clients outside are shown, if there are any."""
     elsewhere = bool(server.node_real_servers) and not server.real_servers
     if server.frontend is Frontend.NODE_CLIENTS or server.node_only or elsewhere:
         return "node"

@@ -1,4 +1,4 @@
-"""The two ends of the status socket: a Unix socket in the state directory, one request, one JSON document.
+"""The two ends of the status socket: a Unix socket in the state directory that answers with one JSON document.
 
 The serving thread owns nothing: it puts a `Query` into the inbox and waits for the loop to answer between rounds.
 Only root may connect (the directory and the socket are 0700 and 0600).
@@ -46,7 +46,7 @@ def _serve(listener: socket.socket, inbox: Inbox, stop: threading.Event) -> None
             try:
                 _answer(listener, inbox)
             except (OSError, Empty):
-                stop.wait(0.1)  # who asked has gone, or the loop is busy, or there is no descriptor left just now
+                stop.wait(0.1)  # the client has gone, or the loop is busy, or there is no free descriptor
             except Exception as error:
                 inbox.put(error)
                 return
@@ -62,7 +62,7 @@ def _answer(listener: socket.socket, inbox: Inbox) -> None:
 
 
 def ask(path: Path) -> Snapshot | None:
-    """The snapshot of the agent that serves `path`; None if no agent does."""
+    """Return the snapshot of the agent that serves `path`; None if no agent does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(ANSWER_WITHIN)
         try:

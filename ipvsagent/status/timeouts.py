@@ -1,4 +1,4 @@
-"""Timeouts of idle connections, for a person."""
+"""Prints timeouts of idle connections as a table."""
 
 from __future__ import annotations
 

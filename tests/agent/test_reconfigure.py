@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from tests.interrupted import Calls
+from tests.looped import handles
 
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
 from ipvsagent.backends.assembly import pipeline_for, policy_options
@@ -26,8 +28,6 @@ from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
-from tests.interrupted import Calls
-from tests.looped import handles
 
 CLUSTER = (Path(__file__).parent.parent / "golden" / "every-address" / "cluster.yaml").read_bytes()
 CONFIGS = {
@@ -59,8 +59,8 @@ class Running:
         config = Config(**{**{f: getattr(config, f) for f in config.__struct_fields__}, "node_name": "node-1"})
         self.pipeline: Pipeline = pipeline_for(config, self.backend, window=0)
         changes = cluster_changes()
-        self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
-        self.pipeline.take(changes, 0.0)
+        self.pipeline.set_node_addresses(self.kernel.addresses.node_addresses())
+        self.pipeline.apply_changes(changes, 0.0)
         self.pipeline.start(0.0)
         self.kernel.keep_rules()
 
@@ -122,7 +122,7 @@ def test_what_the_kernel_refuses_holds_up_nothing_else_and_is_tried_again() -> N
     before, after = Config(), Config(udp_timeout=7.0, oom_score_adj=-5)
     node = RefusesTimeouts(before)
     reconfiguration = Reconfiguration(before, node, Running(before).pipeline, lambda config: None)
-    (finding,) = dict(reconfiguration.take(NewConfig(after, (), {}), 1.0))[ORIGIN]
+    (finding,) = dict(reconfiguration.apply(NewConfig(after, (), {}), 1.0))[ORIGIN]
     assert finding.subject == "IPVS timeouts" and finding.severity is Severity.ERROR
     assert node.did == [("oom", -5)]
     assert dict(reconfiguration.retry(2.0))[ORIGIN] == (finding,)

@@ -84,15 +84,15 @@ class Running:
         self.pipeline = iptables_pipeline(config, backend, window=0)
         self.rules = IptablesPacketFilter(config, INSTEAD_OF_IPVS, servers.tables)
         self.rules.install()
-        self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
-        self.pipeline.take(cluster_changes(), 0.0)
+        self.pipeline.set_node_addresses(self.kernel.addresses.node_addresses())
+        self.pipeline.apply_changes(cluster_changes(), 0.0)
         self.pipeline.start(0.0)
         self.reconfiguration = Reconfiguration(config, self.node, self.pipeline, self.rules.configure)
 
     def take_up(self, config: Config, now: float) -> tuple[dict[object, tuple[Finding, ...]], Report]:
         """What the loop does."""
         wanted = replace(config, node_name="node-1")
-        origins = dict(self.reconfiguration.take(NewConfig(wanted, (), {}), now))
+        origins = dict(self.reconfiguration.apply(NewConfig(wanted, (), {}), now))
         report = self.pipeline.round(now)
         self.rules.apply_pending()
         return origins, report

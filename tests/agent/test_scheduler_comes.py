@@ -40,10 +40,10 @@ def test_only_those_that_miss_it_are_worked_out_anew(tmp_path: Path) -> None:
     looped.node.missing_schedulers.add("lc")
     wishing = replace(A, annotations=LEAST)
     looped.run(5.0, Changes(upserts=(wishing, B), synced=True))
-    pipeline.ask_for_schedulers()
+    pipeline.retry_missing_schedulers()
     assert pipeline._dirty == set()
     looped.node.missing_schedulers.clear()
-    pipeline.ask_for_schedulers()
+    pipeline.retry_missing_schedulers()
     assert pipeline._dirty == {ServiceKey("ns", "a")}
 
     looped.run(5.0)
@@ -51,5 +51,5 @@ def test_only_those_that_miss_it_are_worked_out_anew(tmp_path: Path) -> None:
     looped.run(5.0, put(replace(wishing, created=2)))
     looped.run(5.0, put(A))
     looped.node.missing_schedulers.clear()
-    pipeline.ask_for_schedulers()
+    pipeline.retry_missing_schedulers()
     assert pipeline._dirty == set(), "it does not ask for it any more"

@@ -43,7 +43,7 @@ class Writing:
         kubeconfig = server.write_kubeconfig(tmp_path / "kubeconfig")
         transport = ApiTransport(CredentialSource(str(kubeconfig)), {}, time.monotonic)
         self.writer = EventWriter(transport, "node-1", lambda outcome, n: self.counted.update({outcome: n}))
-        self.writer.cluster_has(1)
+        self.writer.set_cluster_size(1)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.writer.run, args=(self.stop,), daemon=True)
         self.thread.start()

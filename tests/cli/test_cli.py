@@ -71,7 +71,7 @@ def test_options_change_the_plan() -> None:
         (["plan", "--source", ".", "--exclude-cidrs", "10.0.0.0/99"], 64, "'10.0.0.0/99' is not a CIDR"),
         (["plan", "--source", ".", "--nodeport-addresses", "primary,10.0.0.0/8"], 64, '"primary" stands alone'),
         (["plan", "--source", ".", "--no-such-option"], 64, "No such option"),
-        (["fly"], 64, "there is no command 'fly'; the commands are run, plan, status"),
+        (["fly"], 64, "no such command 'fly'; the commands are run, plan, status"),
     ],
 )
 def test_wrong_usage_is_a_sentence(arguments: list[str], status: int, said: str) -> None:

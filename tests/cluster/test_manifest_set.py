@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ipvsagent.cluster.manifest_set import ManifestSet
 from ipvsagent.cluster.manifests import Unreadable, read_manifest
-from ipvsagent.cluster.objects import Blind, ServiceKey
+from ipvsagent.cluster.objects import BlindSpots, ServiceKey
 from ipvsagent.cluster.table import ServiceTable
 
 
@@ -102,7 +102,7 @@ def test_the_last_accepted_version_of_a_broken_object_stays():
     assert cluster.says == [
         "f: Service shop/a spec.ports[0].port: 0 is not in the range 1 to 65535; its last accepted version stays in use"
     ]
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
     assert cluster.take(f=content(service("a", 82), service("b", 81))).has == {"a": 82, "b": 81}
     assert cluster.says == []
 
@@ -121,7 +121,7 @@ def test_an_object_whose_name_was_spoilt_stays():
         "f: Service without a usable name metadata.name: 'A!' is not a name: lower-case letters, digits, "
         "'-' and '.' make one; until that is put right, no Service that vanishes is removed: it may be this"
     ]
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
 
 
 def test_an_unreadable_file_keeps_all_it_held():
@@ -129,7 +129,7 @@ def test_an_unreadable_file_keeps_all_it_held():
     cluster.take(f=BROKEN)
     assert cluster.has == {"a": 80, "b": 80}
     assert cluster.says == ["f: it is not YAML: line 3; what it held before (2 objects) stays in use"]
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
     assert cluster.take(f=content(service("a"))).has == {"a": 80}
     assert cluster.says == []
 
@@ -142,12 +142,12 @@ def test_an_unreadable_file_that_is_deleted_is_gone():
 
 def test_a_file_that_was_never_read_may_hold_anything():
     cluster = Cluster().take(f=BROKEN, g=content(service("a"), service("b")))
-    assert cluster.blind == Blind(anything=True)
+    assert cluster.blind == BlindSpots(anything=True)
     assert cluster.says == ["f: it is not YAML: line 3; nothing is removed until it can be read"]
     assert cluster.take(g=content(service("a"))).has == {"a": 80, "b": 80}
     assert cluster.says[0] == "Service shop/b: gone, but kept until f can be understood"
     assert cluster.take(f=content(service("c"))).has == {"a": 80, "c": 80}
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
     assert cluster.says == []
 
 
@@ -163,11 +163,11 @@ def test_what_vanishes_while_a_known_file_is_unreadable_may_have_moved_there():
 @pytest.mark.parametrize(
     ("broken", "blind", "kept"),
     [
-        (service("x", 0), Blind(services=True), {"a": 80, "p": 0}),
-        (piece("x", "a", ports=5), Blind(endpoints=frozenset({ServiceKey("shop", "a")})), {"p": 0}),
-        (piece("x", "b", ports=5), Blind(endpoints=frozenset({ServiceKey("shop", "b")})), {}),
-        (piece("x", "", ports=5), Blind(anything=True), {"a": 80, "p": 0}),
-        ({"apiVersion": "v1", "kind": "Node", "metadata": {}}, Blind(), {}),
+        (service("x", 0), BlindSpots(services=True), {"a": 80, "p": 0}),
+        (piece("x", "a", ports=5), BlindSpots(endpoints=frozenset({ServiceKey("shop", "a")})), {"p": 0}),
+        (piece("x", "b", ports=5), BlindSpots(endpoints=frozenset({ServiceKey("shop", "b")})), {}),
+        (piece("x", "", ports=5), BlindSpots(anything=True), {"a": 80, "p": 0}),
+        ({"apiVersion": "v1", "kind": "Node", "metadata": {}}, BlindSpots(), {}),
     ],
 )
 def test_a_broken_object_that_was_never_accepted(broken, blind, kept):
@@ -175,14 +175,14 @@ def test_a_broken_object_that_was_never_accepted(broken, blind, kept):
     assert cluster.blind == blind
     assert cluster.take(f=content()).has == {**kept, "z": 80}
     assert cluster.take(g=content()).has == {"z": 80}
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
 
 
 def test_a_service_that_moves_and_breaks_on_the_way_stays():
     cluster = Cluster().take(f=content(service("a"), service("b")))
     cluster.take(f=content(service("b")), g=content(service("a", 0)))
     assert cluster.has == {"a": 80, "b": 80}
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
     assert cluster.take(g=content()).has == {"b": 80}
 
 
@@ -216,7 +216,7 @@ def test_the_last_version_in_a_file_may_be_broken_or_the_earlier_ones():
 def test_a_null_is_found_with_its_file():
     text = json.dumps({"kind": "List", "items": [service("a"), None]})
     cluster = Cluster().take(f=read_manifest(text.encode()))
-    assert cluster.has == {"a": 80} and cluster.blind == Blind()
+    assert cluster.has == {"a": 80} and cluster.blind == BlindSpots()
     assert cluster.says == ["f: List items[1]: is null, which is no object; it is left out"]
 
 
@@ -231,12 +231,12 @@ def test_a_source_that_became_empty_removes_nothing():
     assert cluster.blind.anything
     assert cluster.take(h=content(service("c"))).has == {"c": 80}
     assert cluster.says == []
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
 
 
 def test_a_source_that_is_empty_from_the_start_leaves_the_kernel_alone():
     cluster = Cluster(subject="/etc/ipvs").take()
-    assert cluster.blind == Blind(anything=True)
+    assert cluster.blind == BlindSpots(anything=True)
     assert cluster.says == [
         "/etc/ipvs: it holds no Service, EndpointSlice or Node: nothing is removed without --allow-empty"
     ]
@@ -245,7 +245,7 @@ def test_a_source_that_is_empty_from_the_start_leaves_the_kernel_alone():
 def test_empty_on_purpose():
     cluster = Cluster(allow_empty=True).take(f=content(service("a")))
     assert cluster.take(f=None).has == {}
-    assert cluster.blind == Blind()
+    assert cluster.blind == BlindSpots()
     assert cluster.says == []
 
 

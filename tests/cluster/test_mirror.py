@@ -9,7 +9,7 @@ import pytest
 from ipvsagent.cluster.decode import decode_json
 from ipvsagent.cluster.manifest_set import Update
 from ipvsagent.cluster.mirror import Mirror
-from ipvsagent.cluster.objects import Blind, Changes, ObjectKey, ServiceKey
+from ipvsagent.cluster.objects import BlindSpots, Changes, ObjectKey, ServiceKey
 from tests.support.api_documents import endpoint_slice, node, service
 
 
@@ -46,7 +46,7 @@ def test_a_new_list_says_only_what_differs():
     mirror = Mirror()
     mirror.replace("Service", services("a", "b", "c"))
     update = mirror.take()
-    assert said(update) == (["a", "b", "c"], []) and update.changes.blind == Blind()
+    assert said(update) == (["a", "b", "c"], []) and update.changes.blind == BlindSpots()
     mirror.replace("Service", [*services("a"), *services("b", ports=[{"port": 81}]), *services("d")])
     update = mirror.take()
     assert said(update) == (["b", "d"], ["c"]) and update.changes.blind is None and not update.findings
@@ -110,11 +110,11 @@ def test_an_unknown_broken_object_is_what_the_agent_is_blind_to():
     mirror.replace(
         "EndpointSlice", [*slices("a-1"), broken("EndpointSlice", endpoint_slice("b-1", of="b"), "endpoints")]
     )
-    assert mirror.take().changes.blind == Blind(services=True, endpoints=frozenset({ServiceKey("shop", "b")}))
+    assert mirror.take().changes.blind == BlindSpots(services=True, endpoints=frozenset({ServiceKey("shop", "b")}))
     mirror.put(services("b")[0])
-    assert mirror.take().changes.blind == Blind(endpoints=frozenset({ServiceKey("shop", "b")}))
+    assert mirror.take().changes.blind == BlindSpots(endpoints=frozenset({ServiceKey("shop", "b")}))
     mirror.delete(key("EndpointSlice", "b-1"))
-    assert mirror.take().changes.blind == Blind()
+    assert mirror.take().changes.blind == BlindSpots()
 
 
 def test_endpoints_that_moved_into_a_broken_slice_are_not_lost():
@@ -142,7 +142,7 @@ def test_a_held_object_that_comes_back_is_no_longer_held():
     mirror.put(slices("web-1")[0])
     mirror.delete(key("EndpointSlice", "web-2"))
     update = mirror.take()
-    assert said(update) == ([], []) and update.changes.blind == Blind()
+    assert said(update) == ([], []) and update.changes.blind == BlindSpots()
 
 
 def test_an_empty_list_is_a_mistake():
@@ -152,11 +152,11 @@ def test_an_empty_list_is_a_mistake():
     mirror.take()
     mirror.replace("Service", [])
     update = mirror.take()
-    assert said(update) == ([], []) and update.changes.blind == Blind(anything=True)
+    assert said(update) == ([], []) and update.changes.blind == BlindSpots(anything=True)
     assert "the API server: it lists no Service, which no cluster does" in texts(update)[0]
     mirror.replace("Service", services("b"))
     update = mirror.take()
-    assert said(update) == ([], ["a"]) and update.changes.blind == Blind() and not texts(update)
+    assert said(update) == ([], ["a"]) and update.changes.blind == BlindSpots() and not texts(update)
 
 
 @pytest.mark.parametrize("event", ["accepted", "rejected"])
@@ -180,7 +180,7 @@ def test_an_event_does_not_say_that_an_empty_list_was_right(event):
 def test_nodes_that_were_known_are_not_lost_to_an_empty_list():
     mirror = Mirror()
     mirror.replace("Node", [])
-    assert mirror.take() == Update(Changes(blind=Blind()), {}), "a first list may be empty"
+    assert mirror.take() == Update(Changes(blind=BlindSpots()), {}), "a first list may be empty"
     mirror.put(decoded("Node", node("n")))
     mirror.put(decoded("Node", node("m")))
     mirror.take()
@@ -228,7 +228,7 @@ def test_a_list_with_a_nameless_object_removes_nothing():
     nameless = {"metadata": {}, "spec": {"clusterIP": "10.0.0.1"}}
     mirror.replace("Service", [*services("a"), decoded("Service", nameless)])
     update = mirror.take()
-    assert said(update) == ([], []) and update.changes.blind == Blind(anything=True)
+    assert said(update) == ([], []) and update.changes.blind == BlindSpots(anything=True)
     (text,) = [text for text in texts(update) if "without a usable name" in text]
     assert text.endswith("until that is put right, no Service that vanishes is removed: it may be this")
     mirror.replace("Service", services("a"))

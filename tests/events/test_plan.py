@@ -6,7 +6,7 @@ import heapq
 import random
 from collections import Counter
 
-from ipvsagent.events.plan import AGAIN, BURST, LOOK_AGAIN, MOST, PER_SECOND, STILL_SO, EventPlan, Outcome, Write
+from ipvsagent.events.plan import AGAIN, BURST, CONFIRM_AFTER, LOOK_AGAIN, MOST, PER_SECOND, EventPlan, Outcome, Write
 from ipvsagent.findings import Finding, FindingKind
 
 
@@ -20,7 +20,7 @@ FALLBACK = Finding(FindingKind.FALLBACK, "backend", "no IPVS")
 def plan(nodes: int | None = 1, node: str = "node-1", chance=lambda: 0.0) -> EventPlan:
     made = EventPlan(node, "start", chance)
     if nodes is not None:
-        made.cluster_has(nodes)
+        made.set_cluster_size(nodes)
     return made
 
 
@@ -35,9 +35,9 @@ def test_a_finding_is_written_once_and_that_it_still_holds_every_half_hour():
     made = plan()
     made.found([bad()], [], 0.0)
     assert write(made, 0.0, Outcome.CREATED).count == 0
-    assert made.next(STILL_SO - 1) is None and made.due_at() == STILL_SO
-    assert write(made, STILL_SO, Outcome.REPEATED).count == 1
-    assert write(made, 2 * STILL_SO, Outcome.REPEATED).count == 2
+    assert made.next(CONFIRM_AFTER - 1) is None and made.due_at() == CONFIRM_AFTER
+    assert write(made, CONFIRM_AFTER, Outcome.REPEATED).count == 1
+    assert write(made, 2 * CONFIRM_AFTER, Outcome.REPEATED).count == 2
 
 
 def test_nothing_is_written_of_what_is_over():
@@ -66,15 +66,15 @@ def test_what_another_node_has_said_is_left_to_it_for_an_hour():
     write(made, 0.0, Outcome.KNOWN)
     assert made.due_at() == LOOK_AGAIN
     assert write(made, LOOK_AGAIN, Outcome.CREATED).count == 0, "that node is gone"
-    assert made.due_at() == LOOK_AGAIN + STILL_SO
+    assert made.due_at() == LOOK_AGAIN + CONFIRM_AFTER
 
 
 def test_an_event_that_expired_is_made_again():
     made = plan()
     made.found([bad()], [], 0.0)
     write(made, 0.0, Outcome.CREATED)
-    assert write(made, STILL_SO, Outcome.GONE).count == 1
-    assert write(made, STILL_SO + 1, Outcome.CREATED).count == 0
+    assert write(made, CONFIRM_AFTER, Outcome.GONE).count == 1
+    assert write(made, CONFIRM_AFTER + 1, Outcome.CREATED).count == 0
 
 
 def test_a_failure_is_tried_again_and_costs_nothing():
@@ -113,7 +113,7 @@ def test_own_events_wait_for_nobody_and_shared_ones_for_the_number_of_nodes():
     assert write(made, 0.0, Outcome.CREATED).event.topic.reason == "Starting"
     assert write(made, 0.0, Outcome.CREATED).event.topic.reason == "Fallback"
     assert made.next(1000.0) is None
-    made.cluster_has(3)
+    made.set_cluster_size(3)
     assert write(made, 1000.0, Outcome.CREATED).event.topic.regarding.name == "cart"
 
 

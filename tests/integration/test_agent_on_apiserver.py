@@ -91,7 +91,7 @@ def test_its_events_are_taken(kubeconfig: Path, place: Place) -> None:
     place.add("a")
     counted: Counter[str] = Counter()
     writer = EventWriter(transport_to(kubeconfig), "node-1", lambda outcome, n: counted.update({outcome: n}))
-    writer.cluster_has(1)
+    writer.set_cluster_size(1)
     stop = threading.Event()
     thread = threading.Thread(target=writer.run, args=(stop,), daemon=True)
     thread.start()

@@ -43,7 +43,7 @@ class Agent:
         self.node.addresses.ensure_interface()
         self._tables = self.node.kernel_tables()
         self.pipeline = pipeline_for(self._config, self._tables, window=self._config.window)
-        self.pipeline.node_addresses(self.node.addresses.node_addresses())
+        self.pipeline.set_node_addresses(self.node.addresses.node_addresses())
 
     def see(self, cluster: Cluster) -> None:
         changes = Changes(
@@ -52,7 +52,7 @@ class Agent:
             synced=True,
         )
         self._known = dict(cluster)
-        self.pipeline.take(changes, self.now)
+        self.pipeline.apply_changes(changes, self.now)
         reconciler = self.pipeline.reconciler
         report = self.pipeline.round(self.now) if reconciler.started else self.pipeline.start(self.now)
         assert not report.failures, report.failures

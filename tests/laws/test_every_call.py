@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ipvsagent.agent import loop
+from ipvsagent.agent import host_look
 from ipvsagent.findings import Finding
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.rows import Row
@@ -30,7 +30,7 @@ def calls_of_the_history(tmp_path: Path) -> int:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[frozenset[Row], tuple[Finding, ...]]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.host, "host_findings", lambda families: ())
+        patch.setattr(host_look.host, "host_findings", lambda families: ())
         yield end_of(FakeKernel(), tmp_path_factory.mktemp("undisturbed"), Calls())
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
-    Blind,
+    BlindSpots,
     Changes,
     EndpointPort,
     EndpointSlice,
@@ -34,7 +34,7 @@ def test_a_stray_that_is_held_stays_ours_without_its_address() -> None:
     laws = Laws()
     laws.begin(items=[], udp=False)
     laws.remove(choice=2)
-    laws.goes_blind(blind=Blind(anything=True))
+    laws.goes_blind(blind=BlindSpots(anything=True))
     laws.somebody_interferes(choice=0, what="stray server")
     laws.killed_and_restarted(after=1, seconds=0.0)
     laws.everything_settles()
@@ -72,7 +72,7 @@ def test_old_endpoints_serve_until_the_new_ones_are_accepted() -> None:
     kernel = FakeKernel()
     agent = Agent(kernel, [service, old], 0.0, EVERYTHING_KNOWN)
     kernel.fail(lambda op: op.verb is Verb.ADD, errno.ENOMEM)
-    agent.pipeline.take(Changes(upserts=(new,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(new,)), 1.0)
     for now in (1.0, 2.0, 40.0):
         agent.round(now)
         assert all(kernel.real_servers.values())
@@ -87,7 +87,7 @@ def test_an_address_stays_bound_when_one_port_goes_and_another_comes() -> None:
     assert isinstance(service, Service)
     agent = Agent(kernel, [service], 0.0, EVERYTHING_KNOWN)
     changed = replace(service, ports=(ServicePort("dns", Protocol.UDP, 53),))
-    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(changed,)), 1.0)
     unbound: list[Op] = []
     kernel.after_each_op = lambda op: unbound.append(op) if not kernel.bound else None
     agent.round(1.0)
@@ -99,14 +99,14 @@ def test_blindness_holds_addresses_and_members_whatever_looks_at_them() -> None:
     objects = many(1)
     Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    agent = Agent(kernel, objects[1:], 1.0, Blind(services=True))
+    agent = Agent(kernel, objects[1:], 1.0, BlindSpots(services=True))
     reconciler = agent.pipeline.reconciler
     reconciler.shared_changed(AddressRow(Address("10.96.0.1")), True, 2.0)
     for now in (2.0, 40.0):
         reconciler.shared.check_sizes(now)
         agent.round(now)
     assert kernel.snapshot() == before
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 50.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 50.0)
     agent.round(50.0)
     assert not kernel.snapshot()
 
@@ -116,9 +116,9 @@ def test_real_servers_that_blindness_holds_are_not_refused() -> None:
     objects = many(1)
     Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    agent = Agent(kernel, objects[:1], 1.0, Blind(endpoints=frozenset({ServiceKey("ns", "s0")})))
+    agent = Agent(kernel, objects[:1], 1.0, BlindSpots(endpoints=frozenset({ServiceKey("ns", "s0")})))
     assert kernel.snapshot() == before
     assert isinstance(objects[0], Service)
-    agent.pipeline.take(Changes(removals=(objects[0].key,)), 2.0)
+    agent.pipeline.apply_changes(Changes(removals=(objects[0].key,)), 2.0)
     agent.round(2.0)
     assert not kernel.snapshot(), "a wish that was withdrawn holds nothing"

@@ -50,14 +50,14 @@ class Laws(RuleBasedStateMachine):
     @rule(item=st.one_of(services, slices))
     def upsert(self, item: Object) -> None:
         self.objects[item.key] = item
-        self.agent.pipeline.take(Changes(upserts=(item,)), self.now)
+        self.agent.pipeline.apply_changes(Changes(upserts=(item,)), self.now)
 
     @rule(choice=st.integers(0, 100))
     def remove(self, choice: int) -> None:
         if self.objects:
             key = list(self.objects)[choice % len(self.objects)]
             del self.objects[key]
-            self.agent.pipeline.take(Changes(removals=(key,)), self.now)
+            self.agent.pipeline.apply_changes(Changes(removals=(key,)), self.now)
 
     @rule(seconds=st.sampled_from([0.0, 0.2, 40.0]))
     def round(self, seconds: float) -> None:

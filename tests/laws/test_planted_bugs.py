@@ -20,7 +20,7 @@ from ipvsagent import pipeline
 from ipvsagent.cluster import table
 from ipvsagent.kernel.iptables import translations
 from ipvsagent.policy import desired
-from ipvsagent.reconcile import audit, drain, kernel_tables, reconciler, retry, shared
+from ipvsagent.reconcile import audit, drain, kernel_tables, reconciler, retry, shared, states
 from ipvsagent.rows import ops
 from tests.support.laws import CHECKS, Laws
 
@@ -28,8 +28,8 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "removals go before additions": (
         reconciler.Reconciler,
         "_apply",
-        "failed = self._write(order(additions), now, report)",
-        "self._write(order(deletions), now, report); failed = self._write(order(additions), now, report)",
+        "self._add(batch, report)",
+        "self._remove(batch, report); self._add(batch, report)",
     ),
     "addresses are bound before their virtual servers": (
         ops,
@@ -58,15 +58,15 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "an equal value is a new object": (desired.DesiredState, "replace", "claim = Claim(rank, held.server)", "pass"),
     "a refused write counts as done": (reconciler.Reconciler, "_conclude", "if failures:", "if False:"),
     "a suspect is written from belief": (
-        reconciler.Reconciler,
-        "round",
-        "if i in self.suspects or i in by_mark or",
-        "if False or",
+        states.States,
+        "must_be_read",
+        "server_id in self.suspects or",
+        "False or",
     ),
     "blindness holds nothing back": (reconciler.Reconciler, "_hold_back", "if not hold or", "if True or"),
     "what is held back is forgotten": (
-        reconciler.Reconciler,
-        "see",
+        states.States,
+        "release_held",
         "self.suspects.mark_suspect(server_id, now)",
         "pass",
     ),
@@ -89,7 +89,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "what returns stays draining": (
         drain.Drains,
         "transform",
-        "for key in [k for k in drains if k not in unwanted]:",
+        "for key in [k for k in drains if k not in undesired]:",
         "for key in []:",
     ),
     "a restart deletes what drains": (
@@ -127,8 +127,8 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
     "every round renders every virtual server": (
         reconciler.Reconciler,
         "round",
-        "ids = {*self._dirty,",
-        "for i in self.confirmed: self.suspects.mark_suspect(i, now)\n    ids = {*self._dirty,",
+        "ids = {*self.states.dirty,",
+        "self.states.mark_all_suspect(now); ids = {*self.states.dirty,",
     ),
 }
 

@@ -48,7 +48,7 @@ def test_before_the_first_sync_with_nothing_waiting(health: Health) -> None:
 
 
 def test_a_node_that_was_seen_and_stays(health: Health) -> None:
-    health.node_is(Node(name="a"))
+    health.set_node(Node(name="a"))
     status, body = told(health.healthz())
     assert status == 200
     assert body == {
@@ -65,18 +65,18 @@ def test_a_node_that_was_seen_and_stays(health: Health) -> None:
 
 
 def test_a_node_that_leaves_is_alive_but_gets_no_new_traffic(health: Health) -> None:
-    health.node_is(Node(name="a", leaving=True))
+    health.set_node(Node(name="a", leaving=True))
     assert (health.healthz().status, health.livez().status) == (503, 200)
-    health.node_is(None)
+    health.set_node(None)
     assert (health.healthz().status, health.livez().status) == (503, 200)
 
 
 def test_what_waits_for_two_sync_periods(health: Health, clock: Clock) -> None:
-    health.node_is(Node(name="a"))
-    health.carried_out()
-    health.waiting()
+    health.set_node(Node(name="a"))
+    health.mark_synced()
+    health.mark_waiting()
     clock.now += 30
-    health.waiting()  # still the same wait
+    health.mark_waiting()  # still the same wait
     clock.now += 29.9
     assert health.healthz().status == 200
     clock.now += 0.1
@@ -85,16 +85,16 @@ def test_what_waits_for_two_sync_periods(health: Health, clock: Clock) -> None:
     family = {"lastUpdated": "2001-09-09T02:03:20Z", "healthy": False}
     assert body["status"] == {"IPv4": family, "IPv6": family}
     assert health.healthz().status == 503
-    health.carried_out()
+    health.mark_synced()
     assert (health.healthz().status, health.livez().status) == (200, 200)
 
 
 def test_a_loop_that_hangs(health: Health, clock: Clock) -> None:
-    health.turned()
-    health.carried_out()
+    health.heartbeat()
+    health.mark_synced()
     clock.now += 60
     assert health.livez().status == 503
-    health.turned()
+    health.heartbeat()
     assert health.livez().status == 200
 
 
@@ -188,7 +188,7 @@ def test_an_address_in_use_is_tried_again_until_it_is_free(
 def test_a_port_of_kube_proxy_in_use_names_it(port: int, in_use: bool, severity: Severity) -> None:
     said: list[object] = []
     server = Server(Config(), "ipvs", (), said.append)
-    server._say_faults([Fault("agent", "health", ListenAddress("0.0.0.0", port), "it says so", in_use)])
+    server._report_faults([Fault("agent", "health", ListenAddress("0.0.0.0", port), "it says so", in_use)])
     (message,) = said
     assert isinstance(message, Findings)
     (finding,) = message.findings
@@ -272,12 +272,12 @@ def test_what_systemd_is_told(tmp_path: object) -> None:
         systemd.settimeout(5)
         supervisor = Supervisor({"NOTIFY_SOCKET": f"{tmp_path}/notify", "WATCHDOG_USEC": "20000000"}, clock)
         supervisor.ready()
-        supervisor.turned()
-        supervisor.turned()  # too early to say it again
+        supervisor.heartbeat()
+        supervisor.heartbeat()  # too early to say it again
         supervisor.status("in sync")
         supervisor.status("in sync")
         clock.now += 5
-        supervisor.turned()
+        supervisor.heartbeat()
         supervisor.stopping()
         said = [systemd.recv(1000) for _ in range(5)]
     assert said == [b"READY=1", b"WATCHDOG=1", b"STATUS=in sync", b"WATCHDOG=1", b"STOPPING=1"]
@@ -307,12 +307,12 @@ def test_health_checks_of_services(served: Listeners, health: Health, clock: Clo
         "localEndpoints": 2,
         "serviceProxyHealthy": True,
     }
-    health.node_is(Node(name="a", leaving=True))
+    health.set_node(Node(name="a", leaving=True))
     assert get(port, "/whatever")[0] == 200
-    health.waiting()
+    health.mark_waiting()
     clock.now += 60
     assert get(port)[0] == 503
-    health.carried_out()
+    health.mark_synced()
     services.serve({key: HealthCheck(key, port, {Family.IPV4: 0})}, (Address("127.0.0.1"),))
     deadline = time.monotonic() + 5
     while eventually(port)[0] != 503:  # another address: closed, and opened again

@@ -51,7 +51,7 @@ def test_names_of_kube_proxy() -> None:
     assert found['kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.004"}'] == 1
     assert found['kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.002"}'] == 0
     assert found['kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'] > 0
-    metrics.answered("/livez", 503)
+    metrics.record_answer("/livez", 503)
     assert samples(metrics)['kubeproxy_proxy_livez_total{code="503"}'] == 1
 
 
@@ -73,7 +73,7 @@ def test_our_own() -> None:
 
 def test_services_without_a_local_endpoint_and_flows_that_were_ended() -> None:
     metrics = Metrics((Family.IPV4, Family.IPV6), answering)
-    metrics.looked_at_flows(Family.IPV4, 0.003, 2)
+    metrics.record_flow_look(Family.IPV4, 0.003, 2)
     found = samples(metrics)
     name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total"
     assert found[f'{name}{{ip_family="IPv6",traffic_policy="external"}}'] == 2
@@ -91,8 +91,8 @@ def test_packet_rules() -> None:
     assert found[f'{name}_partial_restore_failures_total{{ip_family="IPv4"}}'] == 0
     assert f'{name}_total{{ip_family="IPv4",table="nat"}}' not in found, "nobody knows yet"
     metrics.rules.counts = lambda: {Family.IPV4: RuleCounts({"nat": 70, "filter": 7}, rules_in("*nat\n-A A -j B\n"))}
-    metrics.rules.failed(Family.IPV4, True)
-    metrics.rules.failed(Family.IPV4, False)
+    metrics.rules.record_failure(Family.IPV4, True)
+    metrics.rules.record_failure(Family.IPV4, False)
     found = samples(metrics)
     assert found[f'{name}_restore_failures_total{{ip_family="IPv4"}}'] == 2
     assert found[f'{name}_partial_restore_failures_total{{ip_family="IPv4"}}'] == 1
@@ -120,7 +120,7 @@ def test_a_loop_that_hangs_leaves_the_last_numbers(monkeypatch) -> None:
 
 def test_the_documentation_lists_our_own() -> None:
     metrics = Metrics((Family.IPV4,), answering)
-    metrics.events("created", 1)
+    metrics.record_events("created", 1)
     found = {name.partition("{")[0] for name in samples(metrics)}
     ours = {name.removeprefix("ipvsagent_") for name in found if name.startswith("ipvsagent_")}
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()

@@ -75,7 +75,7 @@ def test_nothing_is_programmed_before_everything_is_listed(place, agents, cluste
     cluster.server.faults.clear()
     agent.says(IN_SYNC)
     assert cluster.pods() == "AB"
-    agent.says(r"no longer so: API server")
+    agent.says(r"resolved: API server")
 
 
 def test_a_lost_server_changes_nothing_and_after_it_only_differences_are_written(place, agents, cluster, words):

@@ -70,7 +70,7 @@ def test_what_is_safe_is_taken_up(place, agents, web, tmp_path):
     assert "1000 100 200" in place.node.run("ipvsadm", "-L", "--timeout")
     with place.node.entered():
         assert host.read_sysctl(ESTABLISHED) == 1234
-    agent.says("configuration: ipvs.scheduler is now 'lc', and was 'rr'")
+    agent.says("configuration: ipvs.scheduler changed from 'rr' to 'lc'")
     agent.says("featureGates.Unheard: has no effect")
     agent.says("packet rules are as the new configuration wants them")
     assert "drift" not in agent.log, agent.log
@@ -148,7 +148,7 @@ def test_a_wrong_file_changes_nothing_until_it_is_right(place, agents, web, tmp_
     assert f"-A -t {web}:80 -s lc" in place.saved()
     write(file, {"ipvs": {"scheduler": "lc"}})
     eventually(lambda: findings(agents) == [])
-    agent.says("no longer so: .*config.yaml")
+    agent.says("resolved: .*config.yaml")
     assert agent.alive and f"-A -t {web}:80 -s lc" in place.saved()
 
 

@@ -231,7 +231,7 @@ def test_broken_input_keeps_what_was_accepted(place, agents, web):
     path.rmdir()
     agents.wants(document, endpoint_slice("web", [A, B, C]))
     eventually(lambda: place.weights(address).get("C") == 1)
-    agent.says("no longer so: ")
+    agent.says("resolved: ")
     assert agent.stop() == 0
 
 
@@ -333,7 +333,7 @@ def test_killed_in_the_middle_of_a_drain(place, agents, web):
         (["run", "--drain-timeout", "soon"], "'soon' is not a duration"),
         (["run", "--exclude-cidrs", "10.0.0.0/99"], "is not a CIDR"),
         (["run", "--nonsense"], "--nonsense"),
-        (["walk"], "there is no command 'walk'"),
+        (["walk"], "no such command 'walk'"),
     ],
 )
 def test_wrong_usage(agents, words, said):

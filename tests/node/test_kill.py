@@ -107,10 +107,10 @@ def left_to_do(place: ProxiedNode, agents: Agents) -> list[Op]:
     with place.node.entered():
         node = IpvsBackend.open(config)
         pipeline = pipeline_for(config, node.recorder(ops), window=0, scheduler_works=node.scheduler_works)
-        pipeline.node_addresses(node.addresses.node_addresses())
+        pipeline.set_node_addresses(node.addresses.node_addresses())
         changes, findings = ManifestSource(config.sources).load_once()
         assert not findings
-        pipeline.take(changes, 0.0)
+        pipeline.apply_changes(changes, 0.0)
         pipeline.start(0.0)
         node.ipvs.close()
         node.addresses.close()

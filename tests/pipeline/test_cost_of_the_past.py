@@ -22,9 +22,9 @@ def test_no_set_of_the_first_programming_is_looked_through_later():
     kernel.sets.ensure(set_specs())
     backend = KernelTables(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
     pipeline = pipeline_for(Config(node_name=THIS_NODE), backend, window=0)
-    pipeline.take(Changes(upserts=tuple(cluster.decoded()), synced=True), 1.0)
+    pipeline.apply_changes(Changes(upserts=tuple(cluster.decoded()), synced=True), 1.0)
     assert not pipeline.begin(1.0).failures
-    pipeline.take(Changes(upserts=(cluster.slice(7, Extra.READY),)), 2.0)
+    pipeline.apply_changes(Changes(upserts=(cluster.slice(7, Extra.READY),)), 2.0)
     pipeline.round(2.0)
     assert getsizeof(pipeline._dirty) <= SMALL
-    assert getsizeof(pipeline.reconciler._dirty) <= SMALL
+    assert getsizeof(pipeline.reconciler.states.dirty) <= SMALL

@@ -61,8 +61,8 @@ def findings_after_start(pipeline: Pipeline, kernel: FakeKernel, loaded: tuple[C
     book = FindingBook()
     changes, findings = loaded
     book.replace("source", findings)
-    origins = pipeline.node_addresses(kernel.addresses.node_addresses())
-    origins += pipeline.take(changes, 0.0)
+    origins = pipeline.set_node_addresses(kernel.addresses.node_addresses())
+    origins += pipeline.apply_changes(changes, 0.0)
     origins += pipeline.start(0.0).findings
     for origin, found in origins:
         book.replace(origin, found)

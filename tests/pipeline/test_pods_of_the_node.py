@@ -37,9 +37,9 @@ def test_pods_of_this_node(options, cidrs, interfaces, pods, home) -> None:
     backend = KernelTables(IpvsRenderer(), kernel.ipvs, kernel.addresses, kernel.sets)
     pipeline = Pipeline("here", options, backend, Drains())
     node = Node(name="here", addresses=(Address("192.168.56.11"),), pod_cidrs=cidrs)
-    pipeline.take(Changes(upserts=(node,), synced=True), 0.0)
+    pipeline.apply_changes(Changes(upserts=(node,), synced=True), 0.0)
     pipeline.start(0.0)
-    pipeline.node_addresses({Address(each): "eth0" for each in interfaces})
+    pipeline.set_node_addresses({Address(each): "eth0" for each in interfaces})
     pipeline.round(1.0)
     for name, expected in (("POD", pods), ("HOME", home)):
         assert [row.member for row in kernel.set_members if row.set == f"IPVSAGENT-{name}"] == expected, name

@@ -36,12 +36,12 @@ class World:
         self._addresses()
         manifests = ManifestSet("test", allow_empty=True)
         manifests.replace("a.json", read_manifest(manifest(documents or (node(), web(), PIECES)).encode()))
-        self.pipeline.take(manifests.take().changes, 0.0)
+        self.pipeline.apply_changes(manifests.take().changes, 0.0)
         kernel.log.clear()
         self.pipeline.begin(0.0)
 
     def _addresses(self) -> list[Any]:
-        return self.pipeline.node_addresses(self.kernel.addresses.node_addresses())
+        return self.pipeline.set_node_addresses(self.kernel.addresses.node_addresses())
 
     def moves(self, *addresses: str) -> list[Any]:
         """The node has these addresses from now on."""

@@ -103,18 +103,18 @@ class Here:
             self.pipeline = pipeline_for(config, backend, window=0)
         self._book = FindingBook()
         self.has(self.kernel.addresses.node_addresses())
-        self._take(self.pipeline.take(Changes(upserts=services, synced=True), 0.0))
+        self._take(self.pipeline.apply_changes(Changes(upserts=services, synced=True), 0.0))
         self._take(self.pipeline.start(0.0).findings)
 
     def has(self, addresses: object) -> None:
-        self._take(self.pipeline.node_addresses(addresses))  # type: ignore[arg-type]
+        self._take(self.pipeline.set_node_addresses(addresses))  # type: ignore[arg-type]
 
     def _take(self, origins: Origins) -> None:
         for origin, findings in origins:
             self._book.replace(origin, findings)
 
     def change(self, *services: Service, gone: tuple[Service, ...] = ()) -> None:
-        self._take(self.pipeline.take(Changes(upserts=services, removals=tuple(s.key for s in gone)), 1.0))
+        self._take(self.pipeline.apply_changes(Changes(upserts=services, removals=tuple(s.key for s in gone)), 1.0))
         self.round()
 
     def round(self) -> None:

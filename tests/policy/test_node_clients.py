@@ -280,14 +280,14 @@ def test_nobody_is_translated_to_the_endpoints_of_an_older_service(service: Serv
     wanted = {f"TCP 192.0.2.4:80 to TCP {target}"}
     assert translated(kernel) == wanted and len(inside_members(kernel)) == 1
 
-    agent.pipeline.take(Changes(upserts=tuple(older(port))), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=tuple(older(port))), 1.0)
     agent.round(1.0)
     assert translated(kernel) == set() and not inside_members(kernel)
     assert kernel.real_servers[tcp(BALANCER)], "clients on the node have what there is for clients outside"
     drained(agent, 2.0)
     assert kernel.snapshot() == fresh_snapshot([*web, *older(port)])
 
-    agent.pipeline.take(Changes(removals=tuple(each.key for each in older(port))), 501.0)
+    agent.pipeline.apply_changes(Changes(removals=tuple(each.key for each in older(port))), 501.0)
     agent.round(501.0)
     assert translated(kernel) == wanted and len(inside_members(kernel)) == 1
     drained(agent, 502.0)
@@ -299,10 +299,10 @@ def test_another_target_replaces_the_old_one() -> None:
     pods = piece(HERE, THERE)
     agent = Agent(kernel, [WEB, pods], 0.0, EVERYTHING_KNOWN)
     changed = replace(WEB, internal_local=True)
-    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(changed,)), 1.0)
     agent.round(1.0)
     assert translated(kernel) == {"TCP 192.0.2.4:80 to TCP 10.96.0.4:32848"}
-    agent.pipeline.take(Changes(upserts=(replace(WEB, external_local=False),)), 2.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(WEB, external_local=False),)), 2.0)
     agent.round(2.0)
     assert translated(kernel) == set() and tcp(CLUSTER_IP, 32848) not in kernel.virtual_servers
 
@@ -320,9 +320,9 @@ def test_a_translation_comes_after_its_target_and_goes_before_it() -> None:
 
     kernel.after_each_op = look
     web = (both(("http", Protocol.TCP, 80)), piece(HERE, THERE))
-    agent.pipeline.take(Changes(upserts=web), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=web), 1.0)
     agent.round(1.0)
-    agent.pipeline.take(Changes(removals=(web[0].key,)), 2.0)
+    agent.pipeline.apply_changes(Changes(removals=(web[0].key,)), 2.0)
     agent.round(2.0)
     assert max(seen) == 1 and not kernel.translated
 
@@ -343,7 +343,7 @@ def test_who_is_translated_is_told_of_when_a_udp_endpoint_elsewhere_goes(interna
         return {tuple(r.address for r in (*server.real_servers, *(server.node_real_servers or ()))) for server in found}
 
     moved = piece(HERE, replace(THERE, address=Address("10.1.0.8")))
-    agent.pipeline.take(Changes(upserts=(moved,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(moved,)), 1.0)
     everybody = ("10.1.0.5", "10.1.0.5", "10.1.0.8")
     assert told(1.0) == {everybody}
     assert (Address("10.1.0.6"), 5353) in kernel.real_servers[target], (
@@ -352,7 +352,7 @@ def test_who_is_translated_is_told_of_when_a_udp_endpoint_elsewhere_goes(interna
     assert told(2.0) == {everybody} and (Address("10.1.0.6"), 5353) not in kernel.real_servers[target]
     assert told(100.0) == set()
     unready = piece(HERE, replace(THERE, address=Address("10.1.0.8"), ready=False, serving=False))
-    agent.pipeline.take(Changes(upserts=(unready,)), 200.0)
+    agent.pipeline.apply_changes(Changes(upserts=(unready,)), 200.0)
     assert told(200.0) == {("10.1.0.5", "10.1.0.5")}
 
 
@@ -360,6 +360,6 @@ def test_who_is_no_longer_translated_is_told_of() -> None:
     dns = replace(WEB, ports=(ServicePort("dns", Protocol.UDP, 53),))
     agent = Agent(FakeKernel(), [dns, piece(HERE, THERE)], 0.0, EVERYTHING_KNOWN)
     thief = replace(older()[0], ports=(ServicePort("dns", Protocol.UDP, 53),))
-    agent.pipeline.take(Changes(upserts=(thief,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(thief,)), 1.0)
     (told,) = [server for server in agent.pipeline.round(1.0).udp if server.id.address == BALANCER]
     assert told.inside is None and told.node_real_servers is None

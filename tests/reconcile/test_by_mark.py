@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
-from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind, Changes
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, BlindSpots, Changes
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.reconcile.by_mark import LOOK_EVERY, ByMark
@@ -108,9 +108,9 @@ def test_one_whose_connections_stay_goes_after_the_timeout() -> None:
 
 def test_blindness_holds_it() -> None:
     kernel = of_an_older_agent()
-    agent = Agent(kernel, (), 0.0, Blind(anything=True))
+    agent = Agent(kernel, (), 0.0, BlindSpots(anything=True))
     assert by_mark(kernel) == {SERVER, ONE, TWO}
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 1.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 1.0)
     agent.round(1.0)
     assert not by_mark(kernel)
 

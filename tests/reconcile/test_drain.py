@@ -149,8 +149,8 @@ def test_no_connections_ends_a_drain(listed: bool) -> None:
     kernel.turn(1, (A,), unused)
     kernel.turn(2, (A,), unused)
     row = next(d.row for d in kernel.drains.of(kernel.id))
-    assert not kernel.drains.told(kernel.id, [Observed(row, active=0, inactive=1)], 3)
-    assert kernel.drains.told(kernel.id, [Observed(row)], 3)
+    assert not kernel.drains.update_connections(kernel.id, [Observed(row, active=0, inactive=1)], 3)
+    assert kernel.drains.update_connections(kernel.id, [Observed(row)], 3)
     assert kernel.drains.due(3) == [kernel.id]
     assert kernel.turn(3, (A,), unused) == ["delete 10.1.0.2"]
 

@@ -12,7 +12,7 @@ QUICK, SLOW = 0.0001, 0.001  # seconds for one virtual server
 def paced(*costs: float) -> Pace:
     pace = Pace()
     for cost in costs:
-        pace.took(10, 10 * cost)
+        pace.record(10, 10 * cost)
     return pace
 
 

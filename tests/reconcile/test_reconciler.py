@@ -36,9 +36,9 @@ def test_the_end_of_a_drain_does_not_ask_a_table_that_cannot_be_read_again_and_a
     kernel = FakeKernel()
     agent = Agent(kernel, (A, A_PODS), 0.0, EVERYTHING_KNOWN)
     kernel.fail(refuses(Verb.ADD, RealServerRow), errno.ENOMEM)
-    agent.pipeline.take(Changes(upserts=(piece("a", "10.1.0.2", "10.1.0.9"),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(piece("a", "10.1.0.2", "10.1.0.9"),)), 1.0)
     agent.round(1.0)
-    assert SERVER in agent.pipeline.reconciler.suspects and SERVER in agent.pipeline.reconciler.drains
+    assert SERVER in agent.pipeline.reconciler.states.suspects and SERVER in agent.pipeline.reconciler.drains
     kernel.read_error = KernelError.of(errno.ENOMEM)
     assert driven(agent, 1.0, 60.0) < 20, "0.5, 1, 2, 4, ... 30 s"
 
@@ -78,7 +78,7 @@ def test_a_member_that_is_refused_does_not_have_everything_read_once_a_second() 
     kernel = FakeKernel()
     agent = Agent(kernel, (A, A_PODS), 0.0, EVERYTHING_KNOWN)
     kernel.fail(refuses(Verb.ADD, SetMemberRow), errno.ERANGE)
-    agent.pipeline.take(Changes(upserts=(B,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(B,)), 1.0)
     agent.round(1.0)
     shared = agent.pipeline.reconciler.shared
     refused = set(shared.retry)

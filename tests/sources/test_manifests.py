@@ -13,7 +13,7 @@ import time
 import pytest
 import yaml
 
-from ipvsagent.cluster.objects import Blind, Changes
+from ipvsagent.cluster.objects import BlindSpots, Changes
 from ipvsagent.errors import SourceError
 from ipvsagent.sources import manifests
 from ipvsagent.sources.files import Busy, Stamp, list_files, read_whole
@@ -88,7 +88,7 @@ def test_folders_and_files(tmp_path):
     changes, findings = ManifestSource([tmp_path / "d", tmp_path / "named.txt"]).load_once()
     assert [item.name for item in changes.upserts] == ["a", "c", "b", "d"]
     assert changes.synced
-    assert changes.blind == Blind()
+    assert changes.blind == BlindSpots()
     assert findings == []
 
 
@@ -208,7 +208,7 @@ def test_the_first_state_does_not_wait_for_ever(tmp_path):
         age(path)
         watcher.poll()
         assert watcher.poll(PATIENCE) == {"a": 80}
-    assert watcher.blind == Blind(anything=True)
+    assert watcher.blind == BlindSpots(anything=True)
     assert watcher.says == [
         f"{path}: somebody has it open for writing for more than 5 s; nothing is removed until it can be read"
     ]
@@ -261,7 +261,7 @@ def test_a_folder_that_vanishes(tmp_path):
     watcher.poll()
     assert watcher.poll() == {"a": 80}
     assert watcher.says == []
-    assert watcher.blind == Blind()
+    assert watcher.blind == BlindSpots()
 
 
 def test_a_folder_that_vanishes_on_purpose(tmp_path):
@@ -375,7 +375,7 @@ def test_a_refusal_to_read_is_told_and_tried_again(tmp_path, monkeypatch):
         assert watcher.messages == []
     assert watcher.poll() == {"a": 80}
     assert watcher.says == []
-    assert watcher.blind == Blind()
+    assert watcher.blind == BlindSpots()
 
 
 def test_reading_notices_a_change_on_the_way(tmp_path):

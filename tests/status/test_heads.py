@@ -34,7 +34,7 @@ def text_of(made: StatusDocument) -> list[str]:
 @pytest.mark.parametrize(
     ("synced", "first"),
     [
-        (True, ": API server NOT connected; with what it said last, in sync; "),
+        (True, ": API server NOT connected; with what it reported last, in sync; "),
         (False, ": API server NOT reached yet, nothing is changed; "),
     ],
 )

@@ -37,8 +37,8 @@ def test_goes_together(options):
     ("options", "reason"),
     [
         ({"services": (TCP, MARK)}, "only one virtual server can be listed by itself"),
-        ({"services": (TCP,), "ipv6": True}, "-6 is for -f only; the text of an address says its family"),
-        ({"ipv6": True}, "-6 is for -f only; the text of an address says its family"),
+        ({"services": (TCP,), "ipv6": True}, "-6 needs -f; an address itself shows its family"),
+        ({"ipv6": True}, "-6 needs -f; an address itself shows its family"),
         ({"connections": True, "timeout": True}, "--connections and --timeout exclude each other"),
         ({"timeout": True, "daemon": True}, "--timeout and --daemon exclude each other"),
         ({"services": (TCP,), "daemon": True}, "--daemon and a virtual server exclude each other"),
@@ -112,18 +112,18 @@ def test_no_address(text):
 
 @pytest.mark.parametrize("text", ["", "0", "4294967296", "-1", "x", "1.5", "0x7", "\u0663"])
 def test_no_mark(text):
-    with pytest.raises(ValueError, match="is no firewall mark"):
+    with pytest.raises(ValueError, match="is not a firewall mark"):
         ListOptions(services=((Protocol.FWM, text),)).virtual_server()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stats"], "--stats is for -o ipvsadm"),
-        (["-o", "json", "-t", "10.0.0.1:80"], "--tcp-service is for -o ipvsadm"),
+        (["--stats"], "--stats needs -o ipvsadm"),
+        (["-o", "json", "-t", "10.0.0.1:80"], "--tcp-service needs -o ipvsadm"),
         (["-o", "ipvsadm", "-c", "--stats"], "--connections and --stats exclude each other"),
         (["-o", "ipvsadm", "-t", "10.0.0.1:80", "-t", "10.0.0.1:81"], "only one virtual server"),
-        (["-o", "ipvsadm", "-u", "nonsense"], "'nonsense' is no virtual server"),
+        (["-o", "ipvsadm", "-u", "nonsense"], "'nonsense' is not a virtual server"),
     ],
 )
 def test_refused_before_the_kernel_is_asked(arguments, words, capsys):

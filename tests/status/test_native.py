@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ipvsagent.address import Address
-from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Changes, EndpointSlice, Service
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, BlindSpots, Changes, EndpointSlice, Service, ServiceKey
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from tests.support.generated_cluster import many
 from tests.support.iptables_pipeline import Agent as AgentOnIptables
@@ -48,13 +48,32 @@ def test_a_hidden_port_is_under_its_service() -> None:
     assert {each.condition for each in made.virtual_servers} == {"confirmed"}
 
 
+def test_what_is_held_is_shown_until_every_input_can_be_read() -> None:
+    kernel = FakeKernel()
+    objects = [each for each in many(2) if isinstance(each, (Service, EndpointSlice))]
+    Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
+    services = [each for each in objects if isinstance(each, Service)]
+    (piece,) = [each for each in objects if isinstance(each, EndpointSlice) and each.service == services[0].name]
+    smaller = replace(piece, endpoints=piece.endpoints[:1])
+    blind = BlindSpots(services=True, endpoints=frozenset({ServiceKey("ns", services[0].name)}))
+    agent = Agent(kernel, [services[0], smaller], 1.0, blind)
+    text, made = shown(kernel, agent)
+    assert {each.service: each.condition for each in made.virtual_servers} == {"ns/s0:http": "held", "": "held"}
+    assert text.count("[nothing of it is removed until every input can be read]") == 2
+    assert made.agent and not made.agent.held
+
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 2.0)
+    agent.round(2.0)
+    assert {each.condition for each in shown(kernel, agent)[1].virtual_servers} == {"confirmed"}
+
+
 def test_silence_is_said() -> None:
     kernel = FakeKernel()
     service, piece = many(1, local=True)
     assert isinstance(piece, EndpointSlice)
     agent = Agent(kernel, [service, piece], 0.0, EVERYTHING_KNOWN)
     elsewhere = tuple(endpoint for endpoint in piece.endpoints if endpoint.node == "other")
-    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 1.0)
     agent.round(1.0)
     text, _ = shown(kernel, agent)
     inside = "(pods and processes of this node: TCP 10.96.0.1:80)"
@@ -75,12 +94,12 @@ def test_on_iptables_one_virtual_server_has_both_halves() -> None:
     assert {real.address for real in outside.real_servers} == here
 
     only_here = tuple(endpoint for endpoint in piece.endpoints if endpoint.node != "other")
-    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=only_here),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=only_here),)), 1.0)
     agent.round(1.0)
     assert not [each.clients for each in shown(kernel, agent)[1].virtual_servers if each.clients]
 
     elsewhere = tuple(endpoint for endpoint in piece.endpoints if endpoint.node == "other")
-    agent.pipeline.take(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 2.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 2.0)
     agent.round(2.0)
     text, made = shown(kernel, agent)
     assert "  TCP 192.0.0.1:80 random  (no endpoint on this node: silence for clients outside)" in text.splitlines()

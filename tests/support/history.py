@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
-    Blind,
+    BlindSpots,
     Changes,
     Endpoint,
     EndpointPort,
@@ -163,7 +163,7 @@ class HistoryRun:
 
     def restarted_half_blind(self) -> Messages:
         """Restart while most of the input cannot be read."""
-        self.blind = Blind(anything=True, services=True)
+        self.blind = BlindSpots(anything=True, services=True)
         self._begin(self._opened(self.calls))
         return [Changes(upserts=(A, A_PODS, HERE), synced=True, blind=self.blind)]
 

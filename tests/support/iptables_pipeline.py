@@ -61,7 +61,7 @@ class Agent:
             hooks=Hooks(self.servers, kernel),
         )
         self.pipeline = Pipeline(NODE, PolicyOptions(capabilities=IPTABLES), backend, Drains())
-        self.pipeline.take(Changes(upserts=tuple(objects), synced=True), now)
+        self.pipeline.apply_changes(Changes(upserts=tuple(objects), synced=True), now)
         self.written = self.pipeline.start(now).written
 
     def keep_rules(self, *, always: bool = False) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ipvsagent.address import Address
-from ipvsagent.cluster.objects import EVERYTHING_KNOWN, Blind, Changes, Object
+from ipvsagent.cluster.objects import EVERYTHING_KNOWN, BlindSpots, Changes, Object
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.pipeline import Pipeline
@@ -63,13 +63,13 @@ class Agent:
     rules_wait = False
     """Whether packet rules are not written, as while another program holds the lock of iptables."""
 
-    def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: Blind) -> None:
+    def __init__(self, kernel: Any, objects: Iterable[Object], now: float, blind: BlindSpots) -> None:
         self.kernel = kernel
         kernel.restart()
         kernel.addresses.refresh()
         self.pipeline = pipeline_on(kernel)
-        self.pipeline.node_addresses(kernel.addresses.node_addresses())
-        self.pipeline.take(Changes(upserts=tuple(objects), synced=True, blind=blind), now)
+        self.pipeline.set_node_addresses(kernel.addresses.node_addresses())
+        self.pipeline.apply_changes(Changes(upserts=tuple(objects), synced=True, blind=blind), now)
         self.written = self.pipeline.start(now).written
         kernel.keep_rules()
 

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import (
     EVERYTHING_KNOWN,
-    Blind,
+    BlindSpots,
     Changes,
     Endpoint,
     EndpointPort,
@@ -90,7 +90,7 @@ class Laws(RuleBasedStateMachine):
     @rule(item=st.one_of(services, slices))
     def upsert(self, item: Object) -> None:
         self.objects[item.key] = item
-        self.agent.pipeline.take(Changes(upserts=(item,)), self.now)
+        self.agent.pipeline.apply_changes(Changes(upserts=(item,)), self.now)
 
     @rule(choice=st.integers(0, 1000))
     def remove(self, choice: int) -> None:
@@ -98,13 +98,13 @@ class Laws(RuleBasedStateMachine):
         if keys:
             key = keys[choice % len(keys)]
             del self.objects[key]
-            self.agent.pipeline.take(Changes(removals=(key,)), self.now)
+            self.agent.pipeline.apply_changes(Changes(removals=(key,)), self.now)
 
     @rule(zone=st.sampled_from(["", "z"]), address=st.sampled_from(["172.16.0.1", "10.96.0.1"]))
     def node_changes(self, zone: str, address: str) -> None:
         node = Node(name=NODE, addresses=(Address(address),), zone=zone)
         self.objects[node.key] = node
-        self.agent.pipeline.take(Changes(upserts=(node,)), self.now)
+        self.agent.pipeline.apply_changes(Changes(upserts=(node,)), self.now)
 
     @rule(endpoint=st.integers(0, 5), name=st.sampled_from(["s1", "s2", "s3"]))
     def endpoint_leaves(self, endpoint: int, name: str) -> None:
@@ -207,17 +207,21 @@ class Laws(RuleBasedStateMachine):
     @precondition(lambda self: not self.blind.holds_virtual_servers)
     @rule(
         blind=st.sampled_from(
-            [Blind(anything=True), Blind(services=True), Blind(endpoints=frozenset({ServiceKey("ns", "a")}))]
+            [
+                BlindSpots(anything=True),
+                BlindSpots(services=True),
+                BlindSpots(endpoints=frozenset({ServiceKey("ns", "a")})),
+            ]
         )
     )
-    def goes_blind(self, blind: Blind) -> None:
+    def goes_blind(self, blind: BlindSpots) -> None:
         self.blind = blind
-        self.agent.pipeline.take(Changes(blind=blind), self.now)
+        self.agent.pipeline.apply_changes(Changes(blind=blind), self.now)
 
     @rule()
     def sees_again(self) -> None:
         self.blind = EVERYTHING_KNOWN
-        self.agent.pipeline.take(Changes(blind=self.blind), self.now)
+        self.agent.pipeline.apply_changes(Changes(blind=self.blind), self.now)
 
     @precondition(lambda self: self.blind.anything)
     @rule()
@@ -247,9 +251,9 @@ class Laws(RuleBasedStateMachine):
         assert self.ours() - drained == fresh_snapshot(self.objects.values())
         assert all(row.weight == 0 for row in drained)
         for server_id in self.agent.pipeline.desired:
-            assert reconciler.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
-            if reconciler.confirmed[server_id].frontend is not Frontend.NODE_CLIENTS:
-                assert reconciler.confirmed[server_id].service.service == self.oldest_claimant(server_id)
+            assert reconciler.states.confirmed[server_id] is self.agent.pipeline.desired.get(server_id)
+            if reconciler.states.confirmed[server_id].frontend is not Frontend.NODE_CLIENTS:
+                assert reconciler.states.confirmed[server_id].service.service == self.oldest_claimant(server_id)
         translated = [row for row in self.kernel.snapshot() if isinstance(row, TranslationRow)]
         assert set(translated) == {row for row in reconciler.shared if isinstance(row, TranslationRow)}
         assert len({row.source for row in translated}) == len(translated), "one address is translated to two"
@@ -285,7 +289,7 @@ class Laws(RuleBasedStateMachine):
     def quiesce(self) -> None:
         reconciler = self.agent.pipeline.reconciler
         for _ in range(12):
-            self.now += 40.0 if reconciler.suspects or reconciler.shared.retry else 0.2
+            self.now += 40.0 if reconciler.states.suspects or reconciler.shared.retry else 0.2
             self.agent.round(self.now)
             drift = self.agent.pipeline.audit.look(100, self.now).drift
             assert self.disturbed or not drift, "nobody interfered, and yet the kernel has drifted"
@@ -294,7 +298,7 @@ class Laws(RuleBasedStateMachine):
                 if isinstance(row, AddressRow):
                     reconciler.shared_changed(row, row.address in self.kernel.bound, self.now)
             reconciler.shared.check_sizes(self.now)
-        assert not reconciler.suspects and not reconciler.shared.retry
+        assert not reconciler.states.suspects and not reconciler.shared.retry
         self.disturbed = False
 
     def ours(self) -> frozenset[Row]:
@@ -338,7 +342,7 @@ def clients_are_not_translated_to_what_an_older_service_takes() -> None:
     for step, (changes, expected) in enumerate(
         [(Changes(upserts=(older,)), set()), (Changes(removals=(older.key,)), {row})], 1
     ):
-        agent.pipeline.take(changes, float(step))
+        agent.pipeline.apply_changes(changes, float(step))
         agent.round(float(step))
         assert set(kernel.translated) == expected
 
@@ -367,7 +371,7 @@ def cost_of(count: int, *, local: bool) -> dict[str, tuple[int, int, int]]:
     now = 10.0
     for name, changes in steps.items():
         kernel.calls = kernel.ops_written = kernel.rows_read = 0
-        agent.pipeline.take(changes, now)
+        agent.pipeline.apply_changes(changes, now)
         for _ in range(3):
             now += 1.0
             agent.round(now)
@@ -424,7 +428,7 @@ def draining_survives_a_restart_without_a_write() -> None:
     first, second, *rest = piece.endpoints
     kernel.connect(next(iter(kernel.virtual_servers)), first.address, 8080, 3)
     changed = replace(piece, endpoints=(replace(first, ready=False, terminating=True), *rest))
-    agent.pipeline.take(Changes(upserts=(changed,)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(changed,)), 1.0)
     for now in (1.0, 2.0):
         agent.round(now)
     weights = {r.address: r.weight for r in kernel.snapshot() if isinstance(r, RealServerRow)}
@@ -454,7 +458,7 @@ def a_full_swap_of_endpoints_never_passes_through_none(protocol: Protocol) -> No
     agent = Agent(kernel, [service, old], 0.0, EVERYTHING_KNOWN)
     fewest: list[int] = []
     kernel.after_each_op = lambda op: fewest.append(min(len(reals) for reals in kernel.real_servers.values()))
-    agent.pipeline.take(Changes(upserts=(replace(old, endpoints=(*unready, *moved)),)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=(replace(old, endpoints=(*unready, *moved)),)), 1.0)
     agent.round(1.0)
     assert min(fewest) >= 4
     (reals,) = kernel.real_servers.values()
@@ -467,9 +471,9 @@ def what_blindness_held_back_goes_when_everything_is_known() -> None:
     objects = many(2)
     Agent(kernel, objects, 0.0, EVERYTHING_KNOWN)
     before = kernel.snapshot()
-    agent = Agent(kernel, objects[:2], 1.0, Blind(services=True))
+    agent = Agent(kernel, objects[:2], 1.0, BlindSpots(services=True))
     assert agent.written == 0 and kernel.snapshot() == before
-    agent.pipeline.take(Changes(blind=EVERYTHING_KNOWN), 2.0)
+    agent.pipeline.apply_changes(Changes(blind=EVERYTHING_KNOWN), 2.0)
     agent.round(2.0)
     assert kernel.snapshot() == fresh_snapshot(objects[:2])
 
@@ -482,11 +486,11 @@ def real_servers_are_never_put_behind_a_virtual_server_of_others() -> None:
     server = VirtualServerId(Protocol.TCP, Address("10.96.0.1"), 80)
     theirs = VirtualServerRow(server, "wlc", 0, 0)
     kernel.put(theirs)
-    agent.pipeline.take(Changes(upserts=tuple(objects)), 1.0)
+    agent.pipeline.apply_changes(Changes(upserts=tuple(objects)), 1.0)
     for now in (1.0, 2.0, 3.0):
         agent.round(now)
     assert kernel.snapshot() == {theirs}
-    assert server in agent.pipeline.reconciler.foreign
+    assert server in agent.pipeline.reconciler.states.foreign
     kernel.drop(theirs)
     agent.pipeline.audit.look(10, 4.0)
     assert kernel.snapshot() == fresh_snapshot(objects)

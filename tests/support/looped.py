@@ -15,6 +15,7 @@ from ipvsagent.findings import Finding
 from ipvsagent.kernel.sysctls import RaisedSysctls, Setting
 from ipvsagent.monitoring.server import Server
 from ipvsagent.monitoring.vitals import Vitals
+from ipvsagent.pipeline import Origins
 from ipvsagent.sources.inbox import Inbox
 from ipvsagent.sources.view import SourceView
 from ipvsagent.status.snapshot import Snapshot
@@ -73,6 +74,19 @@ class TestedNode(IpvsBackend):
         return []
 
 
+class KernelRules:
+    """The packet rules are those of the kernel that a test has."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.after_programming = kernel.keep_rules
+
+    def install(self) -> tuple[Finding, ...]:
+        return ()
+
+    def look(self, now: float) -> Origins:
+        return []
+
+
 class _Waits(Inbox):
     """An inbox where waiting moves the clock and takes no time."""
 
@@ -106,9 +120,8 @@ class Looped:
             self.node,
             self.inbox,
             vitals,
-            install_rules=lambda: (),
-            keep_rules=kernel.keep_rules,
-            configure_rules=lambda config: None,
+            KernelRules(kernel),
+            configure=lambda config: None,
             source_view=lambda: SourceView("a test", True),
             udp_changed=lambda servers: None,
             clock=lambda: self.inbox.now,

@@ -211,7 +211,7 @@ class Proxy:
                 window=self.config.window,
                 scheduler_works=self._node.scheduler_works,
             )
-            self.pipeline.node_addresses(self._node.addresses.node_addresses())
+            self.pipeline.set_node_addresses(self._node.addresses.node_addresses())
 
     @property
     def findings(self) -> list[Finding]:
@@ -231,7 +231,7 @@ class Proxy:
         self._manifests.replace("test.json", read_manifest(manifest(documents).encode()))
         update = self._manifests.take()
         self._learn((("source", name), found) for name, found in update.findings.items())
-        self._learn(self.pipeline.take(replace(update.changes, synced=True), self.now))
+        self._learn(self.pipeline.apply_changes(replace(update.changes, synced=True), self.now))
         before = self.written
         with self._namespace.entered():
             reconciler = self.pipeline.reconciler

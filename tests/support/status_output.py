@@ -10,7 +10,7 @@ from ipvsagent.sources.view import SourceView
 from ipvsagent.status.chains import as_entries
 from ipvsagent.status.document import StatusDocument, document
 from ipvsagent.status.native import lines
-from ipvsagent.status.snapshot import Programming, Snapshot, server_views, totals_of
+from ipvsagent.status.snapshot import Programming, Snapshot, held_ids, server_views, totals_of
 from tests.support.iptables_pipeline import Agent as AgentOnIptables
 from tests.support.ipvs_pipeline import Agent
 
@@ -27,6 +27,7 @@ def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **fields: object) 
         "programming": Programming(),
         "seconds_since_change": None,
         "conn_reuse": None,
+        "held": held_ids(agent.pipeline),
         **fields,
     }
     snapshot = Snapshot(
