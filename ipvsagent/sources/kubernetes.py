@@ -25,7 +25,7 @@ from ipvsagent.api.resources import RESOURCES
 from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import Blind, Changes, Object, ObjectKey, Service
-from ipvsagent.cluster.watch_events import Gone, Put
+from ipvsagent.cluster.watch_events import Deleted, Put
 from ipvsagent.config import Config
 from ipvsagent.errors import SourceError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
@@ -193,7 +193,7 @@ class ApiSource:
                 elif isinstance(output, Put):
                     if self._mirror.put(output.decoded) and output.triggered is not None:
                         triggers.append(output.triggered)
-                elif isinstance(output, Gone):
+                elif isinstance(output, Deleted):
                     self._mirror.delete(output.key)
             update = self._mirror.take()
             changes = msgspec.structs.replace(update.changes, synced=not self._unlisted, triggered=tuple(triggers))

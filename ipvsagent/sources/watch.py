@@ -20,14 +20,14 @@ from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import (
     EXPIRED,
     Bookmark,
+    Deleted,
     Garbage,
-    Gone,
     Put,
     Status,
     decode_event,
     decode_page,
 )
-from ipvsagent.sources.states import TABLE, State, Turn
+from ipvsagent.sources.states import Pause, State, Turn, after
 
 PAGE = 500
 WATCH_FOR = (300, 600)
@@ -70,7 +70,7 @@ class Listed(Struct, frozen=True):
     objects: tuple[Decoded, ...]
 
 
-Output = Listed | Put | Gone
+Output = Listed | Put | Deleted
 
 
 class Reflector:
@@ -225,7 +225,7 @@ class Reflector:
         if self.state is State.STREAMED_LIST:
             if isinstance(event, Put):
                 self._fresh[event.decoded.key] = event.decoded
-            elif isinstance(event, Gone):
+            elif isinstance(event, Deleted):
                 self._fresh.pop(event.key, None)
             elif isinstance(event, Bookmark) and event.complete:
                 if not event.version:
@@ -270,33 +270,35 @@ class Reflector:
         if code == EXPIRED:
             return self._turn(Turn.EXPIRED, now, said, status)
         if code == 400 and self._selects_fields and any(words in status.message for words in _UNKNOWN_FIELD):
-            self._selects_fields = False
-            return None
+            return self._turn(Turn.FIELDS_UNKNOWN, now)
         if code in _UNSUPPORTED:
             return self._turn(Turn.UNSUPPORTED, now, said, status)
         return self._turn(Turn.REFUSED if code == TOO_MANY else turn, now, said, status)
 
     def _turn(self, turn: Turn, now: float, reason: str = "", status: Status = Status()) -> Trouble | None:  # noqa: B008
         before = self.state
-        self.state = TABLE[before][turn]
-        if turn is not Turn.REFUSED and turn is not Turn.MORE:
+        if turn is Turn.UNSUPPORTED and before is State.STREAMED_LIST:
+            self._streams = False
+        elif turn is Turn.FIELDS_UNKNOWN:
+            self._selects_fields = False
+        self.state, pause = after(before, turn, streams=self._streams)
+        same_request = turn in (Turn.REFUSED, Turn.FIELDS_UNKNOWN)
+        if not same_request and turn is not Turn.MORE:
             self._more = ""
-        if self.state is State.STREAMED_LIST and not self._streams:
-            self.state = State.PAGED_LIST
-        if turn is not Turn.REFUSED:
+        if not same_request:
             self._cut = before is self.state is State.WATCH and now - self._asked_at < self._watch_for
-        at_once = turn in (Turn.COMPLETE, Turn.MORE)
         if turn is Turn.COMPLETE:
             self._whole = False
-        elif turn is Turn.ENDED:
-            at_once = now - self._asked_at >= SHORT
         elif turn is Turn.EXPIRED:
-            at_once = before is State.WATCH and now - self._listed_at >= FRESH
             self._whole = before is State.PAGED_LIST
-        elif turn is Turn.UNSUPPORTED and before is State.STREAMED_LIST:
-            self._streams = False
-            at_once = True
-        return None if at_once else Trouble(reason, status.code, status.retry_after)
+        return Trouble(reason, status.code, status.retry_after) if self._pauses(pause, now) else None
+
+    def _pauses(self, pause: Pause, now: float) -> bool:
+        if pause is Pause.IF_SHORT:
+            return now - self._asked_at < SHORT
+        if pause is Pause.IF_FRESH:
+            return now - self._listed_at < FRESH
+        return pause is Pause.ALWAYS
 
 
 class Stopped(Exception):
