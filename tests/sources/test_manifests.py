@@ -175,7 +175,8 @@ def test_a_file_held_open_for_writing_is_found(tmp_path):
         assert watcher.says == []
         assert watcher.poll(0.2) == {"a": 80, "b": 80}
         assert watcher.says == [
-            f"{path}: another process has it open for writing for more than 5 s; what it held before (1 object) stays in use"
+            f"{path}: another process has it open for writing for more than 5 s; "
+            "what it held before (1 object) stays in use"
         ]
         (tmp_path / "b.yaml").unlink()
         watcher.poll()
