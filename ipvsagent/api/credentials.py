@@ -1,8 +1,8 @@
-"""How the API server is reached and as whom: a kubeconfig, or what Kubernetes puts into a pod.
+"""The API server's address and our credentials, from a kubeconfig or from the files that Kubernetes puts into a pod.
 
-Everything is read again when it may have changed: every REREAD seconds, when the server does not accept it (401), and,
-for what a plugin gave, when it expires. So tokens and certificates may be renewed on disk at any time, and a file that
-is missing for a moment leaves the last ones in use.
+They are read again every REREAD seconds, when the server rejects them (401), and when a plugin's credentials expire.
+Tokens and certificates may therefore be renewed on disk at any time; while a file is missing, the last ones stay in
+use.
 """
 
 from __future__ import annotations
@@ -30,18 +30,22 @@ REMEDY = (
 
 
 class CredentialSource(Struct, frozen=True):
-    """Where credentials come from. kubeconfig: files separated by `:`, "" = those of the pod. master: replaces the
-    server's address, "" = as it stands there."""
+    """Where credentials come from."""
 
     kubeconfig: str = ""
+    """Paths separated by `:`; "" = the pod's credentials."""
     master: str = ""
+    """A server address that overrides the configured one, or ""."""
     service_account: Path = SERVICE_ACCOUNT
 
 
 def credential_source(
     kubeconfig: str, master: str, environment: Mapping[str, str], *, service_account: Path
 ) -> CredentialSource:
-    """What is named; else in a pod the pod's; else kubectl's default. Raises ConfigError if there is nothing."""
+    """Return what is named, otherwise a pod's own credentials, otherwise kubectl's default.
+
+    Raises ConfigError if there is none of them, SourceError if a named kubeconfig does not exist.
+    """
     kubeconfig = kubeconfig or environment.get("KUBECONFIG", "")
     if kubeconfig:
         missing = [path for path in kubeconfig.split(":") if path and not Path(path).expanduser().exists()]
@@ -56,42 +60,45 @@ def credential_source(
     if master:
         raise ConfigError(
             [
-                f"--master {without_userinfo(master)} says where the Kubernetes API is, but nothing says as whom to "
-                f"ask it: give --kubeconfig FILE as well (this is no pod, and {own} does not exist)"
+                f"--master {without_userinfo(master)} names the Kubernetes API, but there are no credentials for it: "
+                f"give --kubeconfig FILE as well (this is not a pod, and {own} does not exist)"
             ]
         )
     raise ConfigError(
         [
-            "no source: --kubeconfig FILE says how to reach the Kubernetes API, --source PATH where files of Services, "
-            f"EndpointSlices and Nodes are (this is no pod, and {own} does not exist)"
+            "no source: give --kubeconfig FILE for the Kubernetes API, or --source PATH for files of Services, "
+            f"EndpointSlices and Nodes (this is not a pod, and {own} does not exist)"
         ]
     )
 
 
 def refuse_cluster_ip(source: CredentialSource, environment: Mapping[str, str]) -> None:
-    """A pod is told the Service's address twice; who has set the first to something better has left the second.
-    Raises StartError."""
+    """Raise StartError in a pod whose API server address is the cluster IP of default/kubernetes.
+
+    Kubernetes sets two variables to that address; an operator who overrides the first leaves the second as it is.
+    """
     host = environment.get(HOST)
     if not source.kubeconfig and not source.master and host and host == environment.get(CLUSTER_IP):
         raise StartError(
-            f"the API server would be reached at {host}, the cluster IP of default/kubernetes, which needs the very "
-            "rules that this agent is to make",
+            f"the API server would be reached at {host}, the cluster IP of default/kubernetes, which works only with "
+            "the rules that this agent makes",
             REMEDY,
         )
 
 
 class Access(Struct, frozen=True):
-    """configuration: a `kubernetes.client.Configuration`. expires: whether a plugin is to be asked again now.
-    fingerprint: differs when connections must be made anew."""
+    """Credentials, ready for use."""
 
     configuration: Any
+    """A `kubernetes.client.Configuration`."""
     expires: Callable[[], bool]
+    """Reports whether they must be read again now."""
     fingerprint: str
+    """Changes when connections have to be made again."""
 
 
 def load(source: CredentialSource, environment: Mapping[str, str]) -> Access:
-    """Reads everything. Raises SourceError, whatever went wrong: a provider of identities that is down, a plugin, a
-    file that went away meanwhile."""
+    """Read everything. Raises SourceError for any failure: of a plugin, of an identity provider, or of a file."""
     try:
         return _load(source, environment)
     except Exception as error:
@@ -99,8 +106,10 @@ def load(source: CredentialSource, environment: Mapping[str, str]) -> Access:
 
 
 def require_usable(source: CredentialSource, environment: Mapping[str, str]) -> str:
-    """The server's address. Refuses what will not do, however long one waits: no server, a file that is not there.
-    Asks no plugin and no provider. Raises SourceError."""
+    """Return the server's address, without running a plugin or asking an identity provider.
+
+    Raises SourceError for faults that waiting does not heal, such as a missing server or file.
+    """
     try:
         return str(_load(source, environment, ask=False).configuration.host)
     except Exception as error:
@@ -118,7 +127,7 @@ def named(source: CredentialSource) -> str:
 
 
 def without_userinfo(url: str) -> str:
-    """A name and a password in it are nobody's business: the address is shown in findings and in `status`."""
+    """Return the URL without user name and password, as findings and `status` show it."""
     return re.sub(r"^([a-z][a-z0-9+.-]*://)?[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
 
 
@@ -155,12 +164,12 @@ def _load(source: CredentialSource, environment: Mapping[str, str], *, ask: bool
 def _load_pod(source: CredentialSource, configuration: Any, environment: Mapping[str, str]) -> None:
     from kubernetes.config.incluster_config import InClusterConfigLoader
 
-    told = {HOST: "master", PORT: "0"} if source.master else {}
+    overridden = {HOST: "master", PORT: "0"} if source.master else {}
     InClusterConfigLoader(
         token_filename=str(source.service_account / "token"),
         cert_filename=str(source.service_account / "ca.crt"),
         try_refresh_token=False,
-        environ={**environment, **told},
+        environ={**environment, **overridden},
     ).load_and_set(configuration)
 
 

@@ -1,7 +1,7 @@
-"""The thread that writes Events (events/plan.py says which, and when) to the Kubernetes API.
+"""The thread that writes Events to the Kubernetes API; events/plan.py decides which, and when.
 
-Events are the least of what an agent does: nobody waits for them, a server that does not take them is asked ever more
-seldom, and what went wrong is said once and counted.
+Nothing waits for Events. A server that does not accept them is asked less and less often, and failures are logged once
+and counted.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ log = logging.getLogger("ipvsagent")
 
 TIMEOUT = 10.0
 PAUSES = (5.0, 300.0)
-"""Seconds after a failure: the first pause, and the longest."""
+"""Seconds of the first pause after a failure, and of the longest."""
 NOT_ALLOWED_PAUSE = 600.0
 _BODY_LIMIT = 4 * 1024 * 1024
 _TRANSIENT = (401, 403, 408, 429)
 
 
 class EventTransport(Protocol):
+    """What an event writer needs of HTTP."""
+
     def get(self, request: Request) -> Response:
-        """Raises TransportError."""
+        """Send the request. Raises TransportError."""
 
     def send(
         self, method: str, request: Request, document: dict[str, Any], content_type: str = "application/json"
     ) -> Response:
-        """Raises TransportError."""
+        """Send a request with a document. Raises TransportError."""
 
     def renew(self) -> bool:
-        """See `Transport`."""
+        """Read the credentials again. Return False if they are the same."""
 
 
 class EventWriter:
-    """Everything but `run` may be called from any thread, and waits for nothing but a moment of this one.
+    """Writes Events in the thread of `run`; any thread may call the other methods, which do not wait for the server.
 
-    node: the name of ours. count: told of each outcome ("dropped", and those of `Outcome`). clock: seconds that never
-    go back."""
+    node: this node's name. count: called with each outcome ("dropped", and those of `Outcome`) and a number. clock:
+    monotonic seconds. chance: random numbers from 0 to 1.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class EventWriter:
         self._last = ""
         self._nodes = -1
         self._pause = PAUSES[0]
-        self._said = ""
+        self._logged = ""
 
     def starts(self, text: str) -> None:
         with self._lock:
@@ -86,7 +89,7 @@ class EventWriter:
             self._wake.set()
 
     def last_word(self, finding: Finding, within: float = 2.0) -> None:
-        """Waits until it is written, but not for long: the agent ends by it."""
+        """Write the finding that ends the agent; wait for it, but not for long."""
         with self._lock:
             self._last = finding.reason
         self.found([finding], [])
@@ -100,7 +103,7 @@ class EventWriter:
             self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Ends when it has looked the next time after `stop` is set: it is for a thread that nobody waits for."""
+        """Write Events until `stop` is set. It may return late, as no thread waits for this one."""
         while not stop.is_set():
             self._wake.clear()
             with self._lock:
@@ -119,13 +122,13 @@ class EventWriter:
                 stop.wait(pause)
 
     def _ask(self, write: Write) -> tuple[Outcome, float]:
-        """What came of it, and how many seconds to leave the server alone."""
+        """Return the outcome of a write, and how many seconds to pause after it."""
         try:
             status = self._write(write)
         except TransportError as error:
             status = Status(message=str(error))
         except Exception as error:  # no Event is worth an agent
-            self._say(f"no Events are written for now: {type(error).__name__}: {error}")
+            self._log_once(f"no Events are written for now: {type(error).__name__}: {error}")
             status = Status()
         if status is None:
             return Outcome.POINTLESS, 0.0
@@ -139,27 +142,29 @@ class EventWriter:
             return (Outcome.GONE if write.count else Outcome.POINTLESS), 0.0
         if code == 403 and "being terminated" in status.message:
             return Outcome.POINTLESS, 0.0
-        said = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
+        reason = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
         if 400 <= code < 500 and code not in _TRANSIENT:
-            self._say(f"Event {write.event.name} is refused for good: {said}")
+            self._log_once(f"Event {write.event.name} refused for good: {reason}")
             return Outcome.POINTLESS, 0.0
         if code == 403:
-            self._say(f"no Events are written: {said}; allow our user to create and patch events of events.k8s.io")
+            self._log_once(
+                f"no Events are written: {reason}; allow our user to create and patch events of events.k8s.io"
+            )
             return Outcome.FAILED, NOT_ALLOWED_PAUSE
         if code:
-            self._say(f"no Events are written for now: {said}")
-        else:  # what the matter with the connection is, those say who follow
-            log.debug("no Events are written for now: %s", said)
+            self._log_once(f"no Events are written for now: {reason}")
+        else:  # the followers report trouble with the connection
+            log.debug("no Events are written for now: %s", reason)
         pause, self._pause = self._pause, min(self._pause * 2, PAUSES[1])
         return Outcome.FAILED, max(pause * (0.5 + random.random()), min(status.retry_after or 0.0, PAUSES[1]))
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+    def _log_once(self, text: str) -> None:
+        if text != self._logged:
+            self._logged = text
             log.warning("%s", text)
 
     def _write(self, write: Write) -> Status | None:
-        """None if the object is not there. Raises TransportError."""
+        """Write an Event; return None if its object does not exist. Raises TransportError."""
         event = write.event
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace_of(event)}/events"
@@ -177,7 +182,10 @@ class EventWriter:
         return self._status(lambda: self._transport.send("POST", Request(path, (), TIMEOUT), document))
 
     def _uid(self, write: Write) -> str | Status | None:
-        """kubectl describe looks for it. By a list of one, as who may list and watch may not always get. Or why not."""
+        """Return the object's uid, by which kubectl describe finds its Events, None if it does not exist, or a refusal.
+
+        It lists one object, because our user may be allowed to list and watch, but not to get.
+        """
         about = write.event.topic.regarding
         before, _, plural = RESOURCES[about.kind].path.rpartition("/")
         query = (("fieldSelector", f"metadata.name={about.name}"), ("resourceVersion", "0"))
@@ -189,7 +197,7 @@ class EventWriter:
             items = json.loads(_whole(answer.pieces())).get("items")
             return str(items[0]["metadata"].get("uid", "")) if items else None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise TransportError(f"the list of {about.kind} makes no sense: {error}") from None
+            raise TransportError(f"the list of {about.kind} cannot be decoded: {error}") from None
         finally:
             answer.close()
 
@@ -206,9 +214,6 @@ class EventWriter:
             answer.close()
             answer = ask()
         return answer
-
-
-_JSON = "application/json"
 
 
 def _whole(pieces: Iterable[bytes]) -> bytes:

@@ -1,8 +1,8 @@
-"""Reading a kubeconfig, and asking the plugins that it names.
+"""Reads a kubeconfig and runs the credential plugins that it names.
 
-The official client reads it. Some of its habits are corrected here, each seen in 37.0.2: it reads `tokenFile` once and
-never again, keeps the line end of a token, waits for a plugin or a provider of identities without end, only logs that a
-plugin failed, to go on as system:anonymous, and takes a cluster without a server.
+The official client does the reading. This module corrects some of its behaviour, as of version 37.0.2: it reads
+`tokenFile` only once, keeps the line end of a token, waits for a plugin or an identity provider without limit, logs the
+failure of a plugin and goes on as system:anonymous, and accepts a cluster without a server.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ _TLS = (
 def load_kubeconfig(
     files: str, configuration: Any, *, server_known: bool = False, ask: bool = True
 ) -> Callable[[], bool] | None:
-    """Fills in a client's Configuration. files: separated by `:`. server_known: it need not name one. ask: plugins and
-    providers of identities, else everything but those is read. Returns whether a plugin is to be asked again, None if
-    there is none. Raises ConfigException, OSError, ValueError and what the client's code may raise."""
+    """Fill in a client's Configuration.
+
+    files: paths separated by `:`. server_known: the files need not name a server. ask: run plugins and identity
+    providers; otherwise everything else is read. Return a function that reports whether the plugin's credentials have
+    expired, None without a plugin. Raises ConfigException, OSError, ValueError and what the client's code may raise.
+    """
     import yaml
     from kubernetes.config import ConfigException
     from kubernetes.config.exec_provider import ExecProvider
@@ -41,7 +44,7 @@ def load_kubeconfig(
         expiry: Any = None
 
         def _load_user_token(self) -> bool:
-            """The file wins over the token beside it, as for kubectl."""
+            """Prefer the file to the token beside it, as kubectl does."""
             user = self._user
             path = user.safe_get("tokenFile")
             token = Path(self._get_base_path(user.path), path).read_text() if path else user.safe_get("token")
@@ -55,7 +58,7 @@ def load_kubeconfig(
             return super()._load_auth_provider_token() if ask else "auth-provider" in self._user
 
         def _refresh_oidc(self, provider: Any) -> None:
-            _within_limit(lambda: super(Loader, self)._refresh_oidc(provider), "the provider of identities")
+            _within_limit(lambda: super(Loader, self)._refresh_oidc(provider), "the identity provider")
 
         def _load_from_exec_plugin(self) -> bool:
             if "exec" not in self._user:
@@ -90,13 +93,13 @@ def load_kubeconfig(
     loader.load_and_set(configuration)
     configuration.refresh_api_key_hook = None
     if "proxy-url" in loader._cluster:
-        configuration.no_proxy = None  # that proxy is for this cluster, whatever is exempt from the others
+        configuration.no_proxy = None  # this proxy is the cluster's own, so no address is exempt from it
     plugin = loader._user is not None and "exec" in loader._user
     return (lambda: bool(loader.expiry) and _is_expired(loader.expiry)) if plugin else None
 
 
 def _within_limit(work: Callable[[], None], who: str) -> None:
-    """In a thread, left alone when it does not come to an end. Raises ConfigException, and what `work` does."""
+    """Do the work in a thread, which is abandoned at the limit. Raises ConfigException, and what `work` raises."""
     from kubernetes.config import ConfigException
 
     raised: list[BaseException] = []
@@ -117,8 +120,10 @@ def _within_limit(work: Callable[[], None], who: str) -> None:
 
 
 def _ask_plugin(provider: Any) -> dict[str, Any]:
-    """What its `run` does, with a time limit, and never asking a person: a plugin that hangs must not hold the agent.
-    provider: the client's ExecProvider. Returns the status of the ExecCredential. Raises ConfigException, OSError."""
+    """Run a plugin as the client's ExecProvider does, but with a time limit and without a terminal.
+
+    Return the status of the ExecCredential. Raises ConfigException, OSError.
+    """
     from kubernetes.config import ConfigException
 
     spec: dict[str, Any] = {"interactive": False}
@@ -149,18 +154,18 @@ def _ask_plugin(provider: Any) -> dict[str, Any]:
                 os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         lines = complaint.strip().splitlines()
-        # Only its last line: plugins print what they were given, too.
+        # Only the last line: plugins also print what they were given.
         last = "".join(each for each in lines[-1] if each.isprintable())[:200] if lines else ""
         raise ConfigException(f"exec: process returned {process.returncode}" + (f". {last}" if last else ""))
     try:
-        said = json.loads(output)
+        answer = json.loads(output)
     except ValueError as error:
         raise ConfigException(f"exec: the plugin's output is not JSON: {error}") from None
-    if not isinstance(said, dict) or not isinstance(said.get("status"), dict):
-        raise ConfigException("exec: the plugin's output is no ExecCredential with a status")
-    if said.get("apiVersion") != provider.api_version:
-        raise ConfigException(f"exec: plugin api version {said.get('apiVersion')} is not {provider.api_version}")
-    status: dict[str, Any] = said["status"]
+    if not isinstance(answer, dict) or not isinstance(answer.get("status"), dict):
+        raise ConfigException("exec: the plugin's output is not an ExecCredential with a status")
+    if answer.get("apiVersion") != provider.api_version:
+        raise ConfigException(f"exec: plugin api version {answer.get('apiVersion')} is not {provider.api_version}")
+    status: dict[str, Any] = answer["status"]
     return status
 
 
@@ -170,5 +175,7 @@ def _time_of(text: Any) -> datetime | None:
     try:
         time = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        raise ValueError(f"the plugin's expirationTimestamp {text!r} is no time as 2030-01-31T12:00:00Z") from None
+        raise ValueError(
+            f"the plugin's expirationTimestamp {text!r} is not a time such as 2030-01-31T12:00:00Z"
+        ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)

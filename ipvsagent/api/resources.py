@@ -1,4 +1,4 @@
-"""Where the API has what a Service proxy follows, and which of it. Selectors are kube-proxy's
+"""The resources of the API that a Service proxy follows, with the selectors of kube-proxy
 (cmd/kube-proxy/app/server.go)."""
 
 from __future__ import annotations
@@ -7,11 +7,13 @@ from msgspec import Struct
 
 
 class Resource(Struct, frozen=True):
-    """Where objects of a kind are, and which of them a Service proxy follows."""
+    """The path of a kind's objects, and selectors for those that a Service proxy follows."""
 
     path: str
     labels: str = ""
+    """A label selector."""
     fields: str = ""
+    """A field selector."""
 
     @property
     def plural(self) -> str:
@@ -26,8 +28,9 @@ RESOURCES = {
 
 
 class Request(Struct, frozen=True):
-    """What is asked. timeout: seconds of silence after which the connection is taken for dead."""
+    """A request to the API server."""
 
     path: str
     query: tuple[tuple[str, str], ...]
     timeout: float
+    """Seconds of silence after which the connection counts as dead."""

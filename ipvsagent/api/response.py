@@ -1,4 +1,4 @@
-"""What the API server answers, before it is decoded: heads, bodies and refusals."""
+"""Answers of the API server before they are decoded: heads, bodies and refusals."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ UNAUTHORIZED = 401
 
 
 class TransportError(Exception):
-    """No answer, or half of one. `str()` is a clause for a person."""
+    """There was no answer, or only a part of one. `str()` is a clause for a person."""
 
 
 class Response(Protocol):
-    """retry_after: seconds, if the server sent a Retry-After."""
+    """An answer whose head has come."""
 
     status: int
     retry_after: float | None
+    """Seconds, if the server sent Retry-After."""
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes. Raises TransportError."""
+        """Yield the body as it comes. Raises TransportError."""
 
     def shutdown(self) -> None:
-        """From any thread: whoever waits in `pieces` is woken."""
+        """Cut the connection, so that `pieces` ends. Any thread may call this."""
 
     def close(self) -> None: ...
 
 
 def status_of(response: Response) -> Status:
-    """What a refusal says: the head's status and Retry-After count, a body of the API tells the rest."""
+    """Return the meaning of a refusal: status and Retry-After from the head, the rest from a `Status` in the body."""
     body = b""
     try:
         for piece in response.pieces():
@@ -39,7 +40,7 @@ def status_of(response: Response) -> Status:
                 break
     except TransportError:
         pass
-    said = decode_status(body)
-    message = said.message if said != Status() else body[:200].decode(errors="replace").strip()
-    after = response.retry_after if response.retry_after is not None else said.retry_after
-    return Status(response.status, said.reason, message, after)
+    decoded = decode_status(body)
+    message = decoded.message if decoded != Status() else body[:200].decode(errors="replace").strip()
+    after = response.retry_after if response.retry_after is not None else decoded.retry_after
+    return Status(response.status, decoded.reason, message, after)

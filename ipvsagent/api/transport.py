@@ -1,9 +1,9 @@
-"""HTTP to the API server through the official client's configuration and `call_api`: TLS, proxies and authentication
-are its, the answers are raw.
+"""HTTP to the API server by the official client's `call_api`, which does TLS, proxies and authentication and returns
+raw answers.
 
-Not its models, Watch or informers: one object of a watch costs them ten times as much, they hang for ever on a
-connection that has gone silent, and reconnect without a pause. Its retries are off, so that there is one policy
-(follow.py). Importing it costs 0.3 s, so it is imported when the first request is made.
+The client's models, Watch and informers are not used: an object of a watch costs them ten times as much, they wait
+without limit on a connection that has gone silent, and they reconnect without a pause. Its retries are off, so that
+there is one policy (follow.py). Importing it takes 0.3 s, which is why the first request does so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PIECE = 65536
 
 
 class ApiTransport:
-    """For any number of threads. clock: seconds that never go back."""
+    """Sends requests for any number of threads. clock: monotonic seconds."""
 
     def __init__(self, source: CredentialSource, environment: Mapping[str, str], clock: Callable[[], float]) -> None:
         self._source = source
@@ -44,7 +44,7 @@ class ApiTransport:
 
     @property
     def server(self) -> str:
-        """Its address, "" while no credentials could be read."""
+        """The server's address, "" while no credentials could be read."""
         return self._access.configuration.host if self._access else without_userinfo(self._source.master)
 
     def get(self, request: Request) -> Response:
@@ -88,9 +88,10 @@ class ApiTransport:
         return True
 
     def renew(self) -> bool:
-        """Read the credentials again, whatever their age; False if they are what this thread asked with.
+        """Read the credentials again, whatever their age; return False if this thread has already used them.
 
-        Another thread, refused as well, may have read them a moment ago, or be reading them now."""
+        Another thread that was refused, too, may have read them a moment ago, or may be reading them now.
+        """
         used, reads = self._used.get(get_ident()), self._reads
         if self._identity() == used:
             with self._loading:
@@ -103,9 +104,10 @@ class ApiTransport:
         return (access.fingerprint, access.configuration.api_key.get("BearerToken")) if access else (None, None)
 
     def _ready(self) -> Any:
-        """The client, with credentials that are new enough. Raises TransportError.
+        """Return the client, with credentials that are new enough. Raises TransportError.
 
-        One thread reads, which may take as long as a plugin does; the others go on with what there is."""
+        One thread reads, for as long as a plugin takes; the others go on with the last credentials.
+        """
         if self._access is None:
             reads = self._reads
             with self._loading:
@@ -125,7 +127,7 @@ class ApiTransport:
         return self._clock() - self._read_at >= REREAD and self._access is not None and self._access.expires()
 
     def _read(self) -> None:
-        """Keeps the last credentials if there are none to be read, or none that a connection can be made with."""
+        """Read the credentials; keep the last ones if that fails or if they cannot be used for a connection."""
         self._read_at = self._clock()
         try:
             access = load(self._source, self._environment)
@@ -153,18 +155,19 @@ def _client(access: Access, where: str, connections: dict[int, Any]) -> Any:
 
 
 def _pools(connections: dict[int, Any]) -> dict[str, type]:
-    """Pools of urllib3 whose connections are noted, by the thread that asks on them.
+    """Return urllib3's pools with connections that record themselves by the thread that uses them.
 
-    A response tells its socket only after its head came, and not at all if the connection closes with it."""
+    A response gives its socket only once its head has come, and not at all if the connection closes with it.
+    """
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-    class Noted(HTTPConnection):
+    class Recorded(HTTPConnection):
         line: socket.socket | None = None
 
         def _new_conn(self) -> socket.socket:
             made: socket.socket = super()._new_conn()
-            # TLS takes the socket over and gives its own back after the handshake only: until then a second name.
+            # TLS takes the socket over and returns its own only after the handshake, so a duplicate serves until then.
             self.line = made.dup()
             return made
 
@@ -181,14 +184,14 @@ def _pools(connections: dict[int, Any]) -> dict[str, type]:
             connections[get_ident()] = self
             super().request(*arguments, **options)
 
-    class NotedTls(Noted, HTTPSConnection):
+    class RecordedTls(Recorded, HTTPSConnection):
         pass
 
     class Pool(HTTPConnectionPool):
-        ConnectionCls = Noted
+        ConnectionCls = Recorded
 
     class TlsPool(HTTPSConnectionPool):
-        ConnectionCls = NotedTls
+        ConnectionCls = RecordedTls
 
     return {"http": Pool, "https": TlsPool}
 
@@ -196,7 +199,7 @@ def _pools(connections: dict[int, Any]) -> dict[str, type]:
 def _cut(line: socket.socket | None) -> None:
     if line is not None:
         with contextlib.suppress(OSError):  # it may be closed already
-            # Not by TLS's own method, which pulls the carpet from under the thread that reads.
+            # TLS's own method would free what the reading thread is using.
             socket.socket.shutdown(line, socket.SHUT_RDWR)
 
 
@@ -205,10 +208,10 @@ class _Response:
         self.status: int = answer.status
         self.retry_after = _seconds(answer.headers.get("Retry-After"))
         self._answer = answer
-        # The time-out for the head, which a healthy server sends at once, is not that for the body of a watch.
+        # A healthy server sends the head at once, but the body of a watch may be silent for long.
         self._line = line
         if line is not None:
-            with contextlib.suppress(OSError):  # all of it came, and the connection is closed
+            with contextlib.suppress(OSError):  # the answer is complete and the connection closed
                 line.settimeout(timeout)
 
     def pieces(self) -> Iterator[bytes]:
@@ -232,10 +235,10 @@ def _seconds(text: str | None) -> float | None:
 
 
 def _in_words(error: Exception) -> str:
-    """The reason at the bottom of what urllib3 wraps around it."""
+    """Return the innermost reason of urllib3's nested errors."""
     reason = getattr(error, "reason", None)
     error = reason if isinstance(reason, Exception) else error
-    # Not the connection or the pool in front of it: an object's address would make each attempt another trouble.
+    # Without the connection or the pool before it: an object's address would make each attempt a new trouble.
     args: tuple[object, ...] = error.args
     text = str(args[-1]) if len(args) > 1 and not isinstance(error, OSError) else str(error)
     text = re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>:? *|^\w*Pool\(host=.*?, port=\w+\): ", "", text)

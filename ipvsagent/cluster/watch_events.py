@@ -46,7 +46,7 @@ class Put(Struct, frozen=True, gc=False):
             return None
 
 
-class Gone(Struct, frozen=True, gc=False):
+class Deleted(Struct, frozen=True, gc=False):
     """DELETED."""
 
     key: ObjectKey
@@ -69,7 +69,7 @@ class Status(Struct, frozen=True, gc=False):
     retry_after: float | None = None
 
 
-Event = Put | Gone | Bookmark | Status
+Event = Put | Deleted | Bookmark | Status
 
 
 class Page(Struct, frozen=True, gc=False):
@@ -165,7 +165,7 @@ def _other(kind: str, event_type: str, metadata: wire.Metadata, version: str, li
         namespace = "" if kind == "Node" else metadata.namespace or ""
         if not is_name(metadata.name) or (namespace and not is_name(namespace)):
             raise Garbage(f"a {kind} without a usable name was deleted")
-        return Gone(ObjectKey(kind, namespace, metadata.name or ""), version)
+        return Deleted(ObjectKey(kind, namespace, metadata.name or ""), version)
     if event_type == "BOOKMARK":
         return Bookmark(version, (metadata.annotations or {}).get(INITIAL_EVENTS_END) == "true")
     if event_type == "ERROR":

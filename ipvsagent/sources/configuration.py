@@ -1,6 +1,6 @@
-"""Configuration files, followed: a new version is taken whole and valid, or not at all.
+"""Follows configuration files: a new version is used as a whole if it is valid, or not at all.
 
-Which settings a running agent then takes up is for config/takeover.py.
+config/takeover.py decides which settings a running agent can change.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ _STAYS = "the settings in force stay"
 
 
 class NewConfig(Struct, frozen=True):
-    """What the files say now, complete and valid. origins: where values were written, by field of Config."""
+    """A complete and valid new configuration."""
 
     config: Config
     warnings: tuple[Remark, ...]
     origins: dict[str, Remark]
+    """Where each value was written, by field of Config."""
 
 
 class ConfigurationFiles:
-    """options: those that were given beside the files. contents: of the files, by name, as the agent started with."""
+    """Follows files of settings.
+
+    options: the command line's, which override the files. contents: of the files when the agent started, by name.
+    """
 
     def __init__(
         self, paths: Iterable[Path], options: Mapping[str, str | tuple[str, ...]], contents: Mapping[str, bytes]
@@ -48,14 +52,14 @@ class ConfigurationFiles:
         self._wrong = False
 
     def run(self, inbox: Inbox, stop: Event) -> None:
-        """Until `stop` is set."""
+        """Poll until `stop` is set."""
         while not stop.is_set():
             for message in self.poll():
                 inbox.put(message)
             stop.wait(POLL_INTERVAL)
 
     def poll(self) -> list[NewConfig | Findings]:
-        """Looks at the files once. A file that is missing for one look only is being replaced."""
+        """Look at the files once. A file that is missing in one poll only is being replaced."""
         try:
             read = self._read_changed()
         except OSError as error:
@@ -81,7 +85,7 @@ class ConfigurationFiles:
         return [Findings(ORIGIN), NewConfig(for_this_node(resolved.config), resolved.warnings, resolved.origins)]
 
     def _read_changed(self) -> dict[str, bytes] | None:
-        """Contents of files that are not as they were; None if none is, or if one is still being written."""
+        """Return the contents of changed files; None if there are none, or if one is still being written."""
         stamps: dict[str, Stamp] = {}
         read: dict[str, bytes] = {}
         for path in self._paths:

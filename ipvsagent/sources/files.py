@@ -1,7 +1,7 @@
-"""Manifest files on disk: which there are, whether one has been written to its end, and what it holds.
+"""Manifest files on disk: which exist, whether one is complete, and what it contains.
 
-A file is a candidate for reading when nobody has it open for writing; the kernel says so when it is asked for a
-read lease, which it refuses while a writer is there. What it cannot say is whether a writer will be back.
+A file may be read when no process has it open for writing. A read lease tells: the kernel refuses one while there is
+a writer. Whether a writer will come back, it cannot tell.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ DOES_NOT_EXIST = "it does not exist"
 
 
 class Stamp(NamedTuple):
-    """Differs whenever the content does, as far as the file system tells. Times in nanoseconds since 1970."""
+    """Identifies the content of a file, as far as the file system can: a change of content changes the stamp."""
 
     device: int
     inode: int
     size: int
     modified: int
+    """Nanoseconds since 1970."""
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
@@ -34,24 +35,25 @@ class Stamp(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """files: each path with its stamp. problems: folders and files about which nothing can be said, and why."""
+    """The files below some roots."""
 
     files: dict[str, Stamp]
     problems: dict[str, str]
+    """Directories and files that cannot be examined, and why."""
 
 
 class Busy(Enum):
     """Why a file cannot be read now."""
 
-    OPEN_FOR_WRITING = "somebody has it open for writing"
+    OPEN_FOR_WRITING = "another process has it open for writing"
     CHANGING = "it keeps changing"
 
 
 def list_files(roots: Iterable[Path]) -> Listing:
-    """Roots that are files, whatever their name; in folders, at any depth, files that end in one of SUFFIXES.
+    """List the roots that are files, whatever their names, and below directories all files that end in one of SUFFIXES.
 
     Hidden names are left out: editors put unfinished work there, and a mounted ConfigMap its generations (its
-    visible names are links into the present one). A root that does not exist is a problem.
+    visible names are links into the current one). A root that does not exist is a problem.
     """
     listing = Listing({}, {})
     seen: set[tuple[int, int]] = set()
@@ -72,32 +74,32 @@ def _list(path: str, listing: Listing, seen: set[tuple[int, int]], *, is_root: b
             if stat.S_ISREG(status.st_mode):
                 listing.files[path] = Stamp.of(status)
             else:
-                listing.problems[path] = "it is neither a file nor a folder"
+                listing.problems[path] = "it is neither a file nor a directory"
     except FileNotFoundError:
         if is_root:
             listing.problems[path] = DOES_NOT_EXIST
         elif os.path.islink(path) and path.endswith(SUFFIXES):
-            listing.problems[path] = "it is a link to nothing"
+            listing.problems[path] = "it is a dangling symbolic link"
     except OSError as error:
         if is_root or path.endswith(SUFFIXES) or error.errno != errno.ELOOP:
             listing.problems[path] = f"it cannot be read: {os.strerror(error.errno or 0)}"
 
 
-def _visible(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
+def _visible(directory: str) -> Iterator[str]:
+    with os.scandir(directory) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
     for name in names:
-        yield os.path.join(folder, name)
+        yield os.path.join(directory, name)
 
 
 SETTLED_AFTER = 1.0
-"""A file that was not touched for so many seconds is taken to be complete."""
+"""Seconds without a change after which a file counts as complete."""
 
 
 def is_settled(before: Stamp | None, stamp: Stamp, now: float) -> bool:
-    """It was put in its place as a whole, or it has been left alone for one look or for SETTLED_AFTER.
+    """Report whether a file was renamed into its place, or has not changed since the last poll or for SETTLED_AFTER.
 
-    before: its stamp at the look before. now: seconds since 1970.
+    before: its stamp at the last poll. now: seconds since 1970.
     """
     if before is not None and (before == stamp or before.inode != stamp.inode):
         return True
@@ -105,7 +107,7 @@ def is_settled(before: Stamp | None, stamp: Stamp, now: float) -> bool:
 
 
 def read_whole(path: str, stamp: Stamp) -> bytes | Busy:
-    """The content that the stamp belongs to. Raises OSError."""
+    """Return the content that the stamp belongs to. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
         if Stamp.of(os.fstat(fd)) != stamp:
@@ -119,10 +121,10 @@ def read_whole(path: str, stamp: Stamp) -> bytes | Busy:
 
 
 def _has_writer(fd: int) -> bool:
-    """Whether somebody has the file open for writing; False also where the kernel will not tell."""
+    """Report whether a process has the file open for writing; False also where the kernel cannot tell."""
     try:
-        # While the lease is held, a writer that comes makes the kernel send a signal; the one that it sends unless
-        # told otherwise (SIGIO) would end this process. SIGURG is ignored by default.
+        # The kernel sends a signal if a writer comes while the lease is held. Its default, SIGIO, would end this
+        # process; SIGURG is ignored by default.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:

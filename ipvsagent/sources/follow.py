@@ -1,7 +1,6 @@
-"""Following one kind, at the edge: connections, pauses, and what is said of them.
+"""Drives a reflector (watch.py), which decides what to ask, with a `Transport`, which asks, in a thread of its own.
 
-The reflector (watch.py) decides what to ask; a `Transport` asks; this drives one with the other in a thread of its
-own. Pauses are tenacity's, around a session of as many requests as make progress.
+tenacity makes the pauses, around a session of as many requests as make progress.
 """
 
 from __future__ import annotations
@@ -24,25 +23,28 @@ SHORTEST_PAUSE = 0.2
 LONGEST_PAUSE = 30.0
 LONGEST_RETRY_AFTER = 120.0
 STEADY = 10.0
-"""A watch that stood so long is no failure to connect: the next pause is a first one. Not so a list, which is not
-there before its end."""
+"""Seconds after which a watch counts as a successful connection, so that the backoff starts again. A list counts only
+when it is complete."""
 ANSWER_LIMIT = 40.0
-"""For connecting and the head of an answer, which may come byte by byte."""
+"""Seconds for connecting and for the head of an answer, which may come byte by byte."""
 QUIET_LIMIT = 60.0
-"""Asking for so long is trouble, wherever it hangs: the server, a plugin that gives credentials."""
+"""Seconds after which a request that hangs is reported, whether the server hangs or a credential plugin."""
 SETTLED = 2.0
-"""A connection that stands for so long is news that the trouble is over, though nothing came yet."""
+"""Seconds after which a watch ends the trouble even though it has brought nothing yet."""
 
 
 class Transport(Protocol):
+    """What a follower needs of HTTP."""
+
     def get(self, request: Request) -> Response:
-        """Raises TransportError."""
+        """Send the request. Raises TransportError."""
 
     def renew(self) -> bool:
-        """The server did not accept who we are: look for newer credentials. False if there are none."""
+        """Read the credentials again, because the server rejected them. Return False if they are the same."""
 
     def interrupt(self, thread: int) -> bool:
-        """From any thread: the connection on which that one waits in `get` ends. False if it has none yet."""
+        """Cut the connection on which `thread` waits in `get`. Return False if it has none yet. Any thread may call
+        this."""
 
 
 class _Pause(Exception):
@@ -55,15 +57,18 @@ _backoff = wait_random_exponential(multiplier=FIRST_PAUSE, min=SHORTEST_PAUSE, m
 
 
 def pause_after(state: RetryCallState) -> float:
-    """Seconds: exponential with full jitter, and not less than the server overrides."""
+    """Return seconds: exponential with full jitter, and not less than the server asks for."""
     error = state.outcome.exception() if state.outcome else None
-    wished = error.trouble.retry_after if isinstance(error, _Pause) else None
-    return max(_backoff(state), min(wished or 0.0, LONGEST_RETRY_AFTER))
+    retry_after = error.trouble.retry_after if isinstance(error, _Pause) else None
+    return max(_backoff(state), min(retry_after or 0.0, LONGEST_RETRY_AFTER))
 
 
 class Follower:
-    """deliver: gets what came, in order. clock: seconds that never go back. chance: 0 to 1. sleep: of a thread, woken
-    by stop."""
+    """Follows one kind until it is stopped.
+
+    deliver: receives what came, in order. stopped: whether to end. sleep: ends early when stopped. clock: monotonic
+    seconds. chance: random numbers from 0 to 1.
+    """
 
     def __init__(
         self,
@@ -94,18 +99,18 @@ class Follower:
         self._watched = False
 
     def run(self) -> None:
-        """Until stopped."""
+        """Follow the kind until stopped."""
         self._thread = get_ident()
         while not self._stopped():
             Retrying(
                 sleep=self._sleep,
                 wait=pause_after,
                 retry=retry_if_exception_type(_Pause),
-                before_sleep=self._note_pause,
+                before_sleep=self._record_pause,
             )(self._session)
 
     def check(self) -> None:
-        """Called about once a second by another thread: ends an answer that has gone silent, or does not begin."""
+        """End an answer that has gone silent or does not begin. Another thread calls this about once a second."""
         response, now = self._response, self._clock()
         asking = self._asking_since
         if asking is not None:
@@ -126,19 +131,19 @@ class Follower:
             self._clear()
 
     def interrupt(self) -> None:
-        """From another thread, after `stopped` has become true."""
+        """Wake the thread of `run`, once `stopped` is true. Another thread calls this."""
         response = self._response
         if response:
             response.shutdown()
         elif self._asking_since is not None:
             self._transport.interrupt(self._thread)
 
-    def _note_pause(self, state: RetryCallState) -> None:
+    def _record_pause(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         assert isinstance(error, _Pause)
-        self._note(error.trouble)
+        self._record(error.trouble)
 
-    def _note(self, trouble: Trouble) -> None:
+    def _record(self, trouble: Trouble) -> None:
         self.failures += 1
         self.trouble = trouble
 
@@ -147,7 +152,7 @@ class Follower:
         self.trouble = None
 
     def _session(self) -> None:
-        """Requests, as long as each is progress. Raises _Pause."""
+        """Send requests as long as each makes progress. Raises _Pause."""
         while not self._stopped():
             self._accepted_at = float("inf")
             self._watched = False
@@ -156,7 +161,7 @@ class Follower:
                 return
             if self._watched and self._clock() - self._accepted_at >= STEADY:
                 if trouble:
-                    self._note(trouble)
+                    self._record(trouble)
                     self._sleep(SHORTEST_PAUSE + self._chance() * (FIRST_PAUSE - SHORTEST_PAUSE))
                 return
             if trouble:
@@ -188,7 +193,7 @@ class Follower:
                 return reflector.refused(status_of(response), self._clock())
             self._accepted_at = self._clock()
             reflector.accepted(self._accepted_at)
-            # It may rightly say nothing until the next bookmark, and be cut by a load balancer before.
+            # A healthy watch may be silent until the next bookmark, and a load balancer may cut it before that.
             self._watched = reflector.state is State.WATCH
             return self._read(response)
         finally:

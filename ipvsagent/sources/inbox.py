@@ -1,7 +1,6 @@
-"""The inbox of the main loop: how every other thread, and every signal, speaks to it.
+"""The inbox of the main loop: the one place where threads and signal handlers meet.
 
-The one place where threads meet. A `SimpleQueue` carries it, because that alone may be written to from a signal
-handler at any moment.
+It is a `SimpleQueue`, the only queue that a signal handler may write to at any moment.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from ipvsagent.findings import Finding
 
 
 class Findings(Struct, frozen=True):
-    """All that is wrong at `origin` now; replaces what the same origin said before."""
+    """All findings of `origin` now; they replace those that the same origin reported before."""
 
     origin: str
     findings: tuple[Finding, ...] = ()
 
 
 class Inbox:
-    """Any number of threads `put`, one `take`s. Messages are any values and arrive in order."""
+    """A queue that any number of threads `put` into and one thread `take`s from. Messages arrive in order."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[object] = SimpleQueue()
@@ -32,14 +31,14 @@ class Inbox:
         return self._closed
 
     def put(self, message: object) -> None:
-        """Never blocks. After `close` the message is dropped."""
+        """Add a message, without blocking. After `close` it is dropped."""
         if not self._closed:
             self._queue.put(message)
 
     def take(self, timeout: float | None) -> list[object]:
-        """All pending messages; waits up to `timeout` seconds (None: for ever) for the first one.
+        """Return all pending messages; wait up to `timeout` seconds (None: without limit) for the first one.
 
-        Empty if none came in time, or if the inbox is closed and what came before has been taken.
+        The list is empty if none came in time, or if the inbox is closed and has been emptied.
         """
         messages = []
         try:
@@ -51,7 +50,7 @@ class Inbox:
         return [message for message in messages if message is not _CLOSED]
 
     def close(self) -> None:
-        """Wakes whoever waits."""
+        """Drop all later messages and wake the thread that waits."""
         self._closed = True
         self._queue.put(_CLOSED)
 

@@ -1,7 +1,7 @@
-"""The Kubernetes API as a source: a thread for each kind, one `Mirror` for what they hear.
+"""The Kubernetes API as a source: one thread for each kind, and one `Mirror` for what all of them receive.
 
-Losing the server changes nothing: the last state stays, for as long as it takes, and what is said about it is how old
-it is. After the server is back only differences come out.
+Losing the server changes nothing: the last state stays in use and its age is reported. Once the server is back, only
+differences are delivered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ipvsagent.api.resources import RESOURCES
 from ipvsagent.api.transport import ApiTransport
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import BlindSpots, Changes, Object, ObjectKey, Service
-from ipvsagent.cluster.watch_events import Gone, Put
+from ipvsagent.cluster.watch_events import Deleted, Put
 from ipvsagent.config import Config
 from ipvsagent.errors import SourceError, StartError
 from ipvsagent.findings import Finding, FindingKind, Severity
@@ -37,16 +37,16 @@ from ipvsagent.sources.watch import Listed, Output, Reflector, Trouble
 log = logging.getLogger("ipvsagent")
 
 PATIENCE = 15.0
-"""Seconds that `plan` and `run --once` wait for a server that refuses or does not answer."""
+"""Seconds for which `plan` and `run --once` wait for a server that refuses or does not answer."""
 LOAD_LIMIT = 300.0
-"""Seconds that they wait in all, for a server that answers and does not come to an end."""
+"""Seconds for which they wait in all, for a server whose answers do not end."""
 SILENCE = 2.0
-"""Seconds after which they say that they wait."""
+"""Seconds after which they log that they are waiting."""
 LOOK_EVERY = 1.0
 
 
 def api_source(config: Config) -> ApiSource:
-    """Raises ConfigError, SourceError, StartError."""
+    """Return the source for a configuration and the environment. Raises ConfigError, SourceError, StartError."""
     credentials = credential_source(config.kubeconfig, config.master, os.environ, service_account=SERVICE_ACCOUNT)
     if not config.allow_api_by_cluster_ip:
         refuse_cluster_ip(credentials, os.environ)
@@ -62,7 +62,7 @@ def api_source(config: Config) -> ApiSource:
 
 
 class ApiSource:
-    """server: its address, for people."""
+    """Follows Services, EndpointSlices and this Node. server: returns the server's address, for people."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class ApiSource:
         self._blind: BlindSpots | None = None
 
     def run(self, inbox: Inbox, stop: threading.Event) -> None:
-        """Ends within about a second of `stop`, or when a thread found what nobody can work with."""
+        """Follow all kinds until about a second after `stop`, or until one of them fails for good."""
         plurals = ", ".join(resource.plural for resource in RESOURCES.values())
         log.info("asking API server %s for %s, until it answers", self._server(), plurals)
         failed = threading.Event()
@@ -108,7 +108,7 @@ class ApiSource:
         while not stop.wait(LOOK_EVERY) and not failed.is_set():
             for follower in self._followers.values():
                 follower.check()
-            self._tell_troubles(inbox)
+            self._report_troubles(inbox)
         for follower in self._followers.values():
             follower.interrupt()
         for thread in threads:
@@ -124,7 +124,7 @@ class ApiSource:
         patience: float | None = None
         began = time.monotonic()
         limit = began + LOAD_LIMIT
-        told = False
+        reported = False
         try:
             while not changes.synced:
                 for message in inbox.take(0.2):
@@ -138,10 +138,10 @@ class ApiSource:
                             upserts[item.key] = item
                         for key in message.removals:
                             upserts.pop(key, None)
-                if not told and time.monotonic() > began + SILENCE:
-                    told = True
+                if not reported and time.monotonic() > began + SILENCE:
+                    reported = True
                     why = "; ".join({trouble.reason for trouble, _ in self._troubles.values()}) or "no answer yet"
-                    log.warning("API server %s: %s; it is tried again", self._server(), why)
+                    log.warning("API server %s: %s; trying again", self._server(), why)
                 if time.monotonic() > limit:
                     missing = ", ".join(RESOURCES[kind].plural for kind in RESOURCES if kind in self._unlisted)
                     server = f"API server {self._server()}".rstrip()
@@ -181,7 +181,7 @@ class ApiSource:
         )
 
     def _deliver(self, kind: str, outputs: list[Output], inbox: Inbox) -> None:
-        """In the order in which the kinds' threads come; what one answer brought is one message."""
+        """Put what one answer brought into the inbox as one message, in the order in which the kinds' threads call."""
         with self._lock:
             first = False
             triggers = []
@@ -193,7 +193,7 @@ class ApiSource:
                 elif isinstance(output, Put):
                     if self._mirror.put(output.decoded) and output.triggered is not None:
                         triggers.append(output.triggered)
-                elif isinstance(output, Gone):
+                elif isinstance(output, Deleted):
                     self._mirror.delete(output.key)
             update = self._mirror.take()
             changes = msgspec.structs.replace(update.changes, synced=not self._unlisted, triggered=tuple(triggers))
@@ -211,13 +211,14 @@ class ApiSource:
             if isinstance(item, Service) and (item.namespace, item.name) == ("default", "kubernetes"):
                 for address in addresses.intersection(item.cluster_ips):
                     raise StartError(
-                        f"the API server is reached at {address}, the cluster IP of default/kubernetes, which needs "
-                        "the very rules that this agent is to make",
+                        f"the API server is reached at {address}, the cluster IP of default/kubernetes, which works "
+                        "only with the rules that this agent makes",
                         REMEDY,
                     )
 
-    def _tell_troubles(self, inbox: Inbox) -> None:
-        """One finding for all kinds that have the same trouble. A first failure is no news once all is known."""
+    def _report_troubles(self, inbox: Inbox) -> None:
+        """Report one finding for all kinds that have the same trouble. Once everything has been listed, a first failure
+        is not reported."""
         now: dict[str, tuple[Trouble, float]] = {}
         for kind, follower in self._followers.items():
             trouble = follower.trouble
@@ -245,17 +246,17 @@ class ApiSource:
 
 
 def _advice(kind: str, trouble: Trouble) -> str:
-    said = trouble.reason
+    reason = trouble.reason
     if trouble.status == 401:
-        return f"{said}; it does not accept our credentials: look at the kubeconfig's token or certificate"
+        return f"{reason}; it does not accept our credentials: check the kubeconfig's token or certificate"
     if trouble.status == 403:
         plural = RESOURCES[kind].plural
-        return f"{said}; allow our user to list and watch {plural}, as ClusterRole system:node-proxier does"
-    return said
+        return f"{reason}; allow our user to list and watch {plural}, as ClusterRole system:node-proxier does"
+    return reason
 
 
 def _addresses_of(host: str) -> set[str]:
-    """Of a host name, or the address that it is. Empty if nobody knows."""
+    """Return the addresses of a host name or of an address itself; empty if it cannot be resolved."""
     try:
         return {str(ipaddress.ip_address(host))}
     except ValueError:

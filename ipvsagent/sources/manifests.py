@@ -1,8 +1,7 @@
-"""A folder of manifests as a cluster: follows the files and sends what they say to the inbox.
+"""A directory of manifests as a source: follows the files and puts their objects into the inbox.
 
-It decides when a file may be believed: files are written in steps, by editors, by `kubectl get > file`, by
-configuration management, and half a file is often a valid one. What their content means is for
-cluster/manifests.py and cluster/manifest_set.py.
+It decides when a file is complete: editors, `kubectl get > file` and configuration management write files in steps,
+and half a file is often a valid one. cluster/manifests.py and cluster/manifest_set.py decide what the content means.
 """
 
 from __future__ import annotations
@@ -28,24 +27,29 @@ from ipvsagent.sources.view import SourceView
 POLL_INTERVAL = 0.2
 LONGEST_INTERVAL = 10.0
 SCAN_SHARE = 0.002
-"""Scanning takes no more than this share of a core, if that is not less often than once in LONGEST_INTERVAL."""
+"""The largest share of a core that scanning may take, unless that were less than one scan in LONGEST_INTERVAL."""
 SCANS_COMPARED = 5
 PATIENCE = 5.0
-"""After so many seconds of waiting for a file to be complete, or to come back, that is a finding, or it is gone."""
+"""Seconds for which a file may be incomplete before that is a finding, or absent before it counts as deleted."""
 
 
 class _Tracked:
-    """A file from poll to poll. read: the stamp of what is in the set. last: the stamp seen last.
-    since: when what is on disk first differed from what is in the set."""
+    """The state of a file from poll to poll."""
 
     def __init__(self) -> None:
         self.read: Stamp | None = None
+        """The stamp of the content in the set."""
         self.last: Stamp | None = None
+        """The stamp at the last poll."""
         self.since: float | None = None
+        """When the file first differed from the content in the set."""
 
 
 class ManifestSource:
-    """paths: files and folders. Raises SourceError for one that does not exist. allow_empty: see ManifestSet."""
+    """Follows files and directories.
+
+    Raises SourceError for a path that does not exist. allow_empty: see ManifestSet.
+    """
 
     def __init__(self, paths: Iterable[Path], *, allow_empty: bool = False) -> None:
         self._roots = sorted(set(paths))
@@ -62,28 +66,28 @@ class ManifestSource:
 
     @property
     def synced(self) -> bool:
-        """Every file has been read once, or given up for the moment."""
+        """Whether every file has been read once, or given up for the moment."""
         return self._synced
 
     @property
     def interval(self) -> float:
-        """Seconds to wait between polls. The least of the last scans counts, and none before there are some: one that
-        was interrupted, or timed by a clock that ticks, says nothing. The first is the slowest, as nothing is cached.
+        """Seconds to wait between polls. The shortest of the last SCANS_COMPARED scans decides, because a scan may be
+        interrupted, a clock may be coarse, and the first scan is slow as nothing is cached.
         """
         if len(self._scans) < SCANS_COMPARED:
             return POLL_INTERVAL
         return min(max(POLL_INTERVAL, min(self._scans) / SCAN_SHARE), LONGEST_INTERVAL)
 
     def run(self, inbox: Inbox, stop: Event) -> None:
-        """Until `stop` is set. The first `Changes` is the first complete state and has synced=True."""
+        """Poll until `stop` is set. The first `Changes` is the first complete state and has synced=True."""
         while not stop.is_set():
             for message in self.poll(time.monotonic()):
                 inbox.put(message)
             stop.wait(self.interval)
 
     def load_once(self) -> tuple[Changes, list[Finding]]:
-        """The complete state now, from a source that has not been polled; waits some seconds for a file that is
-        being written."""
+        """Return the complete state of a source that has not been polled; wait some seconds for a file that is being
+        written."""
         while True:
             messages = self.poll(time.monotonic())
             if self._synced:
@@ -98,13 +102,13 @@ class ManifestSource:
         return SourceView(", ".join(map(str, self._roots)), self._synced)
 
     def poll(self, now: float) -> list[Changes | Findings]:
-        """Looks at the files once. now: seconds of a clock that never goes back."""
+        """Look at the files once. now: monotonic seconds."""
         started = time.perf_counter()
         listing = list_files(self._roots)
         self._scans.append(time.perf_counter() - started)
         waiting = [path for path, stamp in listing.files.items() if not self._follow(path, stamp, now)]
         self._forget(listing, now)
-        self._note(listing)
+        self._record_problems(listing)
         if not self._synced:
             if waiting:
                 return []
@@ -113,7 +117,7 @@ class ManifestSource:
         return self._messages(self._set.take())
 
     def _follow(self, path: str, stamp: Stamp, now: float) -> bool:
-        """Reads the file if it is new or changed and may be believed. False if it is too early to say anything."""
+        """Read the file if it is new or changed and is complete. Return False if it has to be looked at again."""
         tracked = self._tracked.setdefault(path, _Tracked())
         before, tracked.last = tracked.last, stamp
         if stamp == tracked.read:
@@ -141,14 +145,14 @@ class ManifestSource:
         return True
 
     def _give_up(self, path: str, tracked: _Tracked, reason: str) -> None:
-        """For the moment: it is tried again at every poll."""
+        """Mark the file unreadable for now; every poll tries it again."""
         self._set.replace(path, Unreadable(reason))
         tracked.read = None
 
     def _forget(self, listing: Listing, now: float) -> None:
-        """Files that are gone, once no more of them go: an editor that saves by renaming takes a file away for a
-        moment, and a folder that is being deleted loses one file after the other. What is below a folder that
-        cannot be listed is not gone."""
+        """Remove deleted files from the set, once no further ones disappear: an editor that saves by renaming removes a
+        file for a moment, and a directory that is being deleted loses one file after the other. Files below a
+        directory that cannot be listed stay."""
         lost = [path for path, reason in listing.problems.items() if not self._is_gone(reason)]
         missing = {
             path: self._missing.get(path, now)
@@ -162,8 +166,8 @@ class ManifestSource:
                 del self._tracked[path], missing[path]
         self._missing = missing
 
-    def _note(self, listing: Listing) -> None:
-        """What cannot be read is an input of which nothing is known; after the first poll only if it stays so."""
+    def _record_problems(self, listing: Listing) -> None:
+        """Mark what cannot be listed unreadable; after the first poll only if it stays so."""
         problems = {path: reason for path, reason in listing.problems.items() if not self._is_gone(reason)}
         for path in self._problems.keys() - problems.keys() - listing.files.keys():
             self._set.remove(path)
@@ -185,5 +189,5 @@ class ManifestSource:
         return messages
 
 
-def _is_at_or_below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+def _is_at_or_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory.rstrip("/") + "/")

@@ -1,4 +1,4 @@
-"""What the loop needs of a source, and which one a configuration names."""
+"""The protocol of a source, and the choice of one by configuration."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from ipvsagent.sources.view import SourceView
 
 
 class Source(Protocol):
+    """Where Services, EndpointSlices and Nodes come from."""
+
     def run(self, inbox: Inbox, stop: Event) -> None:
-        """Puts `Changes` and `Findings` until `stop` is set. Once everything was said for the first time, `Changes`
+        """Put `Changes` and `Findings` into the inbox until `stop` is set. From the first complete state on, `Changes`
         has synced=True. Raises SourceError, StartError."""
 
     def load_once(self) -> tuple[Changes, list[Finding]]:
-        """Everything as it is now. Raises SourceError, StartError."""
+        """Return the complete current state. Raises SourceError, StartError."""
 
     def view(self) -> SourceView: ...
 
     @property
     def event_transport(self) -> EventTransport | None:
-        """By which Events are written; None if what is wrong with the objects is not for their cluster to know."""
+        """Where Events are written, or None if the source has no cluster that could take them."""
 
 
 def source_of(config: Config) -> Source:
-    """Files if there are any, else the Kubernetes API. Raises ConfigError, SourceError, StartError."""
+    """Return the configured files, otherwise the Kubernetes API. Raises ConfigError, SourceError, StartError."""
     if config.sources:
         from ipvsagent.sources.manifests import ManifestSource
 

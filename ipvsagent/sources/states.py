@@ -1,34 +1,12 @@
-"""What following one kind of object goes through: the table of the reflector (watch.py).
+"""The states that following one kind of object passes through, and every transition between them (for watch.py).
 
-    state          turn         next           what it means
-    STREAMED_LIST  complete     WATCH          the bookmark after the initial events came; the answer goes on as a watch
-                   unsupported  PAGED_LIST     400, 404, 405, 406, 415, 422: never asked for again
-                   expired      PAGED_LIST
-                   malformed,
-                   broken       PAGED_LIST     no sense, an ERROR but 429, or the end; what came is thrown away
-                   refused      STREAMED_LIST  401, 403, 429, 5xx, no connection
-    PAGED_LIST     more          PAGED_LIST    ask for the next page
-                   complete      WATCH         that was the last page
-                   expired       PAGED_LIST    410: from its beginning, and as one page
-                   unsupported,
-                   malformed,
-                   broken        PAGED_LIST    from its beginning
-                   refused       PAGED_LIST    the same page
-    WATCH          ended         WATCH         the server's time was over: resume from the last version
-                   broken,
-                   refused       WATCH         the same, after a pause
-                   expired,
-                   unsupported,
-                   malformed     STREAMED_LIST (or PAGED_LIST) 410; a line that makes no sense, an ERROR but 429
-
-A watch also counts as expired when what it goes on from is in doubt: its list was empty (EMPTY_AGAIN ago), a version
+A watch also counts as expired when what it goes on from is suspect: its list was empty (EMPTY_AGAIN ago), a version
 is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
-follows is then not from a cache.
-The watch after one that was cut is a short one, so that the last of these shows soon.
+follows is then not answered from a cache. The watch after one that was cut is a short one, so that the last of these
+shows soon.
 
-A turn is followed by a pause unless it is progress: `complete`, `more`, `unsupported` of a streamed list, `ended`
-after SHORT, and `expired` when the last list is older than FRESH. A server that answers nonsense is asked as seldom as
-one that does not answer.
+Only progress is followed by another request at once. A server that answers nonsense is asked as seldom as one that
+does not answer.
 """
 
 from __future__ import annotations
@@ -43,40 +21,84 @@ class State(Enum):
 
 
 class Turn(Enum):
+    """What can happen to a request."""
+
     COMPLETE = "complete"
+    """The list ends: with the bookmark after the initial events (the answer goes on as a watch), or the last page."""
     MORE = "more"
+    """The page is not the last one."""
     ENDED = "ended"
+    """The time of the watch is over."""
     EXPIRED = "expired"
+    """410, or the version that a watch goes on from is suspect."""
+    FIELDS_UNKNOWN = "fields unknown"
+    """400, in the words of a server that cannot select by this field: it is not asked to again."""
     UNSUPPORTED = "unsupported"
+    """400, 404, 405, 406, 415, 422."""
     MALFORMED = "malformed"
+    """The answer makes no sense, or is an ERROR event other than 429."""
     BROKEN = "broken"
+    """The answer ends before it should."""
     REFUSED = "refused"
+    """401, 403, 429, 5xx, or no connection."""
 
 
-TABLE: dict[State, dict[Turn, State]] = {
+class Pause(Enum):
+    """Whether a pause follows a turn."""
+
+    NONE = "none"
+    ALWAYS = "always"
+    IF_SHORT = "unless the watch lasted for SHORT"
+    IF_FRESH = "unless the last list is older than FRESH"
+
+
+class UnexpectedTurn(Exception):
+    """A turn that cannot happen in a state: a defect of this program."""
+
+    def __init__(self, state: State, turn: Turn) -> None:
+        super().__init__(f"{turn.value!r} cannot happen to a {state.value}")
+
+
+# A server that does not stream lists is asked for pages instead; one that refuses goes on with the same page.
+TABLE: dict[State, dict[Turn, tuple[State, Pause]]] = {
     State.STREAMED_LIST: {
-        Turn.COMPLETE: State.WATCH,
-        Turn.UNSUPPORTED: State.PAGED_LIST,
-        Turn.EXPIRED: State.PAGED_LIST,
-        Turn.MALFORMED: State.PAGED_LIST,
-        Turn.BROKEN: State.PAGED_LIST,
-        Turn.REFUSED: State.STREAMED_LIST,
+        Turn.COMPLETE: (State.WATCH, Pause.NONE),
+        Turn.FIELDS_UNKNOWN: (State.STREAMED_LIST, Pause.NONE),
+        Turn.UNSUPPORTED: (State.PAGED_LIST, Pause.NONE),
+        Turn.EXPIRED: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.MALFORMED: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.BROKEN: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.REFUSED: (State.STREAMED_LIST, Pause.ALWAYS),
     },
     State.PAGED_LIST: {
-        Turn.MORE: State.PAGED_LIST,
-        Turn.COMPLETE: State.WATCH,
-        Turn.EXPIRED: State.PAGED_LIST,
-        Turn.UNSUPPORTED: State.PAGED_LIST,
-        Turn.MALFORMED: State.PAGED_LIST,
-        Turn.BROKEN: State.PAGED_LIST,
-        Turn.REFUSED: State.PAGED_LIST,
+        Turn.MORE: (State.PAGED_LIST, Pause.NONE),
+        Turn.COMPLETE: (State.WATCH, Pause.NONE),
+        Turn.FIELDS_UNKNOWN: (State.PAGED_LIST, Pause.NONE),
+        Turn.UNSUPPORTED: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.EXPIRED: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.MALFORMED: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.BROKEN: (State.PAGED_LIST, Pause.ALWAYS),
+        Turn.REFUSED: (State.PAGED_LIST, Pause.ALWAYS),
     },
     State.WATCH: {
-        Turn.ENDED: State.WATCH,
-        Turn.BROKEN: State.WATCH,
-        Turn.REFUSED: State.WATCH,
-        Turn.EXPIRED: State.STREAMED_LIST,
-        Turn.UNSUPPORTED: State.STREAMED_LIST,
-        Turn.MALFORMED: State.STREAMED_LIST,
+        Turn.ENDED: (State.WATCH, Pause.IF_SHORT),
+        Turn.FIELDS_UNKNOWN: (State.WATCH, Pause.NONE),
+        Turn.BROKEN: (State.WATCH, Pause.ALWAYS),
+        Turn.REFUSED: (State.WATCH, Pause.ALWAYS),
+        Turn.EXPIRED: (State.STREAMED_LIST, Pause.IF_FRESH),
+        Turn.UNSUPPORTED: (State.STREAMED_LIST, Pause.ALWAYS),
+        Turn.MALFORMED: (State.STREAMED_LIST, Pause.ALWAYS),
     },
 }
+
+
+def after(state: State, turn: Turn, *, streams: bool) -> tuple[State, Pause]:
+    """Return the next state, and whether to pause before its request.
+
+    streams: the server has not refused to stream a list. Raises UnexpectedTurn.
+    """
+    found = TABLE[state].get(turn)
+    if found is None:
+        raise UnexpectedTurn(state, turn)
+    following, pause = found
+    return (State.PAGED_LIST if following is State.STREAMED_LIST and not streams else following), pause

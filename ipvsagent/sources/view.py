@@ -1,4 +1,4 @@
-"""What a source says of itself for `status`."""
+"""The state of a source, for `status`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from msgspec import Struct
 
 
 class KindView(Struct, frozen=True):
-    """One kind of object at an API server.
-
-    heard: seconds since the server last said anything about it, None = never. Bookmarks come about once a minute, so
-    that is the age of what is known. requests, lists: since the agent started.
-    """
+    """The state of one kind of object at an API server."""
 
     kind: str
     state: str
     connected: bool
     heard: float | None
+    """Seconds since the server last sent anything of this kind, None = never. Bookmarks come about once a minute, so
+    this is the age of what is known."""
     version: str
     requests: int
+    """Requests since the agent started."""
     lists: int
+    """Complete lists since the agent started."""
 
 
 class SourceView(Struct, frozen=True):
-    """subject: the API server's address, or the files. kinds: empty for files."""
+    """The state of a source as a whole."""
 
     subject: str
+    """The API server's address, or the paths of the files."""
     synced: bool
     kinds: tuple[KindView, ...] = ()
+    """Empty for files."""

@@ -1,13 +1,13 @@
 """Following one kind of object through list and watch, as a state machine without I/O, clock or chance.
 
-The edge asks `request` what to ask the server, and tells what came: `accepted` or `refused` for the head of the answer,
-`receive` for its body, `ended` for its end. What `receive` returns is for a `Mirror`; what the others return says
-whether to ask again at once (None) or after a pause (`Trouble`).
+The edge calls `request` for what to ask the server, then reports what came back: `accepted` or `refused` for the head
+of the answer, `receive` for its body, `ended` for its end. `receive` returns events for a `Mirror`; the others return
+None to ask again at once, or a `Trouble` to ask again after a pause.
 
-The states and what leads from one to the next are a table of their own (states.py).
+The states and the transitions between them are a table of their own (states.py).
 
-A list that is streamed or comes in pages replaces what was known as a whole; versions of initial events are not
-taken, for they come in no order.
+A list replaces everything that was known, whether it is streamed or comes in pages. Versions of initial events are
+ignored, because these events come in no order.
 """
 
 from __future__ import annotations
@@ -20,61 +20,63 @@ from ipvsagent.cluster.objects import ObjectKey
 from ipvsagent.cluster.watch_events import (
     EXPIRED,
     Bookmark,
+    Deleted,
     Garbage,
-    Gone,
     Put,
     Status,
     decode_event,
     decode_page,
 )
-from ipvsagent.sources.states import TABLE, State, Turn
+from ipvsagent.sources.states import Pause, State, Turn, after
 
 PAGE = 500
 WATCH_FOR = (300, 600)
-"""Seconds that a watch is asked for: between these, so that not all nodes come back at once."""
+"""Bounds of the seconds that a watch is asked to last; they spread the reconnections of many nodes."""
 AFTER_A_CUT = (120, 240)
-"""The same, for the one after a watch that did not last so long: its server may be back in an older state, which only
-its end can tell (QUIET)."""
+"""Bounds for the watch after one that was cut: its server may have been restored to an older state, which shows only
+when the watch ends (QUIET)."""
 MARGIN = 15.0
 LIST_SILENCE = 60.0
 LIST_LIMIT = 300.0
 SHORT = 1.0
-"""A watch that the server ends sooner was no watch."""
+"""Seconds that a watch must last to count as progress."""
 FRESH = 10.0
 EMPTY_AGAIN = 30.0
-"""Seconds after which a list that was empty is asked for again: a `Mirror` doubts it until one is not."""
+"""Seconds after which an empty list is requested again: a `Mirror` holds it suspect until one has objects."""
 QUIET = 120.0
-"""A watch that brings nothing for so long, not even a bookmark, which come each minute, waits for a version that
-was lost with a restore of etcd."""
+"""Seconds of silence after which a watch is suspect: bookmarks come each minute, unless the watch waits for a version
+that a restore of etcd has lost."""
 LINE_LIMIT = 64 * 1024 * 1024
 
 TOO_MANY = 429
 _UNSUPPORTED = (400, 404, 405, 406, 415, 422)
 _UNKNOWN_FIELD = ("field label not supported", "is not a known field selector")
-"""What a server says to a field that it cannot select by: of a kind that has such fields (pkg/apis/core/v1/
-conversion.go), and of one that has none, as Services in Kubernetes 1.20 (apimachinery/pkg/runtime/conversion.go)."""
+"""Messages of a server that cannot select by a field: for a kind that has selectable fields (pkg/apis/core/v1/
+conversion.go), and for one that has none, as Services in Kubernetes 1.20 (apimachinery/pkg/runtime/conversion.go)."""
 
 
 class Trouble(Struct, frozen=True):
-    """Ask again, but not now. reason: a clause. status: of HTTP, 0 if there was none. retry_after: seconds that the
-    server overrides."""
+    """Why the next request has to wait."""
 
     reason: str
+    """A clause for a person."""
     status: int = 0
+    """The HTTP status, 0 if there was none."""
     retry_after: float | None = None
+    """The least number of seconds that the server asks to wait."""
 
 
 class Listed(Struct, frozen=True):
-    """These objects are all there are."""
+    """A complete list: no other object of the kind exists."""
 
     objects: tuple[Decoded, ...]
 
 
-Output = Listed | Put | Gone
+Output = Listed | Put | Deleted
 
 
 class Reflector:
-    """One kind. Times are seconds of any clock that never goes back."""
+    """Follows one kind of object. Times are seconds of any monotonic clock."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -104,7 +106,7 @@ class Reflector:
     # What to ask
 
     def request(self, now: float, chance: float) -> Request:
-        """chance: 0 to 1, another each time."""
+        """Return the next request. chance: a new random number from 0 to 1."""
         self.requests += 1
         self._asked_at = now
         self._quiet = True
@@ -129,7 +131,8 @@ class Reflector:
         return Request(resource.path, tuple(query), self._watch_for + MARGIN)
 
     def _page_query(self) -> list[tuple[str, str]]:
-        """The first list of all may be as old as a cache of the server's; later ones not older than what is known."""
+        """Return the query of a page: the first list may come from the server's cache, a later one may not be older
+        than what is known."""
         if self._more:
             return [("limit", str(PAGE)), ("continue", self._more)]
         self._pages = []
@@ -140,27 +143,27 @@ class Reflector:
         return [("limit", str(PAGE)), ("resourceVersion", self.version), ("resourceVersionMatch", "NotOlderThan")]
 
     def deadline(self) -> float:
-        """When the present answer must have ended, or a list must have been heard of again."""
+        """Return the time by which the current answer must have ended, or a list must have brought something."""
         if self.state is State.WATCH:
             end = self._asked_at + self._watch_for + MARGIN
             return min(end, self._listed_at + EMPTY_AGAIN) if self._empty else end
         heard = max(self._asked_at, self.heard_at or self._asked_at)
         return min(heard + LIST_SILENCE, self._asked_at + LIST_LIMIT)
 
-    # What came
+    # What came back
 
     def accepted(self, now: float) -> None:
-        """Status 200; the body follows."""
+        """Record status 200; the body follows."""
         self.connected = True
         self.heard_at = now
 
     def refused(self, status: Status, now: float) -> Trouble | None:
-        """Any other status, or no answer. Neither says anything of objects: what is known is as old as before."""
+        """Record another status, or that there was no answer. What is known does not become any newer."""
         self.connected = False
         return self._refusal(status, now)
 
     def receive(self, data: bytes, now: float) -> list[Output]:
-        """A piece of the body. Raises Stopped when the answer is of no further use: close it and look there."""
+        """Decode a piece of the body. Raises Stopped when the answer is of no further use and has to be closed."""
         self.heard_at = now
         self._quiet = False
         if self.state is State.PAGED_LIST:
@@ -184,16 +187,16 @@ class Reflector:
         except Garbage as error:
             raise Stopped(outputs, self._turn(Turn.MALFORMED, now, str(error))) from None
         except _WentBack as error:
-            raise Stopped(outputs, self._list_anew(now, str(error))) from None
+            raise Stopped(outputs, self._expire(now, str(error))) from None
         except _Refused as refused:
             raise Stopped(outputs, self._refusal(refused.status, now, Turn.MALFORMED)) from None
         return outputs
 
     def ended(self, now: float, reason: str = "") -> tuple[list[Output], Trouble | None]:
-        """The body is over. reason: why, "" if that is how it should end."""
+        """Record the end of the body. reason: why it ended early, "" if it did not."""
         self.connected = False
-        if self.state is State.WATCH and self._is_doubtful(now):
-            return [], self._list_anew(now, reason)
+        if self.state is State.WATCH and self._is_suspect(now):
+            return [], self._expire(now, reason)
         if reason:
             return [], self._turn(Turn.BROKEN, now, reason)
         if self.state is State.STREAMED_LIST:
@@ -225,7 +228,7 @@ class Reflector:
         if self.state is State.STREAMED_LIST:
             if isinstance(event, Put):
                 self._fresh[event.decoded.key] = event.decoded
-            elif isinstance(event, Gone):
+            elif isinstance(event, Deleted):
                 self._fresh.pop(event.key, None)
             elif isinstance(event, Bookmark) and event.complete:
                 if not event.version:
@@ -247,60 +250,62 @@ class Reflector:
         self.lists += 1
         return self._turn(Turn.COMPLETE, now)
 
-    def _is_doubtful(self, now: float) -> bool:
-        """What is known by now, so that the end of a watch is a reason to list again."""
+    def _is_suspect(self, now: float) -> bool:
+        """Report whether a watch that ends now must be followed by a list."""
         if self._quiet and self._bookmarks and now - self._asked_at >= QUIET:
             return True
         return self._empty and now - self._listed_at >= EMPTY_AGAIN
 
     # Turns
 
-    def _list_anew(self, now: float, reason: str) -> Trouble | None:
-        """Not from a cache, nor as new as a version that may never have been."""
+    def _expire(self, now: float, reason: str) -> Trouble | None:
+        """List again, without a version: neither a cache nor one that may never have existed may decide."""
         self.version = ""
         return self._turn(Turn.EXPIRED, now, reason)
 
     def _refusal(self, status: Status, now: float, turn: Turn = Turn.REFUSED) -> Trouble | None:
-        """turn: what it is if nothing better is known."""
+        """Turn by what a refusal means. turn: for a status without a meaning of its own."""
         code = status.code
-        said = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
+        reason = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
         if "Too large resource version" in status.message:
-            self.version = ""  # the server has been put back to an older state
-            return self._turn(Turn.EXPIRED, now, said, status)
+            self.version = ""  # the server has been restored to an older state
+            return self._turn(Turn.EXPIRED, now, reason, status)
         if code == EXPIRED:
-            return self._turn(Turn.EXPIRED, now, said, status)
+            return self._turn(Turn.EXPIRED, now, reason, status)
         if code == 400 and self._selects_fields and any(words in status.message for words in _UNKNOWN_FIELD):
-            self._selects_fields = False
-            return None
+            return self._turn(Turn.FIELDS_UNKNOWN, now)
         if code in _UNSUPPORTED:
-            return self._turn(Turn.UNSUPPORTED, now, said, status)
-        return self._turn(Turn.REFUSED if code == TOO_MANY else turn, now, said, status)
+            return self._turn(Turn.UNSUPPORTED, now, reason, status)
+        return self._turn(Turn.REFUSED if code == TOO_MANY else turn, now, reason, status)
 
     def _turn(self, turn: Turn, now: float, reason: str = "", status: Status = Status()) -> Trouble | None:  # noqa: B008
         before = self.state
-        self.state = TABLE[before][turn]
-        if turn is not Turn.REFUSED and turn is not Turn.MORE:
+        if turn is Turn.UNSUPPORTED and before is State.STREAMED_LIST:
+            self._streams = False
+        elif turn is Turn.FIELDS_UNKNOWN:
+            self._selects_fields = False
+        self.state, pause = after(before, turn, streams=self._streams)
+        same_request = turn in (Turn.REFUSED, Turn.FIELDS_UNKNOWN)
+        if not same_request and turn is not Turn.MORE:
             self._more = ""
-        if self.state is State.STREAMED_LIST and not self._streams:
-            self.state = State.PAGED_LIST
-        if turn is not Turn.REFUSED:
+        if not same_request:
             self._cut = before is self.state is State.WATCH and now - self._asked_at < self._watch_for
-        at_once = turn in (Turn.COMPLETE, Turn.MORE)
         if turn is Turn.COMPLETE:
             self._whole = False
-        elif turn is Turn.ENDED:
-            at_once = now - self._asked_at >= SHORT
         elif turn is Turn.EXPIRED:
-            at_once = before is State.WATCH and now - self._listed_at >= FRESH
             self._whole = before is State.PAGED_LIST
-        elif turn is Turn.UNSUPPORTED and before is State.STREAMED_LIST:
-            self._streams = False
-            at_once = True
-        return None if at_once else Trouble(reason, status.code, status.retry_after)
+        return Trouble(reason, status.code, status.retry_after) if self._pauses(pause, now) else None
+
+    def _pauses(self, pause: Pause, now: float) -> bool:
+        if pause is Pause.IF_SHORT:
+            return now - self._asked_at < SHORT
+        if pause is Pause.IF_FRESH:
+            return now - self._listed_at < FRESH
+        return pause is Pause.ALWAYS
 
 
 class Stopped(Exception):
-    """The server said in the body what ends the answer. outputs: what came before that."""
+    """The body of an answer contains a reason to end it. outputs: what came before that."""
 
     def __init__(self, outputs: list[Output], trouble: Trouble | None) -> None:
         super().__init__()
@@ -319,5 +324,5 @@ class _Refused(Exception):
 
 
 def _is_older(version: str, known: str) -> bool:
-    """False if that cannot be said: only decimal versions have an order. (`int` refuses long ones.)"""
+    """Report whether a version is older; only decimal versions have an order. (`int` refuses long ones.)"""
     return version.isdecimal() and known.isdecimal() and (len(version), version) < (len(known), known)

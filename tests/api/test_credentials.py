@@ -342,7 +342,7 @@ def test_proxies(kubeconfig, server, proxy, monkeypatch, environment, cluster, u
 def test_what_is_asked_where(tmp_path):
     account = tmp_path / "account"
     home = {"HOME": str(tmp_path)}
-    with pytest.raises(ConfigError, match="no source: --kubeconfig FILE says"):
+    with pytest.raises(ConfigError, match="no source: give --kubeconfig FILE"):
         credential_source("", "", home, service_account=account)
     pod = {**home, HOST: "192.168.0.1", PORT: "6443"}
     assert credential_source("", "", pod, service_account=account) == CredentialSource(service_account=account)
@@ -357,7 +357,7 @@ def test_what_is_asked_where(tmp_path):
 
 
 def test_an_address_alone_says_not_as_whom_to_ask(tmp_path):
-    with pytest.raises(ConfigError, match=r"--master https://a says where .* as whom .*: give --kubeconfig FILE"):
+    with pytest.raises(ConfigError, match=r"--master https://a names .* no credentials for it: give --kubeconfig FILE"):
         credential_source("", "https://u:p@a", {"HOME": str(tmp_path)}, service_account=tmp_path)
 
 
@@ -398,7 +398,7 @@ def test_a_kubeconfig_that_makes_no_sense_is_named(tmp_path, text):
          "client-id": "c", "client-secret": "SECRET", "idp-issuer-url": "http://127.0.0.1:1/"}}},
         {"exec": "soon"},
     ],
-    ids=["the provider of identities is down", "the plugin's expiry is no time"],
+    ids=["the identity provider is down", "the plugin's expiry is not a time"],
 )  # fmt: skip
 def test_whatever_fails_when_credentials_are_read_again_the_last_stay(kubeconfig, tmp_path, user):
     (tmp_path / "token").write_text("one")
@@ -484,7 +484,7 @@ def expired(issuer: str) -> dict:
 
 def test_a_provider_of_identities_that_says_nothing_is_not_waited_for(kubeconfig, silent, monkeypatch):
     monkeypatch.setattr(kubeconfig_module, "PLUGIN_TIMEOUT", 0.5)
-    with pytest.raises(SourceError, match=r"the provider of identities did not answer within"):
+    with pytest.raises(SourceError, match=r"the identity provider did not answer within"):
         load(kubeconfig(expired(silent)), {})
 
 

@@ -65,7 +65,7 @@ def test_options_change_the_plan() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["plan"], 64, "no source: --kubeconfig FILE says"),
+        (["plan"], 64, "no source: give --kubeconfig FILE"),
         (["plan", "--source", "/nonexistent"], 1, "/nonexistent does not exist"),
         (["plan", "--source", ".", "--drain-timeout", "soon"], 64, "'soon' is not a duration"),
         (["plan", "--source", ".", "--exclude-cidrs", "10.0.0.0/99"], 64, "'10.0.0.0/99' is not a CIDR"),

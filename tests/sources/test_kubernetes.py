@@ -240,7 +240,7 @@ def test_load_once_says_what_it_waits_for(server, kubeconfig, monkeypatch, caplo
     with pytest.raises(SourceError):
         source_at(kubeconfig).load_once()
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert re.fullmatch(r"API server http://\S+: .*Connection refused; it is tried again", said)
+    assert re.fullmatch(r"API server http://\S+: .*Connection refused; trying again", said)
 
 
 def test_what_is_asked_is_said_at_once(server, kubeconfig, following, caplog):

@@ -175,7 +175,8 @@ def test_a_file_held_open_for_writing_is_found(tmp_path):
         assert watcher.says == []
         assert watcher.poll(0.2) == {"a": 80, "b": 80}
         assert watcher.says == [
-            f"{path}: somebody has it open for writing for more than 5 s; what it held before (1 object) stays in use"
+            f"{path}: another process has it open for writing for more than 5 s; "
+            "what it held before (1 object) stays in use"
         ]
         (tmp_path / "b.yaml").unlink()
         watcher.poll()
@@ -210,7 +211,7 @@ def test_the_first_state_does_not_wait_for_ever(tmp_path):
         assert watcher.poll(PATIENCE) == {"a": 80}
     assert watcher.blind == BlindSpots(anything=True)
     assert watcher.says == [
-        f"{path}: somebody has it open for writing for more than 5 s; nothing is removed until it can be read"
+        f"{path}: another process has it open for writing for more than 5 s; nothing is removed until it can be read"
     ]
 
 
@@ -349,12 +350,12 @@ def test_links(tmp_path):
     os.symlink("nowhere", folder / "b.yaml")
     listing = list_files([folder])
     assert list(listing.files) == [f"{folder}/linked/a.yaml"]
-    assert listing.problems == {f"{folder}/b.yaml": "it is a link to nothing"}
+    assert listing.problems == {f"{folder}/b.yaml": "it is a dangling symbolic link"}
 
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "a.yaml")
-    assert list_files([tmp_path]).problems == {f"{tmp_path}/a.yaml": "it is neither a file nor a folder"}
+    assert list_files([tmp_path]).problems == {f"{tmp_path}/a.yaml": "it is neither a file nor a directory"}
 
 
 def test_a_refusal_to_read_is_told_and_tried_again(tmp_path, monkeypatch):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import re
 
 import pytest
 
 from ipvsagent.cluster.decode import Accepted, Rejected
-from ipvsagent.cluster.watch_events import Gone, Put, Status
-from ipvsagent.sources import states
-from ipvsagent.sources.states import TABLE, State, Turn
+from ipvsagent.cluster.watch_events import Deleted, Put, Status
+from ipvsagent.sources.states import Pause, State, Turn, UnexpectedTurn, after
 from ipvsagent.sources.watch import EMPTY_AGAIN, FRESH, QUIET, Listed, Reflector, Stopped, Trouble
 from tests.support.api_documents import bookmark, endpoint_slice, line, node, page, service, status
 
@@ -396,7 +398,7 @@ def test_one_broken_object_is_one_broken_object():
     (put,) = driven.accepts(line("MODIFIED", {**broken, "metadata": {**broken["metadata"], "resourceVersion": "9"}}))
     assert isinstance(put.decoded, Rejected) and put.decoded.service == "web" and driven.reflector.version == "9"
     (gone,) = driven.accepts(line("DELETED", {**broken, "metadata": {**broken["metadata"], "resourceVersion": "10"}}))
-    assert isinstance(gone, Gone) and gone.key.name == "bad" and driven.reflector.version == "10"
+    assert isinstance(gone, Deleted) and gone.key.name == "bad" and driven.reflector.version == "10"
 
 
 @pytest.mark.parametrize(
@@ -473,16 +475,47 @@ def test_lines_are_cut_from_any_pieces(size):
     assert len(listed.objects) == 20 and gone.key.name == "n-3"
 
 
-def test_the_table_in_the_docstring_is_the_table():
-    told: dict[tuple[State, Turn], State] = {}
-    state, pending = None, []
-    lines = states.__doc__.split("\n\n")[1].splitlines()[1:]
-    for text in lines:
-        words = text.replace(",", " ").split()
-        if words[0] in State.__members__:
-            state, words = State[words[0]], words[1:]
-        pending.append(Turn[words[0].upper()])
-        if len(words) > 1:
-            told.update({(state, turn): State[words[1]] for turn in pending})
-            pending = []
-    assert told == {(state, turn): after for state, turns in TABLE.items() for turn, after in turns.items()}
+TRANSITIONS = """
+    streamed list  complete        watch          none
+    streamed list  fields unknown  streamed list  none
+    streamed list  unsupported     paged list     none
+    streamed list  expired         paged list     always
+    streamed list  malformed       paged list     always
+    streamed list  broken          paged list     always
+    streamed list  refused         streamed list  always
+    paged list     more            paged list     none
+    paged list     complete        watch          none
+    paged list     fields unknown  paged list     none
+    paged list     unsupported     paged list     always
+    paged list     expired         paged list     always
+    paged list     malformed       paged list     always
+    paged list     broken          paged list     always
+    paged list     refused         paged list     always
+    watch          ended           watch          if_short
+    watch          fields unknown  watch          none
+    watch          broken          watch          always
+    watch          refused         watch          always
+    watch          expired         streamed list  if_fresh
+    watch          unsupported     streamed list  always
+    watch          malformed       streamed list  always
+"""
+
+
+def test_every_transition():
+    expected = {}
+    for text in TRANSITIONS.strip().splitlines():
+        before, turn, following, pause = re.split(r" {2,}", text.strip())
+        expected[State(before), Turn(turn)] = State(following), Pause[pause.upper()]
+    found = {}
+    for before, turn in itertools.product(State, Turn):
+        with contextlib.suppress(UnexpectedTurn):
+            found[before, turn] = after(before, turn, streams=True)
+    assert found == expected
+    for (before, turn), (following, pause) in expected.items():
+        listing = State.PAGED_LIST if following is State.STREAMED_LIST else following
+        assert after(before, turn, streams=False) == (listing, pause)
+
+
+def test_a_turn_that_cannot_happen_is_named():
+    with pytest.raises(UnexpectedTurn, match="'more' cannot happen to a watch"):
+        after(State.WATCH, Turn.MORE, streams=True)

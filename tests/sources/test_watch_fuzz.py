@@ -15,7 +15,7 @@ from ipvsagent.api.resources import Request
 from ipvsagent.api.response import TransportError
 from ipvsagent.cluster.mirror import Mirror
 from ipvsagent.cluster.objects import ObjectKey
-from ipvsagent.cluster.watch_events import Gone, Put
+from ipvsagent.cluster.watch_events import Deleted, Put
 from ipvsagent.sources.follow import Follower
 from ipvsagent.sources.watch import Listed, Output, Reflector
 from tests.support.api_documents import Document, bookmark, line, page, service, status
@@ -198,7 +198,7 @@ def test_any_behaviour_ends_in_what_the_server_holds(faults, writes, seed):
                 mirror.replace("Service", output.objects)
             elif isinstance(output, Put):
                 mirror.put(output.decoded)
-            elif isinstance(output, Gone):
+            elif isinstance(output, Deleted):
                 mirror.delete(output.key)
         changes = mirror.take().changes
         for item in changes.upserts:
