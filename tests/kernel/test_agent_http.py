@@ -16,6 +16,7 @@ from integration.lab import Namespace
 from tests.kernel.agent_processes import Process
 from tests.kernel.cluster_documents import NODE_ADDRESS, endpoint, endpoint_slice, node, service
 from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
+from tests.kernel.variants import works
 
 pytestmark = pytest.mark.kernel
 
@@ -146,6 +147,7 @@ def refused_or(place: ProxiedNode, port: int) -> int | None:
         return None
 
 
+@pytest.mark.only_where(not works("iptables-nft"))  # it takes no lock that a test could hold
 def test_packet_rules_are_counted_and_so_are_writes_that_iptables_refuses(place, agents):
     name = "kubeproxy_sync_proxy_rules_iptables"
 

@@ -31,6 +31,7 @@ from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetSpec
 from ipvsagent.rows.packet_rules import Chain, Jump, RuleSet
+from tests.kernel.variants import works
 
 FAMILIES = [Family.IPV4, Family.IPV6]
 WRITES = 40  # has been 1,000, which takes a minute each
@@ -496,6 +497,7 @@ def test_then_the_number_of_rules(both_kinds):
 
 
 @pytest.mark.kernel
+@pytest.mark.only_where(not works("iptables-nft"))
 def test_a_kernel_without_nf_tables(netns):
     assert find_variant() == Variant(Mode.LEGACY, "this kernel has no nf_tables for iptables-nft to write")
 
