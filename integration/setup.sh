@@ -2,6 +2,7 @@
 # Installs what the project needs from outside. Safe to run again; does nothing when all is there.
 #
 #   setup.sh            Debian packages for the demo and the tests (as root, or by sudo without a password)
+#   setup.sh kernel     what building a kernel for the guest needs as well
 #   setup.sh image      what `make test-image` needs as well
 #   setup.sh vagrant    what `make test-vagrant` needs as well
 #   setup.sh apiserver  what `make test-apiserver` needs as well
@@ -17,6 +18,7 @@ programs='linux.uml:user-mode-linux modprobe:kmod busybox:busybox-static ip:ipro
     ipvsadm:ipvsadm ipset:ipset iptables-legacy:iptables conntrack:conntrack nft:nftables make:make
     /usr/lib/cni/portmap:containernetworking-plugins'
 
+kernel_programs='gcc:gcc flex:flex bison:bison bc:bc xz:xz-utils /usr/include/stdio.h:libc6-dev'
 image_programs='buildah:buildah podman:podman runc:runc mmdebstrap:mmdebstrap'
 vagrant_programs='vagrant:vagrant libvirtd:libvirt-daemon-system virsh:libvirt-clients rsync:rsync sfdisk:fdisk
     qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils dnsmasq:dnsmasq-base mmdebstrap:mmdebstrap'
@@ -98,6 +100,10 @@ make_venv() {
 
 case ${1:-} in
 '') install_packages ;;
+kernel)
+    programs="$programs $kernel_programs"
+    install_packages
+    ;;
 image)
     programs="$programs $image_programs"
     install_packages

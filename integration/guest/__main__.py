@@ -16,6 +16,7 @@ import types
 from integration.guest.boot import run_in_guest
 from integration.guest.check import missing_packages, remedy
 from integration.guest.errors import GuestError, GuestTimeout
+from integration.guest.kernels import DEBIAN, NEWEST
 
 EXIT_TIMEOUT = 124
 EXIT_HARNESS = 125
@@ -29,6 +30,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         epilog="Exit status: the command's; 125 harness failure, 124 time-out, 130 Ctrl-C.",
     )
     parser.add_argument("--check", action="store_true", help="say whether a guest can boot here (exit status 0 or 1)")
+    parser.add_argument(
+        "--kernel",
+        default=DEBIAN,
+        metavar="NAME",
+        help=f"{DEBIAN} (default), {NEWEST}, or a version such as 6.12; all but the first are built on first use",
+    )
+    parser.add_argument("--cpus", type=int, metavar="N", help="processors (default: this machine's, if the kernel can)")
+    parser.add_argument("--iptables", choices=("legacy", "nft"), help="what the command iptables means in the guest")
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="the guest's memory (default %(default)s)")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="default %(default)s; 0 is none")
     parser.add_argument(
@@ -54,13 +63,13 @@ def _say(text: str) -> None:
     print(f"guest: {text}", file=sys.stderr, flush=True)
 
 
-def _check() -> int:
+def _check(kernel: str) -> int:
     missing = missing_packages()
     if missing:
         _say(remedy(missing))
         return 1
     try:
-        status = run_in_guest(["true"], cwd="/", timeout=180, memory="256M")
+        status = run_in_guest(["true"], cwd="/", timeout=180, memory="256M", kernel=kernel)
     except GuestError as error:
         _say(f"cannot boot here: {error}")
         return 1
@@ -80,13 +89,16 @@ def main(argv: list[str]) -> int:
     options = _parse(argv)
     try:
         if options.check:
-            return _check()
+            return _check(options.kernel)
         status = run_in_guest(
             options.command,
             shares=options.share,
             env=dict(word.split("=", 1) for word in options.env),
             timeout=options.timeout or None,
             memory=options.memory,
+            kernel=options.kernel,
+            cpus=options.cpus,
+            iptables=options.iptables,
         )
     except GuestTimeout as error:
         _say(str(error))

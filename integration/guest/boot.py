@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from integration.guest.check import find_program, missing_packages, remedy
+from integration.guest.check import missing_packages, remedy
 from integration.guest.command import command_script, guest_environment
 from integration.guest.errors import GuestError, GuestTimeout
+from integration.guest.kernels import DEBIAN, Kernel, find_kernel
 from integration.guest.places import make_work_folder, memory_folder, parse_memory, resolve_shares
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -31,11 +32,16 @@ def run_in_guest(
     env: Mapping[str, str] | None = None,
     timeout: float | None = 900.0,
     memory: str = "2G",
+    kernel: str = DEBIAN,
+    cpus: int | None = None,
+    iptables: str | None = None,
 ) -> int:
     """Run a command in a new guest; its exit status (128 + n if signal n ended it).
 
     What it writes goes to file descriptors 1 and 2. `shares` are the folders whose changes reach the host, in
-    addition to the checkout; `env` is added to the environment. Raises GuestError (GuestTimeout) when the
+    addition to the checkout; `env` is added to the environment. `kernel` is a name of `kernels`; `cpus` is the number
+    of its processors (default: as many as this machine has, if the kernel can); `iptables` is what the command of that
+    name means, `legacy` or `nft` (default: what is usual on that kernel). Raises GuestError (GuestTimeout) when the
     harness fails; an exception such as KeyboardInterrupt ends the guest.
     """
     if not argv:
@@ -43,6 +49,11 @@ def run_in_guest(
     missing = missing_packages(boot_only=True)
     if missing:
         raise GuestError(remedy(missing))
+    found = find_kernel(kernel)
+    boots = found.arguments(min(found.cpus, os.cpu_count() or 1) if cpus is None else cpus)
+    variant = iptables or found.iptables[0]
+    if variant not in found.iptables:
+        raise GuestError(f"iptables-{variant} does not work on kernel {found.name}: {', '.join(found.iptables)} does")
     _fill_standard_descriptors()
     folder = os.path.realpath(cwd or os.getcwd())
     share_list = resolve_shares([str(CHECKOUT), *(os.fspath(share) for share in shares or ())], folder)
@@ -51,8 +62,8 @@ def run_in_guest(
     script = command_script(argv, folder, guest_environment(os.environ, env or {}, terminal=terminal))
     work = make_work_folder()
     try:
-        _write_work_folder(work, script, share_list)
-        return _boot(work, memory, memory_dir, timeout)
+        _write_work_folder(work, script, share_list, variant)
+        return _boot(found, boots, work, memory, memory_dir, timeout)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -66,12 +77,13 @@ def _fill_standard_descriptors() -> None:
             return
 
 
-def _write_work_folder(work: Path, script: bytes, shares: list[str]) -> None:
+def _write_work_folder(work: Path, script: bytes, shares: list[str], iptables: str) -> None:
     (work / "root").mkdir()
     (work / "uml").mkdir()
     shutil.copyfile(Path(__file__).with_name("init.sh"), work / "init.sh")
     (work / "command.sh").write_bytes(script)
     (work / "shares").write_bytes(b"".join(os.fsencode(share) + b"\n" for share in shares))
+    (work / "iptables").write_text(iptables)
     same = os.path.sameopenfile(1, 2)
     (work / "stdout").write_text("terminal" if os.isatty(1) else "pipe")
     (work / "stderr").write_text("same" if same else "terminal" if os.isatty(2) else "pipe")
@@ -79,13 +91,14 @@ def _write_work_folder(work: Path, script: bytes, shares: list[str]) -> None:
     (work / "size").write_text(f"rows {size.lines} columns {size.columns}" if os.isatty(1) else "")
 
 
-def _boot(work: Path, memory: str, memory_dir: str, timeout: float | None) -> int:
+def _boot(kernel: Kernel, words: list[str], work: Path, memory: str, memory_dir: str, timeout: float | None) -> int:
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     log = os.open(work / "boot.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     arguments = [
-        find_program("linux.uml") or "linux.uml",
+        str(kernel.program),
         f"mem={memory}",
+        *words,
         *("rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/sh", "panic=-1"),
         *(
             "con=null",

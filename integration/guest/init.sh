@@ -28,7 +28,9 @@ change_root() {
     busybox mount -t hostfs none "$base/report" -o "$here" || power_off
     report=$base/report
 
-    busybox insmod "/usr/lib/uml/modules/$version/kernel/fs/overlayfs/overlay.ko"
+    # A kernel that has everything built in has no modules at all.
+    overlay=/usr/lib/uml/modules/$version/kernel/fs/overlayfs/overlay.ko
+    [ ! -e "$overlay" ] || busybox insmod "$overlay"
     busybox mount -t overlay none "$new" -o "lowerdir=/,upperdir=$base/upper,workdir=$base/work" ||
         die "no overlay file system (kernel $version)"
     busybox mount -t proc none "$new/proc" || die "no /proc"
@@ -50,8 +52,10 @@ change_root() {
 
     # Where modprobe looks, also when the kernel calls it by itself. It does that in the root of the kernel's
     # own threads: pivot_root moves these too, chroot alone does not.
-    mkdir -p "$new/lib/modules"
-    ln -sfn "/usr/lib/uml/modules/$version" "$new/lib/modules/$version"
+    if [ -d "/usr/lib/uml/modules/$version" ]; then
+        mkdir -p "$new/lib/modules"
+        ln -sfn "/usr/lib/uml/modules/$version" "$new/lib/modules/$version"
+    fi
     mkdir "$new/run/host"
     cd "$new" || die "no new root"
     busybox pivot_root . run/host || die "pivot_root failed"
@@ -76,16 +80,26 @@ load_modules() {
         *) set -- "$@" "${name%%.ko*}" ;;
         esac
     done
-    modprobe -a -q "$@"
+    [ $# = 0 ] || modprobe -a -q "$@"
+}
+
+load_all() {
+    [ ! -d "/lib/modules/$version" ] || load_modules
     [ -e /proc/net/ip_vs ] || die "kernel $version has no module ip_vs"
 }
 
-use_legacy_iptables() {
+# choose_iptables VARIANT: the commands of that name become those of one variant.
+choose_iptables() {
     for name in iptables iptables-save iptables-restore ip6tables ip6tables-save ip6tables-restore; do
-        legacy=${name%%tables*}tables-legacy${name#*tables}
-        [ -x "/usr/sbin/$legacy" ] && [ -L "/etc/alternatives/$name" ] &&
-            ln -sfn "/usr/sbin/$legacy" "/etc/alternatives/$name"
+        chosen=${name%%tables*}tables-$1${name#*tables}
+        [ -x "/usr/sbin/$chosen" ] && [ -L "/etc/alternatives/$name" ] &&
+            ln -sfn "/usr/sbin/$chosen" "/etc/alternatives/$name"
     done
+}
+
+# Programs choose between the variants by what is installed, so that one alone has to be the only one.
+hide_nft_iptables() {
+    rm -f /usr/sbin/xtables-nft-multi
 }
 
 # open_output NAME TTY: makes /run/NAME the file for the command to write to.
@@ -105,8 +119,9 @@ run_command() {
     busybox umount -l /run/host
     busybox hostname guest
     busybox ip link set lo up
-    load_modules
-    use_legacy_iptables
+    load_all
+    choose_iptables "$(cat /run/guest/iptables)"
+    [ "$(cat /run/guest/iptables)" != legacy ] || [ -d "/lib/modules/$version" ] || hide_nft_iptables
     # Held open: the terminal's settings are lost when nobody has it open.
     exec 8<>/dev/tty1 9<>/dev/tty2
     busybox stty raw -echo <&8

@@ -30,7 +30,11 @@ from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetSpec
 from ipvsagent.rows.packet_rules import Chain, Jump, RuleSet
+<<<<<<< HEAD
 from tests.support.iptables import FAMILIES, GUEST, NATIVE, rule_set, skip_unless_native
+=======
+from tests.support.variants import works
+>>>>>>> kernel
 
 WRITES = 40  # has been 1,000, which takes a minute each
 FOREIGN = """\
@@ -455,6 +459,7 @@ def test_then_the_number_of_rules(both_kinds):
 
 
 @pytest.mark.kernel
+@pytest.mark.only_where(not works("iptables-nft"))
 def test_a_kernel_without_nf_tables(netns):
     assert find_variant() == Variant(Mode.LEGACY, "this kernel has no nf_tables for iptables-nft to write")
 
