@@ -9,8 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from tests.interrupted import Calls
-from tests.looped import handles
 
 from ipvsagent.agent.reconfiguration import ORIGIN, Reconfiguration
 from ipvsagent.backends.assembly import pipeline_for, policy_options
@@ -28,6 +26,8 @@ from ipvsagent.render.ipvs import IpvsRenderer
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.sources.configuration import NewConfig
 from ipvsagent.sources.manifests import ManifestSource
+from tests.support.interrupted import Calls
+from tests.support.looped import handles
 
 CLUSTER = (Path(__file__).parent.parent / "golden" / "every-address" / "cluster.yaml").read_bytes()
 CONFIGS = {

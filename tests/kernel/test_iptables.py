@@ -30,11 +30,8 @@ from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import SetSpec
 from ipvsagent.rows.packet_rules import Chain, Jump, RuleSet
-<<<<<<< HEAD
 from tests.support.iptables import FAMILIES, GUEST, NATIVE, rule_set, skip_unless_native
-=======
 from tests.support.variants import works
->>>>>>> kernel
 
 WRITES = 40  # has been 1,000, which takes a minute each
 FOREIGN = """\

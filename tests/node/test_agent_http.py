@@ -11,18 +11,11 @@ from collections.abc import Iterator
 
 import pytest
 
-<<<<<<< HEAD:tests/node/test_agent_http.py
 from tests.support.agent_http import HEALTH, METRICS, ask, get, samples
 from tests.support.agent_processes import Process
 from tests.support.cluster_documents import NODE_ADDRESS, endpoint, endpoint_slice, node, service
 from tests.support.proxied_node import A, B, ProxiedNode, eventually
-=======
-from integration.lab import Namespace
-from tests.kernel.agent_processes import Process
-from tests.kernel.cluster_documents import NODE_ADDRESS, endpoint, endpoint_slice, node, service
-from tests.kernel.proxied_node import A, B, ProxiedNode, eventually
 from tests.support.variants import works
->>>>>>> kernel:tests/kernel/test_agent_http.py
 
 pytestmark = pytest.mark.kernel
 
