@@ -84,7 +84,7 @@ def is_private(name: str) -> bool:
 
 
 def private_names_of(path: Path) -> set[str]:
-    """Return private names that are imported, replaced by `monkeypatch`, or taken from an object other than `self`."""
+    """Return private names that are imported, replaced by `setattr`, or taken from an object other than `self`."""
     found: set[str] = set()
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom):
