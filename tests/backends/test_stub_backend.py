@@ -1,4 +1,4 @@
-"""A further backend touches no caller: one that only the composition root names is planned, applied and shown."""
+"""A new backend is named by the composition root alone: it is planned, applied, shown, checked and removed."""
 
 from __future__ import annotations
 
