@@ -29,7 +29,7 @@ from msgspec import Struct
 from ipvsagent.address import Address
 from ipvsagent.config import Network
 from ipvsagent.findings import Finding, FindingKind
-from ipvsagent.kernel.links import Link, links
+from ipvsagent.kernel.pyroute import Link, links
 from ipvsagent.kernel.sysctls import Setting, read_sysctl, write_sysctl
 
 _SILENT = (1, 2, 3, 8)  # values of arp_ignore under which an address of scope host on another interface is not answered

@@ -1,7 +1,8 @@
 """AF_NETLINK: a codec for messages and attributes, and a blocking socket that sends batches.
 
-pyroute2 needs 300 to 500 us a message, minutes for the table of a node; these functions need about one.
-Nothing here knows IPVS or addresses: users bring packed messages and get bodies back.
+It carries what is hot: pyroute2, which carries the rare calls (pyroute.py), needs 300 to 500 us a message, minutes for
+the table of a node; these functions need about one. Nothing here knows IPVS or addresses: users bring packed messages
+and get bodies back.
 
 How a batch stays exact without one acknowledgement per message: the kernel always answers a message that
 failed, and each answer names its sequence number, so only the last message of a batch asks for an
@@ -86,7 +87,7 @@ class NetlinkSocket:
     It belongs to the network namespace in which it was made. Raises OSError if it cannot be made.
     """
 
-    def __init__(self, protocol: int, groups: int = 0, timeout: float = 10.0) -> None:
+    def __init__(self, protocol: int, timeout: float = 10.0) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         for option, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
             try:
@@ -100,7 +101,7 @@ class NetlinkSocket:
         self._socket.setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         )
-        self._socket.bind((0, groups))
+        self._socket.bind((0, 0))
         # One for all answers: a new one of this size each time would be mapped and unmapped by the C library.
         self._buffer = memoryview(bytearray(_READ))
         self._sequence = 1
@@ -234,22 +235,6 @@ class NetlinkSocket:
             raise answer
         found = attributes(answer.data, answer.start + 4, answer.end)
         return int.from_bytes(found[_FAMILY_ID], sys.byteorder)
-
-    def notifications(self) -> Iterator[tuple[int, bytes]]:
-        """(type, body) of all notifications that wait now, none if there are none.
-
-        Raises OutcomeUnknown (ENOBUFS) where the kernel dropped some.
-        """
-        while True:
-            try:
-                size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise _lost(error) from error
-            data = bytes(self._buffer[:size])
-            for kind, _, _, start, end in _split(data):
-                yield kind, data[start:end]
 
     def _request(self, data: bytes) -> None:
         try:
