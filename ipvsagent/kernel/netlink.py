@@ -228,7 +228,10 @@ class NetlinkSocket:
         return answers
 
     def family(self, name: str) -> int:
-        """The message type of a generic netlink family. Raises NotThere (ENOENT) if the kernel has none."""
+        """Return the message type of a generic netlink family. Raises NotThere (ENOENT) if the kernel has none.
+
+        Not pyroute2's, because `status` needs it and imports none of pyroute2.
+        """
         body = struct.pack("=BBxx", _GETFAMILY, 1) + attribute(_FAMILY_NAME, name.encode() + b"\0")
         answer = self.get([(_GENL_CTRL, body)])[0]
         if isinstance(answer, KernelError):

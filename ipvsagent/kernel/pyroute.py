@@ -24,9 +24,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from ipvsagent.address import Address, parse_address
+from ipvsagent.address import Address, Family, parse_address
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.netlink import ACK, CREATE, DUMP, EXCL, REPLACE, REQUEST, OutcomeUnknown
+from ipvsagent.rows import SetSpec
 
 HEADER_SIZE = 16
 """Bytes of nlmsghdr."""
@@ -213,7 +214,7 @@ class Rtnetlink:
                     continue  # the late answer to a request that timed out
                 complete = complete and not header["flags"] & _DUMP_INTERRUPTED
                 if header["error"] is not None:
-                    raise refusal(header["error"])
+                    raise kernel_error(header["error"])
                 if header["type"] not in (_ERROR, _DONE):
                     answers.append(answer)
                     continue
@@ -230,13 +231,68 @@ class Rtnetlink:
             raise OutcomeUnknown(error.errno or errno.EIO, "answers were lost") from error
 
 
-def refusal(error: Exception) -> KernelError:
+def kernel_error(error: Exception) -> KernelError:
     """What an error of pyroute2's means: a refusal of the kernel, or a message that pyroute2 cannot read."""
     code = getattr(error, "code", None) or getattr(error, "errno", None)
     if not code:
         return KernelError.of(errno.EBADMSG, f"pyroute2 cannot read the answer: {error!r}")
     words = str(error.args[1]) if len(error.args) > 1 and error.args[1] else ""
     return KernelError.of(code, "" if words == os.strerror(code) else words)
+
+
+def create_set(spec: SetSpec, name: str, revision: int) -> None:
+    """Create an empty set. revision: of its kind, or the nearest that the kernel knows. Raises KernelError."""
+    family = socket.AF_INET6 if spec.family is Family.IPV6 else socket.AF_INET
+    with _ipset() as ipset:
+        oldest, newest = ipset.get_supported_revisions(spec.kind, family)
+    with _ipset(max(oldest, min(newest, revision))) as ipset:
+        ipset.create(
+            name,
+            spec.kind,
+            family,
+            exclusive=False,
+            maxelem=spec.max_elements,
+            skbinfo=spec.skbinfo,
+            timeout=spec.timeout or None,
+        )
+
+
+def swap_sets(one: str, other: str) -> None:
+    """Exchange what two names mean. Raises KernelError."""
+    with _ipset() as ipset:
+        ipset.swap(one, other)
+
+
+def destroy_sets(names: Collection[str]) -> dict[str, KernelError]:
+    """Destroy sets with their members; return the error of each that is still there, or never was."""
+    refused = {}
+    with _ipset() as ipset:
+        for name in names:
+            try:
+                with _kernel_errors():
+                    ipset.destroy(name)
+            except KernelError as error:
+                refused[name] = error
+    return refused
+
+
+@contextlib.contextmanager
+def _ipset(revision: int | None = None) -> Iterator[Any]:
+    """pyroute2's socket for a call or two: it has an event loop, which ends with the block."""
+    from pyroute2 import IPSet
+
+    with _kernel_errors(), IPSet(attr_revision=revision) as ipset:
+        yield ipset
+
+
+@contextlib.contextmanager
+def _kernel_errors() -> Iterator[None]:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        raise kernel_error(error) from error
 
 
 def _code_of_done(message: Any) -> int:

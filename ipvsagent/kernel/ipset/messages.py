@@ -18,9 +18,9 @@ from ipvsagent.rows import SetSpec
 
 NETLINK_NETFILTER = 12
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
-PROTOCOL, CREATE, DESTROY, SWAP, LIST, ADD, DEL, TEST, TYPE = (_SUBSYSTEM | n for n in (1, 2, 3, 6, 7, 9, 10, 11, 13))
+PROTOCOL, LIST, ADD, DEL, TEST = (_SUBSYSTEM | n for n in (1, 7, 9, 10, 11))
 
-_PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _MIN = 1, 2, 3, 4, 5, 6, 7, 8, 10
+_PROTOCOL, _SETNAME, _TYPENAME, _FAMILY, _FLAGS, _DATA, _ADT, _MIN = 1, 2, 3, 5, 6, 7, 8, 10
 _TIMEOUT, _HASHSIZE, _MAXELEM, _ELEMENTS, _REFERENCES = 6, 18, 19, 24, 25
 _LIST_HEADER = 4  # IPSET_FLAG_LIST_HEADER
 _WITH_SKBINFO = 0x40  # IPSET_FLAG_WITH_SKBINFO
@@ -52,10 +52,7 @@ _REFUSALS = {
 }
 
 NEWEST_PROTOCOL, OLDEST_PROTOCOL = 7, 6
-_REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:ip,port,ip": 5, "hash:ip,port,net": 7}
-"""The first that has skbinfo (Linux 3.18): nothing newer is used, and older tools can still list such sets."""
-_FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
-_FAMILIES = {number: family for family, number in _FAMILY_NUMBERS.items()}
+_FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 
 
 class SetError(KernelError):
@@ -113,27 +110,13 @@ class Codec:
     def version(self) -> bytes:
         return self._start
 
-    def named(self, name: str, second: str = "") -> bytes:
-        """For DESTROY and LIST of one set; with a second name for SWAP."""
-        body = self._start + attribute(_SETNAME, name.encode() + b"\0")
-        return body + attribute(_TYPENAME, second.encode() + b"\0") if second else body
+    def named(self, name: str) -> bytes:
+        """For LIST of one set."""
+        return self._start + attribute(_SETNAME, name.encode() + b"\0")
 
     def headers(self) -> bytes:
         """For LIST: all sets without their members."""
         return self._start + attribute(_FLAGS | NET_ORDER, _LIST_HEADER.to_bytes(4, "big"))
-
-    def type_query(self, kind: str, family: Family) -> bytes:
-        return self._start + attribute(_TYPENAME, kind.encode() + b"\0") + _family(family)
-
-    def create(self, spec: SetSpec, name: str, revision: int) -> bytes:
-        data = attribute(_MAXELEM | NET_ORDER, spec.max_elements.to_bytes(4, "big"))
-        if spec.skbinfo:
-            data += attribute(CADT_FLAGS | NET_ORDER, _WITH_SKBINFO.to_bytes(4, "big"))
-        if spec.timeout:
-            data += attribute(_TIMEOUT | NET_ORDER, spec.timeout.to_bytes(4, "big"))
-        typename = attribute(_TYPENAME, spec.kind.encode() + b"\0")
-        body = self.named(name) + typename + attribute(_REVISION, bytes([revision])) + _family(spec.family)
-        return body + attribute(_DATA | NESTED, data)
 
     def member(self, name: bytes, packed: bytes) -> bytes:
         """For ADD, DEL and TEST; `name` from `named`."""
@@ -143,23 +126,11 @@ class Codec:
 _NEST = struct.Struct("=HH")
 
 
-def _family(family: Family) -> bytes:
-    return attribute(_FAMILY, bytes([_FAMILY_NUMBERS[family]]))
-
-
 def protocol_range(body: Body) -> tuple[int, int]:
     """Oldest and newest version that the kernel speaks."""
     found = attributes(body.data, body.start + 4, body.end)
     newest = found[_PROTOCOL][0]
     return found[_MIN][0] if _MIN in found else newest, newest
-
-
-def revision_for(kind: str, body: Body) -> int:
-    """The revision to ask for, from the answer to a type query."""
-    found = attributes(body.data, body.start + 4, body.end)
-    newest = found[_REVISION][0]
-    oldest = found[_MIN][0] if _MIN in found else newest
-    return max(oldest, min(newest, _REVISIONS[kind]))
 
 
 def header_of(body: Body) -> SetHeader | None:
