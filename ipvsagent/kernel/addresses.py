@@ -44,9 +44,9 @@ _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, int
 
 
 def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None, sequence: int) -> bytes:
-    """RTM_NEWADDR or RTM_DELADDR; SET gives an IPv6 address that is there our attributes.
+    """Pack RTM_NEWADDR or RTM_DELADDR; SET gives an IPv6 address that is there our attributes.
 
-    `prefix` is its length, None for that of a single address.
+    prefix: its length, None for that of a single address.
     """
     v6 = ":" in address
     family, full = (socket.AF_INET6, 128) if v6 else (socket.AF_INET, 32)
@@ -63,7 +63,7 @@ def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None
 
 
 def is_as_we_bind(data: bytes, start: int, end: int) -> bool:
-    """Whether an RTM_NEWADDR body has scope host (IPv4), or is deprecated (IPv6)."""
+    """Report whether an RTM_NEWADDR body has scope host (IPv4), or is deprecated (IPv6)."""
     family, _, _, scope, _ = _IFADDRMSG.unpack_from(data, start)
     if family == socket.AF_INET:
         return bool(scope == _SCOPE_HOST)
@@ -71,7 +71,7 @@ def is_as_we_bind(data: bytes, start: int, end: int) -> bool:
 
 
 def unpack_address(data: bytes, start: int, end: int) -> tuple[int, int, Address] | None:
-    """Interface index, prefix length and address of an RTM_NEWADDR or RTM_DELADDR body."""
+    """Return interface index, prefix length and address of an RTM_NEWADDR or RTM_DELADDR body."""
     family, prefix, _, _, index = _IFADDRMSG.unpack_from(data, start)
     if family not in (socket.AF_INET, socket.AF_INET6):
         return None
@@ -85,32 +85,34 @@ def is_loopback(address: Address) -> bool:
 
 
 def is_ipv6_link_local(address: Address) -> bool:
-    """fe80::/10."""
+    """Report whether it is in fe80::/10."""
     return address[:3] in ("fe8", "fe9", "fea", "feb") and address[4:5] == ":"
 
 
 class AddressTable:
-    """`KernelTable` of `AddressRow`, for one interface. For one thread.
+    """The `KernelTable` of `AddressRow`, for one interface and one thread.
 
-    bound: the addresses on the interface, as far as this table has read and written; shared with `Ownership`.
     An interface that is not there reads as empty, and each ADD to it fails with ENODEV.
     """
 
     def __init__(self, interface: str = DEFAULT_INTERFACE, timeout: float = 10.0) -> None:
         self.interface = interface
         self.bound: set[Address] = set()
-        self.elsewhere: dict[Address, str] | None = None  # what node_addresses() said last
-        self.odd: set[Address] = set()  # bound by another program, with other attributes than ours
-        self._odd_prefixes: dict[Address, int] = {}  # somebody else's doing; needed to delete them
+        """The addresses on the interface, as far as this table has read and written; `Ownership` shares it."""
+        self.elsewhere: dict[Address, str] | None = None
+        """What `node_addresses` returned last."""
+        self.odd: set[Address] = set()
+        """Addresses that another program bound, with other attributes than ours."""
+        self._odd_prefixes: dict[Address, int] = {}  # of those that another program gave one; needed to delete them
         self._socket = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
 
     def close(self) -> None:
         self._socket.close()
 
     def read(self, keys: Keys) -> Iterator[Observed]:
-        """The addresses on the interface except loopback and IPv6 link-local ones; all are ours.
+        """Read the addresses on the interface except loopback and IPv6 link-local ones; all are ours.
 
-        Always one dump, whatever is asked for: the kernel has no query for one IPv4 address.
+        It is always one dump, whatever is asked for: the kernel has no query for one IPv4 address.
         """
         self._read_bound()
         wanted: Iterable[Address] = self.bound
@@ -130,7 +132,7 @@ class AddressTable:
         for sequence, op in enumerate(ops, first):
             row = op.row
             if type(row) is not AddressRow:
-                errors[sequence] = KernelError.of(errno.EINVAL, "not sent: it is no address")
+                errors[sequence] = KernelError.of(errno.EINVAL, "not sent: it is not an address")
                 continue
             try:
                 prefix = self._odd_prefixes.get(row.address) if op.verb is Verb.DELETE else None
@@ -148,7 +150,7 @@ class AddressTable:
         return failures
 
     def ensure_interface(self) -> None:
-        """Creates the interface if it is missing. Raises StartError with the remedy."""
+        """Create the interface if it is missing. Raises StartError with the remedy."""
         index = self._index()
         if index is not None:
             self._require_dummy(index)
@@ -163,7 +165,7 @@ class AddressTable:
         return self._index() is not None
 
     def remove_interface(self) -> None:
-        """Removes the interface with its addresses, if it is there. Raises StartError where it is no dummy."""
+        """Remove the interface with its addresses, if it is there. Raises StartError where it is not a dummy."""
         index = self._index()
         if index is not None:
             self._require_dummy(index)
@@ -172,7 +174,7 @@ class AddressTable:
         self.bound.clear()
 
     def node_addresses(self) -> dict[Address, str]:
-        """Addresses on all other interfaces, with the interface's name; no loopback, no IPv6 link-local."""
+        """Return addresses on all other interfaces, with the interface's name; no loopback, no IPv6 link-local."""
         names = dict(socket.if_nameindex())
         self.elsewhere = {
             address: names.get(index, str(index))
@@ -182,10 +184,10 @@ class AddressTable:
         return self.elsewhere
 
     def mend(self) -> int:
-        """Give `odd` addresses the attributes of ours; how many there were. Raises KernelError.
+        """Give `odd` addresses the attributes of ours; return how many there were. Raises KernelError.
 
-        The kernel changes the scope of an IPv4 address only by making it anew. Meanwhile a route keeps it local, so
-        that no packet goes astray and no connection notices.
+        The scope of an IPv4 address changes only by deleting and adding it. Meanwhile a route keeps it local, so that
+        no packet is lost and no connection is affected.
         """
         index = self._index()
         odd = [address for address in sorted(self.odd) if address not in self._odd_prefixes]
@@ -227,7 +229,7 @@ class AddressTable:
             return None
 
     def _dump(self, index: int = 0) -> Iterator[tuple[int, int, Address, bool]]:
-        """Addresses of one interface, by its index, or of all; the last is `is_as_we_bind`."""
+        """Yield index, prefix length and address of one interface or all, and whether it `is_as_we_bind`."""
         # Kernels from 4.20 on filter by index, for our 10,000 addresses beside a node's few; others do not.
         for body in self._socket.dump(_GET_ADDRESS, _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, index)):
             found = unpack_address(*body)

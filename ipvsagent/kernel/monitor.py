@@ -39,7 +39,7 @@ class LinkChange(Struct, frozen=True, gc=False):
 
 
 class Overflow(Struct, frozen=True):
-    """The kernel had more to say than there was room for: everything must be read again."""
+    """The kernel dropped notifications for want of room: everything must be read again."""
 
 
 Change = AddressChange | LinkChange | Overflow

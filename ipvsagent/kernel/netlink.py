@@ -45,8 +45,11 @@ _GENL_CTRL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 0x10, 3, 1, 2
 
 
 class Body(NamedTuple):
-    """An answer without its netlink header: `data[start:end]`. Kept in the buffer it came in: most are read
-    by fixed offsets, and cutting them out first would cost as much as reading them."""
+    """An answer without its netlink header: `data[start:end]`.
+
+    It stays in the buffer it came in: most are read by fixed offsets, and copying them first would cost as much as
+    reading them.
+    """
 
     data: bytes
     start: int
@@ -54,17 +57,19 @@ class Body(NamedTuple):
 
 
 class OutcomeUnknown(KernelError):
-    """The kernel's answers were lost (ENOBUFS) or did not come in time (ETIMEDOUT): the request may have been
-    carried out or not. Only reading the state again tells."""
+    """The kernel's answers were lost (ENOBUFS) or did not come in time (ETIMEDOUT).
+
+    Whether the request was applied is known only when the state has been read again.
+    """
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to four bytes."""
+    """Pack one attribute, padded to four bytes."""
     return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) & 3)
 
 
 def attributes(data: bytes, offset: int = 0, end: int | None = None) -> dict[int, bytes]:
-    """The attributes in `data[offset:end]` by type; of repeated ones the last. Ends where one is broken."""
+    """Return the attributes in `data[offset:end]` by type, of repeated ones the last, up to the first broken one."""
     found = {}
     limit = len(data) if end is None else end
     while offset + 4 <= limit:
@@ -77,7 +82,7 @@ def attributes(data: bytes, offset: int = 0, end: int | None = None) -> dict[int
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """One netlink message; `body` is already padded."""
+    """Pack one netlink message; `body` is already padded."""
     return HEADER.pack(16 + len(body), kind, flags | REQUEST, sequence, 0) + body
 
 
@@ -113,7 +118,7 @@ class NetlinkSocket:
         self._socket.close()
 
     def reserve(self, count: int) -> int:
-        """The first of `count` sequence numbers that no other request of this socket has."""
+        """Return the first of `count` sequence numbers that no other request of this socket has."""
         if self._sequence + count > 0xFFFFFFFF:
             self._sequence = 1
         first = self._sequence
@@ -121,7 +126,7 @@ class NetlinkSocket:
         return first
 
     def send(self, messages: Sequence[bytes]) -> dict[int, KernelError]:
-        """Sends messages in order; the errors by sequence number. A failed message does not stop the rest.
+        """Send messages in order; return the errors by sequence number. A failed message does not stop the rest.
 
         The messages carry rising sequence numbers from `reserve` and no ACK flag. When the answers to a part
         of them are lost, each of that part fails with OutcomeUnknown.
@@ -171,9 +176,9 @@ class NetlinkSocket:
                     return lost
 
     def dump(self, kind: int, body: bytes, *, partial: bool = False) -> list[Body]:
-        """All answers to a dump request. Tried again if the table changed meanwhile or answers were lost.
+        """Return all answers to a dump request, repeated if the table changed meanwhile or answers were lost.
 
-        partial: what the last try brought will do. Raises KernelError.
+        partial: return what the last try brought. Raises KernelError.
         """
         answers: list[Body] = []
         for _ in range(_DUMP_TRIES):
@@ -185,7 +190,7 @@ class NetlinkSocket:
         raise KernelError.of(errno.EINTR, f"the table changed during each of {_DUMP_TRIES} readings")
 
     def _dump_once(self, kind: int, body: bytes) -> tuple[list[Body], bool]:
-        """The answers, and whether they are all and of one moment."""
+        """Return the answers, and whether they are complete and of one moment."""
         sequence = self.reserve(1)
         self._request(message(kind, DUMP, sequence, body))
         answers: list[Body] = []
@@ -211,9 +216,9 @@ class NetlinkSocket:
                 answers.append(Body(data, start, end))
 
     def get(self, requests: Sequence[tuple[int, bytes]]) -> list[Body | KernelError]:
-        """Sends (type, body) queries together, each with one answer: its body, or why there is none.
+        """Send (type, body) queries together; return, in order, the body of each answer, or why there is none.
 
-        In order. At most a few hundred at a time, so that the answers fit the receive buffer.
+        At most a few hundred fit, because the answers have to fit the receive buffer.
         """
         first = self.reserve(len(requests))
         self._request(b"".join([message(k, 0, first + i, body) for i, (k, body) in enumerate(requests)]))
@@ -264,7 +269,7 @@ def _sequence_of(packed: bytes) -> int:
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """The messages of a datagram: type, flags, sequence number, and where the body starts and ends."""
+    """Yield the messages of a datagram: type, flags, sequence number, and where the body starts and ends."""
     offset = 0
     size = len(data)
     while offset + 16 <= size:
@@ -276,7 +281,7 @@ def _split(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
 
 
 def _error_in(kind: int, data: bytes, flags: int, start: int, end: int) -> KernelError | None:
-    """The error of an NLMSG_ERROR or NLMSG_DONE body, with the kernel's own words if it sent any."""
+    """Return the error of an NLMSG_ERROR or NLMSG_DONE body, with the kernel's own words if it sent any."""
     code = -int.from_bytes(data[start : start + 4], sys.byteorder, signed=True)
     if code <= 0:
         return None

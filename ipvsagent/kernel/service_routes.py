@@ -29,7 +29,7 @@ _OF_ADDRESSES = (0, 2)  # RTPROT_UNSPEC, of IPv6 addresses in older kernels, and
 
 
 class RouteTable:
-    """`KernelTable` of `RouteRow`. For one thread. Only routes with our protocol number are read or deleted."""
+    """The `KernelTable` of `RouteRow`. For one thread. Reads and deletes only routes with our protocol number."""
 
     def __init__(self, addresses: AddressTable, timeout: float = 10.0) -> None:
         self._addresses = addresses
@@ -45,14 +45,14 @@ class RouteTable:
             self._socket = None
 
     def read(self, keys: Keys) -> Iterator[Observed]:
-        """Always read all of ours, whatever is asked for: two dumps."""
+        """Read all of ours, whatever is asked for, with a dump for each address family."""
         found = [RouteRow(route.network, route.source) for route in self._rtnetlink().local_routes(PROTOCOL)]
         self._held = {row.network: row for row in found}
         self._note()
         return iter([Observed(row, Owner.OURS) for row in found if keys is None or row.key in set(keys)])
 
     def others(self) -> set[str]:
-        """Networks that are local by routes which other programs made, and not the kernel for an address."""
+        """Return networks that are local by routes of other programs, and not by the kernel's for an address."""
         ordinary = (PROTOCOL, *_OF_ADDRESSES)
         return {route.network for route in self._rtnetlink().local_routes() if route.protocol not in ordinary}
 
@@ -63,7 +63,7 @@ class RouteTable:
         for op in ops:
             row = op.row
             if not isinstance(row, RouteRow):
-                failures.append(Failure(op, KernelError.of(errno.EINVAL, "not sent: it is no route")))
+                failures.append(Failure(op, KernelError.of(errno.EINVAL, "not sent: it is not a route")))
                 continue
             if op.verb is Verb.DELETE and wanted.get(row.network, row) != row:
                 continue
@@ -94,7 +94,7 @@ class RouteTable:
         return self._socket
 
     def _mtu_of(self, source: Address) -> int | None:
-        """The MTU of the interface that has this address; None if none has."""
+        """Return the MTU of the interface that has this address; None if none has."""
         name = self._addresses.node_addresses().get(source)
         return next((link.mtu for link in self._rtnetlink().links() if link.name == name), None)
 

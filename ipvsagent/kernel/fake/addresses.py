@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FakeAddressTable:
-    """`bound` is what this agent knows of: as the real one it learns by reading and writing only."""
+    """Mimics `AddressTable`: as there, `bound` is what was read and written."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.interface = "kube-ipvs0"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FakeRouteTable:
-    """One route a range; a new source replaces the old one, as in the kernel."""
+    """Mimics `RouteTable`: there is one route a range, and a new source replaces the old one, as in the kernel."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.networks: set[Network] = set()

@@ -38,11 +38,12 @@ them, and what a crash left of them is destroyed."""
 _REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:ip,port,ip": 5, "hash:ip,port,net": 7}
 """The first that has skbinfo (Linux 3.18): nothing newer is used, and older tools can still list such sets."""
 _IN_USE_SECONDS = 0.5
-"""nf_tables lets go of a set some milliseconds after the rule that used it is gone."""
+"""nf_tables releases a set some milliseconds after the rule that used it is gone."""
 
 
 class Definitions:
-    """Raises StartError if the kernel has no ipset, or one that is too new or too old."""
+    """Creates, exchanges, destroys and lists sets. Raises StartError if the kernel's ipset is missing, too new or too
+    old."""
 
     def __init__(self, timeout: float) -> None:
         try:
@@ -72,7 +73,7 @@ class Definitions:
         self.socket.close()
 
     def headers(self) -> list[SetHeader]:
-        """All sets, other programs' as well."""
+        """List all sets, other programs' as well."""
         found = (header_of(body) for body in self.socket.dump(LIST, self.codec.headers()))
         return [header for header in found if header is not None]
 

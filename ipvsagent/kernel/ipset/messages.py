@@ -56,7 +56,7 @@ _FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 
 
 class SetError(KernelError):
-    """ipset refused. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
+    """A refusal of ipset. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(code, detail)
@@ -68,11 +68,11 @@ class SetFull(SetError):
 
 
 class SetInUse(SetError):
-    """A rule, or another program, holds the set."""
+    """A rule, or another program, uses the set."""
 
 
 def refusal(error: KernelError, name: str, size: int | None = None) -> KernelError:
-    """The same refusal with what it means for the set of this name. size: its max_elements, if known."""
+    """Return the same refusal with what it means for the set of this name. size: its max_elements, if known."""
     if error.code == HASH_FULL:
         return SetFull(HASH_FULL, f"set {name} is full{f': it holds {size} elements' if size is not None else ''}")
     if error.code == BUSY:
@@ -85,7 +85,7 @@ def refusal(error: KernelError, name: str, size: int | None = None) -> KernelErr
 
 
 class SetHeader(Struct, frozen=True, gc=False):
-    """What a set is and holds. odd: it was made with options that ours never have."""
+    """What a set is and holds. odd: it has options that ours never have."""
 
     name: str
     kind: str
@@ -102,7 +102,7 @@ class SetHeader(Struct, frozen=True, gc=False):
 
 
 class Codec:
-    """Bodies of requests, in one version of the protocol."""
+    """Packs the bodies of requests in one version of the protocol."""
 
     def __init__(self, protocol: int = NEWEST_PROTOCOL) -> None:
         self._start = struct.pack("=BBH", 2, 0, 0) + attribute(_PROTOCOL, bytes([protocol]))
@@ -111,15 +111,15 @@ class Codec:
         return self._start
 
     def named(self, name: str) -> bytes:
-        """For LIST of one set."""
+        """Pack a LIST of one set."""
         return self._start + attribute(_SETNAME, name.encode() + b"\0")
 
     def headers(self) -> bytes:
-        """For LIST: all sets without their members."""
+        """Pack a LIST of all sets without their members."""
         return self._start + attribute(_FLAGS | NET_ORDER, _LIST_HEADER.to_bytes(4, "big"))
 
     def member(self, name: bytes, packed: bytes) -> bytes:
-        """For ADD, DEL and TEST; `name` from `named`."""
+        """Pack an ADD, DEL or TEST; `name` is from `named`."""
         return name + _NEST.pack(len(packed) + 4, _DATA | NESTED) + packed
 
 
@@ -127,14 +127,14 @@ _NEST = struct.Struct("=HH")
 
 
 def protocol_range(body: Body) -> tuple[int, int]:
-    """Oldest and newest version that the kernel speaks."""
+    """Return the oldest and the newest version that the kernel speaks."""
     found = attributes(body.data, body.start + 4, body.end)
     newest = found[_PROTOCOL][0]
     return found[_MIN][0] if _MIN in found else newest, newest
 
 
 def header_of(body: Body) -> SetHeader | None:
-    """Of an answer to LIST; None for a further part of a set's members."""
+    """Return the header in an answer to LIST; None for a further part of a set's members."""
     found = attributes(body.data, body.start + 4, body.end)
     if _DATA not in found:
         return None
@@ -153,7 +153,7 @@ def header_of(body: Body) -> SetHeader | None:
 
 
 def members_of(body: Body) -> bytes:
-    """The packed members in an answer to LIST."""
+    """Return the packed members in an answer to LIST."""
     return attributes(body.data, body.start + 4, body.end).get(_ADT, b"")
 
 

@@ -1,6 +1,6 @@
 """The connections that IPVS tracks, from /proc/net/ip_vs_conn (ip_vs_conn_seq_show, ip_vs_conn.c).
 
-There is no netlink message for them. Knows nothing of how they are shown.
+There is no netlink message for them. How they are shown is not known here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ _FIELDS = 9  # without a persistence engine's two
 
 
 class Connection(Struct, frozen=True, gc=False):
-    """protocol, state: the kernel's words; NONE is the state of a persistence template. expires: seconds left.
-    pe_data: what the persistence engine tells clients apart by, as SIP's Call-ID."""
+    """A connection, or a persistence template, whose state is NONE."""
 
     protocol: str
     client: Address
@@ -30,13 +29,15 @@ class Connection(Struct, frozen=True, gc=False):
     destination_port: int
     state: str
     expires: int
+    """Seconds left."""
     pe_name: str = ""
     pe_data: str = ""
+    """What the persistence engine identifies a client by, such as SIP's Call-ID."""
 
 
 def connections(path: Path = _FILE) -> Iterator[Connection]:
-    """In the kernel's order. Raises OSError (FileNotFoundError if there is no IPVS). Bytes of `pe_data` that are no
-    UTF-8 come as surrogates."""
+    """Yield connections in the kernel's order. Raises OSError (FileNotFoundError if there is no IPVS). Bytes of
+    `pe_data` that are not UTF-8 become surrogates."""
     with path.open("rb") as file:
         next(file, None)  # column titles
         for line in file:
@@ -46,7 +47,7 @@ def connections(path: Path = _FILE) -> Iterator[Connection]:
 
 
 def parse(line: bytes) -> Connection | None:
-    """One line; None if it is cut short."""
+    """Parse one line; None if it is truncated."""
     words = [word.decode(errors="surrogateescape") for word in line.split()]
     if len(words) < _FIELDS:
         return None
@@ -65,5 +66,5 @@ def parse(line: bytes) -> Connection | None:
 
 
 def _address(word: str) -> Address:
-    """Eight hexadecimal digits, or IPv6 with all its colons."""
+    """Parse eight hexadecimal digits, or IPv6 with all its colons."""
     return parse_address(word) if ":" in word else unpack(bytes.fromhex(word))
