@@ -91,21 +91,15 @@ class Rtnetlink:
     def __init__(self, groups: int = 0, timeout: float = 10.0) -> None:
         from pyroute2 import IPRSocket
 
+        self._library = IPRSocket()
         try:
-            self._library = IPRSocket()
+            self._socket: socket.socket = self._library.socket
+            _configure(self._socket, timeout)
+            # Not the library's bind(), which tries 180 ports of its own choice; the kernel finds a free one.
+            self._socket.bind((0, groups))
         except OSError as error:
+            self._library.close()
             raise KernelError.of(error.errno or errno.EIO, "there is no rtnetlink socket to be had") from error
-        self._socket: socket.socket = self._library.socket
-        with contextlib.suppress(PermissionError):
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        for option in (_EXT_ACK, _STRICT_CHECK):
-            with contextlib.suppress(OSError):  # kernels before 4.20 lack some
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
-        )
-        # Not the library's bind(), which tries 180 ports of its own choice; the kernel finds a free one.
-        self._socket.bind((0, groups))
         self._sequence = 0
 
     def fileno(self) -> int:
@@ -229,6 +223,16 @@ class Rtnetlink:
             raise OutcomeUnknown(errno.ETIMEDOUT, "the kernel did not answer") from error
         except OSError as error:
             raise OutcomeUnknown(error.errno or errno.EIO, "answers were lost") from error
+
+
+def _configure(rtnetlink: socket.socket, timeout: float) -> None:
+    with contextlib.suppress(PermissionError):
+        rtnetlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    for option in (_EXT_ACK, _STRICT_CHECK):
+        with contextlib.suppress(OSError):  # kernels before 4.20 lack some
+            rtnetlink.setsockopt(_SOL_NETLINK, option, 1)
+    pause = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+    rtnetlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
 
 
 def kernel_error(error: Exception) -> KernelError:
