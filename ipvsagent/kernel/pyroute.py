@@ -1,4 +1,4 @@
-"""The rare netlink calls, carried by pyroute2: interfaces, local routes, notifications, and what sets there are.
+"""The rare netlink calls, carried by pyroute2: interfaces, local routes, notifications, and the making of ipsets.
 
 This module alone knows pyroute2's objects; it hands out ours, and raises `KernelError` with errno and the kernel's
 words. Its defects that bite here are worked around here (docs/pyroute2.md).
@@ -6,7 +6,7 @@ words. Its defects that bite here are worked around here (docs/pyroute2.md).
 Rtnetlink goes through `IPRSocket`, pyroute2's socket outside of asyncio: no loop, no thread, one file descriptor. A
 socket of ipsets has an event loop, and lives for one call.
 
-pyroute2 is imported by the first call, not with this module: importing it takes 0.2 s and 11 MiB, which `--help`,
+pyroute2 is imported by the first call, not with this module: importing it takes 0.26 s and 12 MiB, which `--help`,
 `status` and a dry run against nothing need not pay.
 """
 
@@ -52,32 +52,34 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class Link(Struct, frozen=True):
-    """A network interface.
-
-    kind: `dummy`, `veth`, `bridge`, ...; "" = hardware. master: index of what it is a port of, 0 = none.
-    ethernet: it speaks ARP.
-    """
+    """A network interface."""
 
     index: int
     name: str
     kind: str
+    """`dummy`, `veth`, `bridge`, ...; "" = hardware."""
     master: int
+    """Index of the interface that it is a port of; 0 = none."""
     up: bool
+    """An administrator has set it up."""
     ethernet: bool
+    """It speaks ARP."""
     mtu: int = 0
 
 
 class LocalRoute(Struct, frozen=True):
-    """A route in the kernel's table of local addresses. network: ADDRESS/PREFIX. protocol: who made it. source: the
-    preferred one, "" = none."""
+    """A route in the kernel's table of local addresses."""
 
     network: str
+    """ADDRESS/PREFIX."""
     protocol: int
+    """The number of the program that made it (RTPROT_*)."""
     source: Address
+    """The preferred source; "" = none."""
 
 
 def links() -> list[Link]:
-    """Every interface of this network namespace. Raises KernelError."""
+    """List the interfaces of this network namespace. Raises KernelError."""
     with contextlib.closing(Rtnetlink()) as rtnetlink:
         return rtnetlink.links()
 
@@ -109,12 +111,12 @@ class Rtnetlink:
         self._library.close()
 
     def links(self) -> list[Link]:
-        """Every interface."""
+        """List the interfaces."""
         attributes = [("IFLA_EXT_MASK", _SKIP_STATISTICS)]
         return [_link(answer) for answer in self._dump(_GET_LINK, partial(_link_message, attributes=attributes))]
 
     def link(self, index: int) -> Link:
-        """Raises KernelError, ENODEV if there is none."""
+        """Return the interface of this index. Raises KernelError, ENODEV if there is none."""
         return _link(self._ask(_GET_LINK, _link_message(index))[0])
 
     def create_dummy(self, name: str) -> None:
@@ -127,8 +129,8 @@ class Rtnetlink:
         self._ask(_DELETE_LINK, _link_message(index))
 
     def local_routes(self, protocol: int = 0) -> Iterator[LocalRoute]:
-        """Local routes of both address families. protocol: only those of this number, filtered by kernels from 4.20
-        on; 0 = all."""
+        """Yield local routes of both address families. protocol: only those of this number, which kernels from 4.20 on
+        filter; 0 = all."""
         for family in _FAMILIES:
             try:
                 answers = self._dump(_GET_ROUTE, partial(_route_message, family, protocol))
@@ -156,7 +158,7 @@ class Rtnetlink:
         self._ask(_DELETE_ROUTE, _route_to(route, device, SCOPE_NOWHERE, []))
 
     def notifications(self) -> Iterator[tuple[int, bytes]]:
-        """Type and message, header included, of all notifications that wait now, none if there are none.
+        """Yield type and message, header included, of all notifications that are queued now.
 
         Raises OutcomeUnknown (ENOBUFS) where the kernel dropped some.
         """
@@ -176,13 +178,13 @@ class Rtnetlink:
                 offset += length + 3 & ~3
 
     def changed_link(self, message: bytes) -> tuple[int, Link]:
-        """Address family and interface of a notification about a link. The family is AF_UNSPEC, or AF_BRIDGE where a
-        bridge talks about its port."""
+        """Return address family and interface of a notification about a link. The family is AF_UNSPEC, or AF_BRIDGE
+        where a bridge reports about its port."""
         (parsed,) = self._library.marshal.parse(message)
         return parsed["family"], _link(parsed)
 
     def _dump(self, kind: int, message: Callable[[], Any]) -> list[Any]:
-        """All answers to a dump request. Tried again if the table changed meanwhile."""
+        """Return all answers to a dump request, repeated if the table changed meanwhile."""
         for _ in range(_DUMP_TRIES):
             answers, complete = self._request(kind, message(), DUMP)
             if complete:
@@ -193,7 +195,7 @@ class Rtnetlink:
         return self._request(kind, message, ACK | flags)[0]
 
     def _request(self, kind: int, message: Any, flags: int) -> tuple[list[Any], bool]:
-        """The answers, and whether they are all of one moment."""
+        """Return the answers, and whether they are of one moment."""
         self._sequence += 1
         try:
             self._library.put(message, kind, msg_flags=REQUEST | flags, msg_seq=self._sequence)
@@ -236,7 +238,7 @@ def _configure(rtnetlink: socket.socket, timeout: float) -> None:
 
 
 def kernel_error(error: Exception) -> KernelError:
-    """What an error of pyroute2's means: a refusal of the kernel, or a message that pyroute2 cannot read."""
+    """Translate an error of pyroute2's: a refusal of the kernel, or a message that pyroute2 cannot read."""
     code = getattr(error, "code", None) or getattr(error, "errno", None)
     if not code:
         return KernelError.of(errno.EBADMSG, f"pyroute2 cannot read the answer: {error!r}")
@@ -300,7 +302,7 @@ def _kernel_errors() -> Iterator[None]:
 
 
 def _code_of_done(message: Any) -> int:
-    """The errno in NLMSG_DONE, which pyroute2 reads only if the kernel has words to go with it."""
+    """Return the errno in NLMSG_DONE, which pyroute2 reads only if the kernel has words to go with it."""
     at = message.offset + HEADER_SIZE
     return -int.from_bytes(message.data[at : at + 4], sys.byteorder, signed=True)
 
@@ -328,7 +330,7 @@ def _link(message: Any) -> Link:
 
 
 def _text(value: str | bytes | None) -> str:
-    """pyroute2 gives bytes where a name is no UTF-8."""
+    """Decode a name, which pyroute2 leaves as bytes where it is not UTF-8."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
