@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ipvsagent.address import Address, Family
-from ipvsagent.errors import AlreadyThere, KernelError, NotThere
+from ipvsagent.errors import AlreadyThere, KernelError
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset.definitions import Definitions
 from ipvsagent.kernel.monitor import AddressMonitor
@@ -198,7 +198,7 @@ def test_nothing_is_left_of_sets(netns, monkeypatch, capfd):
         with nothing_left(monkeypatch) as loops:
             definitions.create(spec)
             assert [header.fits(spec) for header in definitions.headers()] == [True]
-            with pytest.raises(NotThere, match="there is no set"):
+            with pytest.raises(KernelError, match="set IPVSAGENT-MISSING: ipset error 4101"):
                 definitions.swap(spec.name, "IPVSAGENT-MISSING")
             definitions.destroy([spec.name, "IPVSAGENT-MISSING"])
             assert definitions.headers() == []
