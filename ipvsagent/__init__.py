@@ -38,6 +38,7 @@ Where do I change...
     a kind of kernel row                       rows/ipvs.py, rows/shared.py, rows/nat_chains.py
     a netlink message                          kernel/ipvs/requests.py, kernel/ipvs/answers.py, kernel/addresses.py
     a member of an ipset                       render/set_members.py; its message: kernel/ipset/messages.py
+    what goes through pyroute2                 kernel/pyroute.py; why not the rest: docs/pyroute2.md
 
   packet rules
     a packet rule beside IPVS                  render/iptables/ipvs_rules.py

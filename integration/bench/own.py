@@ -31,6 +31,15 @@ from ipvsagent.sources.manifests import ManifestSource
 
 _SOME_FAMILY = 30
 _SLICES = 200
+_LIBRARY = """
+import time, ipvsagent.agent.agent, ipvsagent.cli.run
+from pathlib import Path
+from ipvsagent.kernel.pyroute import links
+resident = lambda: int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
+before, began = resident(), time.perf_counter()
+links()
+print(time.perf_counter() - began, resident() - before)
+"""
 
 
 class _Taken:
@@ -64,6 +73,7 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
     chain.start()
     started = time.perf_counter()
     return {
+        **_library(),
         "import_seconds": imported - began,
         "files_seconds": read - imported,
         "start_seconds": started - read,
@@ -72,6 +82,13 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
         "drains": _begin_rollout(chain, cluster),
         "rollout_seconds": _changes(chain, cluster, count),
     }
+
+
+def _library() -> Measured:
+    """What a start and a resident agent pay for pyroute2, which the first of its calls imports: the best of three."""
+    runs = [subprocess.run([sys.executable, "-c", _LIBRARY], stdout=subprocess.PIPE, check=True) for _ in range(3)]
+    seconds, kib = (min(values) for values in zip(*[map(float, run.stdout.split()) for run in runs], strict=True))
+    return {"library_seconds": seconds, "library_mib": kib / 1024}
 
 
 def _changes(chain: Chain, cluster: Cluster, count: int) -> float:

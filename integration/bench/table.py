@@ -79,6 +79,8 @@ _ROWS: tuple[tuple[str, str, tuple[float, str]], ...] = (
     ("  it is", "own.rollout_seconds", _US),
     ("decoding a slice, before it", "own.decode_seconds", _US),
     ("of a restart: importing", "own.import_seconds", _S),
+    ("  importing pyroute2", "own.library_seconds", _S),
+    ("  memory of it", "own.library_mib", _MIB),
     ("  reading the files", "own.files_seconds", _S),
     ("  policy and packing of all rows", "own.start_seconds", _S),
     ("first lists of the API: CPU", "lists.cpu_seconds", _S),

@@ -1,30 +1,28 @@
 """Notices changes of addresses and links as they happen, so that the agent need not poll for them.
 
-Only reports; what a change means is for others to decide. Made before the first reading of addresses, so that
-nothing falls between the two. Our own writes are reported too.
+It only reports; what a change means is for others to decide. It is made before the first reading of addresses, so that
+nothing falls between the two. Our own writes are reported too, which is why addresses are read by our own codec: the
+notifications of 10,000 bound addresses take pyroute2 2.6 s under the interpreter's lock, and us 0.36 s (6.1 guest).
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
 
 from msgspec import Struct
 
 from ipvsagent.address import Address
 from ipvsagent.kernel.addresses import DELETE_ADDRESS, NEW_ADDRESS, is_as_we_bind, unpack_address
-from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, OutcomeUnknown, attributes
+from ipvsagent.kernel.netlink import OutcomeUnknown
+from ipvsagent.kernel.pyroute import HEADER_SIZE, Rtnetlink
 
 _NEW_LINK, _DELETE_LINK = 16, 17  # RTM_*
 _GROUPS = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
-_IFINFOMSG = struct.Struct("=BxHiII")  # family, device type, index, flags, mask of changed flags
-_IFLA_IFNAME = 3
-_UP = 0x1
 
 
 class AddressChange(Struct, frozen=True, gc=False):
-    """An address is there now (also: is there with other flags), or is not any more. odd: not as we bind ours."""
+    """An address is there now (or is there with other flags), or is not any more. odd: not as we bind ours."""
 
     interface: str
     address: Address
@@ -41,17 +39,17 @@ class LinkChange(Struct, frozen=True, gc=False):
 
 
 class Overflow(Struct, frozen=True):
-    """The kernel had more to say than there was room for: everything must be read again."""
+    """The kernel dropped notifications for want of room: everything must be read again."""
 
 
 Change = AddressChange | LinkChange | Overflow
 
 
 class AddressMonitor:
-    """To be watched with `select`; `read` never blocks. For one thread. Raises OSError if there is no netlink."""
+    """Is watched with `select`; `read` never blocks. For one thread. Raises KernelError if there is no netlink."""
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(NETLINK_ROUTE, groups=_GROUPS)
+        self._socket = Rtnetlink(groups=_GROUPS)
         self._names = dict(socket.if_nameindex())
 
     def fileno(self) -> int:
@@ -61,11 +59,11 @@ class AddressMonitor:
         self._socket.close()
 
     def read(self) -> list[Change]:
-        """What happened since the last call, in order; empty if nothing did."""
+        """Return what happened since the last call, in order; nothing if nothing did."""
         changes: list[Change] = []
         try:
-            for kind, body in self._socket.notifications():
-                change = self._change(kind, body)
+            for kind, message in self._socket.notifications():
+                change = self._change(kind, message)
                 if change is not None:
                     changes.append(change)
         except OutcomeUnknown as error:
@@ -75,25 +73,23 @@ class AddressMonitor:
             changes.append(Overflow())
         return changes
 
-    def _change(self, kind: int, body: bytes) -> Change | None:
+    def _change(self, kind: int, message: bytes) -> Change | None:
         if kind in (NEW_ADDRESS, DELETE_ADDRESS):
-            found = unpack_address(body, 0, len(body))
+            found = unpack_address(message, HEADER_SIZE, len(message))
             if found is None:
                 return None
             index, _, address = found
             present = kind == NEW_ADDRESS
-            odd = present and not is_as_we_bind(body, 0, len(body))
+            odd = present and not is_as_we_bind(message, HEADER_SIZE, len(message))
             return AddressChange(self._names.get(index, str(index)), address, present, odd)
         if kind in (_NEW_LINK, _DELETE_LINK):
-            family, _, index, flags, _ = _IFINFOMSG.unpack_from(body)
+            family, link = self._socket.changed_link(message)
             if family != socket.AF_UNSPEC:
                 return None  # a bridge talks about its ports; AF_BRIDGE's RTM_DELLINK removes no interface
-            old = self._names.get(index)
-            raw = attributes(body, _IFINFOMSG.size).get(_IFLA_IFNAME, b"")
-            name = raw.rstrip(b"\0").decode(errors="replace") or old or str(index)
+            name = link.name or self._names.get(link.index) or str(link.index)
             if kind == _DELETE_LINK:
-                self._names.pop(index, None)
+                self._names.pop(link.index, None)
                 return LinkChange(name, present=False)
-            self._names[index] = name
-            return LinkChange(name, present=True, up=bool(flags & _UP))
+            self._names[link.index] = name
+            return LinkChange(name, present=True, up=link.up)
         return None

@@ -1,7 +1,8 @@
 """AF_NETLINK: a codec for messages and attributes, and a blocking socket that sends batches.
 
-pyroute2 needs 300 to 500 us a message, minutes for the table of a node; these functions need about one.
-Nothing here knows IPVS or addresses: users bring packed messages and get bodies back.
+It carries what is hot: pyroute2, which carries the rare calls (pyroute.py), needs 300 to 500 us a message, minutes for
+the table of a node; these functions need about one. Nothing here knows IPVS or addresses: users bring packed messages
+and get bodies back.
 
 How a batch stays exact without one acknowledgement per message: the kernel always answers a message that
 failed, and each answer names its sequence number, so only the last message of a batch asks for an
@@ -44,8 +45,11 @@ _GENL_CTRL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 0x10, 3, 1, 2
 
 
 class Body(NamedTuple):
-    """An answer without its netlink header: `data[start:end]`. Kept in the buffer it came in: most are read
-    by fixed offsets, and cutting them out first would cost as much as reading them."""
+    """An answer without its netlink header: `data[start:end]`.
+
+    It stays in the buffer it came in: most are read by fixed offsets, and copying them first would cost as much as
+    reading them.
+    """
 
     data: bytes
     start: int
@@ -53,17 +57,19 @@ class Body(NamedTuple):
 
 
 class OutcomeUnknown(KernelError):
-    """The kernel's answers were lost (ENOBUFS) or did not come in time (ETIMEDOUT): the request may have been
-    carried out or not. Only reading the state again tells."""
+    """The kernel's answers were lost (ENOBUFS) or did not come in time (ETIMEDOUT).
+
+    Whether the request was applied is known only when the state has been read again.
+    """
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to four bytes."""
+    """Pack one attribute, padded to four bytes."""
     return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) & 3)
 
 
 def attributes(data: bytes, offset: int = 0, end: int | None = None) -> dict[int, bytes]:
-    """The attributes in `data[offset:end]` by type; of repeated ones the last. Ends where one is broken."""
+    """Return the attributes in `data[offset:end]` by type, of repeated ones the last, up to the first broken one."""
     found = {}
     limit = len(data) if end is None else end
     while offset + 4 <= limit:
@@ -76,7 +82,7 @@ def attributes(data: bytes, offset: int = 0, end: int | None = None) -> dict[int
 
 
 def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    """One netlink message; `body` is already padded."""
+    """Pack one netlink message; `body` is already padded."""
     return HEADER.pack(16 + len(body), kind, flags | REQUEST, sequence, 0) + body
 
 
@@ -86,7 +92,7 @@ class NetlinkSocket:
     It belongs to the network namespace in which it was made. Raises OSError if it cannot be made.
     """
 
-    def __init__(self, protocol: int, groups: int = 0, timeout: float = 10.0) -> None:
+    def __init__(self, protocol: int, timeout: float = 10.0) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         for option, plain in ((_SO_SNDBUFFORCE, socket.SO_SNDBUF), (_SO_RCVBUFFORCE, socket.SO_RCVBUF)):
             try:
@@ -100,7 +106,7 @@ class NetlinkSocket:
         self._socket.setsockopt(
             socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
         )
-        self._socket.bind((0, groups))
+        self._socket.bind((0, 0))
         # One for all answers: a new one of this size each time would be mapped and unmapped by the C library.
         self._buffer = memoryview(bytearray(_READ))
         self._sequence = 1
@@ -112,7 +118,7 @@ class NetlinkSocket:
         self._socket.close()
 
     def reserve(self, count: int) -> int:
-        """The first of `count` sequence numbers that no other request of this socket has."""
+        """Return the first of `count` sequence numbers that no other request of this socket has."""
         if self._sequence + count > 0xFFFFFFFF:
             self._sequence = 1
         first = self._sequence
@@ -120,7 +126,7 @@ class NetlinkSocket:
         return first
 
     def send(self, messages: Sequence[bytes]) -> dict[int, KernelError]:
-        """Sends messages in order; the errors by sequence number. A failed message does not stop the rest.
+        """Send messages in order; return the errors by sequence number. A failed message does not stop the rest.
 
         The messages carry rising sequence numbers from `reserve` and no ACK flag. When the answers to a part
         of them are lost, each of that part fails with OutcomeUnknown.
@@ -170,9 +176,9 @@ class NetlinkSocket:
                     return lost
 
     def dump(self, kind: int, body: bytes, *, partial: bool = False) -> list[Body]:
-        """All answers to a dump request. Tried again if the table changed meanwhile or answers were lost.
+        """Return all answers to a dump request, repeated if the table changed meanwhile or answers were lost.
 
-        partial: what the last try brought will do. Raises KernelError.
+        partial: return what the last try brought. Raises KernelError.
         """
         answers: list[Body] = []
         for _ in range(_DUMP_TRIES):
@@ -184,7 +190,7 @@ class NetlinkSocket:
         raise KernelError.of(errno.EINTR, f"the table changed during each of {_DUMP_TRIES} readings")
 
     def _dump_once(self, kind: int, body: bytes) -> tuple[list[Body], bool]:
-        """The answers, and whether they are all and of one moment."""
+        """Return the answers, and whether they are complete and of one moment."""
         sequence = self.reserve(1)
         self._request(message(kind, DUMP, sequence, body))
         answers: list[Body] = []
@@ -210,9 +216,9 @@ class NetlinkSocket:
                 answers.append(Body(data, start, end))
 
     def get(self, requests: Sequence[tuple[int, bytes]]) -> list[Body | KernelError]:
-        """Sends (type, body) queries together, each with one answer: its body, or why there is none.
+        """Send (type, body) queries together; return, in order, the body of each answer, or why there is none.
 
-        In order. At most a few hundred at a time, so that the answers fit the receive buffer.
+        At most a few hundred fit, because the answers have to fit the receive buffer.
         """
         first = self.reserve(len(requests))
         self._request(b"".join([message(k, 0, first + i, body) for i, (k, body) in enumerate(requests)]))
@@ -227,29 +233,16 @@ class NetlinkSocket:
         return answers
 
     def family(self, name: str) -> int:
-        """The message type of a generic netlink family. Raises NotThere (ENOENT) if the kernel has none."""
+        """Return the message type of a generic netlink family. Raises NotThere (ENOENT) if the kernel has none.
+
+        Not pyroute2's, because `status` needs it and imports none of pyroute2.
+        """
         body = struct.pack("=BBxx", _GETFAMILY, 1) + attribute(_FAMILY_NAME, name.encode() + b"\0")
         answer = self.get([(_GENL_CTRL, body)])[0]
         if isinstance(answer, KernelError):
             raise answer
         found = attributes(answer.data, answer.start + 4, answer.end)
         return int.from_bytes(found[_FAMILY_ID], sys.byteorder)
-
-    def notifications(self) -> Iterator[tuple[int, bytes]]:
-        """(type, body) of all notifications that wait now, none if there are none.
-
-        Raises OutcomeUnknown (ENOBUFS) where the kernel dropped some.
-        """
-        while True:
-            try:
-                size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise _lost(error) from error
-            data = bytes(self._buffer[:size])
-            for kind, _, _, start, end in _split(data):
-                yield kind, data[start:end]
 
     def _request(self, data: bytes) -> None:
         try:
@@ -276,7 +269,7 @@ def _sequence_of(packed: bytes) -> int:
 
 
 def _split(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """The messages of a datagram: type, flags, sequence number, and where the body starts and ends."""
+    """Yield the messages of a datagram: type, flags, sequence number, and where the body starts and ends."""
     offset = 0
     size = len(data)
     while offset + 16 <= size:
@@ -288,7 +281,7 @@ def _split(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
 
 
 def _error_in(kind: int, data: bytes, flags: int, start: int, end: int) -> KernelError | None:
-    """The error of an NLMSG_ERROR or NLMSG_DONE body, with the kernel's own words if it sent any."""
+    """Return the error of an NLMSG_ERROR or NLMSG_DONE body, with the kernel's own words if it sent any."""
     code = -int.from_bytes(data[start : start + 4], sys.byteorder, signed=True)
     if code <= 0:
         return None

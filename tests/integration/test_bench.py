@@ -39,6 +39,7 @@ def test_small_run_counts_right(tmp_path: Path) -> None:
     assert figures["change.changes"] == figures["floor.changes"] == 100
     assert figures["program.failures"] == figures["restart.writes"] == figures["idle.start_writes"] == 0
     assert figures["own.change_seconds"] > 0 and figures["lists.seconds"] > 0
+    assert figures["own.library_seconds"] > 0 and figures["own.library_mib"] > 0
     assert figures["own.drains"] == SIZE / 5
     assert figures["cold.seconds"] > 0 and figures["idle.agent_rss_mib"] > 0
     assert 0 < figures["api.median"] <= figures["api.p99"]

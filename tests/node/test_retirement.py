@@ -18,10 +18,12 @@ from ipvsagent.errors import KernelError
 from ipvsagent.findings import FindingKind
 from ipvsagent.kernel import host
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.ipset import definitions
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.ipvs.ownership import Ledger
 from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.netlink import NetlinkSocket
+from ipvsagent.kernel.pyroute import Rtnetlink
 from ipvsagent.rows import Failure
 from tests.support.cluster_documents import NODE_ADDRESS, THIS_NODE
 from tests.support.proxied_node import A, ProxiedNode
@@ -133,7 +135,7 @@ class Killed(BaseException):
 def killed_at(monkeypatch, moment: int) -> Iterator[None]:
     """In the middle of this write to the kernel; 0 is the first."""
     writes = itertools.count()
-    send = NetlinkSocket.send
+    send, ask, destroy = NetlinkSocket.send, Rtnetlink._ask, definitions.destroy_sets
 
     def interrupted(netlink: NetlinkSocket, messages: list[bytes]) -> object:
         if next(writes) < moment:
@@ -141,8 +143,22 @@ def killed_at(monkeypatch, moment: int) -> Iterator[None]:
         send(netlink, messages[: len(messages) // 2])
         raise Killed
 
+    def interrupted_ask(rtnetlink: Rtnetlink, kind: int, *words: object) -> object:
+        reads = kind % 4 == 2  # RTM_GET*
+        if reads or next(writes) < moment:
+            return ask(rtnetlink, kind, *words)
+        raise Killed
+
+    def interrupted_destruction(names: list[str]) -> object:
+        if next(writes) < moment:
+            return destroy(names)
+        destroy(names[: len(names) // 2])
+        raise Killed
+
     with monkeypatch.context() as killing, contextlib.suppress(Killed):
         killing.setattr(NetlinkSocket, "send", interrupted)
+        killing.setattr(Rtnetlink, "_ask", interrupted_ask)
+        killing.setattr(definitions, "destroy_sets", interrupted_destruction)
         yield
 
 

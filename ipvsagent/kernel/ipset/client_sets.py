@@ -1,7 +1,7 @@
 """Sets that remember which client went to which endpoint (render/iptables/nat_chains.py); the kernel fills and
 ages them.
 
-Made when a rule is to name them. They are no `SetTable`'s business, because what they hold is wanted by nobody.
+They are created before a rule names them. `SetTable` ignores them, because no desired row says what they hold.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ipvsagent.rows.nat_chains import CLIENT_SETS
 
 KIND = "hash:ip,port,ip"
 _TIMEOUT = 10800
-"""Seconds; every rule that adds a member says its own."""
+"""Seconds; every rule that adds a member has its own."""
 
 
 class ClientSets:
-    """For one thread."""
+    """Creates and destroys these sets. For one thread."""
 
     def __init__(self) -> None:
         self._definitions: Definitions | None = None
         self._made: set[str] = set()
 
     def make(self, names: Collection[str]) -> None:
-        """Those that are missing. Raises KernelError, also for a kernel that has no such sets."""
+        """Create those that are missing. Raises KernelError, also for a kernel that has no such sets."""
         if not names or self._made.issuperset(names):
             return
         try:
@@ -43,11 +43,11 @@ class ClientSets:
             raise KernelError.of(errno.EOPNOTSUPP, str(error)) from error
 
     def forget(self) -> None:
-        """What is there has to be looked at again: somebody may have destroyed a set."""
+        """List what is there again before the next use: somebody may have destroyed a set."""
         self._made.clear()
 
     def sweep(self, used: Collection[str]) -> None:
-        """Destroys those that no rule names. Raises KernelError, StartError."""
+        """Destroy those that no rule names. Raises KernelError, StartError."""
         definitions = self._opened()
         self._made = {header.name for header in definitions.headers() if is_client_set(header.name)}
         for name in self._made - set(used):
@@ -59,7 +59,7 @@ class ClientSets:
 
     def close(self) -> None:
         if self._definitions is not None:
-            self._definitions.socket.close()
+            self._definitions.close()
             self._definitions = None
 
     def _opened(self) -> Definitions:

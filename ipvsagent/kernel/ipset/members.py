@@ -2,7 +2,7 @@
 
 A member is a key and, after a space, options that come with it: `10.96.0.1,tcp:80 skbmark 0x100000/0xff00000`.
 The kernel finds members by key alone. Texts are canonical, so that equal members are equal texts; others are
-refused, because they would be read back as something else. Pure.
+refused, because they would read back differently. Pure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = {
     "hash:ip,port,ip": ("ip", "port", "ip"),
     "hash:ip,port,net": ("ip", "port", "net"),
 }
-"""What the parts of a key are, by kind of set."""
+"""The parts of a key, by kind of set."""
 
 
 def key_of(member: str) -> str:
@@ -35,7 +35,7 @@ def key_of(member: str) -> str:
 
 
 def pack_member(kind: str, family: Family, member: str) -> bytes:
-    """The attributes of a member. Raises ValueError with what is wrong with the text."""
+    """Pack the attributes of a member. Raises ValueError with what is wrong with the text."""
     key, _, options = member.partition(" ")
     parts = key.split(",")
     shape = KINDS[kind]
@@ -98,7 +98,7 @@ _ADDRESS = {4: struct.Struct("=HHHH4s"), 16: struct.Struct("=HHHH16s")}
 
 
 def _address_headers(kind: int, size: int) -> tuple[int, int, int, int]:
-    """Of the nest, and of the address in it: IPSET_ATTR_IPADDR_IPV4 or _IPV6."""
+    """Return the headers of the nest and of the address in it, IPSET_ATTR_IPADDR_IPV4 or _IPV6."""
     return size + 8, kind | NESTED, size + 4, (1 if size == 4 else 2) | NET_ORDER
 
 
@@ -122,7 +122,7 @@ def _skbmark_text(mark: int, mask: int) -> str:
 
 
 def unpack_members(data: bytes) -> Iterator[str]:
-    """The members of an IPSET_ATTR_ADT payload."""
+    """Yield the members of an IPSET_ATTR_ADT payload."""
     offset, end = 0, len(data)
     while offset + 4 <= end:
         length = int.from_bytes(data[offset : offset + 2], "little" if _LITTLE else "big")

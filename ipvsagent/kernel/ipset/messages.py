@@ -18,9 +18,9 @@ from ipvsagent.rows import SetSpec
 
 NETLINK_NETFILTER = 12
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
-PROTOCOL, CREATE, DESTROY, SWAP, LIST, ADD, DEL, TEST, TYPE = (_SUBSYSTEM | n for n in (1, 2, 3, 6, 7, 9, 10, 11, 13))
+PROTOCOL, LIST, ADD, DEL, TEST = (_SUBSYSTEM | n for n in (1, 7, 9, 10, 11))
 
-_PROTOCOL, _SETNAME, _TYPENAME, _REVISION, _FAMILY, _FLAGS, _DATA, _ADT, _MIN = 1, 2, 3, 4, 5, 6, 7, 8, 10
+_PROTOCOL, _SETNAME, _TYPENAME, _FAMILY, _FLAGS, _DATA, _ADT, _MIN = 1, 2, 3, 5, 6, 7, 8, 10
 _TIMEOUT, _HASHSIZE, _MAXELEM, _ELEMENTS, _REFERENCES = 6, 18, 19, 24, 25
 _LIST_HEADER = 4  # IPSET_FLAG_LIST_HEADER
 _WITH_SKBINFO = 0x40  # IPSET_FLAG_WITH_SKBINFO
@@ -52,14 +52,11 @@ _REFUSALS = {
 }
 
 NEWEST_PROTOCOL, OLDEST_PROTOCOL = 7, 6
-_REVISIONS = {"hash:ip": 4, "hash:net": 6, "hash:ip,port": 5, "hash:ip,port,ip": 5, "hash:ip,port,net": 7}
-"""The first that has skbinfo (Linux 3.18): nothing newer is used, and older tools can still list such sets."""
-_FAMILY_NUMBERS = {Family.IPV4: 2, Family.IPV6: 10}
-_FAMILIES = {number: family for family, number in _FAMILY_NUMBERS.items()}
+_FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 
 
 class SetError(KernelError):
-    """ipset refused. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
+    """A refusal of ipset. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(code, detail)
@@ -71,11 +68,11 @@ class SetFull(SetError):
 
 
 class SetInUse(SetError):
-    """A rule, or another program, holds the set."""
+    """A rule, or another program, uses the set."""
 
 
 def refusal(error: KernelError, name: str, size: int | None = None) -> KernelError:
-    """The same refusal with what it means for the set of this name. size: its max_elements, if known."""
+    """Return the same refusal with what it means for the set of this name. size: its max_elements, if known."""
     if error.code == HASH_FULL:
         return SetFull(HASH_FULL, f"set {name} is full{f': it holds {size} elements' if size is not None else ''}")
     if error.code == BUSY:
@@ -88,7 +85,7 @@ def refusal(error: KernelError, name: str, size: int | None = None) -> KernelErr
 
 
 class SetHeader(Struct, frozen=True, gc=False):
-    """What a set is and holds. odd: it was made with options that ours never have."""
+    """What a set is and holds. odd: it has options that ours never have."""
 
     name: str
     kind: str
@@ -105,7 +102,7 @@ class SetHeader(Struct, frozen=True, gc=False):
 
 
 class Codec:
-    """Bodies of requests, in one version of the protocol."""
+    """Packs the bodies of requests in one version of the protocol."""
 
     def __init__(self, protocol: int = NEWEST_PROTOCOL) -> None:
         self._start = struct.pack("=BBH", 2, 0, 0) + attribute(_PROTOCOL, bytes([protocol]))
@@ -113,57 +110,31 @@ class Codec:
     def version(self) -> bytes:
         return self._start
 
-    def named(self, name: str, second: str = "") -> bytes:
-        """For DESTROY and LIST of one set; with a second name for SWAP."""
-        body = self._start + attribute(_SETNAME, name.encode() + b"\0")
-        return body + attribute(_TYPENAME, second.encode() + b"\0") if second else body
+    def named(self, name: str) -> bytes:
+        """Pack a LIST of one set."""
+        return self._start + attribute(_SETNAME, name.encode() + b"\0")
 
     def headers(self) -> bytes:
-        """For LIST: all sets without their members."""
+        """Pack a LIST of all sets without their members."""
         return self._start + attribute(_FLAGS | NET_ORDER, _LIST_HEADER.to_bytes(4, "big"))
 
-    def type_query(self, kind: str, family: Family) -> bytes:
-        return self._start + attribute(_TYPENAME, kind.encode() + b"\0") + _family(family)
-
-    def create(self, spec: SetSpec, name: str, revision: int) -> bytes:
-        data = attribute(_MAXELEM | NET_ORDER, spec.max_elements.to_bytes(4, "big"))
-        if spec.skbinfo:
-            data += attribute(CADT_FLAGS | NET_ORDER, _WITH_SKBINFO.to_bytes(4, "big"))
-        if spec.timeout:
-            data += attribute(_TIMEOUT | NET_ORDER, spec.timeout.to_bytes(4, "big"))
-        typename = attribute(_TYPENAME, spec.kind.encode() + b"\0")
-        body = self.named(name) + typename + attribute(_REVISION, bytes([revision])) + _family(spec.family)
-        return body + attribute(_DATA | NESTED, data)
-
     def member(self, name: bytes, packed: bytes) -> bytes:
-        """For ADD, DEL and TEST; `name` from `named`."""
+        """Pack an ADD, DEL or TEST; `name` is from `named`."""
         return name + _NEST.pack(len(packed) + 4, _DATA | NESTED) + packed
 
 
 _NEST = struct.Struct("=HH")
 
 
-def _family(family: Family) -> bytes:
-    return attribute(_FAMILY, bytes([_FAMILY_NUMBERS[family]]))
-
-
 def protocol_range(body: Body) -> tuple[int, int]:
-    """Oldest and newest version that the kernel speaks."""
+    """Return the oldest and the newest version that the kernel speaks."""
     found = attributes(body.data, body.start + 4, body.end)
     newest = found[_PROTOCOL][0]
     return found[_MIN][0] if _MIN in found else newest, newest
 
 
-def revision_for(kind: str, body: Body) -> int:
-    """The revision to ask for, from the answer to a type query."""
-    found = attributes(body.data, body.start + 4, body.end)
-    newest = found[_REVISION][0]
-    oldest = found[_MIN][0] if _MIN in found else newest
-    return max(oldest, min(newest, _REVISIONS[kind]))
-
-
 def header_of(body: Body) -> SetHeader | None:
-    """Of an answer to LIST; None for a further part of a set's members."""
+    """Return the header in an answer to LIST; None for a further part of a set's members."""
     found = attributes(body.data, body.start + 4, body.end)
     if _DATA not in found:
         return None
@@ -182,7 +153,7 @@ def header_of(body: Body) -> SetHeader | None:
 
 
 def members_of(body: Body) -> bytes:
-    """The packed members in an answer to LIST."""
+    """Return the packed members in an answer to LIST."""
     return attributes(body.data, body.start + 4, body.end).get(_ADT, b"")
 
 

@@ -3,9 +3,9 @@
 Knows ipset's protocol, nothing of Services. A set is ours if its name begins with PREFIX.
 
 1. Cost follows the change: a member is one message of about 80 bytes, a thousand of which are one system call.
-2. Nothing is believed: what a set is (kind, family, size) is asked from the kernel before the first write to it.
-3. A set is never empty while it gets another definition: the new one is filled aside, and the two are swapped.
-4. A full set is an error of its own type that names the set. Nothing is dropped in silence.
+2. Nothing is assumed: the kernel is asked what a set is (kind, family, size) before the first write to it.
+3. A set is never empty while its definition changes: a spare set is filled, and the two are swapped.
+4. A full set is an error of its own type that names the set. Nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, SetMemberRow, Set
 
 
 class SetTable:
-    """`KernelTable` of `SetMemberRow`. For one thread. Raises StartError if the kernel has no ipset.
+    """The `KernelTable` of `SetMemberRow`. For one thread. Raises StartError if the kernel has no ipset.
 
-    A DELETE is for exactly the member it names: one that has got other options since is left alone, because the
-    kernel, which finds members by key, would take the new one away.
+    A DELETE is for exactly the member it names: one whose options have changed since stays, because the kernel, which
+    finds members by key, would delete the new one.
     """
 
-    # leaves: sets whose members are no business of `read`
     def __init__(self, timeout: float = 10.0, *, leaves: Collection[str] = ()) -> None:
+        """leaves: sets whose members `read` leaves out."""
         self._leaves = frozenset(leaves)
         self._definitions = Definitions(timeout)
         self._socket = self._definitions.socket
@@ -41,7 +41,7 @@ class SetTable:
         self._socket.close()
 
     def ensure(self, specs: Iterable[SetSpec]) -> None:
-        """Creates what is missing and replaces sets of another definition. Raises StartError, KernelError."""
+        """Create what is missing and replace sets of another definition. Raises StartError, KernelError."""
         wanted = list(specs)
         self.state()
         for spec in wanted:
@@ -53,18 +53,18 @@ class SetTable:
         self.state()
 
     def state(self) -> dict[str, SetHeader]:
-        """Our sets by name, with their number of elements and references: one message, whatever they hold."""
+        """Return our sets by name, with their number of elements and references: one message, whatever they hold."""
         found = self._definitions.headers()
         self._headers = {header.name: header for header in found if is_ours(header.name)}
         return dict(self._headers)
 
     def sweep(self, specs: Iterable[SetSpec]) -> None:
-        """Destroys sets that older agents made: those that no spec names and no rule asks. Raises KernelError."""
+        """Destroy sets that older agents made: those that no spec names and no rule uses. Raises KernelError."""
         known = {spec.name for spec in specs}
         self.remove([h.name for h in self.state().values() if h.name not in known and not h.references])
 
     def remove(self, names: Iterable[str] | None = None) -> None:
-        """Destroys sets with their members; None = all of ours. Missing ones are no errors. Raises SetInUse."""
+        """Destroy sets with their members; None = all of ours. Missing ones are no errors. Raises SetInUse."""
         if names is None:
             self.state()
             names = [header.name for header in self._definitions.headers() if header.name.startswith(PREFIX)]
@@ -75,7 +75,7 @@ class SetTable:
         self._definitions.destroy(gone)
 
     def read(self, keys: Keys) -> Iterator[Observed]:
-        """All members of our sets, or those of the asked rows that are there."""
+        """Read all members of our sets, or those of the asked rows that are there."""
         if keys is None:
             self._options.clear()
             found = [row for name in self.state() if name not in self._leaves for row in self._members(name)]
@@ -84,12 +84,12 @@ class SetTable:
         return iter([Observed(row, Owner.OURS) for row in found])
 
     def members(self, names: Iterable[str]) -> list[SetMemberRow]:
-        """All members of these sets; none of one that is not there."""
+        """Return all members of these sets; none of one that is not there."""
         held = self.state()
         return [row for name in names if name in held for row in self._members(name)]
 
     def others(self, kinds: Mapping[str, str]) -> list[SetMemberRow]:
-        """Members of sets of other programs, by name and the kind that each has to have; only read."""
+        """Read members of sets of other programs, by name and the kind that each has to have."""
         rows = []
         for header in self._definitions.headers():
             if kinds.get(header.name) == header.kind:
@@ -106,7 +106,7 @@ class SetTable:
         for sequence, op in enumerate(ops, first):
             row = op.row
             if type(row) is not SetMemberRow:
-                errors[sequence] = KernelError.of(errno.EINVAL, "not sent: it is no member of a set")
+                errors[sequence] = KernelError.of(errno.EINVAL, "not sent: it is not a member of a set")
                 continue
             header = self._header(row.set)
             if header is None:
@@ -130,7 +130,7 @@ class SetTable:
         ]
 
     def _note(self, verb: Verb, row: SetMemberRow) -> bool:
-        """Keeps track of members with options; whether the op is to be carried out."""
+        """Record members with options; return whether the op is to be sent."""
         key, _, options = row.member.partition(" ")
         known = self._options.get((row.set, key))
         if verb is not Verb.DELETE:
@@ -178,7 +178,8 @@ class SetTable:
         return found
 
     def _can_be_tested(self, row: SetMemberRow) -> bool:
-        """The kernel's own test is blind to options, and finds an address in any network that holds it."""
+        """Report whether the kernel's own test will do: it ignores options, and finds an address in any network that
+        has it."""
         header = self._headers[row.set]
         return not (header.skbinfo or " " in row.member or (header.kind.endswith("net") and "/" not in row.member))
 
@@ -239,7 +240,7 @@ class SetTable:
 
 
 def is_ours(name: str) -> bool:
-    """Whether our `SetMemberRow`s are about it."""
+    """Report whether our `SetMemberRow`s are about it."""
     return name.startswith(PREFIX) and name not in (SPARE, TRIAL) and not is_client_set(name)
 
 

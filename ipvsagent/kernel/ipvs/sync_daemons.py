@@ -1,6 +1,7 @@
 """Connection synchronization daemons as the kernel reports them (ip_vs_genl_fill_daemon, ip_vs_ctl.c).
 
-The agent runs none; they are read because `ipvsadm -L --daemon` shows them. Pure, like ipvs_messages.py.
+The agent runs none; they are read because `ipvsadm -L --daemon` shows them. Pure, like answers.py. pyroute2 has no
+decoder for them, nor for the timeouts and the version (docs/pyroute2.md).
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ _MASTER = 1
 
 
 class SyncDaemon(Struct, frozen=True):
-    """role: master or backup. max_length: bytes of a message. Kernels before 4.3 leave all but the first three out,
-    which is then 0 or ""."""
+    """A running daemon. Kernels before 4.3 leave out all but the first three fields, which are then 0 or ""."""
 
     role: str
+    """`master` or `backup`."""
     interface: str
     sync_id: int
     max_length: int = 0
+    """Bytes of a message."""
     group: str = ""
     port: int = 0
     ttl: int = 0

@@ -1,7 +1,8 @@
 """How long the kernel remembers an idle connection to a Service: in IPVS, and in connection tracking.
 
-Both have to. Whichever forgets first ends the connection: IPVS takes the tracked entry with it (ip_vs_conn_expire()),
-and a packet of a forgotten one is taken for a new connection. kube-proxy sets either, and shows neither.
+Both have to remember it. Whichever forgets first ends the connection: IPVS deletes the tracked entry with its own
+(ip_vs_conn_expire()), and a packet of a forgotten connection looks like a new one. kube-proxy sets either, and shows
+neither.
 """
 
 from __future__ import annotations
@@ -16,20 +17,19 @@ ESTABLISHED = f"{CONNTRACK}_tcp_timeout_established"
 
 
 class IdleTimeout(Struct, frozen=True):
-    """Of one state of a connection. Seconds; None = that side has no such timeout, or the kernel does not say.
-
-    conntrack_setting: the sysctl. effective: whichever ends first.
-    """
+    """The timeouts of one state of a connection, in seconds; None = that side has none, or the kernel does not say."""
 
     connection: str
     ipvs: int | None
     conntrack: int | None
     conntrack_setting: str
+    """The sysctl."""
     effective: int | None
+    """Whichever ends first."""
 
 
 def idle_timeouts(ipvs: IpvsTable) -> tuple[IdleTimeout, ...]:
-    """Those in force in this network namespace. Raises KernelError."""
+    """Return those in force in this network namespace. Raises KernelError."""
     held = ipvs.timeouts()
     return (
         _one("TCP, established", held.tcp, ESTABLISHED),
@@ -40,8 +40,8 @@ def idle_timeouts(ipvs: IpvsTable) -> tuple[IdleTimeout, ...]:
 
 
 def established_setting(seconds: float) -> Setting:
-    """Connection tracking remembers at least as long; it serves the whole node, so that it is never made to forget
-    sooner for our sake."""
+    """Return the setting by which connection tracking remembers at least as long. It serves the whole node, so this
+    never makes it forget sooner."""
     why = f"connections of Services may be idle for {int(seconds)} s, and connection tracking would forget them sooner"
     return Setting(ESTABLISHED, int(seconds), why, at_least=True, vital=False)
 
