@@ -42,6 +42,7 @@ REVIEWED: tuple[tuple[str, str, str], ...] = (
     ("kernel/test_netlink.py", "_GENL_CTRL _sequence _socket", "a peer that is a script, and answers by number"),
     ("kernel/test_obstacles.py", "_LEGACY_TABLES _PATH", "a machine without iptables"),
     ("kernel/test_ownership.py", "_SLACK", "a ledger that is compacted soon"),
+    ("kernel/test_pyroute.py", "_library _socket", "a peer that is a script; what is left open"),
     (
         "kernel/test_reserved_ports.py",
         "_hand_over _write",
@@ -50,6 +51,7 @@ REVIEWED: tuple[tuple[str, str, str], ...] = (
     ("laws/test_laws_iptables.py", "_held", "chains that no rule of a Service uses"),
     ("monitoring/test_health.py", "_open _report_faults _requests", "open listeners, and requests that hold a place"),
     ("node/test_local_policy.py", "_socket", "a connection that ends by a reset"),
+    ("node/test_retirement.py", "_ask", "a kill at any write of pyroute2"),
     (
         "packet_filter/test_packet_filter.py",
         "_READ_AGAIN_AFTER _clock",
