@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Address, Family, endpoint_text
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
+from ipvsagent.rows.server_row import ServerRow
 from ipvsagent.rows.verb import Verb
 
 PERSISTENT = 0x1
@@ -41,30 +42,18 @@ def service_option(server: VirtualServerId) -> str:
     return f"{option} {endpoint_text(server.address, server.port)}"
 
 
-class VirtualServerRow(Struct, frozen=True, gc=False):
+class VirtualServerRow(ServerRow, frozen=True, gc=False):
     """A virtual server as IPVS holds it.
 
     flags: IP_VS_SVC_F_* without HASHED, which the kernel sets itself. timeout: seconds, of persistence.
     mask: what one persistent client is: for IPv4 a 32-bit mask in host order, for IPv6 a prefix length.
     """
 
-    noun: ClassVar[str] = "virtual server"
-    rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 0, Verb.SET: 0, Verb.DELETE: 7}
-
-    id: VirtualServerId
     scheduler: str
     flags: int = 0
     timeout: int = 0
     mask: int = FULL_MASK
     pe_name: str = ""
-
-    @property
-    def key(self) -> VirtualServerId:
-        return self.id
-
-    @property
-    def server(self) -> VirtualServerId:
-        return self.id
 
     def command(self, verb: Verb) -> str:
         if verb is Verb.DELETE:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from ipvsagent.address import Family, pack
 from ipvsagent.model import VirtualServerId
 from ipvsagent.rows.packet_rules import CHAIN_PREFIX, COMMENT_PREFIX
+from ipvsagent.rows.server_row import ServerRow
 from ipvsagent.rows.verb import Verb
 
 ENTRY, FOR_NODE, ENDPOINT, BUCKET = (f"{CHAIN_PREFIX}{kind}-" for kind in "SNEB")
@@ -41,28 +41,16 @@ class ServerChain(Struct, frozen=True, gc=False):
     rules: tuple[MarkedRule, ...] = ()
 
 
-class ChainsRow(Struct, frozen=True, eq=False, gc=False):
+class ChainsRow(ServerRow, frozen=True, eq=False, gc=False):
     """dispatch: the rule in `bucket` that leads to the first of `chains`. client_sets: sets that the rules name.
 
     Two rows are equal if they name the same chains with the same marks, whatever the texts.
     """
 
-    noun: ClassVar[str] = "virtual server"
-    rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 0, Verb.SET: 0, Verb.DELETE: 7}
-
-    id: VirtualServerId
     bucket: str
     dispatch: MarkedRule
     chains: tuple[ServerChain, ...]
     client_sets: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> VirtualServerId:
-        return self.id
-
-    @property
-    def server(self) -> VirtualServerId:
-        return self.id
 
     def command(self, verb: Verb) -> str:
         """The one command that stands for all."""
