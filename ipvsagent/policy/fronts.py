@@ -1,4 +1,4 @@
-"""The fronts of a Service on this node: the addresses and ports it is reached at, and why one of them is refused.
+"""The fronts of a Service on this node: the addresses and ports that it is reached at, and why one is refused.
 
 An address of a family that the Service has no cluster IP of is refused, and so is an address of another Node, and an
 external IP outside the allowed ranges. A cluster IP that another program put on an interface of its own, as
@@ -52,7 +52,7 @@ def fronts_of(service: Service, port: ServicePort, node: NodeFacts) -> Iterable[
 
 
 def _external_local(service: Service) -> bool:
-    """externalTrafficPolicy Local counts only where the Service can be reached from outside
+    """Report whether externalTrafficPolicy Local applies: only where the Service can be reached from outside
     (pkg/api/v1/service/util.go ExternalPolicyLocal)."""
     return service.external_local and (
         service.type in ("LoadBalancer", "NodePort") or (service.type == "ClusterIP" and bool(service.external_ips))
@@ -71,31 +71,34 @@ def why_refused(
         return _other_family(service, front)
     other = node.other_nodes.get(front.address)
     if other is not None:
-        # Bound on every node, it would cut that node off from all others (kubernetes/kubernetes#127410).
+        # Bound on every node, the address would cut that node off from all others (kubernetes/kubernetes#127410).
         reason = (
             f"{front.frontend} address {front.address} is an address of Node {other}; serving it here would cut that "
-            "node off, so it is left alone"
+            "node off, so it is not served"
         )
         return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
     holder = node.held_addresses.get(front.address)
     if holder is not None and front.frontend is Frontend.CLUSTER_IP and capabilities.takes_untracked:
         reason = (
             f"cluster IP {front.address} is on interface {holder} of this node, so it is left to the program that put "
-            "it there, as node-local-dns does; its external addresses are served as ever"
+            "it there, as node-local-dns does; its external addresses are still served"
         )
         return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
     if front.frontend is Frontend.EXTERNAL_IP and not is_within(front.address, allowed_external):
-        reason = f"external IP {front.address} is not allowed; --allow-external-ips can allow its range"
+        reason = f"external IP {front.address} is not allowed; allow its range with --allow-external-ips"
         return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason, "spec.externalIPs")
     return None
 
 
 def _other_family(service: Service, front: Front) -> Finding:
-    """A Service without a cluster IP of a family is not served in that family (pkg/proxy/servicechangetracker.go
-    serviceToServiceMap), though cloud controllers write load balancer addresses of both."""
+    """Return the finding of an address of a family that the Service has no cluster IP of.
+
+    It is not served in that family (pkg/proxy/servicechangetracker.go serviceToServiceMap), though cloud controllers
+    write load balancer addresses of both.
+    """
     family = family_of(front.address).value
     reason = (
-        f"{front.frontend} address {front.address} is left alone: it is {family}, and the Service has no {family} "
+        f"{front.frontend} address {front.address} is not served: it is {family}, and the Service has no {family} "
         f"cluster IP, only {', '.join(service.cluster_ips)}; spec.ipFamilyPolicy: PreferDualStack gives it one"
     )
     field = "spec.externalIPs" if front.frontend is Frontend.EXTERNAL_IP else "status.loadBalancer.ingress"
@@ -104,7 +107,7 @@ def _other_family(service: Service, front: Front) -> Finding:
 
 def no_node_port_address(subject: str, port: ServicePort) -> Finding:
     """Return the finding of a node port on a node without an address that serves node ports."""
-    reason = f"node port {port.node_port} is served nowhere: no address of this node qualifies"
+    reason = f"node port {port.node_port} is not served: no address of this node serves node ports"
     return Finding(FindingKind.ADDRESS_REFUSED, subject, reason, "spec.ports.nodePort")
 
 
@@ -117,7 +120,7 @@ def source_ranges_of(service: Service, front: Front, node: NodeFacts) -> tuple[s
     if front.frontend is not Frontend.LOAD_BALANCER or not service.source_ranges:
         return ()
     family = family_of(front.address)
-    if len(networks_of(service.source_ranges, family)) > _most_ranges(service):
+    if len(networks_of(service.source_ranges, family)) > _max_ranges(service):
         return NOBODY[family]
     if any(
         is_within(address, networks_of(service.source_ranges, family_of(address))) for address in node.node_addresses
@@ -126,7 +129,7 @@ def source_ranges_of(service: Service, front: Front, node: NodeFacts) -> tuple[s
     return service.source_ranges
 
 
-def _most_ranges(service: Service) -> int:
+def _max_ranges(service: Service) -> int:
     """Return how many ranges of one family a Service may have: one set holds the ranges of all Services."""
     families = service.families
     addresses = sum(not each.proxied and family_of(each.address) in families for each in service.ingress)
@@ -135,11 +138,11 @@ def _most_ranges(service: Service) -> int:
 
 def too_many_ranges(service: Service) -> Iterable[Finding]:
     """Yield a finding if the Service has more source ranges than are honoured."""
-    most = _most_ranges(service)
-    if service.source_ranges and any(len(networks_of(service.source_ranges, family)) > most for family in Family):
+    limit = _max_ranges(service)
+    if service.source_ranges and any(len(networks_of(service.source_ranges, family)) > limit for family in Family):
         reason = (
-            f"has more than {most} source ranges, the most for {len(service.ports)} ports: its load balancer addresses "
-            "are closed to everybody; take fewer and wider ranges"
+            f"has more than {limit} source ranges, the most for {len(service.ports)} ports: its load balancer "
+            "addresses are closed to everybody; use fewer and wider ranges"
         )
         field = "spec.loadBalancerSourceRanges"
         yield Finding(FindingKind.INVALID_OBJECT, str(service.key), reason, field, severity=Severity.ERROR)

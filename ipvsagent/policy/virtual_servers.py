@@ -50,39 +50,42 @@ from ipvsagent.policy.limits import UDP_TIMEOUT, limit_findings
 from ipvsagent.policy.node import NodeFacts
 
 _PORTS = 1 << 16
-_TO_HIDDEN = _PORTS // 2  # from a Service's port to its hidden one: most ports of Services are in the lower half
+_HIDDEN_OFFSET = _PORTS // 2  # from a Service's port to its hidden one: most Service ports are in the lower half
 
 
 class PolicyOptions(Struct, frozen=True):
-    """What the operator chose. scheduler: of Services that name none.
-
-    allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
-    edit a Service can take over any address with them (CVE-2020-8554).
-    known_as:         this node's first address of its family, None = as its Node object says.
-    route_networks:   ranges of cluster IPs that a route makes local, so that none of them is bound.
-    pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
-    scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
-    capabilities:     what the backend can do.
-    """
+    """Holds the operator's settings, and what policy knows of the kernel and the backend."""
 
     scheduler: str = "rr"
+    """The scheduler of Services that name none."""
     allowed_external: tuple[Network, ...] = ()
+    """CIDRs from which external IPs are served. None are by default, because anybody who may edit a Service can take
+    over any address with an external IP (CVE-2020-8554)."""
     node_ports_on: tuple[str, ...] = ()
-    known_as: Address | None = None
+    """CIDRs, or the one word "primary"; empty = every address of the node."""
+    primary_address: Address | None = None
+    """This node's first address of its family; None = the first in its Node object."""
     route_networks: tuple[Network, ...] = ()
+    """Ranges of cluster IPs that a route makes local, so that none of their addresses is bound."""
     pod_networks: tuple[Network, ...] = ()
+    """The ranges of pods' addresses, unless `pods_of_node` is set."""
     pods_of_node: bool = False
+    """The pod CIDRs of this Node take the place of `pod_networks`."""
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
+    """Whether this kernel has a scheduler of that name."""
     udp_timeout: int = UDP_TIMEOUT
+    """Seconds that IPVS keeps an idle UDP flow."""
     capabilities: Capabilities = IPVS
 
 
 class Outcome(Struct, frozen=True):
-    """At most one virtual server per id, and what had to be refused. missing_scheduler: see ServiceOverrides."""
+    """Holds what became of one Service."""
 
     virtual_servers: tuple[VirtualServer, ...] = ()
+    """At most one for each id."""
     findings: tuple[Finding, ...] = ()
     missing_scheduler: str = ""
+    """See ServiceOverrides."""
 
 
 def virtual_servers_for(
@@ -92,12 +95,12 @@ def virtual_servers_for(
     options: PolicyOptions,
     is_cluster_ip: Callable[[Address], bool],
 ) -> Outcome:
-    """The virtual servers of a Service, none if it is headless, of type ExternalName or left to another proxy
+    """Return the virtual servers of a Service: none if it is headless, of type ExternalName or left to another proxy
     (pkg/proxy/util/utils.go ShouldSkipService).
 
     An endpoint whose address is some Service's cluster IP is refused: balancing to it would send the packet back into
-    IPVS. External and load balancer addresses are not looked at for this, since they may well be node addresses, which
-    are good endpoints.
+    IPVS. External and load balancer addresses are not checked for this, because they may be node addresses, which are
+    valid endpoints.
     """
     if service.headless:
         return Outcome()
@@ -109,7 +112,7 @@ def virtual_servers_for(
     refused: set[Address] = set()
     servers: dict[VirtualServerId, VirtualServer] = {}
     for port in service.ports:
-        by_family: dict[Family, _Sets] = {}
+        by_family: dict[Family, _EndpointSets] = {}
         for front in fronts_of(service, port, node):
             finding = why_refused(service, front, node, options.capabilities, options.allowed_external)
             if finding:
@@ -122,14 +125,14 @@ def virtual_servers_for(
                 usable = tuple([c for c in candidates if not is_cluster_ip(c.endpoint.address)])
                 if len(usable) < len(candidates):
                     refused |= {c.endpoint.address for c in candidates} - {c.endpoint.address for c in usable}
-                sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node, overrides)
+                sets = by_family[family] = _EndpointSets(choose(usable, node.name, node.zone), node, overrides)
             server = _virtual_server(service, port, front, sets, node, overrides)
             if not options.capabilities.both_sets and server.node_real_servers is not None:
                 cluster_ip = _cluster_ip_of(port, family, service, servers)
                 if cluster_ip and service.internal_local:
-                    hidden = _hidden(cluster_ip, sets, service, servers)
+                    hidden = _hidden_server(cluster_ip, sets, service, servers)
                     cluster_ip = servers.setdefault(hidden.id, hidden)
-                server = _for_outside(server, cluster_ip.id if cluster_ip else None)
+                server = _with_single_set(server, cluster_ip.id if cluster_ip else None)
             servers.setdefault(server.id, server)
         if port.node_port and not node.node_port_addresses:
             findings[no_node_port_address(subject, port)] = None
@@ -143,17 +146,17 @@ def virtual_servers_for(
     return Outcome(tuple(servers.values()), tuple(findings), overrides.missing_scheduler)
 
 
-class _Sets:
-    """The two sets of one Service port and family as real servers, made once and shared."""
+class _EndpointSets:
+    """The cluster and the local endpoints of one Service port and family as real servers, made once and shared."""
 
     def __init__(self, choice: Choice, node: NodeFacts, overrides: ServiceOverrides) -> None:
         self.choice = choice
         self._node = node
-        self._wishes = overrides
+        self._overrides = overrides
         self._made: dict[bool, tuple[tuple[RealServer, ...], tuple[RealServer, ...]]] = {}
 
     def real_servers(self, local: bool) -> tuple[tuple[RealServer, ...], tuple[RealServer, ...]]:
-        """(used, listed but unused)."""
+        """Return (those that are used, those that are listed but unused)."""
         made = self._made.get(local)
         if made is None:
             chosen = self.choice.local if local else self.choice.cluster
@@ -165,7 +168,7 @@ class _Sets:
 
     def _as_real_servers(self, candidates: Iterable[Candidate]) -> tuple[RealServer, ...]:
         here = self._node.name
-        plain = not self._wishes.weights and not self._node.weights
+        plain = not self._overrides.weights and not self._node.weights
         return tuple(
             [
                 RealServer(
@@ -183,11 +186,13 @@ class _Sets:
     def _weight(self, candidate: Candidate) -> int:
         endpoint, node = candidate.endpoint, self._node
         zone = endpoint.zone or node.zones.get(endpoint.node, "")
-        return weight_of(self._wishes.weights, node.weights.get(endpoint.node), endpoint.address, endpoint.node, zone)
+        return weight_of(
+            self._overrides.weights, node.weights.get(endpoint.node), endpoint.address, endpoint.node, zone
+        )
 
 
 def _virtual_server(
-    service: Service, port: ServicePort, front: Front, sets: _Sets, node: NodeFacts, overrides: ServiceOverrides
+    service: Service, port: ServicePort, front: Front, sets: _EndpointSets, node: NodeFacts, overrides: ServiceOverrides
 ) -> VirtualServer:
     used, unused = sets.real_servers(front.local)
     external = front.frontend is not Frontend.CLUSTER_IP
@@ -215,18 +220,20 @@ def _virtual_server(
 def _cluster_ip_of(
     port: ServicePort, family: Family, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
 ) -> VirtualServer | None:
-    """The virtual server of the port's cluster IP, None if that is refused or left to another program."""
+    """Return the virtual server of the port's cluster IP; None if that is refused or left to another program."""
     ids = (VirtualServerId(port.protocol, address, port.port) for address in service.cluster_ips)
     return next((servers[i] for i in ids if i.family is family and i in servers), None)
 
 
-def _hidden(
-    cluster_ip: VirtualServer, sets: _Sets, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
+def _hidden_server(
+    cluster_ip: VirtualServer, sets: _EndpointSets, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
 ) -> VirtualServer:
-    """All endpoints, on a port of the cluster IP that is no port of the Service. It follows from the Service's ports,
-    so that it is the same after every start."""
+    """Return the virtual server with all endpoints, on a port of the cluster IP that is not a port of the Service.
+
+    The number follows from the Service's ports alone, so that it is the same after every start.
+    """
     used = {port.port for port in service.ports if port.protocol is cluster_ip.id.protocol}
-    number = cluster_ip.id.port + _TO_HIDDEN
+    number = cluster_ip.id.port + _HIDDEN_OFFSET
     while True:
         number %= _PORTS
         server_id = VirtualServerId(cluster_ip.id.protocol, cluster_ip.id.address, number)
@@ -245,14 +252,14 @@ def _hidden(
     )
 
 
-def _for_outside(server: VirtualServer, inside: VirtualServerId | None) -> VirtualServer:
-    """What a virtual server with two sets of real servers becomes where it can have one."""
-    all_of_them = server.node_real_servers or ()
+def _with_single_set(server: VirtualServer, inside: VirtualServerId | None) -> VirtualServer:
+    """Return a virtual server that has two sets of real servers as one that has a single set."""
+    all_real_servers = server.node_real_servers or ()
     server = replace(server, node_real_servers=None, inside=inside)
-    if server.real_servers or not all_of_them:
+    if server.real_servers or not all_real_servers:
         return server
-    unused = tuple(sorted({*server.unused} - set(all_of_them)))
-    return replace(server, real_servers=all_of_them, node_only=True, unused=unused, when_empty=WhenEmpty.REFUSE)
+    unused = tuple(sorted({*server.unused} - set(all_real_servers)))
+    return replace(server, real_servers=all_real_servers, node_only=True, unused=unused, when_empty=WhenEmpty.REFUSE)
 
 
 def _is_routed(address: Address, node: NodeFacts) -> bool:
