@@ -51,8 +51,7 @@ class StartError(IpvsAgentError):
 
 
 class KernelError(IpvsAgentError):
-    """Reports a refusal. `code` is a positive errno; `detail` is the extended acknowledgement, if the kernel sent
-    one."""
+    """Reports a refusal. `code` is a positive errno; `detail` is the kernel's extended acknowledgement, if any."""
 
     def __init__(self, code: int, detail: str = "") -> None:
         name = errno.errorcode.get(code, str(code))

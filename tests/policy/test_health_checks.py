@@ -214,8 +214,8 @@ def test_of_two_services_with_one_health_check_port_the_older_one_has_it() -> No
     assert here.answered == {"old": (LB,)}
     assert here.says == [
         "Service shop/young spec.healthCheckNodePort: 32101 is also the health check port of the older Service "
-        "shop/old, and only the endpoints of that one are reported there; delete this Service and create it again, so that "
-        "it gets another port"
+        "shop/old, and only the endpoints of that one are reported there; delete this Service and create it again, so "
+        "that it gets another port"
     ]
     here.change(replace(old, health_check_node_port=32105))
     assert here.answered == {"old": (LB,), "young": ()} and here.says == []
