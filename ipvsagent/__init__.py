@@ -26,7 +26,7 @@ Where do I change...
 
   what should be
     which endpoints get traffic                policy/endpoints.py
-    which addresses a Service is served on     policy/virtual_servers.py; who wins one of two: policy/desired.py
+    which addresses a Service is served on     policy/fronts.py; who wins one of two: policy/desired.py
     an annotation, a scheduler flag            policy/annotations.py; its name in ipvsadm: rows/ipvs.py
     health checks of Services                  policy/health_checks.py
     ranges delivered by a route                policy/routes.py, kernel/service_routes.py

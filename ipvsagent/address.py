@@ -1,10 +1,10 @@
 """IP addresses as values.
 
 An `Address` is canonical text, as `inet_ntop(3)` and therefore `ipvsadm` and `ip` print it: the same address
-is always the same string. Text instead of `ipaddress` objects because addresses are dictionary keys on every
+is always the same string. It is text and not an `ipaddress` object because addresses are dictionary keys on every
 hot path: a string's hash is cached, an `ipaddress` object's is computed from hexadecimal text at each look-up.
 
-The functions of `socket` used here convert and do no I/O; this is the one pure module that may import it.
+The functions of `socket` used here only convert and do no I/O; no other pure module may import it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import NewType
 
 Address = NewType("Address", str)
 SPECIAL_IPV4 = frozenset({"0", "127", "169", "255", *map(str, range(224, 240))})
-"""First octets under which some address is not an ordinary one."""
+"""First octets of blocks with addresses that `why_not_reachable` objects to."""
 
 
 class Family(StrEnum):
-    """Spelled as in `Service.spec.ipFamilies` and in kube-proxy's metric labels."""
+    """An address family, spelled as in `Service.spec.ipFamilies` and in kube-proxy's metric labels."""
 
     IPV4 = "IPv4"
     IPV6 = "IPv6"
 
 
 def parse_address(text: str) -> Address:
-    """Canonical form of an IPv4 or IPv6 address.
+    """Return the canonical form of an IPv4 or IPv6 address.
 
-    Leading zeros in IPv4 octets are read as decimal, as Kubernetes' `ParseIPSloppy` does
-    (k8s.io/utils/net/parse.go). Raises ValueError for anything else that is no address, zones included.
+    IPv4 octets with leading zeros are read as decimal, as Kubernetes' `ParseIPSloppy` reads them
+    (k8s.io/utils/net/parse.go). Raises ValueError for anything else that is not an address, and for zones.
     """
     text = text.strip()
     try:
         if ":" in text:
             return Address(socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, text)))
-        socket.inet_pton(socket.AF_INET, text)  # takes the canonical form alone
+        socket.inet_pton(socket.AF_INET, text)  # accepts the canonical form only
         return Address(text)
     except (OSError, ValueError):
         octets = text.split(".")
@@ -50,23 +50,26 @@ def family_of(address: Address) -> Family:
 
 
 def pack(address: Address) -> bytes:
-    """Network byte order: 4 bytes for IPv4, 16 for IPv6."""
+    """Return the address in network byte order: 4 bytes for IPv4, 16 for IPv6."""
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def unpack(packed: bytes) -> Address:
-    """The inverse of `pack`; takes 4 or 16 bytes."""
+    """Return the address of 4 or 16 bytes: the inverse of `pack`."""
     return Address(socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed))
 
 
 def endpoint_text(address: Address, port: int) -> str:
-    """`10.0.0.1:80` or `[fd00::1]:80`, as `ipvsadm -n` prints it."""
+    """Return `10.0.0.1:80` or `[fd00::1]:80`, as `ipvsadm -n` prints it."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def is_ordinary_ipv4(text: str) -> bool:
-    """The canonical form of an IPv4 address that `why_not_reachable` has nothing against. False proves nothing: it is
-    told by the first octet alone, because this is asked for each endpoint of a cluster."""
+    """Report whether a text is the canonical form of an IPv4 address that `why_not_reachable` surely accepts.
+
+    It may return False for such an address, too: it checks the first octet only, because it runs for each endpoint of
+    a cluster.
+    """
     try:
         socket.inet_pton(socket.AF_INET, text)
     except (OSError, ValueError):
@@ -75,9 +78,9 @@ def is_ordinary_ipv4(text: str) -> bool:
 
 
 def why_not_reachable(address: Address) -> str | None:
-    """Why no packet may be sent to this address as an endpoint or served on it, or None if it is ordinary.
+    """Return why an address can be neither an endpoint nor served, or None if it can.
 
-    The API server's own list: `ValidateEndpointIP`, pkg/apis/core/validation/validation.go.
+    The list is the API server's own: `ValidateEndpointIP`, pkg/apis/core/validation/validation.go.
     """
     ip = ipaddress.ip_address(address)
     if ip.is_unspecified:

@@ -1,12 +1,22 @@
 """The exceptions of ipvsagent. Edges raise them; the core returns `Finding`s and `Failure`s as values.
 
 IpvsAgentError
-├── ConfigError          wrong options or configuration; every problem at once
-├── SourceError          an input that cannot be read at all
-├── KernelError          one netlink operation or query was refused; carries errno
-│   ├── AlreadyThere     EEXIST: what was to be added is there
-│   └── NotThere         ENOENT, ESRCH, EADDRNOTAVAIL: what was to be changed or removed is not
-└── StartError           the node cannot run the agent: a privilege, a module, another agent; names the remedy
+├── ConfigError          options or configuration files are wrong; holds every problem
+├── SourceError          an input cannot be read at all
+├── KernelError          the kernel refused an operation or a query; holds the errno
+│   ├── AlreadyThere     EEXIST: what was to be added exists
+│   ├── NotThere         ENOENT, ESRCH, EADDRNOTAVAIL: what was to be changed or removed does not exist
+│   ├── OutcomeUnknown   the kernel may have applied the operation, or not (kernel/netlink.py)
+│   ├── SetError         an ipset was refused (kernel/ipset/messages.py)
+│   │   ├── SetFull      the set has no room for a member
+│   │   └── SetInUse     packet rules name the set
+│   └── RulesRefused     iptables refused packet rules (kernel/iptables/commands.py)
+│       └── RulesLocked  another program held the lock of iptables for too long
+└── StartError           the node cannot run the agent: a privilege, a module, another agent; holds the remedy
+    └── IpvsAbsent       the kernel has no ip_vs (kernel/host.py)
+
+Exceptions that one package raises and handles itself are not in the tree: `Broken` and `Garbage` in cluster/,
+`TransportError` in api/, and those of the reflector in sources/.
 """
 
 from __future__ import annotations
@@ -16,21 +26,23 @@ import os
 
 
 class IpvsAgentError(Exception):
-    """Base of all. `str()` is one sentence for a person."""
+    """Base of the tree. `str()` is one sentence for people."""
 
 
 class ConfigError(IpvsAgentError):
+    """Reports every problem of a configuration at once."""
+
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
 
 
 class SourceError(IpvsAgentError):
-    pass
+    """Reports an input that cannot be read at all."""
 
 
 class StartError(IpvsAgentError):
-    """`what` failed; `remedy` is what the operator can do, complete enough to copy."""
+    """Reports why the agent cannot start: `what` failed, and `remedy` is what to do, complete enough to copy."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what}. {remedy}")
@@ -39,7 +51,7 @@ class StartError(IpvsAgentError):
 
 
 class KernelError(IpvsAgentError):
-    """The kernel refused. `code` is a positive errno; `detail` is its extended acknowledgement, if it sent one."""
+    """Reports a refusal. `code` is a positive errno; `detail` is the kernel's extended acknowledgement, if any."""
 
     def __init__(self, code: int, detail: str = "") -> None:
         name = errno.errorcode.get(code, str(code))
@@ -49,16 +61,16 @@ class KernelError(IpvsAgentError):
 
     @classmethod
     def of(cls, code: int, detail: str = "") -> KernelError:
-        """The class that fits an errno."""
+        """Return an error of the class that fits the errno."""
         return _BY_ERRNO.get(code, KernelError)(code, detail)
 
 
 class AlreadyThere(KernelError):
-    pass
+    """Reports EEXIST: what was to be added exists."""
 
 
 class NotThere(KernelError):
-    pass
+    """Reports that what was to be changed or removed does not exist."""
 
 
 _BY_ERRNO: dict[int, type[KernelError]] = {

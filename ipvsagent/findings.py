@@ -1,8 +1,8 @@
-"""Everything that a person must know, as one type.
+"""Everything that an operator must know, as one type.
 
 A rejected object, a refused address, a shadowed claim, drift, a missing sysctl: the core makes a `Finding`, and
-log, status and metrics are views of that one stream. `FindingBook` keeps what holds now, by origin, and
-says what appeared and what went away, so that a view never repeats itself.
+log, status and metrics are views of that one stream. `FindingBook` keeps the current findings by origin, and
+reports which appeared and which were cleared, so that a view never repeats itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Severity(StrEnum):
 
 
 class FindingKind(StrEnum):
-    """Stable names: they are metric labels and what scripts match in `-o json`."""
+    """Names that must stay as they are: they are metric labels, and scripts match them in `-o json`."""
 
     UNREADABLE_INPUT = "unreadable-input"
     EMPTY_SOURCE = "empty-source"
@@ -42,19 +42,17 @@ class FindingKind(StrEnum):
 
 
 class Finding(Struct, frozen=True, gc=False, order=True, omit_defaults=True):
-    """One thing that is wrong.
-
-    subject: what it is about: `Service shop/cart`, `EndpointSlice shop/cart-x7f`, a file, `TCP 10.0.0.1:80`.
-    field:   path inside the object, `spec.ports[0].port`; empty if it is about the whole.
-    reason:  one sentence; says what the agent does about it where that is not obvious.
-    file:    where the object was read from, if from a file.
-    """
+    """One thing that is wrong."""
 
     kind: FindingKind
     subject: str
+    """What it is about: `Service shop/cart`, `EndpointSlice shop/cart-x7f`, a file, `TCP 10.0.0.1:80`."""
     reason: str
+    """One sentence, which also says what the agent does about it where that is not obvious."""
     field: str = ""
+    """The path inside the object, `spec.ports[0].port`; empty if it is about the whole object."""
     file: str = ""
+    """The file that the object was read from, if any."""
     severity: Severity = Severity.WARNING
 
     def __str__(self) -> str:
@@ -64,18 +62,18 @@ class Finding(Struct, frozen=True, gc=False, order=True, omit_defaults=True):
 
 
 def input_failed(findings: Iterable[Finding]) -> bool:
-    """Whether an input could not be read, or holds nothing that can be believed: what is wanted is not known whole."""
+    """Report whether an input could not be read, or was implausibly empty: the desired state is then incomplete."""
     return any(f.kind in (FindingKind.UNREADABLE_INPUT, FindingKind.EMPTY_SOURCE) for f in findings)
 
 
 class FindingBook:
-    """What is wrong now. `origin` is who said it: the same origin replaces what it said before."""
+    """Holds the current findings. Each belongs to an origin, which replaces all of its findings at once."""
 
     def __init__(self) -> None:
         self._by_origin: dict[object, tuple[Finding, ...]] = {}
 
     def replace(self, origin: object, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-        """Returns (appeared, cleared) against what the origin said before."""
+        """Replace the findings of an origin. Returns (those that appeared, those that were cleared)."""
         new = tuple(findings)
         old = self._by_origin.get(origin, ())
         if new:
@@ -84,9 +82,9 @@ class FindingBook:
             self._by_origin.pop(origin, None)
         if new == old:
             return (), ()
-        # A broken source may say thousands of things under one origin.
-        before, now = set(old), set(new)
+        before, now = set(old), set(new)  # a broken source may have thousands of findings
         return tuple(f for f in new if f not in before), tuple(f for f in old if f not in now)
 
     def current(self) -> list[Finding]:
+        """Return all findings, each once, sorted."""
         return sorted({f for group in self._by_origin.values() for f in group})

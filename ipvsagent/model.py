@@ -1,7 +1,7 @@
-"""What a Service should be on this node: the one model that every backend renders.
+"""The desired state of Services on this node: the one model that every backend renders.
 
-Values only. A `VirtualServer` is one (protocol, address, port) of one Service port. It says which real servers
-it has, not how a kernel stores them; `render/` turns it into rows.
+It consists of values only. A `VirtualServer` is one (protocol, address, port) of one Service port. It names its real
+servers, not how a kernel stores them; `render/` turns it into rows.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from ipvsagent.address import Address, Family, endpoint_text, family_of
 
 
 class Protocol(StrEnum):
-    """As Kubernetes and ipvsadm spell them. FWM is no protocol: a virtual server of another program, or of an agent up
-    to 0.1.0, may be identified by a firewall mark, which is then the `port` of its id (address `0.0.0.0` or `::` gives
-    the family)."""
+    """A protocol, as Kubernetes and ipvsadm spell it.
+
+    FWM is not a protocol: a firewall mark may identify a virtual server of another program, or of an agent up to 0.1.0.
+    The mark is then the `port` of its id, and the address `0.0.0.0` or `::` gives the family.
+    """
 
     TCP = "TCP"
     UDP = "UDP"
@@ -34,30 +36,29 @@ class Forwarding(IntEnum):
 
 
 class Frontend(StrEnum):
-    """Which of a Service's addresses a virtual server stands for."""
+    """Says which kind of a Service's addresses a virtual server has."""
 
     CLUSTER_IP = "ClusterIP"
     EXTERNAL_IP = "ExternalIP"
     LOAD_BALANCER = "LoadBalancer"
     NODE_PORT = "NodePort"
     NODE_CLIENTS = "NodeClients"
-    """None that clients know: where clients on this node find every endpoint of a Service port whose traffic policies
-    are both Local. They are translated to it."""
+    """A hidden address, not known to clients. It has every endpoint of a Service port whose traffic policies are both
+    Local, and clients on this node are translated to it."""
 
 
 class WhenEmpty(StrEnum):
-    """What a client meets when a virtual server has no real server for it.
-
-    REFUSE: no endpoint anywhere; the client is told at once. DROP: endpoints exist, but a Local traffic policy
-    keeps them from this client (pkg/proxy/iptables/proxier.go drops, and does not reject, in that case).
-    """
+    """Says what happens to new connections to a virtual server without real servers."""
 
     REFUSE = "refuse"
+    """There is no endpoint anywhere: the client gets a refusal at once."""
     DROP = "drop"
+    """Endpoints exist, but a Local traffic policy excludes this client. pkg/proxy/iptables/proxier.go drops, and does
+    not reject, in that case."""
 
 
 class VirtualServerId(Struct, frozen=True, gc=False, order=True):
-    """Identity in IPVS: two virtual servers with equal ids cannot both exist."""
+    """Identifies a virtual server in IPVS: two with equal ids cannot both exist."""
 
     protocol: Protocol
     address: Address
@@ -74,7 +75,7 @@ class VirtualServerId(Struct, frozen=True, gc=False, order=True):
 
 
 class ServicePortName(Struct, frozen=True, gc=False, order=True):
-    """A port of a Service, the unit that Kubernetes balances. `port` is the port's name, "" if it has none."""
+    """Names a port of a Service, the unit that Kubernetes balances. `port` is the port's name, "" if it has none."""
 
     namespace: str
     service: str
@@ -85,50 +86,47 @@ class ServicePortName(Struct, frozen=True, gc=False, order=True):
 
 
 class RealServer(Struct, frozen=True, gc=False, order=True):
-    """One endpoint behind a virtual server.
-
-    local: it runs on this node. alive: its EndpointSlice calls it ready and not terminating; an endpoint that
-    vanishes while alive was moved or deselected, one that vanishes otherwise has ended (see reconcile/drain.py).
-    """
+    """One endpoint behind a virtual server."""
 
     address: Address
     port: int
     weight: int = 1
     local: bool = False
+    """It runs on this node."""
     alive: bool = True
+    """Its EndpointSlice calls it ready and not terminating. An endpoint that vanishes while alive was moved or
+    deselected; one that vanishes otherwise has ended (see reconcile/drain.py)."""
 
 
 class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
-    """Desired state of one virtual server. Seconds for times; 0 means none.
-
-    real_servers:      for clients outside this node, and for all clients unless the next field is set.
-    node_real_servers: for clients on this node (its pods and processes) where they differ: a Service with
-                       `externalTrafficPolicy: Local` serves these from every endpoint; None = the same.
-                       An IPVS virtual server has one set, so that there `inside` takes the place of this field.
-    inside:            the virtual server that has all endpoints: clients on this node are translated to it.
-    node_only:         its real servers are for clients on this node; no other gets an answer.
-    unused:            endpoints that a slice lists but that must get no new connection now. They never add a
-                       row; a real server that the kernel already has keeps its connections at weight 0.
-    bind:              the address goes on our interface; False where another interface of this node has it.
-    scheduler_flags:   IP_VS_SVC_F_SCHED1 to 3 (0x8, 0x10, 0x20).
-    source_ranges:     CIDRs that may reach it; empty = everybody.
-    drain_timeout:     for its real servers; None = the agent's.
-    """
+    """The desired state of one virtual server. Times are in seconds; 0 means none."""
 
     id: VirtualServerId
     service: ServicePortName
     frontend: Frontend
     scheduler: str
     scheduler_flags: int = 0
+    """IP_VS_SVC_F_SCHED1 to 3 (0x8, 0x10, 0x20)."""
     persistence_timeout: int = 0
     one_packet: bool = False
     real_servers: tuple[RealServer, ...] = ()
+    """The real servers for clients outside this node, and for all clients unless the next field is set."""
     node_real_servers: tuple[RealServer, ...] | None = None
+    """The real servers for clients on this node, which are its pods and processes; None = the same. A Service with
+    `externalTrafficPolicy: Local` serves these clients from every endpoint. An IPVS virtual server has one set, so that
+    `inside` takes the place of this field there."""
     inside: VirtualServerId | None = None
+    """The virtual server with all endpoints that clients on this node are translated to."""
     node_only: bool = False
+    """Its real servers are for clients on this node; no other client gets an answer."""
     unused: tuple[RealServer, ...] = ()
+    """Endpoints that a slice lists but that must get no new connection now. They never add a row; a real server that
+    the kernel already has keeps its connections at weight 0."""
     when_empty: WhenEmpty = WhenEmpty.REFUSE
     bind: bool = True
+    """Its address goes on our interface; False if another interface of this node has it."""
     preserve_client_address: bool = True
     source_ranges: tuple[str, ...] = ()
+    """CIDRs that may reach it; empty = everybody."""
     drain_timeout: float | None = None
+    """Seconds for which its real servers drain; None = the agent's setting."""

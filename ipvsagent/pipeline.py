@@ -197,7 +197,7 @@ class Pipeline:
             self.table.nodes,
             self._interfaces,
             self._options.node_ports_on,
-            self._options.known_as,
+            self._options.primary_address,
             self._options.route_networks,
             localhost=self._options.capabilities.localhost_node_ports,
             pod_networks=self._options.pod_networks,
@@ -221,7 +221,7 @@ class Pipeline:
 
     def _recompute(self, dirty: Iterable[ServiceKey], report: Report) -> None:
         """Recompute the virtual servers of these Services, and of those that win or lose an address by it."""
-        rejudged: set[ServiceKey] = set()
+        affected: set[ServiceKey] = set()
         try:
             queue = deque(dirty)
             while queue:
@@ -231,17 +231,17 @@ class Pipeline:
                 )
                 replaced = self._recompute_service(key, report)
                 self._health_checks.virtual_servers_changed(key, replaced)
-                rejudged |= replaced.rejudged | {key}
-                queue.extend(replaced.passed - self._dirty)  # clients are translated only to what their Service has won
+                affected |= replaced.affected | {key}
+                queue.extend(replaced.passed - self._dirty)  # clients are translated to what a Service has won alone
                 self._dirty |= replaced.passed
         finally:
             if not self._dirty:
-                self._dirty = set()  # iterating a set that once held every Service takes as long as if it still did
-            moved, findings = self._health_checks.settle(self._facts.node_port_addresses, self._is_local)
+                self._dirty = set()  # looking through one that once held every Service takes as long as if it did
+            moved, findings = self._health_checks.recompute(self._facts.node_port_addresses, self._is_local)
             if moved:
                 self._set_static_rows(0.0)
             report.findings.extend((("health check", key), found) for key, found in findings)
-            report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in rejudged)
+            report.findings.extend((("claims", key), tuple(self.desired.shadowed(key))) for key in affected)
 
     def _in_order(self) -> list[ServiceKey]:
         """Return everything dirty: deleted Services, then the oldest first. Two runs write in the same order, and no

@@ -1,6 +1,7 @@
-"""Text that any program can read, of names that need not be.
+"""Valid Unicode text from file names that need not be valid.
 
-Linux file names are bytes: those that are no UTF-8 come as surrogates (PEP 383), which no JSON and no terminal takes.
+Linux file names are bytes. Python represents bytes that are not UTF-8 as surrogates (PEP 383), which neither JSON nor a
+terminal accepts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def printable(value: Any) -> Any:
-    """The same text, mapping or sequence of such, with U+FFFD in place of each byte that is no UTF-8."""
+    """Return the same text, mapping or sequence, with U+FFFD in place of each byte that is not UTF-8."""
     if isinstance(value, str):
         return _SURROGATES.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -25,7 +26,7 @@ def printable(value: Any) -> Any:
 
 
 def to_json(document: Any) -> bytes:
-    """document: anything that msgspec encodes."""
+    """Encode anything that msgspec encodes, with `printable` text where it needs to be."""
     try:
         return msgspec.json.encode(document)
     except UnicodeEncodeError:

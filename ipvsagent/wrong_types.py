@@ -1,4 +1,4 @@
-"""What msgspec finds wrong with a value's type, in words of people who wrote YAML."""
+"""Translates msgspec's messages about wrong types for people who wrote YAML."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MISMATCH = re.compile(r"Expected `(?P<wanted>[^`]*)`(?:, got `(?P<got>[^`]*)`)?
 
 
 def in_words(error: msgspec.ValidationError) -> tuple[str, str]:
-    """(field path such as `spec.ports[0].port`, reason as a sentence) of what msgspec found wrong."""
+    """Return (the field's path, such as `spec.ports[0].port`, and the reason as a sentence)."""
     found = _MESSAGE.fullmatch(str(error))
     assert found
     what, path = found["what"], (found["path"] or "").replace("[...]", "")

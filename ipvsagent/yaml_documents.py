@@ -1,8 +1,8 @@
-"""YAML the way Kubernetes users mean it, by libyaml.
+"""YAML as Kubernetes users mean it, parsed by libyaml.
 
 Scalars are resolved only where YAML 1.1 and 1.2 agree, so that `on`, `1:30`, `010`, `1_000` and `2024-01-01` stay
-text instead of becoming what nobody meant; a field that wants a number then says so. A key that
-a mapping has twice is an error, as for `kubectl apply`, and not silently the last of the two.
+text, and a field that must be a number reports them. A key that a mapping has twice is an error, as for
+`kubectl apply`, and not silently the last of the two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 def yaml_documents(text: bytes | str) -> Iterator[object]:
-    """Each document that is not empty, as mappings, lists and scalars. Raises yaml.YAMLError, RecursionError."""
+    """Yield each document that is not empty, as mappings, lists and scalars. Raises yaml.YAMLError, RecursionError."""
     loader = _Loader(text)
     try:
         while loader.check_node():
@@ -25,18 +25,19 @@ def yaml_documents(text: bytes | str) -> Iterator[object]:
             if document is not None:
                 yield document
     except yaml.MarkedYAMLError as error:
-        if "nesting depth" in (error.problem or ""):  # libyaml counts by itself since 0.2.6
+        if "nesting depth" in (error.problem or ""):  # libyaml itself limits it since 0.2.6
             raise RecursionError(error.problem) from error
         raise
     except (ValueError, TypeError, AttributeError, LookupError) as error:
-        # PyYAML's constructors for `!!int`, `!!bool` and others trust the text that the tag stands before.
+        # PyYAML's constructors for `!!int`, `!!bool` and others do not check the text that has the tag.
         raise yaml.YAMLError(f"a value does not fit its tag ({error})") from error
     finally:
         loader.dispose()
 
 
 class _Loader(Composer, yaml.CSafeLoader):
-    """libyaml parses, PyYAML's own code composes: libyaml's binding recurses in C, and deep nesting ends it."""
+    """Parses with libyaml and composes with PyYAML's own code: libyaml's binding recurses in C, and deep nesting would
+    crash the process."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -46,7 +47,7 @@ class _Loader(Composer, yaml.CSafeLoader):
         self._checked: set[yaml.MappingNode] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Looks for doubled keys before merge keys (`<<`) are resolved, which may double keys rightly."""
+        """Check for duplicate keys before merge keys (`<<`) are resolved, which may rightly repeat keys."""
         if node not in self._checked:
             self._checked.add(node)
             seen = set()

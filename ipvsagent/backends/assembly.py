@@ -99,7 +99,7 @@ def policy_options(
         scheduler=config.scheduler,
         allowed_external=config.allowed_external,
         node_ports_on=config.node_port_addresses,
-        known_as=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
+        primary_address=None if config.bind_address in ("0.0.0.0", "::") else parse_address(config.bind_address),
         route_networks=config.service_cidrs if config.route_mode else (),
         pod_networks=config.cluster_cidrs if config.detect_local == "ClusterCIDR" else (),
         pods_of_node=config.detect_local == "NodeCIDR",

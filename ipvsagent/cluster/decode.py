@@ -1,10 +1,9 @@
-"""Kubernetes' objects become the values of `objects.py`, or a reason why not.
+"""Decodes Kubernetes' objects into the values of `objects.py`.
 
-Three outcomes. *Accepted*, perhaps without some parts that no proxy can use, each named by a finding.
-*Rejected* whole, because the object is broken: whoever holds its last accepted version keeps it, so that a
-slip in one field never takes a Service down. *Ignored*, because Kubernetes itself would not look at it.
-Nothing that an object may contain raises an exception. Which Services matter here, and who may use which
-address, is policy and not known here.
+There are three outcomes. *Accepted*, perhaps without some parts that no proxy can use, each named by a finding.
+*Rejected* as a whole, because the object is broken: its last accepted version stays in use, so that a mistake in one
+field never takes a Service down. *Ignored*, because kube-proxy would not read it either. Nothing that an object may
+contain raises an exception. Which Services are served, and which addresses they may use, is for policy/.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ipvsagent.wrong_types import in_words
 
 
 class Accepted(Struct, frozen=True, gc=False):
-    """findings: parts that were left out."""
+    """An object that can be used. findings: the parts that were left out."""
 
     value: Object
     findings: tuple[Finding, ...] = ()
@@ -37,18 +36,17 @@ class Accepted(Struct, frozen=True, gc=False):
 
 
 class Rejected(Struct, frozen=True, gc=False):
-    """key: as far as it could be read; a name that is missing or unusable is "".
-
-    service: for an EndpointSlice the name of its Service, "" if unknown.
-    """
+    """An object that is broken as a whole."""
 
     key: ObjectKey
+    """The key as far as it could be read; a name that is missing or invalid is ""."""
     finding: Finding
     service: str = ""
+    """The name of an EndpointSlice's Service, "" if unknown."""
 
 
 class Ignored(Struct, frozen=True, gc=False):
-    """A well-formed object that no Service proxy looks at, such as an EndpointSlice of addressType FQDN."""
+    """A valid object that no Service proxy uses, such as an EndpointSlice of addressType FQDN."""
 
     key: ObjectKey
 
@@ -56,11 +54,11 @@ class Ignored(Struct, frozen=True, gc=False):
 Decoded = Accepted | Rejected | Ignored
 
 API_VERSIONS = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1", "Node": "v1"}
-"""The kinds that can be decoded."""
+"""The kinds that can be decoded, and the version of each."""
 
 
 def decode_json(kind: str, raw: bytes | msgspec.Raw) -> Decoded:
-    """One object as JSON; `kind` is a key of `API_VERSIONS`, and the text need not repeat it."""
+    """Decode one object in JSON. `kind` is a key of `API_VERSIONS`; the text need not contain it."""
     decoder, _, convert = _KINDS[kind]
     try:
         item = decoder.decode(raw)
@@ -72,12 +70,12 @@ def decode_json(kind: str, raw: bytes | msgspec.Raw) -> Decoded:
 
 
 def decode_item(kind: str, item: wire.Object) -> Decoded:
-    """One object whose wire shape was read as part of something else."""
+    """Decode one object that was parsed as part of something else."""
     return _decoded(kind, _KINDS[kind][2], item)
 
 
 def decode_plain(kind: str, plain: object) -> Decoded:
-    """One object as Python mappings, lists and scalars, which is what YAML gives."""
+    """Decode one object from mappings, lists and scalars, as YAML gives them."""
     _, shape, convert = _KINDS[kind]
     try:
         item = msgspec.convert(plain, shape)
@@ -109,7 +107,7 @@ def _plain(raw: bytes | msgspec.Raw) -> object:
 
 
 def _rejected(kind: str, plain: object, field: str, reason: str) -> Rejected:
-    """Reads the identity from an object whose shape is not to be trusted."""
+    """Read the identity of an object that may have any shape."""
     metadata = _member(plain, "metadata")
     name = _member(metadata, "name")
     namespace = "" if kind == "Node" else _member(metadata, "namespace") or "default"

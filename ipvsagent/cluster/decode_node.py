@@ -1,4 +1,4 @@
-"""A v1 Node from its wire shape: where it is reached and in which zone it stands."""
+"""Decodes a v1 Node: its addresses, its zone, its pod CIDRs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
 def node_of(item: wire.Node, findings: list[Finding]) -> Node:
-    """Adds to `findings` what it leaves out. Raises Broken."""
+    """Decode a Node, and add to `findings` what is left out. Raises Broken."""
     metadata = item.metadata or NO_METADATA
     key = ObjectKey("Node", "", identity_of(metadata)[1])
     found: dict[str, dict[Address, None]] = {"InternalIP": {}, "ExternalIP": {}}
@@ -35,7 +35,7 @@ def node_of(item: wire.Node, findings: list[Finding]) -> Node:
             findings.append(left_out(key, f"spec.podCIDRs[{index}]", reason))
     return Node(
         name=key.name,
-        # The first of a family is the one the node is known by (GetNodeHostIPs, pkg/util/node/node.go).
+        # The first of a family is the node's primary address (GetNodeHostIPs, pkg/util/node/node.go).
         addresses=tuple(found["InternalIP"] | found["ExternalIP"]),
         zone=(metadata.labels or {}).get(ZONE_LABEL, ""),
         # As NodeEligible in pkg/proxy/healthcheck/proxy_health.go.

@@ -1,6 +1,6 @@
-"""A v1 Service from its wire shape: which addresses and ports it has and how they are to be served.
+"""Decodes a v1 Service: its addresses and ports, and how they are to be served.
 
-It follows kube-proxy where kube-proxy is lenient, and the API server's validation where kube-proxy trusts it
+It is lenient where kube-proxy is, and validates what kube-proxy leaves to the API server
 (pkg/proxy/serviceport.go, pkg/apis/core/validation/validation.go).
 """
 
@@ -35,7 +35,7 @@ MAX_AFFINITY_TIMEOUT = 86400
 
 
 def service_of(item: wire.Service, findings: list[Finding]) -> Service:
-    """Adds to `findings` what it leaves out. Raises Broken."""
+    """Decode a Service, and add to `findings` what is left out. Raises Broken."""
     metadata, spec = item.metadata or NO_METADATA, item.spec
     namespace, name = identity_of(metadata)
     if spec is None:
@@ -45,14 +45,14 @@ def service_of(item: wire.Service, findings: list[Finding]) -> Service:
     annotations = annotations_of(metadata)
     first = spec.clusterIP or (spec.clusterIPs or ("",))[0]
     key = ObjectKey("Service", namespace, name)
-    elsewhere = kind == "ExternalName" or PROXY_NAME_LABEL in (metadata.labels or ())
-    if not first and not elsewhere:
+    not_ours = kind == "ExternalName" or PROXY_NAME_LABEL in (metadata.labels or ())
+    if not first and not not_ours:
         reason = (
-            "is missing: the Service was never applied to a cluster, which would have given it one, so it is not "
-            "served; apply it, and take what `kubectl get services -o yaml` prints"
+            "is missing, so the Service is not served: a cluster assigns it when the Service is applied; apply it, and "
+            "use what `kubectl get services -o yaml` prints"
         )
         findings.append(left_out(key, "spec.clusterIP", reason))
-    if first in ("", "None") or elsewhere:
+    if first in ("", "None") or not_ours:
         return Service(
             namespace=namespace,
             name=name,
@@ -64,7 +64,7 @@ def service_of(item: wire.Service, findings: list[Finding]) -> Service:
     ingress = _ingress(item.status, key, findings)
     source_ranges = _source_ranges(spec, key, findings) if spec.loadBalancerSourceRanges else ()
     if source_ranges is None:
-        # The ranges guard these addresses only; serving them unguarded would open them to everybody.
+        # The ranges restrict these addresses only; without them the addresses would be open to everybody.
         ingress, source_ranges = (), ()
     return Service(
         namespace=namespace,
@@ -85,8 +85,8 @@ def service_of(item: wire.Service, findings: list[Finding]) -> Service:
 
 
 def _cluster_ips(spec: wire.ServiceSpec, first: str) -> tuple[Address, ...]:
-    """Without ipFamilies `clusterIP` alone counts, with it the entry of the same index
-    (pkg/proxy/util/utils.go GetClusterIPByFamily)."""
+    """Return the cluster IPs in use: `clusterIP` only if there are no ipFamilies, otherwise those with the index of a
+    family (pkg/proxy/util/utils.go GetClusterIPByFamily)."""
     listed = spec.clusterIPs or (first,)
     addresses = []
     for index, text in enumerate(listed):
@@ -129,9 +129,9 @@ def _ports(ports: tuple[wire.ServicePort, ...]) -> tuple[ServicePort, ...]:
         if not name and len(ports) > 1:
             raise Broken(f"{field}.name", "is missing; a Service with several ports must name each of them")
         if name in names:
-            raise Broken(f"{field}.name", f"{quoted(name)} is the name of an earlier port, too")
+            raise Broken(f"{field}.name", f"{quoted(name)} is also the name of an earlier port")
         if (protocol, number) in numbers:
-            raise Broken(f"{field}.port", f"{protocol} {number} is an earlier port, too")
+            raise Broken(f"{field}.port", f"{protocol} {number} is also an earlier port")
         names.add(name)
         numbers.add((protocol, number))
         node_port = number_at(f"{field}.nodePort", port.nodePort, 0, 65535) if port.nodePort else 0
@@ -184,19 +184,19 @@ def _ingress(
 
 
 def _source_ranges(spec: wire.ServiceSpec, key: ObjectKey, findings: list[Finding]) -> tuple[str, ...] | None:
-    """None: ranges were asked for and not one can be used."""
-    asked = [(index, text.strip()) for index, text in enumerate(spec.loadBalancerSourceRanges or ())]
-    asked = [(index, text) for index, text in asked if text]
+    """Return the ranges as CIDRs; None if there are some, but all are invalid."""
+    listed = [(index, text.strip()) for index, text in enumerate(spec.loadBalancerSourceRanges or ())]
+    listed = [(index, text) for index, text in listed if text]
     found: dict[str, None] = {}
-    for index, text in asked:
+    for index, text in listed:
         network = network_of(text)
         if network:
             found[network] = None
         else:
             reason = f"{quoted(text)} is not a range of addresses; it is left out"
             findings.append(left_out(key, f"spec.loadBalancerSourceRanges[{index}]", reason))
-    if asked and not found:
-        reason = "no range can be used; its load balancer addresses are left out, not opened to everybody"
+    if listed and not found:
+        reason = "has no valid range, so the load balancer addresses are not served, rather than opened to everybody"
         findings.append(left_out(key, "spec.loadBalancerSourceRanges", reason))
         return None
     return tuple(found)

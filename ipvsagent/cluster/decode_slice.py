@@ -1,7 +1,7 @@
-"""A discovery.k8s.io/v1 EndpointSlice from its wire shape.
+"""Decodes a discovery.k8s.io/v1 EndpointSlice.
 
-The hot path of every rolling update: what is done here is done for each endpoint of the cluster. It skips
-what kube-proxy's slice cache skips (pkg/proxy/endpointslicecache.go).
+This is the hot path of every rolling update: it runs for each endpoint of the cluster. It skips what kube-proxy's slice
+cache skips (pkg/proxy/endpointslicecache.go).
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ _NO_CONDITIONS = wire.Conditions()
 
 
 def endpoint_slice_of(item: wire.EndpointSlice, findings: list[Finding]) -> EndpointSlice | None:
-    """None if kube-proxy would not even watch it. Adds to `findings` what it leaves out. Raises Broken."""
+    """Decode an EndpointSlice, and add to `findings` what is left out. Raises Broken.
+
+    Returns None if kube-proxy would not watch it.
+    """
     metadata = item.metadata or NO_METADATA
     namespace, name = identity_of(metadata)
     labels = metadata.labels or {}
@@ -62,7 +65,7 @@ def _ports(ports: tuple[wire.EndpointPort, ...]) -> tuple[EndpointPort, ...]:
         name = intern(port.name or "")
         protocol = protocol_at(f"{field}.protocol", port.protocol)
         if (name, protocol) in found:
-            raise Broken(f"{field}.name", f"{quoted(name)} is the name of an earlier {protocol} port, too")
+            raise Broken(f"{field}.name", f"{quoted(name)} is also the name of an earlier {protocol} port")
         found[name, protocol] = EndpointPort(name, protocol, number_at(f"{field}.port", port.port, 1, 65535))
     return tuple(found.values())
 

@@ -1,6 +1,7 @@
-"""Single fields that several kinds of objects have: checked here once, with one wording for what is wrong.
+"""Fields that several kinds of objects have, each checked in one place and with one message.
 
-A broken field raises `Broken`, which rejects its object; a field that only loses itself makes a finding.
+A field that makes its object unusable raises `Broken`, which rejects the object; a field that can be left out makes a
+finding.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _SPECIAL_IPV6 = frozenset({"::", "fe", "ff"})
 
 
 class Broken(Exception):
-    """The object being decoded must be rejected. `field` as in `Finding.field`."""
+    """Rejects the object that is being decoded. `field` is a path as in `Finding.field`."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -40,24 +41,24 @@ class Broken(Exception):
 
 
 def is_name(text: object) -> bool:
-    """Lower-case letters, digits, '-' and '.': what the API server takes as the name of any of our kinds."""
+    """Report whether the API server accepts it as a name: lower-case letters, digits, '-' and '.'."""
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def identity_of(metadata: wire.Metadata) -> tuple[str, str]:
-    """(namespace, name); what has no namespace is in `default`, as for kubectl. Raises Broken."""
+    """Return (namespace, name); an object without a namespace is in `default`, as for kubectl. Raises Broken."""
     name, namespace = metadata.name, metadata.namespace or "default"
     if not name:
         raise Broken("metadata.name", "is missing")
     for field, text in (("name", name), ("namespace", namespace)):
         if not is_name(text):
-            reason = f"{quoted(text)} is not a name: lower-case letters, digits, '-' and '.' make one"
+            reason = f"{quoted(text)} is not a name, which has lower-case letters, digits, '-' and '.' only"
             raise Broken(f"metadata.{field}", reason)
     return intern(namespace), intern(name)
 
 
 def created_at(metadata: wire.Metadata) -> int | None:
-    """creationTimestamp in seconds since 1970, fractions cut off; None if there is none. Raises Broken."""
+    """Return creationTimestamp in whole seconds since 1970; None if there is none. Raises Broken."""
     text = metadata.creationTimestamp
     if not text:
         return None
@@ -73,14 +74,14 @@ def created_at(metadata: wire.Metadata) -> int | None:
 
 
 def annotations_of(metadata: wire.Metadata) -> dict[str, str]:
-    """Those that ipvsagent may read."""
+    """Return the annotations that ipvsagent may read."""
     if not metadata.annotations:
         return {}
     return {k: v for k, v in metadata.annotations.items() if k.startswith(ANNOTATION_PREFIXES)}
 
 
 def address_at(field: str, text: str) -> Address:
-    """Raises Broken for what is no IP address."""
+    """Parse an address. Raises Broken."""
     try:
         return parse_address(text)
     except ValueError:
@@ -88,7 +89,7 @@ def address_at(field: str, text: str) -> Address:
 
 
 def protocol_at(field: str, text: str | None) -> Protocol:
-    """Absent is TCP. Raises Broken."""
+    """Parse a protocol; absent is TCP. Raises Broken."""
     protocol = _PROTOCOLS.get(text or "TCP")
     if protocol is None:
         raise Broken(field, f"{quoted(text)} is not TCP, UDP or SCTP")
@@ -96,15 +97,15 @@ def protocol_at(field: str, text: str | None) -> Protocol:
 
 
 def number_at(field: str, value: int, lowest: int, highest: int) -> int:
-    """Raises Broken unless lowest <= value <= highest."""
+    """Return the value. Raises Broken unless lowest <= value <= highest."""
     if not lowest <= value <= highest:
-        said = str(value) if abs(value) < 10**12 else "a number that large"
-        raise Broken(field, f"{said} is not in the range {lowest} to {highest}")
+        shown = str(value) if abs(value) < 10**12 else "a number that large"
+        raise Broken(field, f"{shown} is not in the range {lowest} to {highest}")
     return value
 
 
 def network_of(text: str) -> str | None:
-    """A CIDR with its host bits cleared, as Go's `ParseCIDR` reads it; None if it is none."""
+    """Return a CIDR with its host bits cleared, as Go's `ParseCIDR` does; None if the text is not a CIDR."""
     address, slash, length = text.strip().partition("/")
     try:
         if not slash or not length.isascii() or not length.isdigit():
@@ -115,18 +116,18 @@ def network_of(text: str) -> str | None:
 
 
 def why_not_ordinary(address: Address) -> str | None:
-    """`why_not_reachable`, at a fraction of its cost for addresses that begin like ordinary ones."""
+    """Return what `why_not_reachable` does, at a fraction of its cost for addresses that begin like ordinary ones."""
     if ":" in address:
         return why_not_reachable(address) if address[:2] in _SPECIAL_IPV6 else None
     return why_not_reachable(address) if address[: address.index(".")] in SPECIAL_IPV4 else None
 
 
 def left_out(key: ObjectKey, field: str, reason: str) -> Finding:
-    """About a part of an object that is accepted without it."""
+    """Return a finding about a part that its object is accepted without."""
     return Finding(FindingKind.INVALID_OBJECT, str(key), reason, field)
 
 
 def quoted(text: object) -> str:
-    """As in a program's source, so that nothing in it can disturb a terminal or a log; shortened."""
-    said = repr(text)
-    return said if len(said) <= 80 else f"{said[:77]}..."
+    """Return a text quoted and escaped, so that it cannot corrupt a terminal or a log, and shortened."""
+    shown = repr(text)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,14 +1,14 @@
-"""Several manifest files as one cluster, in which a slip of the hand takes nothing down.
+"""Several manifest files as one cluster, in which a mistake in one file takes nothing down.
 
-1. What comes out depends on what the files hold now, not on the order in which they were read or written.
+1. The result depends on what the files hold now, not on the order in which they were read or written.
 2. A broken object, or a file that cannot be read, leaves the last accepted version of its objects in use.
-3. What vanished may have moved to where nobody can read: while an input is unreadable, or an object is broken
-   that was never accepted, the removals that it may undo are held back.
-4. A source that holds nothing at all is taken for a mistake: nothing is removed until something is there again.
-5. An object that several files hold is taken from the first of them in order of their names. Of one that a file holds
-   several times the last counts, as for `kubectl apply`: `kubectl get --watch` prints it again when it changes.
+3. An object that vanished may have moved to where it cannot be read: while an input is unreadable, or an object is
+   broken that was never accepted, the removals that it may contradict are held back.
+4. A source that is empty as a whole counts as a mistake: nothing is removed until it has an object again.
+5. An object that several files hold is taken from the first of them in order of their names. Of an object that one file
+   holds several times the last counts, as for `kubectl apply`: `kubectl get --watch` prints it again when it changes.
 
-It knows names of files, not files; what is on disk is for sources/manifests.py.
+It knows names of files, but no files: reading them is for sources/manifests.py.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from ipvsagent.findings import Finding, FindingKind
 
 
 class Update(Struct, frozen=True):
-    """What came of the calls since the last `take`.
-
-    findings: by input, all that is wrong there now; only inputs for which that changed. Input "" is the whole set.
-    """
+    """Holds what changed since the last `take`."""
 
     changes: Changes
     findings: dict[str, tuple[Finding, ...]]
+    """All current findings of each input whose findings changed. Input "" is the whole set."""
 
     @property
     def is_empty(self) -> bool:
@@ -41,26 +39,25 @@ class Update(Struct, frozen=True):
 
 
 class _Input:
-    """A file, or a folder that cannot be listed.
-
-    objects:   what it contributes: accepted now, or accepted last if its present version is broken.
-    rejected:  broken objects in it now, each with whether its last accepted version is among `objects`.
-    understood: it could be read at least once.
-    """
+    """A file, or a directory that cannot be listed."""
 
     def __init__(self) -> None:
         self.objects: dict[ObjectKey, Object] = {}
+        """The accepted version of each object, or the last accepted one if the present version is broken."""
         self.rejected: list[tuple[Rejected, bool]] = []
+        """Broken objects in it now, each with whether its last accepted version is among `objects`."""
         self.findings: tuple[Finding, ...] = ()
         self.unreadable = False
-        self.understood = False
+        self.was_read = False
+        """It could be read at least once."""
 
 
 class ManifestSet:
-    """Call `replace` and `remove` for each input that changed, then `take` once: what was called between two `take`s
-    is one change, so that an object that moves from file to file is never gone.
+    """Merges inputs into one set of objects.
 
-    subject: how a finding names the whole set. allow_empty: rule 4 is off.
+    Call `replace` and `remove` for each input that changed, then `take` once: all calls between two `take`s are one
+    change, so that an object that moves from file to file is never removed. subject: how a finding names the whole set.
+    allow_empty: rule 4 does not apply.
     """
 
     def __init__(self, subject: str = "the manifests", *, allow_empty: bool = False) -> None:
@@ -83,13 +80,15 @@ class ManifestSet:
         return sorted(self._inputs)
 
     def replace(self, name: str, content: Content | Unreadable) -> None:
-        """The input holds this now."""
+        """Replace the content of an input."""
         old = self._inputs.get(name)
-        new = _unreadable(name, content, old) if isinstance(content, Unreadable) else _understood(name, content, old)
-        self._put(name, new)
+        if isinstance(content, Unreadable):
+            self._put(name, _unreadable_input(name, content, old))
+        else:
+            self._put(name, _input_of(name, content, old))
 
     def remove(self, name: str) -> None:
-        """The input is gone."""
+        """Remove an input."""
         if name in self._inputs:
             self._put(name, None)
 
@@ -122,7 +121,8 @@ class ManifestSet:
             self._stale.update(before, after)
 
     def take(self) -> Update:
-        """Only real differences: an object that equals the one reported before is not reported again."""
+        """Return the changes since the last call. An object that equals the one reported before is not reported
+        again."""
         upserts: list[Object] = []
         vanished: list[ObjectKey] = []
         for key in self._dirty:
@@ -140,9 +140,9 @@ class ManifestSet:
         for key in removals:
             del self._published[key]
         self._dirty = dict.fromkeys(sorted(held))
-        told = blind if blind != self._blind else None
+        changed = blind if blind != self._blind else None
         self._blind = blind
-        changes = Changes(upserts=tuple(upserts), removals=tuple(removals), blind=told)
+        changes = Changes(upserts=tuple(upserts), removals=tuple(removals), blind=changed)
         return Update(changes, self._changed_findings(sorted(held)))
 
     @property
@@ -155,7 +155,7 @@ class ManifestSet:
         endpoints: set[ServiceKey] = set()
         for name in self._troubled:
             each = self._inputs[name]
-            anything = anything or (each.unreadable and not each.understood)
+            anything = anything or (each.unreadable and not each.was_read)
             for rejected, covered in each.rejected:
                 if covered or rejected.key in self._published or rejected.key in self._holders:
                     continue
@@ -200,7 +200,7 @@ class ManifestSet:
             *each.findings,
             *(self._about_rejected(name, rejected) for rejected, _ in each.rejected if not each.unreadable),
             *(
-                _duplicate(name, key, f"{self._holders[key][0]} holds it, too, and comes first")
+                _duplicate(name, key, f"{self._holders[key][0]} also holds it, and comes first")
                 for key in sorted(self._shared)
                 if key in each.objects and self._holders[key][0] != name
             ),
@@ -219,13 +219,13 @@ class ManifestSet:
             yield Finding(FindingKind.EMPTY_SOURCE, self._subject, reason)
         elif held:
             more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-            why = f"gone, but kept until {' and '.join(sorted(self._troubled))} can be understood"
-            yield Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", why)
+            reason = f"is gone, but kept until {' and '.join(sorted(self._troubled))} can be read without errors"
+            yield Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", reason)
 
 
-def _understood(name: str, content: Content, old: _Input | None) -> _Input:
+def _input_of(name: str, content: Content, old: _Input | None) -> _Input:
     new = _Input()
-    new.understood = True
+    new.was_read = True
     findings: dict[ObjectKey, tuple[Finding, ...]] = {}
     rejected: dict[ObjectKey, Rejected] = {}
     nameless: list[Rejected] = []
@@ -252,7 +252,7 @@ def _understood(name: str, content: Content, old: _Input | None) -> _Input:
         if each.key.name:
             keep = [each.key] if each.key in known and each.key not in accepted else []
         else:
-            # It may be any of them, with its name spoilt.
+            # It may be any of them, with its name damaged.
             keep = [key for key in known if key.kind == each.key.kind and key not in accepted]
         for key in keep:
             new.objects[key] = known[key]
@@ -260,7 +260,7 @@ def _understood(name: str, content: Content, old: _Input | None) -> _Input:
     new.findings = (
         *(replace(finding, file=name) for found in (content.findings, *findings.values()) for finding in found),
         *(
-            _duplicate(name, key, f"this file holds it {count} times; the last counts")
+            _duplicate(name, key, f"this file holds it {count} times; the last one counts")
             for key, count in times.items()
             if count > 1
         ),
@@ -269,20 +269,21 @@ def _understood(name: str, content: Content, old: _Input | None) -> _Input:
 
 
 def consequence(nameless: Rejected) -> Finding:
-    """What is wrong with an object that may be any of its kind, and what it holds up."""
+    """Return the finding of an object without a name, which may be any of its kind, with the removals that it
+    delays."""
     finding = nameless.finding
     reason = (
-        f"{finding.reason}; until that is put right, no {nameless.key.kind} that vanishes is removed: it may be this"
+        f"{finding.reason}; until this is fixed, no {nameless.key.kind} that vanishes is removed: it may be this one"
     )
     return replace(finding, reason=reason)
 
 
-def _unreadable(name: str, content: Unreadable, old: _Input | None) -> _Input:
+def _unreadable_input(name: str, content: Unreadable, old: _Input | None) -> _Input:
     new = _Input()
     new.unreadable = True
     reason = content.reason
     if old:
-        new.objects, new.rejected, new.understood = old.objects, old.rejected, old.understood
+        new.objects, new.rejected, new.was_read = old.objects, old.rejected, old.was_read
     if new.objects:
         reason += f"; what it held before ({_objects(len(new.objects))}) stays in use"
     else:

@@ -1,6 +1,6 @@
-"""The text of one manifest file becomes decoded objects.
+"""Decodes the objects in the text of one manifest file.
 
-It takes what `kubectl get -o yaml` and `-o json` print and what people write: YAML with several documents, JSON
+It accepts what `kubectl get -o yaml` and `-o json` print and what people write: YAML with several documents, JSON
 documents one after the other, `kind: List` and `ServiceList`, objects of other kinds in between. It does not
 know where a file is, nor what was in it before.
 """
@@ -24,24 +24,25 @@ _WATCH_EVENTS = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR")
 
 
 class Content(Struct, frozen=True):
-    """objects: in the order of the text. other: how many objects are of kinds that ipvsagent does not read.
-
-    findings: about items that are nothing at all.
-    """
+    """Holds what is in a file."""
 
     objects: tuple[Decoded, ...] = ()
+    """In the order of the text."""
     other: int = 0
+    """How many objects are of kinds that ipvsagent does not read."""
     findings: tuple[Finding, ...] = ()
+    """About items that are null."""
 
 
 class Unreadable(Struct, frozen=True):
-    """Nothing can be said about what an input holds. reason: a clause such as `it is not JSON: ...`."""
+    """Says that the content of an input is unknown. reason: a clause such as `it is not JSON: ...`."""
 
     reason: str
 
 
 def read_manifest(text: bytes, *, only_json: bool = False) -> Content | Unreadable:
-    """only_json: the file's name says that it is JSON. Otherwise it is YAML, or JSON if it reads as that."""
+    """Decode the text of a file. only_json: its name says that it is JSON; otherwise it is YAML, or JSON if it
+    parses."""
     if text.startswith(_GZIP):
         return Unreadable("it is compressed with gzip; unpack it, as `gzip -d` does")
     text = text.removeprefix(b"\xef\xbb\xbf")
@@ -76,7 +77,7 @@ def _read_json(text: bytes) -> Content | Unreadable:
 
 
 def _json_stream(text: str) -> Iterator[bytes]:
-    """Where one document ends and the next begins is what msgspec does not tell."""
+    """Split a text into its JSON documents, which msgspec cannot do."""
     decoder = json.JSONDecoder()
     text = text.strip()
     start = 0
@@ -89,19 +90,18 @@ def _json_stream(text: str) -> Iterator[bytes]:
 
 
 class _NotAManifest(Exception):
-    """Well-formed text, but no Kubernetes objects."""
+    """Reports valid text that does not consist of Kubernetes objects."""
 
 
 class _Head(Struct, frozen=True):
-    """What tells the objects apart. items: None if there is no such field; of the same type as the object.
-
-    event: the type of the watch event that this is, None if it is none.
-    """
+    """Holds the fields that decide how a document is read."""
 
     api_version: object
     kind: object
     items: list[Any] | None
+    """None if there is no such field; the items have the same type as the document."""
     event: object = None
+    """The type of a watch event; None if the document is not one."""
 
 
 _NULL = msgspec.Raw(b"null")
@@ -123,7 +123,7 @@ def _raw_head(raw: bytes | msgspec.Raw) -> _Head:
     try:
         head = _RAW_HEAD.decode(raw)
     except msgspec.ValidationError:
-        raise _NotAManifest("it holds something else than Kubernetes objects") from None
+        raise _NotAManifest("it does not consist of Kubernetes objects") from None
     try:
         items = _RAW_ITEMS.decode(head.items)
     except msgspec.ValidationError:
@@ -133,14 +133,14 @@ def _raw_head(raw: bytes | msgspec.Raw) -> _Head:
 
 def _plain_head(plain: object) -> _Head:
     if not isinstance(plain, dict):
-        raise _NotAManifest("it holds something else than Kubernetes objects")
+        raise _NotAManifest("it does not consist of Kubernetes objects")
     items = plain.get("items")
     event = plain.get("type") if plain.get("object") is not None else None
     return _Head(plain.get("apiVersion"), plain.get("kind"), items if isinstance(items, list) else None, event)
 
 
 class _Reader:
-    """Objects out of documents, which are JSON text or plain Python objects, as `head` and `decode` take them."""
+    """Decodes documents, which are JSON text or plain Python objects, whichever `head` and `decode` accept."""
 
     def __init__(self, head: Callable[[Any], _Head], decode: Callable[[str, Any], Decoded]) -> None:
         self._head = head
@@ -155,13 +155,13 @@ class _Reader:
         return Content(tuple(self._objects), self._other, tuple(self._findings))
 
     def _add(self, document: Any, listed_version: object, listed_kind: str | None) -> None:
-        """`listed_*`: what the list around it says about its items."""
+        """Add the objects of a document. `listed_*`: the version and kind that the list around it gives its items."""
         head = self._head(document)
         api_version, kind = head.api_version or listed_version, head.kind or listed_kind
         if not isinstance(kind, str):
             if head.event in _WATCH_EVENTS:
                 raise _NotAManifest(
-                    "it holds the events of a watch, not objects; take what `kubectl get` prints with -o yaml or "
+                    "it holds the events of a watch, not objects; use what `kubectl get` prints with -o yaml or "
                     "-o json, without --output-watch-events and --raw"
                 )
             self._other += 1
@@ -171,7 +171,7 @@ class _Reader:
             listed = (None, None) if kind == "List" else (api_version, kind.removesuffix("List"))
             for index, item in enumerate(head.items):
                 if item is None or item == _NULL:
-                    reason = "is null, which is no object; it is left out"
+                    reason = "is null, which is not an object; it is ignored"
                     self._findings.append(Finding(FindingKind.INVALID_OBJECT, kind, reason, f"items[{index}]"))
                 else:
                     self._add(item, *listed)
@@ -179,12 +179,16 @@ class _Reader:
             self._other += len(head.items) if head.items is not None and kind.endswith("List") else 1
 
     def _add_object(self, kind: str, api_version: object, document: Any) -> None:
-        """A kind of the same name in another API group, as Knative has a Service, is another kind."""
+        """Add an object. A kind of the same name in another API group, such as Knative's Service, is another kind."""
         wanted = API_VERSIONS[kind]
         if api_version == wanted:
             self._objects.append(self._decode(kind, document))
         elif not api_version or (isinstance(api_version, str) and _group(api_version) == _group(wanted)):
-            reason = f"is {api_version}, but only {wanted} is read" if api_version else f"is missing; it is {wanted}"
+            reason = (
+                f"is {api_version}, but only {wanted} is supported"
+                if api_version
+                else f"is missing; it must be {wanted}"
+            )
             decoded = self._decode(kind, document)
             subject = decoded.finding.subject if isinstance(decoded, Rejected) else str(decoded.key)
             finding = Finding(FindingKind.INVALID_OBJECT, subject, reason, "apiVersion")

@@ -1,14 +1,14 @@
-"""The objects of an API server as they were last heard of, in which no mishap takes anything down.
+"""The objects of an API server as last reported, in which no mistake takes anything down.
 
-1. What comes out depends on what the server holds, not on how it was learnt: a relist reports differences only.
-2. A broken object leaves its last accepted version in use; one that was never accepted is what the agent is blind to.
+1. The result depends on what the server holds, not on how it was learned: a relist reports differences only.
+2. A broken object leaves its last accepted version in use; one that was never accepted is a blind spot of the agent.
 3. Endpoints move from slice to slice: while a slice of a Service is broken and was never accepted, slices of the same
-   Service that vanish are held.
-4. A list that is empty is taken for a mistake, because every cluster has the Service `default/kubernetes` and its
-   slice, and one that had nodes has them: what is known of that kind stays until a list holds something again. An
-   event is no list: what it brings does not say that the rest is gone. (The reflector lists again in the meantime.)
+   Service that vanish are kept.
+4. An empty list counts as a mistake, because every cluster has the Service `default/kubernetes` and its slice, and a
+   cluster that had nodes has them: the known objects of that kind stay until a list has an object again. An event does
+   not end this, because it does not say that the other objects are gone; the reflector lists again in the meantime.
 
-The counterpart of `ManifestSet`; it knows nothing of connections.
+It is the counterpart of `ManifestSet`, and knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from ipvsagent.findings import Finding, FindingKind
 
 NEVER_EMPTY = ("Service", "EndpointSlice")
 NOT_LOST_AT_ONCE = ("Node",)
-"""Of these a first list may be empty, and all may be deleted one by one."""
+"""Kinds whose first list may be empty, and of which all objects may be deleted one by one."""
 
 
 class Mirror:
-    """Call `replace`, `put` and `delete` as the server speaks, then `take` once. allow_empty: rule 4 is off."""
+    """Holds the objects of one API server.
+
+    Call `replace`, `put` and `delete` as the server reports, then `take` once. allow_empty: rule 4 does not apply.
+    """
 
     def __init__(self, *, allow_empty: bool = False) -> None:
         self._allow_empty = allow_empty
@@ -43,8 +46,8 @@ class Mirror:
         self._blind: BlindSpots | None = None
 
     def replace(self, kind: str, listed: Iterable[Decoded]) -> None:
-        """The server holds exactly these objects of a kind."""
-        doubted = kind in NEVER_EMPTY or kind in self._empty or self._knows_of(kind)
+        """Replace all objects of a kind."""
+        implausible = kind in NEVER_EMPTY or kind in self._empty or self._knows_of(kind)
         seen: set[ObjectKey] = set()
         nameless = None
         for decoded in listed:
@@ -60,14 +63,14 @@ class Mirror:
             self._nameless[kind] = nameless
         else:
             self._nameless.pop(kind, None)
-        self._say(f"nameless {kind}", (consequence(nameless),) if nameless else ())
-        if seen or nameless or self._allow_empty or not doubted:
+        self._set_findings(f"nameless {kind}", (consequence(nameless),) if nameless else ())
+        if seen or nameless or self._allow_empty or not implausible:
             self._empty.discard(kind)
         else:
             self._empty.add(kind)
 
     def put(self, decoded: Decoded) -> bool:
-        """True if a proxy will see a difference."""
+        """Add or replace an object. Returns whether that makes a difference to a proxy."""
         return self._put(decoded.key, decoded)
 
     def _put(self, key: ObjectKey, decoded: Decoded) -> bool:
@@ -77,14 +80,14 @@ class Mirror:
             finding = decoded.finding
             if key in self._objects:
                 finding = replace(finding, reason=f"{finding.reason}; its last accepted version stays in use")
-            self._say(str(key), (finding,))
+            self._set_findings(str(key), (finding,))
             return False
         if not isinstance(decoded, Accepted):
             return self.delete(key)
         self._vanished.pop(key, None)
         self._rejected.pop(key, None)
         if decoded.findings or self._findings:
-            self._say(str(key), decoded.findings)
+            self._set_findings(str(key), decoded.findings)
         if self._objects.get(key) == decoded.value:
             return False
         self._objects[key] = decoded.value
@@ -92,17 +95,18 @@ class Mirror:
         return True
 
     def delete(self, key: ObjectKey) -> bool:
-        """True if it was there."""
+        """Delete an object. Returns whether it existed."""
         self._rejected.pop(key, None)
         if self._findings:
-            self._say(str(key), ())
+            self._set_findings(str(key), ())
         if key not in self._objects or key in self._vanished:
             return False
         self._vanished[key] = None
         return True
 
     def take(self) -> Update:
-        """What came of the calls since the last `take`. Only real differences."""
+        """Return the changes since the last call. An object that equals the one reported before is not reported
+        again."""
         blind = self._blindness()
         held = {key: None for key in self._vanished if self._is_held(key, blind)}
         removals = [key for key in self._vanished if key not in held]
@@ -110,19 +114,19 @@ class Mirror:
             del self._objects[key]
             self._changed.pop(key, None)
         self._vanished = held
-        told = blind if blind != self._blind else None
+        changed = blind if blind != self._blind else None
         self._blind = blind
         upserts = tuple([self._objects[key] for key in self._changed])
         self._changed.clear()
         self._report_held(list(held))
         findings = {origin: self._findings.get(origin, ()) for origin in self._stale}
         self._stale.clear()
-        return Update(Changes(upserts=upserts, removals=tuple(removals), blind=told), findings)
+        return Update(Changes(upserts=upserts, removals=tuple(removals), blind=changed), findings)
 
     def _knows_of(self, kind: str) -> bool:
         return any(key.kind == kind and key not in self._vanished for key in self._objects)
 
-    def _say(self, origin: str, findings: tuple[Finding, ...]) -> None:
+    def _set_findings(self, origin: str, findings: tuple[Finding, ...]) -> None:
         if self._findings.get(origin, ()) == findings:
             return
         if findings:
@@ -136,21 +140,21 @@ class Mirror:
             findings: tuple[Finding, ...] = ()
             if kind in self._empty:
                 reason = (
-                    f"it lists no {kind}, which no cluster does: what was known before stays in use until a list holds "
-                    "one; if there are to be none, start with --allow-empty"
+                    f"it lists no {kind}, but every cluster has some: those known before stay in use until a list has "
+                    "one; if there are none, start with --allow-empty"
                 )
                 findings = (Finding(FindingKind.EMPTY_SOURCE, "the API server", reason),)
-            self._say(f"empty {kind}", findings)
+            self._set_findings(f"empty {kind}", findings)
         findings = ()
         held = [key for key in held if key.kind not in self._empty]
         if held:
             more = f" and {len(held) - 1} more" if len(held) > 1 else ""
-            reason = "gone, but kept until the broken objects that may have taken its place can be understood"
+            reason = "is gone, but kept until the broken objects that may replace it can be read without errors"
             findings = (Finding(FindingKind.REMOVAL_HELD, f"{held[0]}{more}", reason),)
-        self._say("held", findings)
+        self._set_findings("held", findings)
 
     def _blindness(self) -> BlindSpots:
-        # An unknown Service or slice may be what programmed state is for; a Node is not programmed.
+        # State in the kernel may belong to an unknown Service or slice, but never to a Node.
         anything, services = bool(self._empty.intersection(NEVER_EMPTY) or self._nameless), False
         endpoints: set[ServiceKey] = set()
         for key, rejected in self._rejected.items():

@@ -1,7 +1,6 @@
-"""What Kubernetes says, reduced to what a Service proxy uses.
+"""Kubernetes' objects, reduced to what a Service proxy uses.
 
-`Service` is always the Kubernetes one. Values are validated: whoever holds one may rely on the ranges named
-here. `decode.py` makes them; nothing else should.
+Values are validated: they are in the ranges documented here. `decode.py` makes them, and nothing else should.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ipvsagent.model import Protocol
 
 
 class ObjectKey(NamedTuple):
-    """kind is `Service`, `EndpointSlice` or `Node`; a Node's namespace is ""."""
+    """Identifies an object. `kind` is `Service`, `EndpointSlice` or `Node`; a Node's namespace is ""."""
 
     kind: str
     namespace: str
@@ -26,44 +25,50 @@ class ObjectKey(NamedTuple):
 
 
 class ServicePort(Struct, frozen=True, gc=False):
-    """name: "" if it has none. port: 1 to 65535. node_port: 0 if it has none."""
+    """A port of a Service."""
 
     name: str
+    """"" if it has none."""
     protocol: Protocol
     port: int
+    """1 to 65535"""
     node_port: int = 0
+    """0 if it has none."""
 
 
 class LoadBalancerIngress(Struct, frozen=True, gc=False):
-    """An entry of status.loadBalancer.ingress that has an ip. proxied: `ipMode: Proxy`, traffic must leave the node."""
+    """An entry of status.loadBalancer.ingress that has an IP address."""
 
     address: Address
     proxied: bool = False
+    """The entry has `ipMode: Proxy`: traffic must leave the node."""
 
 
 class Service(Struct, frozen=True, gc=False, kw_only=True):
-    """created: seconds since 1970, None if the object does not say. cluster_ips: in order, without "None".
-
-    headless: no cluster IP, or ExternalName, or carries the label `service.kubernetes.io/service-proxy-name`: kept
-    because the object exists, never served (pkg/proxy/util/utils.go ShouldSkipService; cmd/kube-proxy/app/server.go).
-    affinity_timeout: seconds, 0 = no affinity. annotations: only those that ipvsagent reads.
-    """
+    """A v1 Service."""
 
     namespace: str
     name: str
     created: int | None = None
+    """Seconds since 1970; None if the object has no creation time."""
     type: str = "ClusterIP"
     headless: bool = False
+    """It has no cluster IP, is of type ExternalName, or has the label `service.kubernetes.io/service-proxy-name`. It is
+    kept because it exists, but never served (pkg/proxy/util/utils.go ShouldSkipService; cmd/kube-proxy/app/server.go).
+    """
     cluster_ips: tuple[Address, ...] = ()
+    """In the object's order, without "None"."""
     external_ips: tuple[Address, ...] = ()
     ingress: tuple[LoadBalancerIngress, ...] = ()
     ports: tuple[ServicePort, ...] = ()
     internal_local: bool = False
     external_local: bool = False
     affinity_timeout: int = 0
+    """Seconds; 0 = no affinity."""
     source_ranges: tuple[str, ...] = ()
     health_check_node_port: int = 0
     annotations: dict[str, str] = {}
+    """Only those that ipvsagent reads."""
 
     @property
     def key(self) -> ObjectKey:
@@ -71,25 +76,26 @@ class Service(Struct, frozen=True, gc=False, kw_only=True):
 
     @property
     def families(self) -> frozenset[Family]:
-        """The families that it has a cluster IP of, and is served in."""
+        """Return the families that it has a cluster IP of, and is served in."""
         return frozenset([family_of(address) for address in self.cluster_ips])
 
 
 class Endpoint(Struct, frozen=True, gc=False):
-    """One endpoint of a slice. node: "" if unknown. hints: zones and nodes it should serve."""
+    """One endpoint of a slice. The hints are the zones and nodes that it should serve."""
 
     address: Address
     ready: bool = True
     serving: bool = True
     terminating: bool = False
     node: str = ""
+    """"" if unknown."""
     zone: str = ""
     zone_hints: tuple[str, ...] = ()
     node_hints: tuple[str, ...] = ()
 
 
 class EndpointPort(Struct, frozen=True, gc=False):
-    """A port of a slice: joins the Service port of the same name and protocol; port: 1 to 65535."""
+    """A port of a slice, for the Service port of the same name and protocol. `port` is 1 to 65535."""
 
     name: str
     protocol: Protocol
@@ -97,11 +103,12 @@ class EndpointPort(Struct, frozen=True, gc=False):
 
 
 class EndpointSlice(Struct, frozen=True, gc=False, kw_only=True):
-    """service: name of the Service in the same namespace, "" if the slice names none (then it is ignored)."""
+    """A discovery.k8s.io/v1 EndpointSlice."""
 
     namespace: str
     name: str
     service: str
+    """The name of its Service, in the same namespace; "" if the slice names none (then it is ignored)."""
     family: Family
     ports: tuple[EndpointPort, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
@@ -112,15 +119,15 @@ class EndpointSlice(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Node(Struct, frozen=True, gc=False, kw_only=True):
-    """addresses: InternalIP and ExternalIP, in the object's order. zone: label topology.kubernetes.io/zone, or "".
-
-    leaving: it is being deleted, or the cluster autoscaler is about to remove it: no new traffic from load balancers.
-    """
+    """A v1 Node."""
 
     name: str
     addresses: tuple[Address, ...] = ()
+    """InternalIP and ExternalIP, in the object's order."""
     zone: str = ""
+    """The label topology.kubernetes.io/zone, or ""."""
     leaving: bool = False
+    """It is being deleted, or the cluster autoscaler is about to remove it: load balancers must send no new traffic."""
     pod_cidrs: tuple[str, ...] = ()
     annotations: dict[str, str] = {}
 
@@ -133,7 +140,7 @@ Object = Service | EndpointSlice | Node
 
 
 class ServiceKey(NamedTuple):
-    """A Service's place in every table: (namespace, name)."""
+    """Identifies a Service in every table."""
 
     namespace: str
     name: str
@@ -143,19 +150,18 @@ class ServiceKey(NamedTuple):
 
 
 class Changes(Struct, frozen=True, kw_only=True):
-    """What a source says happened, to be applied as one.
-
-    upserts:   objects as they are now. removals: keys of objects that are gone.
-    synced:    the source has delivered its first complete state (with this message, or before).
-    blind:     what the source knows that it does not know; None = as before.
-    triggered: when what changed EndpointSlices here happened, as they say themselves; seconds since 1970.
-    """
+    """Changes that a source reports, to be applied together."""
 
     upserts: tuple[Object, ...] = ()
+    """Objects that were added or changed, as they are now."""
     removals: tuple[ObjectKey, ...] = ()
+    """Keys of objects that are gone."""
     synced: bool = False
+    """The source has delivered its first complete state, with this message or before."""
     blind: BlindSpots | None = None
+    """What the source knows to exist but could not read; None = as before."""
     triggered: tuple[float, ...] = ()
+    """When the changes that led to these EndpointSlices happened, from their annotations; seconds since 1970."""
 
 
 class BlindSpots(Struct, frozen=True):
@@ -174,11 +180,11 @@ class BlindSpots(Struct, frozen=True):
 
     @property
     def holds_virtual_servers(self) -> bool:
-        """A virtual server found in the kernel that nobody wants must stay."""
+        """Report whether a virtual server in the kernel that no Service wants must stay."""
         return self.anything or self.services
 
     def holds_real_servers(self, namespace: str, service: str) -> bool:
-        """A real server found in the kernel that this Service does not want must stay."""
+        """Report whether a real server in the kernel that this Service does not want must stay."""
         return self.anything or ServiceKey(namespace, service) in self.endpoints
 
 

@@ -1,8 +1,7 @@
 """Every Kubernetes object that the agent knows, and which Services a change makes dirty.
 
-It joins slices to Services by name. It does not judge: which endpoints serve and which Services matter is policy,
-and so is what a changed Node means (`nodes_revision` says that one did). Cost of `apply` follows the objects in
-the message.
+It joins slices to Services by name. Which endpoints serve and which Services are served is for policy/, and so is the
+effect of a changed Node: `nodes_revision` counts such changes. The cost of `apply` follows the objects in the message.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ipvsagent.cluster.objects import (
 
 
 class ServiceTable:
-    """Objects by key. `blind` and `synced` are what the source said last."""
+    """Holds objects by key. `blind` and `synced` are as the source last reported them."""
 
     def __init__(self) -> None:
         self.services: dict[ServiceKey, Service] = {}
@@ -38,7 +37,7 @@ class ServiceTable:
         self._listed_by: dict[Address, ServiceKey | dict[ServiceKey, int]] = {}
 
     def apply(self, changes: Changes) -> set[ServiceKey]:
-        """Take the changes as one; returns the Services whose outcome may differ. Equal objects make nothing dirty."""
+        """Apply changes, and return the Services that they may affect. Equal objects make nothing dirty."""
         dirty: set[ServiceKey] = set()
         for item in changes.upserts:
             self._put(item.key, item, dirty)
@@ -50,7 +49,8 @@ class ServiceTable:
         return dirty
 
     def slices_of(self, key: ServiceKey) -> list[EndpointSlice]:
-        """In order of name, so that what is chosen does not depend on the order of arrival."""
+        """Return a Service's slices in order of name, so that the endpoints chosen do not depend on the order of
+        arrival."""
         slices = self._slices.get(key)
         if slices is None:
             return []
@@ -109,9 +109,9 @@ class ServiceTable:
                 del self._slices[owner]
         if service and new:
             self._slices.setdefault(service, {})[key.name] = new
-        for touched in (owner, service):
-            if touched:
-                dirty.add(touched)
+        for affected in (owner, service):
+            if affected:
+                dirty.add(affected)
         before = {e.address for e in old.endpoints} if old else set()
         after = {e.address for e in new.endpoints} if new and service else set()
         if owner == service:
@@ -133,7 +133,7 @@ class ServiceTable:
             self.nodes[name] = new
         self.nodes_revision += 1
 
-    # Which Services list an address: nearly always one slice of one Service, so that one is stored bare.
+    # Which Services list an address. Nearly always it is one slice of one Service, whose key is then the whole value.
 
     def _list(self, address: Address, service: ServiceKey) -> None:
         users = self._listed_by.get(address)

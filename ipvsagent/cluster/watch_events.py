@@ -1,7 +1,7 @@
-"""What a Kubernetes API server answers to list and watch, decoded: pages, and the lines of a watch.
+"""Decodes the responses of a Kubernetes API server to list and watch: pages, and the lines of a watch.
 
-Each object by its own: one that no proxy can use is a `Rejected` like any other, and never costs its neighbours. An
-object is read in one pass together with the event around it; only what does not fit is looked at a second time.
+Each object is decoded by itself: a broken one is `Rejected`, and never affects the others. An object is read in one
+pass together with the event around it; only one with the wrong shape is read a second time.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ T = TypeVar("T")
 
 
 class Garbage(Exception):
-    """A line or a body that no API server writes. `str()` is a clause for a person."""
+    """Reports a line or a body that no API server writes. `str()` is a clause for people."""
 
 
 class Put(Struct, frozen=True, gc=False):
-    """ADDED or MODIFIED. version: the object's resourceVersion. trigger: an EndpointSlice's annotation
-    `endpoints.kubernetes.io/last-change-trigger-time` as it stands there, "" if it has none. It is beside the object
-    and not in it, because it differs where nothing else does."""
+    """An event ADDED or MODIFIED."""
 
     decoded: Decoded
     version: str
+    """The object's resourceVersion."""
     trigger: str = ""
+    """The annotation `endpoints.kubernetes.io/last-change-trigger-time` of an EndpointSlice, "" if it has none. It is
+    not part of the object, because it may change when nothing else does."""
 
     @property
     def triggered(self) -> float | None:
-        """Seconds since 1970; None if it does not say, or nobody can read it."""
+        """Return the trigger time in seconds since 1970; None if it is missing or invalid."""
         try:
             return datetime.fromisoformat(self.trigger).timestamp() if self.trigger else None
         except (ValueError, OverflowError):
@@ -47,37 +48,40 @@ class Put(Struct, frozen=True, gc=False):
 
 
 class Deleted(Struct, frozen=True, gc=False):
-    """DELETED."""
+    """An event DELETED."""
 
     key: ObjectKey
     version: str
 
 
 class Bookmark(Struct, frozen=True, gc=False):
-    """complete: everything that existed when the watch began has been sent."""
+    """An event BOOKMARK."""
 
     version: str
     complete: bool
+    """Every object that existed when the watch began has been sent."""
 
 
 class Status(Struct, frozen=True, gc=False):
-    """A `Status` object, which is how the API refuses. retry_after: seconds, as the server overrides."""
+    """A `Status` object, with which the API server refuses a request."""
 
     code: int = 0
     reason: str = ""
     message: str = ""
     retry_after: float | None = None
+    """Seconds that the server asks to wait."""
 
 
 Event = Put | Deleted | Bookmark | Status
 
 
 class Page(Struct, frozen=True, gc=False):
-    """more: how to ask for the next page, "" if this is the last."""
+    """A page of a list."""
 
     objects: tuple[Decoded, ...]
     version: str
     more: str
+    """The token for the next page, "" if this is the last."""
 
 
 class _Event(Struct, Generic[T], frozen=True, gc=False):
@@ -127,11 +131,11 @@ _VERSIONED = msgspec.json.Decoder(_Versioned)
 
 
 def decode_event(kind: str, line: bytes) -> Event | None:
-    """One line of a watch; None for an event of a type that is not known. Raises Garbage."""
+    """Decode one line of a watch; None for an event of an unknown type. Raises Garbage."""
     try:
         event = _EVENTS[kind].decode(line)
     except msgspec.ValidationError:
-        return _second_look(kind, line)
+        return _decode_mismatch(kind, line)
     except (ValueError, RecursionError) as error:
         raise Garbage(f"a line of the watch is not JSON: {error}") from None
     item: wire.Object = event.object
@@ -144,8 +148,8 @@ def decode_event(kind: str, line: bytes) -> Event | None:
     return _other(kind, event.type, metadata, version, line)
 
 
-def _second_look(kind: str, line: bytes) -> Event | None:
-    """The object does not have the shape of its kind: it is a Status, or broken."""
+def _decode_mismatch(kind: str, line: bytes) -> Event | None:
+    """Decode an event whose object does not have the shape of its kind: it is a Status, or broken."""
     try:
         event = _RAW_EVENT.decode(line)
     except (ValueError, RecursionError) as error:
@@ -174,20 +178,20 @@ def _other(kind: str, event_type: str, metadata: wire.Metadata, version: str, li
 
 
 def _named(decoded: Decoded) -> Decoded:
-    """Every object of an API server has a name; which one this is can be found out by listing."""
+    """Return an object that has a name. Raises Garbage for one without: a new list shows which one it is."""
     if isinstance(decoded, Rejected) and not decoded.key.name:
         raise Garbage(f"an object has no usable name: {decoded.finding.reason}")
     return decoded
 
 
 def decode_page(kind: str, body: bytes) -> Page:
-    """The answer to a list. Raises Garbage."""
+    """Decode the response to a list request. Raises Garbage."""
     try:
         page = _LIST.decode(body)
     except (ValueError, RecursionError) as error:
-        raise Garbage(f"the list is not readable: {error}") from None
+        raise Garbage(f"the list cannot be decoded: {error}") from None
     if page.metadata is None or page.items is UNSET:
-        raise Garbage("the answer is no list")
+        raise Garbage("the response is not a list")
     return Page(
         tuple([decode_json(kind, raw) for raw in page.items or ()]),
         page.metadata.resourceVersion or "",
@@ -196,7 +200,7 @@ def decode_page(kind: str, body: bytes) -> Page:
 
 
 def decode_status(body: bytes) -> Status:
-    """What a refusal says; empty if it says nothing that can be read."""
+    """Decode the body of a refusal; the result is empty if the body cannot be decoded."""
     try:
         status = _STATUS.decode(body)
     except (ValueError, RecursionError):

@@ -1,8 +1,7 @@
-"""The parts of Kubernetes objects that ipvsagent reads, in the shape in which they travel.
+"""The parts of Kubernetes objects that ipvsagent reads, in the shape that they have in JSON.
 
-Attributes are spelled as on the wire. Everything that the API may leave out or send as null is optional;
-unknown fields are skipped. Only types are checked here: what a value means, and whether it is allowed, is for
-`decode.py`.
+Attributes are spelled as on the wire. Everything that the API may omit or send as null is optional; unknown fields are
+skipped. Only types are checked here; `decode.py` checks values.
 """
 
 from __future__ import annotations
@@ -95,7 +94,8 @@ class Endpoint(Struct, frozen=True, gc=False):
 
 
 class EndpointPort(Struct, frozen=True, gc=False):
-    """name: absent or null is "", as the API server fills in (pkg/apis/discovery/v1/defaults.go)."""
+    """A port of a slice. A name that is absent or null is "", the API server's default
+    (pkg/apis/discovery/v1/defaults.go)."""
 
     name: str | None = None
     port: int | None = None

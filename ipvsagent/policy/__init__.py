@@ -1,6 +1,6 @@
-"""What should happen on this node. Pure: objects and node facts in, virtual servers and findings out.
+"""Decides what this node should serve: objects and facts of the node in, virtual servers and findings out. Pure.
 
-`endpoints.py` chooses endpoints for one Service port, `virtual_servers.py` turns one Service into its virtual
-servers, `desired.py` settles who gets an address and port that several Services claim. Nothing here knows
-how a kernel stores anything, or what it holds now.
+`endpoints.py` chooses the endpoints of one Service port, `fronts.py` the addresses that it is served on,
+`virtual_servers.py` makes virtual servers of both, and `desired.py` decides which Service gets an address and port that
+several claim. Nothing here knows how a kernel stores anything, or what it holds now.
 """

@@ -1,8 +1,8 @@
 """What the annotations of a Service and of Nodes ask for: scheduler, its flags, weights, drain timeout.
 
 Ours are `ipvsagent.io/...`; kube-router's `kube-router.io/service.scheduler` and `.schedflags` are read where
-ours are absent, so that its users can change over without touching their Services. An annotation that cannot be
-understood is a finding, and the Service goes on as if it were not there.
+ours are absent, so that its users can migrate without changing their Services. An annotation that is invalid makes a
+finding, and is otherwise ignored.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ KUBE_ROUTER_FLAGS = "kube-router.io/service.schedflags"
 LINUX_SCHEDULERS = frozenset(
     ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos")
 )
-"""Those of Linux up to 6.12 (net/netfilter/ipvs/Kconfig): what annotations may name, beside the agent's own, and what
-is assumed to be there when there is no kernel to ask."""
+"""The schedulers of Linux up to 6.12 (net/netfilter/ipvs/Kconfig). Annotations may name these and the agent's own; they
+are assumed to be available when there is no kernel to ask."""
 RANDOM_SCHEDULERS = frozenset(("rr", "wrr"))
-"""Those that choosing at random stands for: each endpoint gets its share."""
+"""The schedulers that a backend without schedulers honours: a random choice gives each endpoint its share, too."""
 MAX_WEIGHT = 65535
-ONE_PACKET_WORD = "ops"
+ONE_PACKET_FLAG = "ops"
 _FLAG_BITS = {
     "sh-fallback": ("sh", SCHED1),
     "sh-port": ("sh", SCHED2),
@@ -50,32 +50,33 @@ _DEFAULT_FLAGS = {"sh": SCHED1, "mh": SCHED1 | SCHED2}
 
 
 class Weight(Struct, frozen=True, gc=False):
-    """One clause of a weights annotation. kind: address, node, zone or any."""
+    """One clause of a weights annotation."""
 
     kind: str
+    """address, node, zone or any"""
     value: str
     weight: int
 
 
 class ServiceOverrides(Struct, frozen=True):
-    """What the annotations of one Service come to. drain_timeout: seconds, None = the agent's.
-
-    missing_scheduler: the one that was asked for, if the kernel does not have it.
-    """
+    """Holds the settings that the annotations of one Service override."""
 
     scheduler: str
     scheduler_flags: int
     one_packet: bool = False
     weights: tuple[Weight, ...] = ()
     drain_timeout: float | None = None
+    """Seconds; None = the agent's."""
     findings: tuple[Finding, ...] = ()
     missing_scheduler: str = ""
+    """The scheduler that an annotation names, if the kernel does not have it."""
 
 
 SchedulerWorks = Callable[[str], bool]
 
 
 def default_flags(scheduler: str) -> int:
+    """Return the flags of a scheduler where no annotation sets any."""
     return _DEFAULT_FLAGS.get(scheduler, 0)
 
 
@@ -87,9 +88,10 @@ def read_annotations(
     *,
     capabilities: Capabilities = IPVS,
 ) -> ServiceOverrides:
-    """subject: the Service, for findings. scheduler_works: whether this kernel has a scheduler of that name.
+    """Return what the annotations of one Service override.
 
-    Where the backend has no schedulers, what comes nearest to any is wrr.
+    subject: the Service, for findings. scheduler_works: whether this kernel has a scheduler of that name.
+    A backend without schedulers gets wrr in place of any that it cannot imitate.
     """
     at_random = not capabilities.schedulers
     if at_random and default_scheduler not in RANDOM_SCHEDULERS:
@@ -98,7 +100,7 @@ def read_annotations(
         return ServiceOverrides(default_scheduler, default_flags(default_scheduler))
     findings: list[Finding] = []
 
-    def complain(annotation: str, reason: str) -> None:
+    def report(annotation: str, reason: str) -> None:
         field = f"metadata.annotations[{annotation}]"
         findings.append(Finding(FindingKind.INVALID_ANNOTATION, subject, reason, field))
 
@@ -107,14 +109,14 @@ def read_annotations(
     if not scheduler:
         scheduler = default_scheduler
     elif at_random and scheduler not in RANDOM_SCHEDULERS:
-        complain(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
+        report(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
         scheduler = "wrr"
     elif scheduler not in LINUX_SCHEDULERS and scheduler != default_scheduler:
-        # Asking loads a module by that name, and anybody who may edit a Service can write anything here.
-        complain(source, f"{scheduler[:40]!r} is no IPVS scheduler of Linux; {default_scheduler} is used")
+        # To ask the kernel is to load a module of that name, and anybody who may edit a Service chooses the name.
+        report(source, f"{scheduler[:40]!r} is not an IPVS scheduler of Linux; {default_scheduler} is used")
         scheduler = default_scheduler
     elif not scheduler_works(scheduler):
-        complain(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used until it has")
+        report(source, f"this kernel has no IPVS scheduler {scheduler!r}; {default_scheduler} is used until it has")
         missing, scheduler = scheduler, default_scheduler
     words, source = _first(annotations, FLAGS, KUBE_ROUTER_FLAGS)
     flags, one_packet = default_flags(scheduler), False
@@ -122,37 +124,37 @@ def read_annotations(
         flags = 0
         for word in (w.strip() for w in words.split(",")):
             owner, bit = _FLAG_BITS.get(word, ("", 0))
-            if word == ONE_PACKET_WORD and at_random:
-                complain(source, f"the iptables backend keeps UDP flows at their endpoint; {word!r} is not honoured")
-            elif word == ONE_PACKET_WORD:
+            if word == ONE_PACKET_FLAG and at_random:
+                report(source, f"the iptables backend keeps UDP flows at their endpoint; {word!r} is not honoured")
+            elif word == ONE_PACKET_FLAG:
                 one_packet = True
             elif not bit or (owner and owner != scheduler):
-                complain(source, f"{word!r} is no flag of scheduler {scheduler}; it is left out")
+                report(source, f"{word!r} is not a flag of scheduler {scheduler}; it is ignored")
             else:
                 flags |= bit
-        if one_packet and not flags and words.strip() == ONE_PACKET_WORD:
+        if one_packet and not flags and words.strip() == ONE_PACKET_FLAG:
             flags = default_flags(scheduler)
         if scheduler in _DEFAULT_FLAGS and not flags & SCHED1:
-            complain(source, f"without {scheduler}-fallback, clients of an endpoint that drains are refused meanwhile")
+            report(source, f"without {scheduler}-fallback, clients of a draining endpoint are refused until it is gone")
     weights: tuple[Weight, ...] = ()
     if text := annotations.get(WEIGHTS, "").strip():
         try:
             weights = parse_weights(text)
         except ValueError as error:
-            complain(WEIGHTS, f"{error}; all weights are as if it were absent")
+            report(WEIGHTS, f"{error}; the whole annotation is ignored")
     drain_timeout = None
     if text := annotations.get(DRAIN_TIMEOUT, "").strip():
         try:
             drain_timeout = parse_duration(text)
         except ConfigError as error:
-            complain(DRAIN_TIMEOUT, f"{error}; the agent's drain timeout is used")
+            report(DRAIN_TIMEOUT, f"{error}; the agent's drain timeout is used")
     return ServiceOverrides(scheduler, flags, one_packet, weights, drain_timeout, tuple(findings), missing)
 
 
 def parse_weights(text: str) -> tuple[Weight, ...]:
-    """`10.1.0.7=0,node:a=10,zone:b=5,*=1`: the first clause that fits an endpoint gives its weight, 0 to 65535.
+    """Parse `10.1.0.7=0,node:a=10,zone:b=5,*=1`: the first clause that matches an endpoint gives its weight.
 
-    Raises ValueError with a sentence.
+    Raises ValueError with a message for people.
     """
     clauses = []
     for clause in (c.strip() for c in text.split(",")):
@@ -172,7 +174,7 @@ def parse_weights(text: str) -> tuple[Weight, ...]:
 
 
 def parse_weight(text: str) -> int:
-    """Raises ValueError with a sentence."""
+    """Parse a weight, 0 to 65535. Raises ValueError with a message for people."""
     text = text.strip()
     if not (text.isascii() and text.isdigit()) or int(text) > MAX_WEIGHT:
         raise ValueError(f"weight {text!r} is not a whole number from 0 to {MAX_WEIGHT}")
@@ -180,7 +182,7 @@ def parse_weight(text: str) -> int:
 
 
 def weight_of(weights: tuple[Weight, ...], node_weight: int | None, address: Address, node: str, zone: str) -> int:
-    """The weight of one endpoint: the Service's first fitting clause, else its Node's, else 1."""
+    """Return the weight of one endpoint: that of the Service's first matching clause, or its Node's, or 1."""
     for clause in weights:
         if (
             clause.kind == "any"
@@ -193,7 +195,7 @@ def weight_of(weights: tuple[Weight, ...], node_weight: int | None, address: Add
 
 
 def _first(annotations: Mapping[str, str], *names: str) -> tuple[str, str]:
-    """The first of these annotations that says something, and its name."""
+    """Return the value and the name of the first of these annotations that is not empty."""
     for name in names:
         if value := annotations.get(name, "").strip():
             return value, name

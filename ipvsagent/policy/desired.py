@@ -1,8 +1,8 @@
-"""Which virtual server stands behind each id, when several Services may claim one.
+"""Which virtual server each id gets, when several Services claim it.
 
-The oldest Service wins: by creation time, then namespace and name; one that does not say when it was created comes
-after all that do. kube-proxy does not notice such claims and lets them flap. The rank is part of the claim: a Service
-that is deleted and made anew under its old name between two rounds has lost its seniority.
+The oldest Service wins: by creation time, then namespace and name; one without a creation time comes after all that
+have one. kube-proxy does not notice such conflicts, and the winner changes at random. The rank is part of the claim: a
+Service that is deleted and created again under its old name between two rounds loses its seniority.
 """
 
 from __future__ import annotations
@@ -20,27 +20,32 @@ Rank = tuple[float, str, str]
 
 
 def rank_of(service: Service) -> Rank:
+    """Return the rank of a Service's claims; the lowest wins."""
     created = float("inf") if service.created is None else float(service.created)
     return (created, service.namespace, service.name)
 
 
 class Claim(Struct, frozen=True, gc=False):
+    """A virtual server that a Service asks for, with the rank of that Service."""
+
     rank: Rank
     server: VirtualServer
 
 
 class Replaced(NamedTuple):
-    """changed: ids whose winner is now another value. rejudged: Services whose claims are judged otherwise than before.
-
-    passed: other Services that an id has passed to, or from.
-    """
+    """Holds what a call of `DesiredState.replace` changed."""
 
     changed: set[VirtualServerId]
-    rejudged: set[ServiceKey]
+    """Ids whose winner has another value now."""
+    affected: set[ServiceKey]
+    """Services that share an id with the claims that changed, so that what they win may differ."""
     passed: set[ServiceKey]
+    """Other Services that an id has passed to, or from."""
 
 
 class DesiredState:
+    """Holds the claims of all Services, and the winner of each id."""
+
     def __init__(self) -> None:
         self._claims: dict[VirtualServerId, tuple[Claim, ...]] = {}
         self._ids: dict[ServiceKey, tuple[VirtualServerId, ...]] = {}
@@ -56,18 +61,18 @@ class DesiredState:
         return len(self._claims)
 
     def ids_of(self, key: ServiceKey) -> tuple[VirtualServerId, ...]:
-        """What the Service claims, whether it won or not."""
+        """Return the ids that the Service claims, whether it won them or not."""
         return self._ids.get(key, ())
 
     def would_win(self, key: ServiceKey, rank: Rank, server_id: VirtualServerId) -> bool:
-        """Whether a claim of this Service would stand before those of all others."""
+        """Report whether a claim of this Service would win over those of all others."""
         return all(rank < claim.rank for claim in self._claims.get(server_id, ()) if _claimant(claim) != key)
 
     def replace(self, key: ServiceKey, rank: Rank, servers: Iterable[VirtualServer]) -> Replaced:
-        """All that a Service claims from now on; nothing if it is gone."""
+        """Replace all claims of a Service; no servers if it is gone."""
         new = {server.id: Claim(rank, server) for server in servers}
         changed: set[VirtualServerId] = set()
-        rejudged: set[ServiceKey] = set()
+        affected: set[ServiceKey] = set()
         passed: set[ServiceKey] = set()
         for server_id in dict.fromkeys((*self._ids.get(key, ()), *new)):
             before = self._claims.get(server_id, ())
@@ -86,7 +91,7 @@ class DesiredState:
             if not before or not after or before[0].server != after[0].server:
                 changed.add(server_id)
             if others:
-                rejudged.update(_claimant(c) for c in after)
+                affected.update(_claimant(c) for c in after)
                 winners = {_claimant(claims[0]) for claims in (before, after) if claims}
                 if len(winners) == 2:
                     passed |= winners - {key}
@@ -94,10 +99,10 @@ class DesiredState:
             self._ids[key] = tuple(new)
         else:
             self._ids.pop(key, None)
-        return Replaced(changed, rejudged, passed)
+        return Replaced(changed, affected, passed)
 
     def shadowed(self, key: ServiceKey) -> list[Finding]:
-        """Claims of this Service that an older one has already."""
+        """Return a finding for each claim of this Service that an older one has won."""
         findings = []
         for server_id in self._ids.get(key, ()):
             winner = self._claims[server_id][0].server

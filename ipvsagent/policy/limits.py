@@ -1,23 +1,26 @@
-"""What a Service asks for and IPVS cannot do to the letter: done as well as can be, and said."""
+"""What a Service may ask for that IPVS can do only in part: findings that say what it does instead."""
 
 from __future__ import annotations
 
 from ipvsagent.cluster.objects import Service
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import Protocol
-from ipvsagent.policy.annotations import FLAGS, ONE_PACKET_WORD
+from ipvsagent.policy.annotations import FLAGS, ONE_PACKET_FLAG
 
 TIME_WAIT = 120
-"""Seconds that IPVS keeps a closed TCP connection; no setting (net/netfilter/ipvs/ip_vs_proto_tcp.c)."""
+"""Seconds that IPVS keeps a closed TCP connection, a constant of the kernel (net/netfilter/ipvs/ip_vs_proto_tcp.c)."""
 UDP_TIMEOUT = 300
-"""Seconds that IPVS keeps an idle UDP flow, unless it is told otherwise."""
+"""Seconds that IPVS keeps an idle UDP flow, by default."""
 MAX_RANGE_MEMBERS = 1 << 16
-"""Of one Service and family in the set of source ranges, which holds 1 << 20 of all Services."""
-_REARMED = 60
+"""How many members one Service and family may have in the set of source ranges, which holds 1 << 20."""
+_TIMER_SECONDS = 60
 
 
 def limit_findings(service: Service, *, one_packet: bool, udp_timeout: int) -> list[Finding]:
-    """one_packet: by annotation. udp_timeout: seconds that IPVS keeps an idle UDP flow."""
+    """Return what IPVS does otherwise than a Service asks.
+
+    one_packet: an annotation asks for one-packet scheduling. udp_timeout: seconds that IPVS keeps an idle UDP flow.
+    """
     protocols = {port.protocol for port in service.ports}
     findings = []
     if one_packet:
@@ -32,22 +35,25 @@ def limit_findings(service: Service, *, one_packet: bool, udp_timeout: int) -> l
 def _one_packet(subject: str, protocols: set[Protocol]) -> Finding:
     field = f"metadata.annotations[{FLAGS}]"
     if Protocol.UDP not in protocols:
-        reason = f"{ONE_PACKET_WORD!r} works for UDP only, and the Service has no UDP port"
+        reason = f"{ONE_PACKET_FLAG!r} works for UDP only, and the Service has no UDP port"
         return Finding(FindingKind.INVALID_ANNOTATION, subject, reason, field)
     reason = (
-        f"{ONE_PACKET_WORD!r} balances every datagram by itself, and answers are not translated back: they have "
-        "the pod's address, and do not arrive where the client was masqueraded. It is for one-way traffic"
+        f"{ONE_PACKET_FLAG!r} balances every datagram by itself, and replies are not translated back: they have "
+        "the pod's address, and do not arrive where the client was masqueraded. Use it for one-way traffic only"
     )
     return Finding(FindingKind.ONE_WAY, subject, reason, field)
 
 
 def _affinity(subject: str, timeout: int, floors: dict[Protocol, int]) -> Finding:
-    """While a template controls any connection entry, its timer is set to a minute again (ip_vs_conn_expire(),
-    net/netfilter/ipvs/ip_vs_conn.c), and entries outlive the connection."""
+    """Return the finding of an affinity timeout that is too short.
+
+    While a template controls any connection entry, the kernel restarts its timer with a minute (ip_vs_conn_expire(),
+    net/netfilter/ipvs/ip_vs_conn.c), and entries outlive the connection.
+    """
     lasts = " and ".join(f"{floor} s after the last packet over {protocol}" for protocol, floor in floors.items())
     reason = (
-        f"affinity of {timeout} s lasts longer than that: the kernel keeps it while it remembers any connection of the "
-        f"client, which is {lasts}, and looks once in {_REARMED} s"
+        f"affinity of {timeout} s lasts longer: the kernel keeps it while it has an entry of any connection of the "
+        f"client, which is {lasts}, and checks every {_TIMER_SECONDS} s"
     )
     field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
     return Finding(FindingKind.AFFINITY_FLOOR, subject, reason, field)

@@ -1,4 +1,4 @@
-"""What policy knows of "here": this node's name, zone and addresses, and what the Nodes say about all of them."""
+"""The facts of nodes that policy depends on: this node's name, zone and addresses, and those of the other nodes."""
 
 from __future__ import annotations
 
@@ -16,31 +16,32 @@ from ipvsagent.policy.routes import ServiceRoute, service_routes
 
 PRIMARY = "primary"
 KUBE_PROXY_INTERFACE = "kube-ipvs0"
-"""What is there was put there by kube-proxy, or by an agent with another `--interface`."""
+"""The interface of kube-proxy, or of an agent with another `--interface`: no other program's addresses are on it."""
 
 
 class NodeFacts(Struct, frozen=True):
-    """name, zone: this node's, "" if unknown.
-
-    held_addresses:      on interfaces other than ours, with the interface's name, where another program put them.
-    own_addresses:       on interfaces other than ours, or in this Node's object: served, never bound.
-    node_addresses:      of this Node's object, and the one the operator gave; the interfaces' if there are none.
-    node_port_addresses: where node ports are served, sorted.
-    other_nodes:         addresses of other Nodes -> their names: never served here.
-    weights, zones:      of every Node that says, by name.
-    routes:              ranges of cluster IPs that are delivered by a route: their addresses are not bound.
-    """
+    """Holds what policy knows of this node, and of the others."""
 
     name: str = ""
+    """This node's name, "" if unknown."""
     zone: str = ""
+    """This node's zone, "" if unknown."""
     held_addresses: dict[Address, str] = {}
+    """Addresses that another program put on an interface, with the interface's name."""
     own_addresses: frozenset[Address] = frozenset()
+    """Addresses on interfaces other than ours, or in this Node's object: served, but never bound."""
     node_addresses: frozenset[Address] = frozenset()
+    """The addresses of this Node's object, and the operator's; those of the interfaces if there are none."""
     node_port_addresses: tuple[Address, ...] = ()
+    """Where node ports are served, sorted."""
     other_nodes: dict[Address, str] = {}
+    """Addresses of other Nodes, with their names: never served here."""
     weights: dict[str, int] = {}
+    """The weight of each Node that has one, by name."""
     zones: dict[str, str] = {}
+    """The zone of each Node that has one, by name."""
     routes: tuple[ServiceRoute, ...] = ()
+    """Ranges of cluster IPs that a route makes local, so that their addresses are not bound."""
 
 
 def node_facts(
@@ -48,30 +49,31 @@ def node_facts(
     nodes: Mapping[str, Node],
     interfaces: Mapping[Address, str],
     node_ports_on: Iterable[str],
-    known_as: Address | None = None,
+    primary_address: Address | None = None,
     route_networks: Iterable[Network] = (),
     *,
     localhost: bool = False,
     pod_networks: Iterable[Network] = (),
 ) -> tuple[NodeFacts, tuple[Finding, ...]]:
-    """interfaces: addresses on this node's interfaces except ours, without loopback and IPv6 link-local ones, with the
-    interface's name.
+    """Return the facts, and what is wrong with them.
 
-    node_ports_on: CIDRs, or the one word "primary"; empty = every address. localhost: node ports on 127.0.0.1, too.
-    known_as: this node's first address of its family, whatever its object says. route_networks: of route mode.
-    pod_networks: what pods are told by, if by that.
-    A Node object that has no addresses yet is not waited for, as kube-proxy does it: it takes part when they come.
+    nodes: all Nodes by name. interfaces: addresses on this node's interfaces except ours, without loopback and IPv6
+    link-local ones, with the interface's name. node_ports_on: CIDRs, or the one word "primary"; empty = every address.
+    primary_address: this node's first address of its family, whatever its object says. route_networks: the ranges of
+    route mode. localhost: node ports are served on 127.0.0.1, too. pod_networks: the ranges that identify pods, if
+    ranges do.
+    Unlike kube-proxy, it does not wait for a Node object to have addresses: they count as soon as they are there.
     """
     findings: list[Finding] = []
     interface_addresses = frozenset(interfaces)
     own = nodes.get(name)
-    of_object = (*((known_as,) if known_as else ()), *(own.addresses if own else ()))
+    of_object = (*((primary_address,) if primary_address else ()), *(own.addresses if own else ()))
     other_nodes = {
         address: other
         for other, node in sorted(nodes.items())
         if other != name
         for address in node.addresses
-        if address not in interface_addresses and address != known_as
+        if address not in interface_addresses and address != primary_address
     }
     addresses = [*of_object, *sorted(interface_addresses)]
     routes, refused = service_routes(route_networks, addresses, interface_addresses, other_nodes)
@@ -86,7 +88,7 @@ def node_facts(
             except ValueError as error:
                 field = f"metadata.annotations[{NODE_WEIGHT}]"
                 findings.append(
-                    Finding(FindingKind.INVALID_ANNOTATION, str(node.key), f"{error}; it is left out", field)
+                    Finding(FindingKind.INVALID_ANNOTATION, str(node.key), f"{error}; it is ignored", field)
                 )
     facts = NodeFacts(
         name=name,
@@ -109,19 +111,20 @@ def node_facts(
 def _missing_families(
     of_node: Sequence[Family], node_ports_on: Iterable[str], pod_networks: Iterable[Network]
 ) -> Iterator[Finding]:
-    """As checkBadConfig of cmd/kube-proxy/app/server.go. of_node: of its addresses, the first is its primary one."""
-    wanted = tuple(node_ports_on)
-    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in wanted] if wanted != (PRIMARY,) else []
+    """Yield a finding for each setting without a range of a family of the node, as checkBadConfig of
+    cmd/kube-proxy/app/server.go does. of_node: the families of its addresses, that of the primary one first."""
+    cidrs = tuple(node_ports_on)
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs] if cidrs != (PRIMARY,) else []
     named = {_family_of_network(network) for network in networks}
     for family in dict.fromkeys(of_node):
         if named and family not in named:
             name = family.value
-            reason = f"names no {name} range, so node ports are served on all {name} addresses of this node"
+            reason = f"has no {name} range, so node ports are served on all {name} addresses of this node"
             yield Finding(FindingKind.CONFIGURATION, "nodePortAddresses", reason)
     pods = {_family_of_network(network) for network in pod_networks}
     if of_node and pods and of_node[0] not in pods:
         name = of_node[0].value
-        reason = f"names no {name} range, though this node's first address is {name}: no {name} traffic is a pod's"
+        reason = f"has no {name} range, though this node's first address is {name}: no {name} traffic counts as a pod's"
         yield Finding(FindingKind.CONFIGURATION, "clusterCIDR", reason)
 
 
@@ -130,16 +133,19 @@ def _family_of_network(network: Network) -> Family:
 
 
 def _node_port_addresses(
-    of_object: Iterable[Address], addresses: frozenset[Address], wanted: tuple[str, ...]
+    of_object: Iterable[Address], addresses: frozenset[Address], cidrs: tuple[str, ...]
 ) -> tuple[Address, ...]:
-    """As pkg/proxy/util/nodeport_addresses.go: CIDRs choose among the node's addresses; a family that no CIDR
-    names is not restricted; "primary" is the Node's first address of each family."""
-    if wanted == (PRIMARY,):
+    """Return where node ports are served, as pkg/proxy/util/nodeport_addresses.go decides it.
+
+    CIDRs choose among the node's addresses; a family without a CIDR is not restricted; "primary" is the Node's first
+    address of each family.
+    """
+    if cidrs == (PRIMARY,):
         first: dict[Family, Address] = {}
         for address in of_object:
             first.setdefault(family_of(address), address)
         return tuple(sorted(first.values()))
-    networks: list[Network] = [ipaddress.ip_network(cidr, strict=False) for cidr in wanted]
+    networks: list[Network] = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
     restricted = {network.version for network in networks}
     chosen = []
     for address in addresses:

@@ -1,4 +1,4 @@
-"""Route mode: which ranges of Service addresses can be made local to this node by a route, and with which source."""
+"""Route mode: which ranges of Service addresses a route can make local to this node, and with which source address."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from ipvsagent.findings import Finding, FindingKind
 
 
 class ServiceRoute(Struct, frozen=True):
-    """source: what this node's processes take as their own address towards the range; "" = nothing is known."""
+    """A range of Service addresses that a route makes local to this node."""
 
     network: Network
     source: Address = Address("")
+    """The source address of this node's processes towards the range; "" = unknown."""
 
 
 def service_routes(
-    wanted: Iterable[Network],
+    networks: Iterable[Network],
     own: Sequence[Address],
     interface_addresses: frozenset[Address],
     other_nodes: Mapping[Address, str],
 ) -> tuple[tuple[ServiceRoute, ...], tuple[Finding, ...]]:
-    """A range with an address of a node in it gets no route: it would cut that node off from here. Its Service
-    addresses are bound one by one.
+    """Return the routes, and a finding for each range that gets none.
 
-    own: this node's addresses, the first one first.
+    A range that contains an address of a node gets no route, which would cut that node off from here; its Service
+    addresses are bound one by one. own: this node's addresses, the primary one first.
     """
     routes, findings = [], []
     nodes = [(ipaddress.ip_address(a), a, "this node") for a in sorted(interface_addresses)]
     nodes += [(ipaddress.ip_address(a), a, f"Node {name}") for a, name in sorted(other_nodes.items())]
-    for network in wanted:
+    for network in networks:
         inside = next(((text, whose) for address, text, whose in nodes if address in network), None)
         if inside:
             reason = (
-                f"range {network} gets no route, because {inside[0]}, an address of {inside[1]}, is in it; cluster IPs "
-                "of that range are bound one by one"
+                f"range {network} gets no route, because it contains {inside[0]}, an address of {inside[1]}; cluster "
+                "IPs of that range are bound one by one"
             )
             findings.append(Finding(FindingKind.ADDRESS_REFUSED, "route mode", reason))
             continue

@@ -1,27 +1,22 @@
 """One Service becomes its virtual servers on this node.
 
-Each address and port that a Service has is a `_Front`: which frontend it is, and whether a Local traffic policy rules
-it. Every virtual server of one Service port shares the same tuples of real servers.
+Each address and port of a Service is a `Front` (fronts.py). Every virtual server of one Service port shares the same
+tuples of real servers.
 
 With IPVS a virtual server has one set of real servers, while an external address with a Local policy needs two: the
-endpoints of this node for clients outside, and all of them for clients on this node, as pkg/proxy/iptables/proxier.go
-has it. The packet rules translate the latter to `inside`: the cluster IP, or where that has a Local policy, too, a
-hidden port of it. A translation that is not there yet leaves what kube-proxy's ipvs mode has, and never a client
-without an answer. For that reason the virtual server of an address without endpoints here holds those elsewhere, as
-kube-proxy's does; packet rules keep clients from outside away from it.
+endpoints of this node for clients outside, and all of them for clients on this node, as in
+pkg/proxy/iptables/proxier.go. The packet rules translate the latter to `inside`: the cluster IP or, where that has a
+Local policy, too, a hidden port of it. While a translation is missing, these clients get what kube-proxy's ipvs mode
+gives them, and never no answer: the virtual server of an address without endpoints here holds those elsewhere, as
+kube-proxy's does, and packet rules keep clients from outside away from it.
 
-Rules of addresses, in one place (`_why_refused`, and `bind` in `_virtual_server`): an address of a family that the
-Service has no cluster IP of is left alone, an address of another Node is never served, an external address of this
-node's other interfaces is served but not bound, node ports are never bound, and neither is what a route makes local. A
-cluster IP that another program put on an interface of its own, as node-local-dns does, is served by that program: no
-virtual server takes its packets.
+Not every served address is bound (`bind` in `_virtual_server`): an external address of this node's other interfaces
+is not, node ports never are, and neither is an address that a route makes local.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,7 +24,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family, family_of
 from ipvsagent.cluster.objects import EndpointSlice, Service, ServicePort
 from ipvsagent.config import Network
-from ipvsagent.findings import Finding, FindingKind, Severity
+from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.model import (
     Frontend,
     Protocol,
@@ -42,51 +37,55 @@ from ipvsagent.model import (
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS, ServiceOverrides, read_annotations, weight_of
 from ipvsagent.policy.capabilities import IPVS, Capabilities
 from ipvsagent.policy.endpoints import Candidate, Choice, choose, join
-from ipvsagent.policy.limits import MAX_RANGE_MEMBERS, UDP_TIMEOUT, limit_findings
+from ipvsagent.policy.fronts import (
+    Front,
+    fronts_of,
+    is_within,
+    no_node_port_address,
+    source_ranges_of,
+    too_many_ranges,
+    why_refused,
+)
+from ipvsagent.policy.limits import UDP_TIMEOUT, limit_findings
 from ipvsagent.policy.node import NodeFacts
-from ipvsagent.source_ranges import NOBODY, Networks, networks_of
 
 _PORTS = 1 << 16
-_TO_HIDDEN = _PORTS // 2  # from a Service's port to its hidden one: most ports of Services are in the lower half
+_HIDDEN_OFFSET = _PORTS // 2  # from a Service's port to its hidden one: most Service ports are in the lower half
 
 
 class PolicyOptions(Struct, frozen=True):
-    """What the operator chose. scheduler: of Services that name none.
-
-    allowed_external: CIDRs from which externalIPs are honoured. They are off by default because anybody who may
-    edit a Service can take over any address with them (CVE-2020-8554).
-    known_as:         this node's first address of its family, None = as its Node object says.
-    route_networks:   ranges of cluster IPs that a route makes local, so that none of them is bound.
-    pod_networks:     where pods' addresses are; pods_of_node: the pod CIDRs of this Node instead.
-    scheduler_works:  whether this kernel has a scheduler. udp_timeout: seconds that IPVS keeps an idle UDP flow.
-    capabilities:     what the backend can do.
-    """
+    """Holds the operator's settings, and what policy knows of the kernel and the backend."""
 
     scheduler: str = "rr"
+    """The scheduler of Services that name none."""
     allowed_external: tuple[Network, ...] = ()
+    """CIDRs from which external IPs are served. None are by default, because anybody who may edit a Service can take
+    over any address with an external IP (CVE-2020-8554)."""
     node_ports_on: tuple[str, ...] = ()
-    known_as: Address | None = None
+    """CIDRs, or the one word "primary"; empty = every address of the node."""
+    primary_address: Address | None = None
+    """This node's first address of its family; None = the first in its Node object."""
     route_networks: tuple[Network, ...] = ()
+    """Ranges of cluster IPs that a route makes local, so that none of their addresses is bound."""
     pod_networks: tuple[Network, ...] = ()
+    """The ranges of pods' addresses, unless `pods_of_node` is set."""
     pods_of_node: bool = False
+    """The pod CIDRs of this Node take the place of `pod_networks`."""
     scheduler_works: Callable[[str], bool] = LINUX_SCHEDULERS.__contains__
+    """Whether this kernel has a scheduler of that name."""
     udp_timeout: int = UDP_TIMEOUT
+    """Seconds that IPVS keeps an idle UDP flow."""
     capabilities: Capabilities = IPVS
 
 
 class Outcome(Struct, frozen=True):
-    """At most one virtual server per id, and what had to be refused. missing_scheduler: see ServiceOverrides."""
+    """Holds what became of one Service."""
 
     virtual_servers: tuple[VirtualServer, ...] = ()
+    """At most one for each id."""
     findings: tuple[Finding, ...] = ()
     missing_scheduler: str = ""
-
-
-class _Front(Struct, frozen=True):
-    frontend: Frontend
-    address: Address
-    port: int
-    local: bool
+    """See ServiceOverrides."""
 
 
 def virtual_servers_for(
@@ -96,12 +95,12 @@ def virtual_servers_for(
     options: PolicyOptions,
     is_cluster_ip: Callable[[Address], bool],
 ) -> Outcome:
-    """The virtual servers of a Service, none if it is headless, of type ExternalName or left to another proxy
+    """Return the virtual servers of a Service: none if it is headless, of type ExternalName or left to another proxy
     (pkg/proxy/util/utils.go ShouldSkipService).
 
     An endpoint whose address is some Service's cluster IP is refused: balancing to it would send the packet back into
-    IPVS. External and load balancer addresses are not looked at for this, since they may well be node addresses, which
-    are good endpoints.
+    IPVS. External and load balancer addresses are not checked for this, because they may be node addresses, which are
+    valid endpoints.
     """
     if service.headless:
         return Outcome()
@@ -113,9 +112,9 @@ def virtual_servers_for(
     refused: set[Address] = set()
     servers: dict[VirtualServerId, VirtualServer] = {}
     for port in service.ports:
-        by_family: dict[Family, _Sets] = {}
-        for front in _fronts(service, port, node):
-            finding = _why_refused(service, front, node, options)
+        by_family: dict[Family, _EndpointSets] = {}
+        for front in fronts_of(service, port, node):
+            finding = why_refused(service, front, node, options.capabilities, options.allowed_external)
             if finding:
                 findings[finding] = None
                 continue
@@ -126,38 +125,38 @@ def virtual_servers_for(
                 usable = tuple([c for c in candidates if not is_cluster_ip(c.endpoint.address)])
                 if len(usable) < len(candidates):
                     refused |= {c.endpoint.address for c in candidates} - {c.endpoint.address for c in usable}
-                sets = by_family[family] = _Sets(choose(usable, node.name, node.zone), node, overrides)
+                sets = by_family[family] = _EndpointSets(choose(usable, node.name, node.zone), node, overrides)
             server = _virtual_server(service, port, front, sets, node, overrides)
             if not options.capabilities.both_sets and server.node_real_servers is not None:
                 cluster_ip = _cluster_ip_of(port, family, service, servers)
                 if cluster_ip and service.internal_local:
-                    hidden = _hidden(cluster_ip, sets, service, servers)
+                    hidden = _hidden_server(cluster_ip, sets, service, servers)
                     cluster_ip = servers.setdefault(hidden.id, hidden)
-                server = _for_outside(server, cluster_ip.id if cluster_ip else None)
+                server = _with_single_set(server, cluster_ip.id if cluster_ip else None)
             servers.setdefault(server.id, server)
         if port.node_port and not node.node_port_addresses:
-            findings[_no_node_port_address(subject, port)] = None
+            findings[no_node_port_address(subject, port)] = None
     for address in sorted(refused):
         reason = f"endpoint {address} is itself the cluster IP of a Service and is not used"
         findings[Finding(FindingKind.ENDPOINT_REFUSED, subject, reason)] = None
-    for finding in _too_many_ranges(service):
+    for finding in too_many_ranges(service):
         findings[finding] = None
     for finding in limit_findings(service, one_packet=overrides.one_packet, udp_timeout=options.udp_timeout):
         findings[finding] = None
     return Outcome(tuple(servers.values()), tuple(findings), overrides.missing_scheduler)
 
 
-class _Sets:
-    """The two sets of one Service port and family as real servers, made once and shared."""
+class _EndpointSets:
+    """The cluster and the local endpoints of one Service port and family as real servers, made once and shared."""
 
     def __init__(self, choice: Choice, node: NodeFacts, overrides: ServiceOverrides) -> None:
         self.choice = choice
         self._node = node
-        self._wishes = overrides
+        self._overrides = overrides
         self._made: dict[bool, tuple[tuple[RealServer, ...], tuple[RealServer, ...]]] = {}
 
     def real_servers(self, local: bool) -> tuple[tuple[RealServer, ...], tuple[RealServer, ...]]:
-        """(used, listed but unused)."""
+        """Return (those that are used, those that are listed but unused)."""
         made = self._made.get(local)
         if made is None:
             chosen = self.choice.local if local else self.choice.cluster
@@ -169,7 +168,7 @@ class _Sets:
 
     def _as_real_servers(self, candidates: Iterable[Candidate]) -> tuple[RealServer, ...]:
         here = self._node.name
-        plain = not self._wishes.weights and not self._node.weights
+        plain = not self._overrides.weights and not self._node.weights
         return tuple(
             [
                 RealServer(
@@ -187,36 +186,13 @@ class _Sets:
     def _weight(self, candidate: Candidate) -> int:
         endpoint, node = candidate.endpoint, self._node
         zone = endpoint.zone or node.zones.get(endpoint.node, "")
-        return weight_of(self._wishes.weights, node.weights.get(endpoint.node), endpoint.address, endpoint.node, zone)
-
-
-def _fronts(service: Service, port: ServicePort, node: NodeFacts) -> Iterable[_Front]:
-    """In order of precedence, should a Service name one address twice."""
-    for address in service.cluster_ips:
-        yield _Front(Frontend.CLUSTER_IP, address, port.port, service.internal_local)
-    local = _external_local(service)
-    for ingress in service.ingress:
-        if not ingress.proxied:
-            yield _Front(Frontend.LOAD_BALANCER, ingress.address, port.port, local)
-    for address in service.external_ips:
-        yield _Front(Frontend.EXTERNAL_IP, address, port.port, local)
-    if port.node_port:
-        families = service.families
-        for address in node.node_port_addresses:
-            if family_of(address) in families:
-                yield _Front(Frontend.NODE_PORT, address, port.node_port, local)
-
-
-def _external_local(service: Service) -> bool:
-    """externalTrafficPolicy Local counts only where the Service can be reached from outside
-    (pkg/api/v1/service/util.go ExternalPolicyLocal)."""
-    return service.external_local and (
-        service.type in ("LoadBalancer", "NodePort") or (service.type == "ClusterIP" and bool(service.external_ips))
-    )
+        return weight_of(
+            self._overrides.weights, node.weights.get(endpoint.node), endpoint.address, endpoint.node, zone
+        )
 
 
 def _virtual_server(
-    service: Service, port: ServicePort, front: _Front, sets: _Sets, node: NodeFacts, overrides: ServiceOverrides
+    service: Service, port: ServicePort, front: Front, sets: _EndpointSets, node: NodeFacts, overrides: ServiceOverrides
 ) -> VirtualServer:
     used, unused = sets.real_servers(front.local)
     external = front.frontend is not Frontend.CLUSTER_IP
@@ -236,7 +212,7 @@ def _virtual_server(
         and front.address not in node.own_addresses
         and not _is_routed(front.address, node),
         preserve_client_address=not external or front.local,
-        source_ranges=_source_ranges(service, front, node),
+        source_ranges=source_ranges_of(service, front, node),
         drain_timeout=overrides.drain_timeout,
     )
 
@@ -244,18 +220,20 @@ def _virtual_server(
 def _cluster_ip_of(
     port: ServicePort, family: Family, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
 ) -> VirtualServer | None:
-    """The virtual server of the port's cluster IP, None if that is refused or left to another program."""
+    """Return the virtual server of the port's cluster IP; None if that is refused or left to another program."""
     ids = (VirtualServerId(port.protocol, address, port.port) for address in service.cluster_ips)
     return next((servers[i] for i in ids if i.family is family and i in servers), None)
 
 
-def _hidden(
-    cluster_ip: VirtualServer, sets: _Sets, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
+def _hidden_server(
+    cluster_ip: VirtualServer, sets: _EndpointSets, service: Service, servers: Mapping[VirtualServerId, VirtualServer]
 ) -> VirtualServer:
-    """All endpoints, on a port of the cluster IP that is no port of the Service. It follows from the Service's ports,
-    so that it is the same after every start."""
+    """Return the virtual server with all endpoints, on a port of the cluster IP that is not a port of the Service.
+
+    The number follows from the Service's ports alone, so that it is the same after every start.
+    """
     used = {port.port for port in service.ports if port.protocol is cluster_ip.id.protocol}
-    number = cluster_ip.id.port + _TO_HIDDEN
+    number = cluster_ip.id.port + _HIDDEN_OFFSET
     while True:
         number %= _PORTS
         server_id = VirtualServerId(cluster_ip.id.protocol, cluster_ip.id.address, number)
@@ -274,95 +252,15 @@ def _hidden(
     )
 
 
-def _for_outside(server: VirtualServer, inside: VirtualServerId | None) -> VirtualServer:
-    """What a virtual server with two sets of real servers becomes where it can have one."""
-    all_of_them = server.node_real_servers or ()
+def _with_single_set(server: VirtualServer, inside: VirtualServerId | None) -> VirtualServer:
+    """Return a virtual server that has two sets of real servers as one that has a single set."""
+    all_real_servers = server.node_real_servers or ()
     server = replace(server, node_real_servers=None, inside=inside)
-    if server.real_servers or not all_of_them:
+    if server.real_servers or not all_real_servers:
         return server
-    unused = tuple(sorted({*server.unused} - set(all_of_them)))
-    return replace(server, real_servers=all_of_them, node_only=True, unused=unused, when_empty=WhenEmpty.REFUSE)
+    unused = tuple(sorted({*server.unused} - set(all_real_servers)))
+    return replace(server, real_servers=all_real_servers, node_only=True, unused=unused, when_empty=WhenEmpty.REFUSE)
 
 
 def _is_routed(address: Address, node: NodeFacts) -> bool:
-    return bool(node.routes) and _allowed(address, tuple(route.network for route in node.routes))
-
-
-def _source_ranges(service: Service, front: _Front, node: NodeFacts) -> tuple[str, ...]:
-    """Ranges rule load balancer addresses only. A node that is inside one may talk to such an address, and then has
-    that very address as its source (pkg/proxy/ipvs/proxier.go, KUBE-LOAD-BALANCER-SOURCE-IP)."""
-    if front.frontend is not Frontend.LOAD_BALANCER or not service.source_ranges:
-        return ()
-    family = family_of(front.address)
-    if len(networks_of(service.source_ranges, family)) > _most_ranges(service):
-        return NOBODY[family]
-    if any(
-        _allowed(address, networks_of(service.source_ranges, family_of(address))) for address in node.node_addresses
-    ):
-        return (*service.source_ranges, front.address)
-    return service.source_ranges
-
-
-def _most_ranges(service: Service) -> int:
-    """How many ranges of one family leave other Services their part of the set that holds them all."""
-    families = service.families
-    addresses = sum(not each.proxied and family_of(each.address) in families for each in service.ingress)
-    return MAX_RANGE_MEMBERS // max(1, addresses * len(service.ports))
-
-
-def _too_many_ranges(service: Service) -> Iterable[Finding]:
-    most = _most_ranges(service)
-    if service.source_ranges and any(len(networks_of(service.source_ranges, family)) > most for family in Family):
-        reason = (
-            f"has more than {most} source ranges, the most for {len(service.ports)} ports: its load balancer addresses "
-            "are closed to everybody; take fewer and wider ranges"
-        )
-        field = "spec.loadBalancerSourceRanges"
-        yield Finding(FindingKind.INVALID_OBJECT, str(service.key), reason, field, severity=Severity.ERROR)
-
-
-def _why_refused(service: Service, front: _Front, node: NodeFacts, options: PolicyOptions) -> Finding | None:
-    if family_of(front.address) not in service.families:
-        return _other_family(service, front)
-    other = node.other_nodes.get(front.address)
-    if other is not None:
-        # Bound on every node, it would cut that node off from all others (kubernetes/kubernetes#127410).
-        reason = (
-            f"{front.frontend} address {front.address} is an address of Node {other}; serving it here would cut that "
-            "node off, so it is left alone"
-        )
-        return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
-    holder = node.held_addresses.get(front.address)
-    if holder is not None and front.frontend is Frontend.CLUSTER_IP and options.capabilities.takes_untracked:
-        reason = (
-            f"cluster IP {front.address} is on interface {holder} of this node, so it is left to the program that put "
-            "it there, as node-local-dns does; its external addresses are served as ever"
-        )
-        return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason)
-    if front.frontend is Frontend.EXTERNAL_IP and not _allowed(front.address, options.allowed_external):
-        reason = f"external IP {front.address} is not allowed; --allow-external-ips can allow its range"
-        return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason, "spec.externalIPs")
-    return None
-
-
-def _other_family(service: Service, front: _Front) -> Finding:
-    """A Service without a cluster IP of a family is not served in that family (pkg/proxy/servicechangetracker.go
-    serviceToServiceMap), though cloud controllers write load balancer addresses of both."""
-    family = family_of(front.address).value
-    reason = (
-        f"{front.frontend} address {front.address} is left alone: it is {family}, and the Service has no {family} "
-        f"cluster IP, only {', '.join(service.cluster_ips)}; spec.ipFamilyPolicy: PreferDualStack gives it one"
-    )
-    field = "spec.externalIPs" if front.frontend is Frontend.EXTERNAL_IP else "status.loadBalancer.ingress"
-    return Finding(FindingKind.ADDRESS_REFUSED, str(service.key), reason, field)
-
-
-def _no_node_port_address(subject: str, port: ServicePort) -> Finding:
-    reason = f"node port {port.node_port} is served nowhere: no address of this node qualifies"
-    return Finding(FindingKind.ADDRESS_REFUSED, subject, reason, "spec.ports.nodePort")
-
-
-@lru_cache(maxsize=4096)
-def _allowed(address: Address, networks: tuple[Network, ...] | Networks) -> bool:
-    ip = ipaddress.ip_address(address)
-    return any(ip in network for network in networks)
+    return bool(node.routes) and is_within(address, tuple(route.network for route in node.routes))

@@ -1,1 +1,2 @@
-"""Virtual servers as kernel rows, one module per backend. Pure; knows the model and rows, not the cluster."""
+"""Renders virtual servers as kernel rows, one module for each backend. Pure; knows the model and rows, not the
+cluster."""

@@ -1,7 +1,5 @@
-"""A virtual server as IPVS rows, and what it shares with others: its address, members of sets, and
-translations.
-
-A shared row stays while any virtual server needs it.
+"""A virtual server as IPVS rows, and the rows that it may share with others: its address, members of sets, and
+translations. A shared row stays while any virtual server needs it.
 """
 
 from __future__ import annotations
@@ -26,13 +24,14 @@ from ipvsagent.rows import (
 
 
 class IpvsRenderer:
-    """with_sets: also render the members of the sets that the packet rules ask."""
+    """Renders for the IPVS backend. with_sets: the packet rules look up sets, so that their members are rendered,
+    too."""
 
     def __init__(self, *, with_sets: bool = True) -> None:
         self._with_sets = with_sets
 
     def rows(self, server: VirtualServer) -> list[Row]:
-        """The virtual server first, then its real servers."""
+        """Return the row of a virtual server, then those of its real servers."""
         server_id = server.id
         flags = server.scheduler_flags
         if server.persistence_timeout:
@@ -52,6 +51,7 @@ class IpvsRenderer:
         return rows
 
     def shared(self, server: VirtualServer) -> list[SharedRow]:
+        """Return the rows that other virtual servers may need, too."""
         rows: list[SharedRow] = [*members(server)] if self._with_sets else []
         if self._with_sets and server.inside:
             rows.append(TranslationRow(server.id, server.inside))
@@ -60,7 +60,8 @@ class IpvsRenderer:
         return rows
 
     def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool:
-        """They differ in their endpoints alone, and both have some, or none."""
+        """Report whether both have the same shared rows: they differ in their endpoints only, and both have some, or
+        none."""
         if bool(one.real_servers) is not bool(other.real_servers):
             return False
         return other == replace(

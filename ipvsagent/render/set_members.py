@@ -1,19 +1,19 @@
-"""The ipsets that the packet rules ask, and what a virtual server puts into them.
+"""The ipsets that the packet rules look up, and their members.
 
-One member per virtual server and set, whatever its endpoints. All sets hold addresses of one family; IPv6 names
-carry a 6.
+A virtual server has one member in each set, however many endpoints it has. Each set has addresses of one family; the
+names of those for IPv6 contain a 6.
 
 POD        hash:net           sources that count as pods of this node or cluster (detector ClusterCIDR, NodeCIDR)
-HOME       hash:net           sources that count as pods of this node; as POD where that cannot be told apart
-VIP        hash:net           addresses on our interface, and ranges that are local by our routes
+HOME       hash:net           sources that count as pods of this node; as POD where these cannot be distinguished
+VIP        hash:net           addresses on our interface, and ranges that our routes make local
 SERVICE    hash:ip,port       every address and port that is served here
 CLUSTER    hash:ip,port       of these, cluster IPs
 EXTERNAL   hash:ip,port       of these, external ones whose clients are masqueraded (externalTrafficPolicy Cluster)
 LIMITED    hash:ip,port       of these, those that only some sources may reach ...
 RANGE      hash:ip,port,net   ... and who may
 EMPTY      hash:ip,port       of these, those without any endpoint: new connections are refused
-SILENT     hash:ip,port       of these, those whose endpoints a Local policy keeps from everybody here: dropped
-INNER      hash:ip,port       of these, those whose endpoints a Local policy keeps from clients outside this node
+SILENT     hash:ip,port       of these, those whose endpoints a Local policy excludes for all clients: dropped
+INNER      hash:ip,port       of these, those whose endpoints a Local policy excludes for clients outside this node
 INSIDE     hash:ip,port       of these, external ones with a Local policy: clients on this node are translated
 HIDDEN     hash:ip,port       of these, ports of cluster IPs that only translated packets may reach
 """
@@ -50,6 +50,7 @@ _KINDS = {
 
 @lru_cache(maxsize=64)
 def set_name(noun: str, family: Family) -> str:
+    """Return the full name of a set."""
     return _PREFIX[family] + noun
 
 
@@ -57,21 +58,22 @@ VIP_SETS = tuple(set_name("VIP", family) for family in Family)
 
 
 def set_specs() -> tuple[SetSpec, ...]:
-    """Every set of both families."""
+    """Return every set of both families."""
     return tuple(SetSpec(set_name(noun, family), kind, family) for family in Family for noun, kind in _KINDS.items())
 
 
 def pod_members(networks: Iterable[Network], home: Iterable[Network]) -> tuple[SetMemberRow, ...]:
-    """Members of POD and HOME. A network of prefix length 0 takes two members, since a hash cannot hold it."""
+    """Return the members of POD and HOME. A network of prefix length 0 is two members, since a hash cannot hold it."""
     rows: list[SetMemberRow] = []
     for noun, network in [*(("POD", n) for n in networks), *(("HOME", n) for n in home)]:
         family = Family.IPV6 if network.version == 6 else Family.IPV4
-        rows.extend(SetMemberRow(set_name(noun, family), text) for text in net_texts(str(network)))
+        rows.extend(SetMemberRow(set_name(noun, family), text) for text in _net_texts(str(network)))
     return tuple(rows)
 
 
 def health_check_members(addresses: Iterable[Address], ports: Sequence[int]) -> list[SetMemberRow]:
-    """Members of SERVICE, so that load balancers may ask for the health of Services past a default-drop policy."""
+    """Return the members of SERVICE that let load balancers ask for the health of Services past a default-drop
+    policy."""
     return [
         SetMemberRow(set_name("SERVICE", family_of(address)), f"{address},tcp:{port}")
         for address in addresses
@@ -80,19 +82,19 @@ def health_check_members(addresses: Iterable[Address], ports: Sequence[int]) -> 
 
 
 def routed_members(networks: Iterable[Network]) -> tuple[SetMemberRow, ...]:
-    """Members of VIP: ranges in which no address shows anything of the host."""
+    """Return the members of VIP for ranges, in which no address may expose the host's own sockets."""
     rows: list[SetMemberRow] = []
     for network in networks:
         family = Family.IPV6 if network.version == 6 else Family.IPV4
-        rows.extend(SetMemberRow(set_name("VIP", family), text) for text in net_texts(str(network)))
+        rows.extend(SetMemberRow(set_name("VIP", family), text) for text in _net_texts(str(network)))
     return tuple(rows)
 
 
 def members(server: VirtualServer) -> list[SetMemberRow]:
-    """What a virtual server needs in the sets."""
+    """Return the members that a virtual server has."""
     server_id = server.id
     family = server_id.family
-    place = place_of(server_id)
+    place = _place_of(server_id)
     nouns = ["SERVICE"]
     if server.frontend is Frontend.CLUSTER_IP:
         nouns.append("CLUSTER")
@@ -114,14 +116,17 @@ def members(server: VirtualServer) -> list[SetMemberRow]:
     return rows
 
 
-def place_of(server_id: VirtualServerId) -> str:
-    """As a member of a set of kind hash:ip,port."""
+def _place_of(server_id: VirtualServerId) -> str:
+    """Return an id as a member of a set of type hash:ip,port."""
     return f"{server_id.address},{server_id.protocol.lower()}:{server_id.port}"
 
 
 def _range_members(server: VirtualServer, place: str, family: Family) -> Iterable[SetMemberRow]:
-    """None at all if a range lets everybody in. Ranges of the other family alone let nobody in, where kube-proxy
-    would leave this family open (pkg/proxy/serviceport.go)."""
+    """Yield the members of LIMITED and RANGE; none if a range admits everybody.
+
+    Ranges of the other family only admit nobody, while kube-proxy would leave this family open
+    (pkg/proxy/serviceport.go).
+    """
     texts = _range_texts(server.source_ranges, family)
     if texts is None:
         return
@@ -133,15 +138,15 @@ def _range_members(server: VirtualServer, place: str, family: Family) -> Iterabl
 
 @lru_cache(maxsize=128)
 def _range_texts(ranges: tuple[str, ...], family: Family) -> tuple[str, ...] | None:
-    """As ipset prints them; None if one of them lets everybody in."""
+    """Return ranges as ipset prints them; None if one of them admits everybody."""
     networks = networks_of(ranges, family)
     if any(network.prefixlen == 0 for network in networks):
         return None
     return tuple([str(n.network_address if n.prefixlen == n.max_prefixlen else n) for n in networks])
 
 
-def net_texts(cidr: str) -> tuple[str, ...]:
-    """A network as ipset prints it: a full prefix is left out, and prefix length 0 is two halves."""
+def _net_texts(cidr: str) -> tuple[str, ...]:
+    """Return a network as ipset prints it: a full prefix is omitted, and prefix length 0 is split into halves."""
     network = ipaddress.ip_network(cidr, strict=False)
     if network.prefixlen == 0:
         return tuple(str(half) for half in network.subnets())

@@ -1,13 +1,14 @@
 """Kernel rows, and operations on them.
 
-A `Row` is something a kernel table holds: a virtual server, a real server, a bound address. `str(row)` is the line
+A `Row` is an entry of a kernel table: a virtual server, a real server, a bound address. `str(row)` is the line
 that the operator's own tool would print (`ipvsadm -Sn`, `ip address`), and `str(op)` is what `plan` prints and what a
-failure quotes. Each row answers for itself: its noun, its command, its rank among the writes. Rows are made while a
-change is in flight and dropped afterwards; what is kept are `VirtualServer`s.
+failure quotes. Each row knows its noun, its command, and its rank among the writes. Rows exist while a change is in
+flight; what is kept are `VirtualServer`s.
 
     ipvs.py          virtual and real servers
     shared.py        addresses, members of sets, routes, translations
     nat_chains.py    a virtual server as chains of iptables
+    server_row.py    what the rows of virtual servers have in common
     packet_rules.py  the constant packet rules
     ops.py           changes, the diff and the order of writes
     table.py         what a kernel table is

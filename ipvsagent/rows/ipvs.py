@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Address, Family, endpoint_text
 from ipvsagent.model import Forwarding, Protocol, VirtualServerId
+from ipvsagent.rows.server_row import ServerRow
 from ipvsagent.rows.verb import Verb
 
 PERSISTENT = 0x1
@@ -28,43 +29,31 @@ FULL_PREFIX = 128
 
 
 def scheduler_flag_names(scheduler: str, flags: int) -> list[str]:
-    """The names that ipvsadm gives to the scheduler bits of `flags`, in its order."""
+    """Return the names that ipvsadm gives to the scheduler bits of `flags`, in its order."""
     names = _FLAG_NAMES.get(scheduler, _OTHER_FLAG_NAMES)
     return [name for bit, name in names.items() if flags & bit]
 
 
 def service_option(server: VirtualServerId) -> str:
-    """`-t 10.0.0.1:80`, as ipvsadm names a virtual server on its command line."""
+    """Return `-t 10.0.0.1:80`, as ipvsadm names a virtual server on its command line."""
     option = _SERVICE_OPTION[server.protocol]
     if server.protocol is Protocol.FWM:
         return f"{option} {server.port}{' -6' if server.family is Family.IPV6 else ''}"
     return f"{option} {endpoint_text(server.address, server.port)}"
 
 
-class VirtualServerRow(Struct, frozen=True, gc=False):
-    """A virtual server as IPVS holds it.
+class VirtualServerRow(ServerRow, frozen=True, gc=False):
+    """A virtual server as IPVS holds it."""
 
-    flags: IP_VS_SVC_F_* without HASHED, which the kernel sets itself. timeout: seconds, of persistence.
-    mask: what one persistent client is: for IPv4 a 32-bit mask in host order, for IPv6 a prefix length.
-    """
-
-    noun: ClassVar[str] = "virtual server"
-    rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 0, Verb.SET: 0, Verb.DELETE: 7}
-
-    id: VirtualServerId
     scheduler: str
     flags: int = 0
+    """IP_VS_SVC_F_* without HASHED, which the kernel sets itself."""
     timeout: int = 0
+    """Seconds of persistence."""
     mask: int = FULL_MASK
+    """Clients that are equal under it are one persistent client. A 32-bit mask in host order for IPv4, a prefix length
+    for IPv6."""
     pe_name: str = ""
-
-    @property
-    def key(self) -> VirtualServerId:
-        return self.id
-
-    @property
-    def server(self) -> VirtualServerId:
-        return self.id
 
     def command(self, verb: Verb) -> str:
         if verb is Verb.DELETE:
@@ -89,15 +78,17 @@ class VirtualServerRow(Struct, frozen=True, gc=False):
 
 
 class Tunnel(Struct, frozen=True, gc=False):
-    """How a TUNNEL real server is reached. kind: 0 ipip, 1 gue, 2 gre. flags: 0 none, 1 checksum, 2 remote checksum."""
+    """How a TUNNEL real server is reached."""
 
     kind: int = 0
+    """0 ipip, 1 gue, 2 gre"""
     port: int = 0
     flags: int = 0
+    """0 no checksum, 1 checksum, 2 remote checksum"""
 
 
 def tunnel_options(tunnel: Tunnel) -> str:
-    """Its options for ipvsadm, each with a space before it. What ipvsadm has no option for gets none."""
+    """Return ipvsadm's options for a tunnel, each after a space; nothing for a kind that ipvsadm has no option for."""
     if tunnel.kind == 0:
         return " --tun-type ipip"
     checksum = {0: " --tun-nocsum", 1: " --tun-csum", 2: " --tun-remcsum"}.get(tunnel.flags, "")
@@ -107,7 +98,7 @@ def tunnel_options(tunnel: Tunnel) -> str:
 
 
 class RealServerRow(Struct, frozen=True, gc=False):
-    """A real server as IPVS holds it. Thresholds are numbers of connections, 0 = none."""
+    """A real server as IPVS holds it. Thresholds are numbers of connections; 0 = none."""
 
     noun: ClassVar[str] = "real server"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 1, Verb.SET: 1, Verb.DELETE: 6}
@@ -123,7 +114,7 @@ class RealServerRow(Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> tuple[Address, int]:
-        """Identity within its virtual server."""
+        """Return what identifies it within its virtual server."""
         return (self.address, self.port)
 
     def command(self, verb: Verb) -> str:

@@ -1,4 +1,4 @@
-"""Changes of rows, the one diff, and the order in which changes are written."""
+"""Changes of rows, their diff, and the order in which changes are written."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Op(Struct, frozen=True, gc=False):
 
     @property
     def rank(self) -> int:
-        """Lower ones are written first."""
+        """Return its place in the order of writes; the lowest is written first."""
         return self.row.rank[self.verb]
 
     def __str__(self) -> str:
-        """The command that would do it: of ipvsadm, ipset, iptables or `ip`."""
+        """Return the command of ipvsadm, ipset, iptables or `ip` that does the same."""
         return self.row.command(self.verb)
 
 
@@ -39,9 +39,10 @@ class Failure(Struct, frozen=True):
 
 
 def diff(held: Iterable[Row], wanted: Iterable[Row]) -> list[Op]:
-    """Ops that turn the held rows of one virtual server into the wanted ones, additions before removals.
+    """Return the ops that turn the held rows of one virtual server into the wanted ones, additions before deletions.
 
-    Keys are unique on each side. Real servers go with their virtual server, so only its deletion is an op.
+    Keys are unique on each side. The kernel deletes real servers with their virtual server, so that only the deletion
+    of the latter is an op.
     """
     before = {row.key: row for row in held}
     if not before:
@@ -59,10 +60,10 @@ def diff(held: Iterable[Row], wanted: Iterable[Row]) -> list[Op]:
 
 
 def order(ops: Iterable[Op]) -> list[Op]:
-    """Make before break: attract traffic last, release it first.
+    """Sort ops so that traffic is attracted last and released first: make before break.
 
     A virtual server gets its real servers, and the packet filter its members, before its address is bound, and its
-    address goes before anything else does; new real servers come before old ones leave, so that a full swap never
-    passes through none.
+    address is removed before anything else is. New real servers are added before old ones are deleted, so that a
+    virtual server whose endpoints are all replaced is never empty.
     """
     return sorted(ops, key=lambda op: op.rank)

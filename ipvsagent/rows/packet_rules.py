@@ -1,8 +1,8 @@
 """Packet rules as values: chains of our own, and the jumps that lead packets there.
 
-A rule is the text that iptables takes after `-A CHAIN`. Rules do not come back as they were written
-(`--or-mark 0x4000` is printed as `--set-xmark 0x4000/0x4000`), so each carries a short hash of its text and place
-in a comment, and what the kernel holds is compared by these.
+A rule is the text that iptables takes after `-A CHAIN`. iptables does not print rules as they were written
+(`--or-mark 0x4000` is printed as `--set-xmark 0x4000/0x4000`), so the comment of each has a short hash of its text and
+place, and the rules that the kernel holds are compared by these.
 """
 
 from __future__ import annotations
@@ -22,22 +22,21 @@ EXEMPT_COMMENT = f"{COMMENT_PREFIX}served"
 INSIDE = f"{CHAIN_PREFIX}INSIDE"
 """The chain of translations, in table nat."""
 TABLES = ("mangle", "nat", "filter")
-"""In the order in which they are written."""
+"""The tables that have rules of ours, in the order in which they are written."""
 
 
 class Chain(Struct, frozen=True):
-    """A chain of ours, `name` begins with CHAIN_PREFIX and has at most 28 characters.
-
-    ordered: False for rules that no two of match one packet, so that one can come or go without the others.
-    """
+    """A chain of ours."""
 
     table: str
     name: str
+    """It begins with CHAIN_PREFIX and has at most 28 characters."""
     rules: tuple[str, ...] = ()
     ordered: bool = True
+    """False if no two of the rules match the same packet, so that one can be added or deleted without the others."""
 
     def marked_rules(self) -> tuple[tuple[str, str], ...]:
-        """Each rule's mark, and its text with the comment that carries the mark."""
+        """Return each rule's mark, and its text with the comment that has the mark."""
         marked = []
         for position, rule in enumerate(self.rules):
             text = f"{self.table} {self.name} {position if self.ordered else '-'} {rule}"
@@ -47,19 +46,18 @@ class Chain(Struct, frozen=True):
 
 
 class Place(StrEnum):
-    """Where a jump of ours stands in a built-in chain.
-
-    FRONT: before the rules of others. Whoever puts a rule in front of it is answered at a slow pace (`FrontPace`).
-    DEFAULT: directly before what the chain does with packets that no rule has decided on, if that is a denial, and
-    nowhere otherwise (`iptables_defaults.py`).
-    """
+    """The position of a jump of ours in a built-in chain."""
 
     FRONT = "front"
+    """Before the rules of others. If another program puts a rule in front of it, it moves back at a slow pace
+    (`FrontPace`)."""
     DEFAULT = "default"
+    """Directly before the rule or policy for packets that no rule has decided on, if that is a denial; otherwise there
+    is no jump (kernel/iptables/defaults.py)."""
 
 
 class Jump(Struct, frozen=True):
-    """From a built-in chain, `hook`, to one of ours."""
+    """A jump from a built-in chain, `hook`, to one of ours."""
 
     table: str
     hook: str
@@ -71,13 +69,13 @@ class Jump(Struct, frozen=True):
 
     @property
     def rule(self) -> str:
-        """Its text. A jump before a default carries a comment, because it may stand in a chain of another program."""
+        """Return its text. A jump before a default has a comment, because it may be in a chain of another program."""
         return before_default(self.chain) if self.place is Place.DEFAULT else str(self)
 
 
 class Exemption(Struct, frozen=True):
-    """A rule of ours at the head of a chain of table filter that kube-proxy left, if that is there: packets that
-    `match` holds for leave the chain."""
+    """A rule of ours at the head of a chain that kube-proxy left in table filter, if that exists: packets that match it
+    return from the chain."""
 
     chain: str
     match: str
@@ -88,7 +86,7 @@ class Exemption(Struct, frozen=True):
 
 
 class RuleSet(Struct, frozen=True):
-    """Everything of ours in one address family. Of several jumps in a hook the first comes first."""
+    """All packet rules of ours in one address family. Several jumps from a hook are in their order here."""
 
     family: Family
     chains: tuple[Chain, ...] = ()
@@ -96,7 +94,7 @@ class RuleSet(Struct, frozen=True):
     exemptions: tuple[Exemption, ...] = ()
 
     def tables(self) -> list[str]:
-        """Those with something in them."""
+        """Return the tables that have chains or jumps of ours."""
         used = {chain.table for chain in self.chains} | {jump.table for jump in self.jumps}
         return [table for table in TABLES if table in used]
 
@@ -104,7 +102,7 @@ class RuleSet(Struct, frozen=True):
         return [chain for chain in self.chains if chain.table == table]
 
     def hooks_of(self, table: str, place: Place = Place.FRONT) -> dict[str, list[Jump]]:
-        """The jumps of one table and place, by built-in chain."""
+        """Return the jumps of one table and place, by built-in chain."""
         hooks: dict[str, list[Jump]] = {}
         for jump in self.jumps:
             if jump.table == table and jump.place is place:
@@ -113,12 +111,12 @@ class RuleSet(Struct, frozen=True):
 
 
 def before_default(chain: str) -> str:
-    """The rule that leads to a chain of ours before a default."""
+    """Return the rule that jumps to a chain of ours before a default."""
     return f"-m comment --comment {DEFAULT_COMMENT} -j {chain}"
 
 
 def chain_lines(chains: list[Chain]) -> Iterator[str]:
-    """Declarations, which also empty a chain that is there, and rules."""
+    """Yield the lines that write chains: declarations, which also empty a chain that exists, then rules."""
     for chain in chains:
         yield f":{chain.name} - [0:0]"
     for chain in chains:

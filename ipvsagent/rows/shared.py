@@ -1,6 +1,6 @@
 """Rows that several virtual servers may need: addresses, members of ipsets, routes and translations.
 
-Each says which address it is about (`about`), so that `plan` can name its Service.
+Each has the address that it concerns (`about`), so that `plan` can name its Service.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class AddressRow(Struct, frozen=True, gc=False):
 
 
 class SetSpec(Struct, frozen=True, gc=False):
-    """An ipset of ours. kind: as ipset names it, `hash:ip,port`. max_elements: what fits; more is refused, loudly.
-
-    skbinfo: members may carry a packet mark, as `10.96.0.1,tcp:80 skbmark 0x10100000/0x1ff00000`.
-    timeout: seconds that a member stays, unless who adds it says otherwise; 0 = for good.
-    """
+    """An ipset of ours."""
 
     name: str
     kind: str
+    """The type as ipset names it, `hash:ip,port`."""
     family: Family
     max_elements: int = 1 << 20
+    """The kernel refuses more members than this."""
     skbinfo: bool = False
+    """Members may have a packet mark, such as `10.96.0.1,tcp:80 skbmark 0x10100000/0x1ff00000`."""
     timeout: int = 0
+    """Seconds after which a member expires, unless it was added with another timeout; 0 = never."""
 
     def __str__(self) -> str:
         family = "inet6" if self.family is Family.IPV6 else "inet"
@@ -85,17 +85,15 @@ class SetMemberRow(Struct, frozen=True, gc=False, order=True):
 
 
 class RouteRow(Struct, frozen=True, gc=False, order=True):
-    """A range of Service addresses that is local to this node by a route.
-
-    network: canonical, `10.96.0.0/16`. source: what this node's processes take as their own address, "" = the Service
-    address itself.
-    """
+    """A range of Service addresses that a route makes local to this node."""
 
     noun: ClassVar[str] = "route"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 3, Verb.DELETE: 4}
 
     network: str
+    """Canonical text, `10.96.0.0/16`."""
     source: Address = Address("")
+    """The source address of this node's processes; "" = the Service address itself."""
 
     @property
     def key(self) -> RouteRow:
@@ -103,7 +101,7 @@ class RouteRow(Struct, frozen=True, gc=False, order=True):
 
     @property
     def about(self) -> None:
-        """No single address."""
+        """Return None: it concerns no single address."""
 
     def command(self, verb: Verb) -> str:
         return f"ip route {'delete' if verb is Verb.DELETE else 'replace'} {self}"
@@ -114,7 +112,7 @@ class RouteRow(Struct, frozen=True, gc=False, order=True):
 
 
 class TranslationRow(Struct, frozen=True, gc=False, order=True):
-    """Clients on this node are translated from one address and port to another one, where IPVS has all endpoints."""
+    """A translation, for clients on this node, of one address and port to another where IPVS has all endpoints."""
 
     noun: ClassVar[str] = "translation"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 2, Verb.DELETE: 5}
@@ -128,7 +126,7 @@ class TranslationRow(Struct, frozen=True, gc=False, order=True):
 
     @property
     def rule(self) -> str:
-        """As iptables takes it after the name of the chain."""
+        """Return the rule as iptables takes it after the name of the chain."""
         protocol = self.source.protocol.lower()
         target = endpoint_text(self.target.address, self.target.port)
         match = f"-d {AddressRow(self.source.address)} -p {protocol} -m {protocol} --dport {self.source.port}"

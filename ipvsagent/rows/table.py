@@ -1,4 +1,4 @@
-"""Kernel tables: what the fake and the real kernel both are, and what they are observed to hold."""
+"""Kernel tables: the interface that the fake and the real kernel implement, and the rows that are observed in them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ipvsagent.rows.shared import RouteRow, SetMemberRow, TranslationRow
 
 
 class Owner(StrEnum):
-    """Whose a row is. Only OURS enters the diff; FOREIGN rows are listed and never touched."""
+    """Says who owns a row. Only OURS takes part in the diff; FOREIGN rows are listed and never changed."""
 
     OURS = "ours"
     FOREIGN = "foreign"
 
 
 class Counters(Struct, frozen=True, gc=False):
-    """IPVS statistics: totals since the virtual or real server exists, then rates per second."""
+    """IPVS statistics: totals since the virtual or real server was added, then rates per second."""
 
     connections: int = 0
     in_packets: int = 0
@@ -59,17 +59,20 @@ Keys = (
 
 
 class KernelTable(TypingProtocol):
-    """One kind of kernel state. The fake and the real kernel both are this.
+    """One kind of kernel state, of the real kernel or of the fake."""
 
-    read(None) yields everything the table holds, foreign rows included; read(keys) only what is asked for:
-    `VirtualServerId`s for ipvs (each with its real servers), `Address`es for addresses, `SetMemberRow`s for sets,
-    `RouteRow`s for routes, `TranslationRow`s for translations.
-    What is absent is simply not yielded. Raises KernelError only if the table as a whole cannot be read.
+    def read(self, keys: Keys) -> Iterable[Observed]:
+        """Yield all rows of the table if `keys` is None, foreign rows included, and otherwise only those asked for.
 
-    write(ops) applies ops in order, goes on after a failure, and returns the failures. A DELETE of what is
-    not there succeeds.
-    """
+        Keys are `VirtualServerId`s for IPVS (each with its real servers), `Address`es for addresses, `SetMemberRow`s
+        for sets, `RouteRow`s for routes, `TranslationRow`s for translations. Rows that do not exist are not yielded.
+        Raises KernelError only if the table as a whole cannot be read.
+        """
+        ...
 
-    def read(self, keys: Keys) -> Iterable[Observed]: ...
+    def write(self, ops: Sequence[Op]) -> list[Failure]:
+        """Apply ops in order, continue after a failure, and return the failures.
 
-    def write(self, ops: Sequence[Op]) -> list[Failure]: ...
+        A DELETE of a row that does not exist succeeds.
+        """
+        ...

@@ -1,4 +1,4 @@
-"""What can be done to a row."""
+"""The ways to change a row."""
 
 from __future__ import annotations
 

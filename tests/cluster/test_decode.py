@@ -151,8 +151,8 @@ def test_a_service_that_was_never_applied_is_named(spec):
     result = both("Service", plain)
     assert (result.value.headless, result.value.ports) == (True, ())
     assert [str(finding) for finding in result.findings] == [
-        "Service shop/cart spec.clusterIP: is missing: the Service was never applied to a cluster, which would have "
-        "given it one, so it is not served; apply it, and take what `kubectl get services -o yaml` prints"
+        "Service shop/cart spec.clusterIP: is missing, so the Service is not served: a cluster assigns it when the "
+        "Service is applied; apply it, and use what `kubectl get services -o yaml` prints"
     ]
     plain["metadata"]["labels"] = {"service.kubernetes.io/service-proxy-name": "other"}
     assert both("Service", plain).findings == ()
@@ -318,8 +318,8 @@ REJECTED = [
     (
         "Service",
         service(name="a\nb"),
-        r"Service without a usable name metadata.name: 'a\nb' is not a name: lower-case letters, digits, "
-        "'-' and '.' make one",
+        r"Service without a usable name metadata.name: 'a\nb' is not a name, which has lower-case letters, "
+        "digits, '-' and '.' only",
     ),
     ("Service", {}, "Service without a usable name metadata.name: is missing"),
     ("Service", [], "Service without a usable name: must be a mapping, not a list"),
@@ -374,12 +374,12 @@ REJECTED = [
     (
         "Service",
         service({"ports": [HTTP, {"name": "http", "port": 81}]}),
-        f"{S} spec.ports[1].name: 'http' is the name of an earlier port, too",
+        f"{S} spec.ports[1].name: 'http' is also the name of an earlier port",
     ),
     (
         "Service",
         service({"ports": [HTTP, {"name": "web", "port": 80}]}),
-        f"{S} spec.ports[1].port: TCP 80 is an earlier port, too",
+        f"{S} spec.ports[1].port: TCP 80 is also an earlier port",
     ),
     (
         "Service",
@@ -457,7 +457,7 @@ REJECTED = [
     (
         "EndpointSlice",
         endpoint_slice(ports=[{"name": "a", "port": 1}, {"name": "a", "port": 2}]),
-        f"{E} ports[1].name: 'a' is the name of an earlier TCP port, too",
+        f"{E} ports[1].name: 'a' is also the name of an earlier TCP port",
     ),
     ("Node", {"metadata": {"name": ""}}, "Node without a usable name metadata.name: is missing"),
     (
@@ -611,6 +611,6 @@ def test_load_balancer_addresses_are_not_opened_when_no_range_can_be_used():
     assert result.value.ingress == ()
     assert result.value.cluster_ips == (V4,)
     assert str(result.findings[-1]) == (
-        f"{S} spec.loadBalancerSourceRanges: no range can be used; its load balancer addresses are left out, "
-        "not opened to everybody"
+        f"{S} spec.loadBalancerSourceRanges: has no valid range, so the load balancer addresses are not "
+        "served, rather than opened to everybody"
     )

@@ -118,8 +118,8 @@ def test_an_object_whose_name_was_spoilt_stays():
     cluster.take(f=content(service("A!"), service("b")))
     assert cluster.has == {"a": 80, "b": 80}
     assert cluster.says == [
-        "f: Service without a usable name metadata.name: 'A!' is not a name: lower-case letters, digits, "
-        "'-' and '.' make one; until that is put right, no Service that vanishes is removed: it may be this"
+        "f: Service without a usable name metadata.name: 'A!' is not a name, which has lower-case letters, digits, "
+        "'-' and '.' only; until this is fixed, no Service that vanishes is removed: it may be this one"
     ]
     assert cluster.blind == BlindSpots()
 
@@ -145,7 +145,7 @@ def test_a_file_that_was_never_read_may_hold_anything():
     assert cluster.blind == BlindSpots(anything=True)
     assert cluster.says == ["f: it is not YAML: line 3; nothing is removed until it can be read"]
     assert cluster.take(g=content(service("a"))).has == {"a": 80, "b": 80}
-    assert cluster.says[0] == "Service shop/b: gone, but kept until f can be understood"
+    assert cluster.says[0] == "Service shop/b: is gone, but kept until f can be read without errors"
     assert cluster.take(f=content(service("c"))).has == {"a": 80, "c": 80}
     assert cluster.blind == BlindSpots()
     assert cluster.says == []
@@ -155,7 +155,7 @@ def test_what_vanishes_while_a_known_file_is_unreadable_may_have_moved_there():
     cluster = Cluster().take(f=content(service("a")), g=content(service("b"), service("d")))
     cluster.take(f=BROKEN)
     assert cluster.take(g=content(service("c"))).has == {"a": 80, "b": 80, "c": 80, "d": 80}
-    assert cluster.says[0] == "Service shop/b and 1 more: gone, but kept until f can be understood"
+    assert cluster.says[0] == "Service shop/b and 1 more: is gone, but kept until f can be read without errors"
     cluster.take(f=content(service("a"), service("b", 81)))
     assert cluster.has == {"a": 80, "b": 81, "c": 80}
 
@@ -189,7 +189,7 @@ def test_a_service_that_moves_and_breaks_on_the_way_stays():
 def test_the_first_of_two_files_wins_and_the_other_takes_over():
     cluster = Cluster().take(g=content(service("a", 2)))
     assert cluster.take(f=content(service("a", 1))).has == {"a": 1}
-    assert cluster.says == ["g: Service shop/a: f holds it, too, and comes first"]
+    assert cluster.says == ["g: Service shop/a: f also holds it, and comes first"]
     assert cluster.findings["g"][0].kind == "duplicate-object"
     assert cluster.take(f=None).has == {"a": 2}
     assert cluster.says == []
@@ -198,10 +198,10 @@ def test_the_first_of_two_files_wins_and_the_other_takes_over():
 def test_of_an_object_that_a_file_holds_several_times_the_last_counts():
     cluster = Cluster().take(f=content(service("a", 1), service("b", 7), service("a", 2), service("a", 3)))
     assert cluster.has == {"a": 3, "b": 7}
-    assert cluster.says == ["f: Service shop/a: this file holds it 3 times; the last counts"]
+    assert cluster.says == ["f: Service shop/a: this file holds it 3 times; the last one counts"]
     cluster.take(e=content(service("a", 9)))
     assert cluster.has == {"a": 9, "b": 7}
-    assert "f: Service shop/a: e holds it, too, and comes first" in cluster.says
+    assert "f: Service shop/a: e also holds it, and comes first" in cluster.says
 
 
 def test_the_last_version_in_a_file_may_be_broken_or_the_earlier_ones():
@@ -217,7 +217,7 @@ def test_a_null_is_found_with_its_file():
     text = json.dumps({"kind": "List", "items": [service("a"), None]})
     cluster = Cluster().take(f=read_manifest(text.encode()))
     assert cluster.has == {"a": 80} and cluster.blind == BlindSpots()
-    assert cluster.says == ["f: List items[1]: is null, which is no object; it is left out"]
+    assert cluster.says == ["f: List items[1]: is null, which is not an object; it is ignored"]
 
 
 def test_a_source_that_became_empty_removes_nothing():

@@ -68,12 +68,12 @@ NULLS = [
 def test_a_null_in_a_list_costs_itself_alone(text, named):
     content = read_manifest(text.encode())
     assert [each.key.name for each in content.objects] == ["a", "b"]
-    said = "is null, which is no object; it is left out"
+    said = "is null, which is not an object; it is ignored"
     assert [str(each) for each in content.findings] == [f"{each}: {said}" for each in named]
 
 
-EVENTS = "it holds the events of a watch, not objects; take what `kubectl get` prints with -o yaml or -o json"
-NOT_OBJECTS = "it holds something else than Kubernetes objects"
+EVENTS = "it holds the events of a watch, not objects; use what `kubectl get` prints with -o yaml or -o json"
+NOT_OBJECTS = "it does not consist of Kubernetes objects"
 UNREADABLE = [
     ("x", False, NOT_OBJECTS),
     ("- a", False, NOT_OBJECTS),
@@ -126,12 +126,12 @@ def test_not_utf8():
 
 
 API_VERSIONS = [
-    ("kind: Service", "", "apiVersion: is missing; it is v1"),
-    ("apiVersion: v2\nkind: Service", "", "apiVersion: is v2, but only v1 is read"),
+    ("kind: Service", "", "apiVersion: is missing; it must be v1"),
+    ("apiVersion: v2\nkind: Service", "", "apiVersion: is v2, but only v1 is supported"),
     (
         "apiVersion: discovery.k8s.io/v1beta1\nkind: EndpointSlice\naddressType: IPv4",
         "cart",
-        "apiVersion: is discovery.k8s.io/v1beta1, but only discovery.k8s.io/v1 is read",
+        "apiVersion: is discovery.k8s.io/v1beta1, but only discovery.k8s.io/v1 is supported",
     ),
 ]
 

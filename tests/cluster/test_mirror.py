@@ -126,7 +126,7 @@ def test_endpoints_that_moved_into_a_broken_slice_are_not_lost():
     mirror.delete(key("EndpointSlice", "other-1"))
     update = mirror.take()
     assert said(update) == ([], ["other-1"])
-    assert any("EndpointSlice shop/web-1: gone, but kept" in text for text in texts(update))
+    assert any("EndpointSlice shop/web-1: is gone, but kept" in text for text in texts(update))
     assert mirror.take().is_empty
     mirror.put(slices("web-2")[0])
     update = mirror.take()
@@ -153,7 +153,7 @@ def test_an_empty_list_is_a_mistake():
     mirror.replace("Service", [])
     update = mirror.take()
     assert said(update) == ([], []) and update.changes.blind == BlindSpots(anything=True)
-    assert "the API server: it lists no Service, which no cluster does" in texts(update)[0]
+    assert "the API server: it lists no Service, but every cluster has some" in texts(update)[0]
     mirror.replace("Service", services("b"))
     update = mirror.take()
     assert said(update) == ([], ["a"]) and update.changes.blind == BlindSpots() and not texts(update)
@@ -203,7 +203,7 @@ def test_what_is_to_be_done_about_an_empty_list_is_said():
     mirror.take()
     mirror.replace("Node", [])
     (text,) = texts(mirror.take())
-    assert "it lists no Node, which no cluster does" in text and "--allow-empty" in text
+    assert "it lists no Node, but every cluster has some" in text and "--allow-empty" in text
 
 
 def test_an_empty_list_is_believed_if_told_to():
@@ -230,7 +230,7 @@ def test_a_list_with_a_nameless_object_removes_nothing():
     update = mirror.take()
     assert said(update) == ([], []) and update.changes.blind == BlindSpots(anything=True)
     (text,) = [text for text in texts(update) if "without a usable name" in text]
-    assert text.endswith("until that is put right, no Service that vanishes is removed: it may be this")
+    assert text.endswith("until this is fixed, no Service that vanishes is removed: it may be this one")
     mirror.replace("Service", services("a"))
     assert said(mirror.take()) == ([], ["b"])
 

@@ -53,9 +53,9 @@ def test_one_packet() -> None:
     ("annotations", "said"),
     [
         ({"scheduler": "nq"}, "this kernel has no IPVS scheduler 'nq'; rr is used until it has"),
-        ({"scheduler": "fancy"}, "'fancy' is no IPVS scheduler of Linux; rr is used"),
-        ({"scheduler": "rr", "flags": "sh-port"}, "'sh-port' is no flag of scheduler rr; it is left out"),
-        ({"flags": "turbo"}, "'turbo' is no flag of scheduler rr; it is left out"),
+        ({"scheduler": "fancy"}, "'fancy' is not an IPVS scheduler of Linux; rr is used"),
+        ({"scheduler": "rr", "flags": "sh-port"}, "'sh-port' is not a flag of scheduler rr; it is ignored"),
+        ({"flags": "turbo"}, "'turbo' is not a flag of scheduler rr; it is ignored"),
         ({"weights": "10.1.0.7"}, "'10.1.0.7' is not of the form"),
         ({"weights": "*=-1"}, "weight '-1' is not a whole number from 0 to 65535"),
         ({"weights": "*=65536"}, "weight '65536' is not a whole number"),
@@ -76,7 +76,9 @@ def test_hashing_without_fallback_is_done_as_asked_and_warned_of(scheduler: str,
     overrides = read(scheduler=scheduler, flags=f"{scheduler}-port")
     assert overrides.scheduler_flags == bits
     (finding,) = overrides.findings
-    assert finding.reason == f"without {scheduler}-fallback, clients of an endpoint that drains are refused meanwhile"
+    assert (
+        finding.reason == f"without {scheduler}-fallback, clients of a draining endpoint are refused until it is gone"
+    )
 
 
 def test_drain_timeout() -> None:

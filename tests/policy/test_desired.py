@@ -50,8 +50,8 @@ def test_a_service_made_anew_loses_its_seniority() -> None:
     desired = DesiredState()
     desired.replace(ServiceKey("ns", "a"), rank("a", 1), [server("a")])
     desired.replace(ServiceKey("ns", "b"), rank("b", 2), [server("b")])
-    changed, rejudged, _ = desired.replace(ServiceKey("ns", "a"), rank("a", 3), [server("a")])
-    assert changed == {ID} and rejudged == {ServiceKey("ns", "a"), ServiceKey("ns", "b")}
+    changed, affected, _ = desired.replace(ServiceKey("ns", "a"), rank("a", 3), [server("a")])
+    assert changed == {ID} and affected == {ServiceKey("ns", "a"), ServiceKey("ns", "b")}
     assert (winner := desired.get(ID)) and winner.service.service == "b"
 
 

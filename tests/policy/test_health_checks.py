@@ -147,7 +147,7 @@ def test_load_balancer_addresses_answer_where_they_are_bound() -> None:
     here = Here(service)
     assert here.answered == {"web": (LB,)}
     assert here.open == places(NODE, OTHER_NODE, LB)
-    assert len(here.says) == 1 and "2001:db8::10 is left alone" in here.says[0]
+    assert len(here.says) == 1 and "2001:db8::10 is not served" in here.says[0]
     here.change(replace(service, ingress=(LoadBalancerIngress(Address("192.0.2.12")),)))
     assert here.answered == {"web": (Address("192.0.2.12"),)}
     assert here.open == places(NODE, OTHER_NODE, Address("192.0.2.12"))
@@ -213,9 +213,9 @@ def test_of_two_services_with_one_health_check_port_the_older_one_has_it() -> No
     here.change(old)
     assert here.answered == {"old": (LB,)}
     assert here.says == [
-        "Service shop/young spec.healthCheckNodePort: 32101 is the health check port of the older Service shop/old, "
-        "too, and only the endpoints of that one are reported there; delete this Service and create it again, so that "
-        "it gets another port"
+        "Service shop/young spec.healthCheckNodePort: 32101 is also the health check port of the older Service "
+        "shop/old, and only the endpoints of that one are reported there; delete this Service and create it again, so "
+        "that it gets another port"
     ]
     here.change(replace(old, health_check_node_port=32105))
     assert here.answered == {"old": (LB,), "young": ()} and here.says == []

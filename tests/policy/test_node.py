@@ -44,9 +44,9 @@ def test_node_port_addresses(wanted: list[str], expected: str) -> None:
         ([], [], []),
         (["primary"], ["10.244.0.0/16"], []),
         (["172.16.0.0/16", "::/0"], ["10.244.0.0/16", "fd00::/16"], []),
-        (["172.16.0.0/16"], [], ["nodePortAddresses: names no IPv6 range"]),
-        (["fd00::/8"], [], ["nodePortAddresses: names no IPv4 range"]),
-        ([], ["fd00::/16"], ["clusterCIDR: names no IPv4 range"]),
+        (["172.16.0.0/16"], [], ["nodePortAddresses: has no IPv6 range"]),
+        (["fd00::/8"], [], ["nodePortAddresses: has no IPv4 range"]),
+        ([], ["fd00::/16"], ["clusterCIDR: has no IPv4 range"]),
     ],
 )
 def test_ranges_of_the_wrong_family_are_said(node_ports: list[str], pods: list[str], said: list[str]) -> None:
@@ -79,17 +79,17 @@ def test_an_unknown_node_has_no_zone_and_everything_is_another_node() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known_as", "primary"),
+    ("primary_address", "primary"),
     [
         ("172.16.9.1", "172.16.9.1 fd00:172::1"),
         ("192.0.2.1", "192.0.2.1 fd00:172::1"),
         ("fd00:9::9", "172.16.0.1 fd00:9::9"),
     ],
 )
-def test_an_address_that_the_operator_gave_is_the_first_of_its_family(known_as: str, primary: str) -> None:
-    facts, _ = node_facts("here", NODES, ON_INTERFACES, ["primary"], Address(known_as))
+def test_an_address_that_the_operator_gave_is_the_first_of_its_family(primary_address: str, primary: str) -> None:
+    facts, _ = node_facts("here", NODES, ON_INTERFACES, ["primary"], Address(primary_address))
     assert facts.node_port_addresses == addresses(primary)
-    assert Address(known_as) in facts.own_addresses and Address(known_as) in facts.node_addresses
+    assert Address(primary_address) in facts.own_addresses and Address(primary_address) in facts.node_addresses
 
 
 def test_an_address_that_the_operator_gave_is_no_other_nodes() -> None:

@@ -200,13 +200,13 @@ def test_a_service_is_served_in_the_families_of_its_cluster_ips_alone() -> None:
     servers, findings = fronts(both)
     assert {s.id.family for s in servers.values()} == {Family.IPV4} and len(servers) == 5
     assert findings == [
-        "LoadBalancer address 2001:db8::10 is left alone: it is IPv6, and the Service has no IPv6 cluster IP, only "
+        "LoadBalancer address 2001:db8::10 is not served: it is IPv6, and the Service has no IPv6 cluster IP, only "
         "10.96.0.10; spec.ipFamilyPolicy: PreferDualStack gives it one",
-        "ExternalIP address 2001:db8:1::7 is left alone: it is IPv6, and the Service has no IPv6 cluster IP, only "
+        "ExternalIP address 2001:db8:1::7 is not served: it is IPv6, and the Service has no IPv6 cluster IP, only "
         "10.96.0.10; spec.ipFamilyPolicy: PreferDualStack gives it one",
     ]
     assert fronts(both, allowed=())[1][1:] == [
-        "external IP 198.51.100.7 is not allowed; --allow-external-ips can allow its range",
+        "external IP 198.51.100.7 is not allowed; allow its range with --allow-external-ips",
         findings[1],
     ]
     only_six = replace(both, cluster_ips=(Address("fd00:10::10"),))
@@ -217,7 +217,7 @@ def test_a_service_is_served_in_the_families_of_its_cluster_ips_alone() -> None:
         "TCP [2001:db8:1::7]:80",
         "TCP [fd00:172::1]:30080",
     }
-    assert [finding.split(" is left alone")[0] for finding in findings] == [
+    assert [finding.split(" is not served")[0] for finding in findings] == [
         "LoadBalancer address 192.0.2.10",
         "ExternalIP address 198.51.100.7",
     ]
@@ -228,7 +228,7 @@ def test_a_service_is_served_in_the_families_of_its_cluster_ips_alone() -> None:
 def test_external_ips_are_refused_unless_allowed_and_the_rest_goes_on() -> None:
     servers, findings = fronts(allowed=())
     assert "TCP 198.51.100.7:80" not in servers and len(servers) == 4
-    assert findings == ["external IP 198.51.100.7 is not allowed; --allow-external-ips can allow its range"]
+    assert findings == ["external IP 198.51.100.7 is not allowed; allow its range with --allow-external-ips"]
     servers, findings = fronts(allowed=(ipaddress.ip_network("198.51.100.0/24"),))
     assert "TCP 198.51.100.7:80" in servers and findings == []
 
@@ -281,7 +281,7 @@ def test_an_address_that_is_both_external_and_load_balancer_is_one_virtual_serve
 def test_no_qualifying_node_address_is_said_and_the_rest_goes_on() -> None:
     servers, findings = fronts(node=NODE)
     assert len(servers) == 3
-    assert findings == ["node port 30080 is served nowhere: no address of this node qualifies"]
+    assert findings == ["node port 30080 is not served: no address of this node serves node ports"]
 
 
 def test_weights_of_service_and_node() -> None:

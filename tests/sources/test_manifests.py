@@ -181,7 +181,7 @@ def test_a_file_held_open_for_writing_is_found(tmp_path):
         (tmp_path / "b.yaml").unlink()
         watcher.poll()
         assert watcher.poll() == {"a": 80, "b": 80}
-        assert f"Service default/b: gone, but kept until {path} can be understood" in watcher.says
+        assert f"Service default/b: is gone, but kept until {path} can be read without errors" in watcher.says
         file.write(json.dumps(service("c")))
     age(path)
     assert watcher.poll() == {"c": 80}
@@ -477,7 +477,7 @@ def test_what_kubectl_get_watch_printed(tmp_path, explicit):
         write(path, *versions)
     watcher = Watcher(path)
     assert watcher.poll() == {"a": 83, "b": 81}
-    assert watcher.says == [f"{path}: Service default/a: this file holds it 3 times; the last counts"]
+    assert watcher.says == [f"{path}: Service default/a: this file holds it 3 times; the last one counts"]
 
 
 def test_files_that_are_something_else_are_named_with_what_to_do(tmp_path):
@@ -490,6 +490,6 @@ def test_files_that_are_something_else_are_named_with_what_to_do(tmp_path):
     assert watcher.says == [
         f"{tmp_path}/a.yaml: it is compressed with gzip; unpack it, as `gzip -d` does; nothing is removed until it can "
         "be read",
-        f"{tmp_path}/b.json: it holds the events of a watch, not objects; take what `kubectl get` prints with -o yaml "
+        f"{tmp_path}/b.json: it holds the events of a watch, not objects; use what `kubectl get` prints with -o yaml "
         "or -o json, without --output-watch-events and --raw; nothing is removed until it can be read",
     ]
