@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from integration.guest.build import MODULE_LISTS
 from integration.guest.check import missing_packages, remedy
 from integration.guest.command import command_script, guest_environment
 from integration.guest.errors import GuestError, GuestTimeout
@@ -63,6 +64,9 @@ def run_in_guest(
     work = make_work_folder()
     try:
         _write_work_folder(work, script, share_list, variant)
+        for name in MODULE_LISTS:
+            if (lists := found.program.with_name(name)).exists():
+                shutil.copy(lists, work / name)
         return _boot(found, boots, work, memory, memory_dir, timeout)
     finally:
         shutil.rmtree(work, ignore_errors=True)

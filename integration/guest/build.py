@@ -20,6 +20,8 @@ LIMIT = 1800.0
 """Seconds for one build; about 7 minutes are usual on two processors."""
 ABOUT = 1000
 """Objects that a build makes, more or less."""
+MODULE_LISTS = ("modules.builtin", "modules.builtin.modinfo")
+"""Files that name what is built in, as distributions install them below /lib/modules."""
 TOOLS = {"gcc": "gcc", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc", "xz": "xz-utils", "dpkg": "dpkg"}
 # Unpacked, they would be half of all, and nothing of them is built. Kconfig files stay: others include them.
 _LEFT_OUT = ("*/Documentation/*/*", "*/drivers/gpu/drm/*/*.[ch]", "*/tools/testing/*", "*/arch/a*", "*/arch/[c-t]*")
@@ -35,7 +37,7 @@ def missing_tools() -> list[str]:
 def build(
     version: str, package: str, configuration: Path, target: Path, apt: Path, report: Callable[[str], None]
 ) -> None:
-    """Build Linux `version` and put the program `linux` and its whole configuration `config` into `target`.
+    """Build Linux `version`; put the program `linux`, its whole configuration `config` and MODULE_LISTS into `target`.
 
     package: the version of the Debian package. apt: the directory of `suites`. Raises GuestError.
     """
@@ -54,6 +56,8 @@ def build(
         shutil.copy(work / "built" / "linux", target / "linux")
         subprocess.run(["strip", "--strip-debug", target / "linux"], check=False)
         shutil.copy(work / "built" / ".config", target / "config")
+        for name in MODULE_LISTS:
+            shutil.copy(work / "built" / name, target / name)
     report(f"Linux {package} is built, after {time.monotonic() - began:.0f} s")
 
 

@@ -55,6 +55,10 @@ change_root() {
     if [ -d "/usr/lib/uml/modules/$version" ]; then
         mkdir -p "$new/lib/modules"
         ln -sfn "/usr/lib/uml/modules/$version" "$new/lib/modules/$version"
+    elif [ -e "$here/modules.builtin" ]; then
+        mkdir -p "$new/lib/modules/$version"
+        cp "$here/modules.builtin" "$here/modules.builtin.modinfo" "$new/lib/modules/$version"
+        : >"$new/lib/modules/$version/modules.order"
     fi
     mkdir "$new/run/host"
     cd "$new" || die "no new root"
@@ -84,7 +88,7 @@ load_modules() {
 }
 
 load_all() {
-    [ ! -d "/lib/modules/$version" ] || load_modules
+    if [ -d "/lib/modules/$version/kernel" ]; then load_modules; else depmod "$version"; fi
     [ -e /proc/net/ip_vs ] || die "kernel $version has no module ip_vs"
 }
 
@@ -121,7 +125,7 @@ run_command() {
     busybox ip link set lo up
     load_all
     choose_iptables "$(cat /run/guest/iptables)"
-    [ "$(cat /run/guest/iptables)" != legacy ] || [ -d "/lib/modules/$version" ] || hide_nft_iptables
+    [ "$(cat /run/guest/iptables)" != legacy ] || [ -d "/lib/modules/$version/kernel" ] || hide_nft_iptables
     # Held open: the terminal's settings are lost when nobody has it open.
     exec 8<>/dev/tty1 9<>/dev/tty2
     busybox stty raw -echo <&8
