@@ -13,7 +13,7 @@ from ipvsagent.agent.preflight import State, check_node
 from ipvsagent.cli import main
 from ipvsagent.config import BackendChoice, Config
 from ipvsagent.kernel import host
-from ipvsagent.kernel.iptables.commands import Mode, Tool, Variant
+from ipvsagent.kernel.iptables.commands import IptablesCommands, Mode, Variant
 from tests.conftest import NetworkNamespace
 from tests.kernel.test_iptables import skip_unless_native
 
@@ -69,8 +69,8 @@ def test_neighbours_and_obstacles(netns: NetworkNamespace, monkeypatch: pytest.M
     netns.run("iptables-nft-restore", stdin=(DATA / "ufw-deny-4.rules").read_text())
     netns.run("nft", "-f", str(DATA / "firewalld-eth0.nft"))
     saves: list[tuple[Mode, Family]] = []
-    save = Tool.save
-    monkeypatch.setattr(Tool, "save", lambda tool: (saves.append((tool.mode, tool.family)), save(tool))[1])
+    save = IptablesCommands.save
+    monkeypatch.setattr(IptablesCommands, "save", lambda tool: (saves.append((tool.mode, tool.family)), save(tool))[1])
     found = check_node(Config(backend=BackendChoice.IPVS, state_dir=tmp_path))
     assert sorted(saves) == sorted((mode, family) for mode in Mode for family in Family)
     assert [(check.name, check.state) for check in found.neighbours] == [

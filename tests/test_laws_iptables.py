@@ -55,7 +55,7 @@ class Agent:
             kernel.sets,
             listing=lambda: self.servers.read(None),
             set_sizes=lambda: Counter(row.set for row in kernel.set_members),
-            touched=self.servers.touched,
+            touched=self.servers.take_externally_modified,
         )
         self.pipeline = Pipeline(NODE, PolicyOptions(capabilities=IPTABLES), backend, Drains())
         self.pipeline.take(Changes(upserts=tuple(objects), synced=True), now)
@@ -63,7 +63,7 @@ class Agent:
 
     def keep_rules(self, *, always: bool = False) -> None:
         for table in self.servers.tables:
-            table._read_took = 0.0
+            table.kernel._read_took = 0.0
             if (always or table.changed()) and table.verify(RULES[table.family]):
                 table.apply(RULES[table.family])
 
@@ -76,7 +76,7 @@ class Agent:
 
 def held(kernel: FakeKernel) -> dict[VirtualServerId, tuple[object, ...]]:
     """As iptables-save tells it, to somebody who remembers nothing."""
-    return {i: row.signature() for table in server_rules(kernel).tables for i, row in table.rows().items()}
+    return {i: row.signature() for chains in server_rules(kernel).chains.values() for i, row in chains.rows().items()}
 
 
 def fresh(objects: Iterable[Object]) -> dict[VirtualServerId, tuple[object, ...]]:
@@ -156,7 +156,7 @@ class Laws(RuleBasedStateMachine):
         assert self.agent.round(self.now) == 0
         self.agent = Agent(self.kernel, self.objects.values(), self.now)
         assert self.agent.written == 0
-        assert not any(table._held().stray_chains for table in self.agent.servers.tables)
+        assert not any(chains.held().stray_chains for chains in self.agent.servers.chains.values())
 
     @invariant()
     def others_are_left_alone(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ipvsagent.address import Address, Family
 from ipvsagent.config import Config, parse_network
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool, server_rules
+from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool, fake_rules, server_rules
 from ipvsagent.kernel.iptables import server_table as iptables_servers
 from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, Variant
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
@@ -30,7 +30,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     made.sets.ensure(set_specs())
     monkeypatch.setattr(packet_filter, "find_variant", lambda *_, **__: Variant(Mode.NFT, "it is a fake"))
     monkeypatch.setattr(packet_filter, "families", lambda: tuple(Family))
-    monkeypatch.setattr(packet_filter, "RuleTable", lambda family, *_, **__: FakeRules(made, family))
+    monkeypatch.setattr(packet_filter, "KernelRules", lambda family, _: family)
+    monkeypatch.setattr(packet_filter, "RuleTable", lambda family: FakeRules(made, family))
     return made
 
 
@@ -120,7 +121,7 @@ def flush(kernel: FakeKernel) -> None:
 def test_a_repair_that_failed_is_tried_until_it_succeeds(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], IptablesPacketFilter]
 ) -> None:
-    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(iptables_servers, "_READ_PAUSE", 0.0)
     kept = opened(kernel)
     kept.install()
     held = rules(kernel)
@@ -150,7 +151,7 @@ def test_rules_come_back_after_the_sets_that_they_ask(kernel: FakeKernel) -> Non
 
 def test_a_busy_node_does_not_decide_what_iptables_can_do(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = kernel.rule_tools[Family.IPV4]
-    table = RuleTable(Family.IPV4, Variant(Mode.NFT, "it is a fake"), tool=tool)
+    table = RuleTable(fake_rules(kernel, Family.IPV4))
     with monkeypatch.context() as patch:
         trouble(patch, tool, RulesRefused("it did not end in 60 s", code=errno.ETIMEDOUT))
         with pytest.raises(RulesRefused, match="60 s"):
@@ -160,7 +161,7 @@ def test_a_busy_node_does_not_decide_what_iptables_can_do(kernel: FakeKernel, mo
 
 def test_a_module_that_is_loaded_later_is_used(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = kernel.rule_tools[Family.IPV4]
-    table = RuleTable(Family.IPV4, Variant(Mode.NFT, "it is a fake"), tool=tool)
+    table = RuleTable(fake_rules(kernel, Family.IPV4))
     with monkeypatch.context() as patch:
         trouble(patch, tool, RulesRefused("Couldn't load match `connmark'"))
         assert not table.supports(Feature.CONNMARK)
@@ -318,7 +319,7 @@ class Clock:
 def clock(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
 
-    def table(family: Family, *_: object, **__: object) -> FakeRules:
+    def table(family: Family) -> FakeRules:
         found = FakeRules(kernel, family)
         found._clock = made
         return found
@@ -386,7 +387,7 @@ def test_a_restart_finds_its_jump_behind_and_moves_it(kernel: FakeKernel, clock:
 def test_accepts_come_and_go_with_the_default(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], IptablesPacketFilter]
 ) -> None:
-    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(iptables_servers, "_READ_PAUSE", 0.0)
     kept = opened(kernel)
     kept.install()
     tool = kernel.rule_tools[Family.IPV4]
@@ -426,7 +427,7 @@ def test_a_denial_that_no_accept_can_answer_is_said_with_a_remedy(kernel: FakeKe
 
 
 def test_removal_leaves_others_as_they_were(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packet_filter, "remove_left", lambda family, mode: None)
+    monkeypatch.setattr(packet_filter, "remove_from_variant", lambda family, mode: None)
     tool = kernel.rule_tools[Family.IPV4]
     tool.restore(
         "*filter\n:zone - [0:0]\n-P FORWARD DROP\n-A INPUT -j zone\n-A zone -p tcp -j ACCEPT\n-A zone -j DROP\nCOMMIT\n"

@@ -80,7 +80,7 @@ class Running:
             None,
             self.kernel.sets,
             listing=lambda: servers.read(None),
-            touched=servers.touched,
+            touched=servers.take_externally_modified,
         )
         self.pipeline = iptables_pipeline(config, backend, window=0)
         self.rules = IptablesPacketFilter(config, INSTEAD_OF_IPVS, servers.tables)

@@ -18,7 +18,8 @@ from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Variant, find_variant
-from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
 from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
 from ipvsagent.kernel.reserved_ports import ReservedPorts
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
@@ -62,8 +63,7 @@ class IptablesBackend:
         self._guarded = False
         self._clients = ClientSets()
         variant = variant or find_variant()
-        self._tables = [ServerRuleTable(f, variant, make_sets=self._clients.make) for f in families()]
-        self.servers = ServerRules(self._tables)
+        self.servers = ServerRules(ServerChains(KernelRules(f, variant), self._clients.make) for f in families())
         self._renderer = renderer(config)
 
     @property
@@ -81,7 +81,7 @@ class IptablesBackend:
             prepare=lambda: self.sets.ensure(set_specs()),
             listing=lambda: self.servers.read(None),
             set_sizes=lambda: {name: size for name, size in set_sizes(self.sets).items() if name not in VIP_SETS},
-            touched=self.servers.touched,
+            touched=self.servers.take_externally_modified,
         )
 
     def recorder(self, ops: list[Op]) -> KernelTables:
@@ -94,7 +94,7 @@ class IptablesBackend:
 
     def packet_filter(self) -> PacketFilter:
         """On the tables of virtual servers: one reading serves both."""
-        return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self._tables)
+        return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self.servers.tables)
 
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
         return iptables_pipeline(self.config, tables, window=window)

@@ -22,7 +22,8 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, find_variant
 from ipvsagent.kernel.iptables.counts import RuleCounts
-from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_left
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_from_variant
 from ipvsagent.kernel.iptables.translations import parse_translation
 from ipvsagent.kernel.neighbours.obstacles import Obstacle, in_the_way
 from ipvsagent.packet_filter.profiles import BESIDE_IPVS, INSTEAD_OF_IPVS, RuleProfile, families, rule_options
@@ -48,7 +49,7 @@ class IptablesPacketFilter:
         self._next: Config | None = None
         self._profile = profile
         self.variant = tables[0].variant if tables else find_variant()
-        self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
+        self._tables = list(tables) or [RuleTable(KernelRules(family, self.variant)) for family in families()]
         for table in self._tables:
             table.ignore_chains(profile.others, first=profile.yields)
         self._translations: frozenset[TranslationRow] | None = None
@@ -187,7 +188,7 @@ class IptablesPacketFilter:
     def _remove_other_variant(self) -> None:
         for mode, table in product(Mode, self._tables):
             if mode is not self.variant.mode:
-                remove_left(table.family, mode)
+                remove_from_variant(table.family, mode)
 
     def findings(self) -> list[Finding]:
         """What cannot be done here, and what stands in the way."""
@@ -224,7 +225,7 @@ class IptablesPacketFilter:
     def on_failure(self, record: Callable[[Family, bool], None]) -> None:
         """Of every write that iptables refuses from now on, in the thread that writes; True: of Services alone."""
         for table in self._tables:
-            table.failed = functools.partial(record, table.family)
+            table.kernel.failed = functools.partial(record, table.family)
 
     def counts(self) -> dict[Family, RuleCounts]:
         """Any thread may ask."""

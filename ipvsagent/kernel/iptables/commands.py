@@ -28,7 +28,7 @@ _HINT = re.compile(r"^:(KUBE-IPTABLES-HINT|KUBE-KUBELET-CANARY) ", re.MULTILINE)
 _ERROR_LINE = re.compile(r"\bline:? (\d+)")
 _LOCKED = 4  # exit status: another program holds /run/xtables.lock
 _TIMEOUT = 60.0
-_COMMAND = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
+COMMAND = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 
 class Mode(StrEnum):
@@ -62,7 +62,7 @@ class RulesLocked(RulesRefused):
     """Another program held the lock of the packet rules all the time."""
 
 
-class Tool:
+class IptablesCommands:
     """Runs the programs of one variant and family. lock_seconds: how long to wait for other programs.
 
     It acts on the network namespace of its caller. Raises StartError if a program is not installed.
@@ -152,7 +152,7 @@ def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
 
 def program(family: Family, mode: Mode, suffix: str) -> str:
     """The path of a program of one variant. Raises StartError if it is not installed."""
-    command = _COMMAND[family]
+    command = COMMAND[family]
     found = shutil.which(f"{command}-{mode}{suffix}", path=_PATH)
     plain = shutil.which(f"{command}{suffix}", path=_PATH)
     if found is None and plain is not None and _mode_of(plain.removesuffix(suffix)) is mode:
@@ -197,7 +197,7 @@ def _can_write(mode: Mode) -> bool:
     """iptables-nft-save is content with nf_tables that lack the families, where nothing can be written."""
     scratch = "*mangle\n:IPVSAGENT-TRY - [0:0]\nCOMMIT\n*mangle\n-X IPVSAGENT-TRY\nCOMMIT\n"
     try:
-        Tool(Family.IPV4, mode).restore(scratch)
+        IptablesCommands(Family.IPV4, mode).restore(scratch)
     except RulesLocked:
         raise
     except RulesRefused:
@@ -223,6 +223,6 @@ def saved_rules() -> SavedRules:
 def saved_rules_of(mode: Mode, family: Family) -> str | None:
     """Returns what iptables-save prints of one variant and family; None if that does not work here."""
     try:
-        return Tool(family, mode).save()
+        return IptablesCommands(family, mode).save()
     except (StartError, RulesRefused):
         return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from ipvsagent.address import Family
 from ipvsagent.errors import StartError
 from ipvsagent.kernel.ipset.definitions import Definitions
-from ipvsagent.kernel.iptables.commands import RulesRefused, Tool, working_modes
+from ipvsagent.kernel.iptables.commands import IptablesCommands, RulesRefused, working_modes
 from ipvsagent.kernel.iptables.text import save_lines
 from ipvsagent.kernel.nftables.messages import Table
 from ipvsagent.kernel.nftables.tables import delete, tables
@@ -52,19 +52,19 @@ def remove() -> int:
     return count
 
 
-def _rules() -> Iterator[tuple[Tool, str, list[str]]]:
+def _rules() -> Iterator[tuple[IptablesCommands, str, list[str]]]:
     """Of both kinds of iptables: what to restore, by family and table."""
     for tool, table, lines in _texts():
         if removal := list(_removal(lines)):
             yield tool, table, removal
 
 
-def _texts() -> Iterator[tuple[Tool, str, list[str]]]:
+def _texts() -> Iterator[tuple[IptablesCommands, str, list[str]]]:
     """Of both kinds of iptables, by family and table: its chains and rules."""
     for mode in working_modes():
         for family in Family:
             try:
-                tool = Tool(family, mode)
+                tool = IptablesCommands(family, mode)
                 text = tool.save()
             except (StartError, RulesRefused):
                 continue
