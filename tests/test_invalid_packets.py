@@ -15,7 +15,7 @@ from ipvsagent.address import Family
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Mode, Variant
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
-from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_specs

@@ -12,7 +12,7 @@ from ipvsagent.address import Address, Family
 from ipvsagent.config import Config, parse_network
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool, fake_rules, server_rules
-from ipvsagent.kernel.iptables import server_table as iptables_servers
+from ipvsagent.kernel.iptables import server_chains as iptables_servers
 from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, Variant
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
 from ipvsagent.model import Protocol, VirtualServerId

@@ -19,7 +19,7 @@ from ipvsagent.address import Address, Family
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Mode, Variant
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
-from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer

@@ -19,7 +19,7 @@ from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Variant, find_variant
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
-from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.kernel.ipvs.ownership import Ledger, state_key
 from ipvsagent.kernel.reserved_ports import ReservedPorts
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl

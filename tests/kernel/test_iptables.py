@@ -26,7 +26,7 @@ from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, 
 from ipvsagent.kernel.iptables.generation import NftGeneration
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
-from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs

@@ -15,12 +15,12 @@ from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import FakeRuleTool, server_rules
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
-from ipvsagent.kernel.iptables import server_table as iptables_servers
+from ipvsagent.kernel.iptables import server_chains as iptables_servers
 from ipvsagent.kernel.iptables.chains import real_servers_of
 from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Variant
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import RuleTable
-from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer

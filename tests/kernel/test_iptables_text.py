@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Family
+from ipvsagent.kernel.iptables.save_format import RuleParts, split_rule
 from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, parse_save, update_text
 from ipvsagent.rows.packet_rules import INSIDE, Chain, Jump, Place, RuleSet
 
@@ -178,6 +179,22 @@ def test_lines_within_a_comment_are_no_lines() -> None:
     (held,) = [one for one in parse_all(text) if one.table == "filter"]
     assert held.policies == {"INPUT": "ACCEPT"} and len(held.hooks["INPUT"]) == 2
     assert held.placed("INPUT") == ["-j IPVSAGENT-HOST"] and held.chains == {"IPVSAGENT-HOST": []}
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        ("-i lo -j ACCEPT", RuleParts("-i lo", "ACCEPT", False)),
+        ("-g zone", RuleParts("", "zone", True)),
+        ("-p tcp", RuleParts("-p tcp", "", False)),
+        ('-p tcp -m comment --comment "is -j \\"DROP" -j zone', RuleParts("-p tcp", "zone", False)),
+        ('-m string --string " -j DROP " -j ACCEPT', RuleParts('-m string --string ""', "ACCEPT", False)),
+        ('-j LOG --log-prefix "-j DROP "', RuleParts("", "LOG", False)),
+        ('-s 10.0.0.1/32 -m comment --comment "open -j DROP', RuleParts("-s 10.0.0.1/32", "DROP", False)),
+    ],
+)
+def test_a_rule_is_split_at_its_target(rule: str, parts: RuleParts) -> None:
+    assert split_rule(rule) == parts
 
 
 def test_a_quote_that_is_never_closed_hides_no_line() -> None:

@@ -13,7 +13,7 @@ from ipvsagent.kernel.ipset.client_sets import KIND
 from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Variant
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
-from ipvsagent.kernel.iptables.server_table import ServerChains, ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.rows import SetSpec
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from msgspec import Struct, field
 
 from ipvsagent.address import Address, pack, unpack
-from ipvsagent.kernel.iptables.text import mark_of, save_lines
+from ipvsagent.kernel.iptables.save_format import save_lines
+from ipvsagent.kernel.iptables.text import mark_of
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows.nat_chains import (
     BUCKET,

@@ -18,15 +18,14 @@ from enum import Enum
 
 from msgspec import Struct
 
+from ipvsagent.kernel.iptables.save_format import split_rule, without_comment
 from ipvsagent.printable import printable
 
 Chains = Mapping[str, Sequence[str]]
 """Rules by chain, each as iptables-save prints it after `-A CHAIN `, without those of ours."""
 
-_COMMENT = re.compile(r'(?:^| )-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+)', re.DOTALL)
 _DENIAL = re.compile(r"-j (?:DROP|REJECT(?: --reject-with \S+)?)")
 _LOG = re.compile(r"(?:-m limit(?: --limit \S+)?(?: --limit-burst \d+)? )?-j (?:LOG|NFLOG|ULOG)\b.*", re.DOTALL)
-_LEADS = re.compile(r"(?:^| )-([jg]) (\S+)")
 _SPARES = re.compile(r"(?:^| )(?:-g |-m (?:hash)?limit .*-j RETURN$|-m addrtype --dst-type LOCAL -j RETURN$)")
 """After it a denial is for what no other chain is for (Calico's dispatch), for what is too much, or for what is not
 sent to this node (ufw), which is no default for Services."""
@@ -89,7 +88,7 @@ class _Walk:
     def __init__(self, chains: Chains) -> None:
         self._chains = chains
         self._references = Counter(
-            match[2] for rules in chains.values() for rule in rules if (match := _LEADS.search(_bare(rule)))
+            target for rules in chains.values() for rule in rules if (target := split_rule(rule).target)
         )
         self.unanswered: list[UnansweredDenial] = []
 
@@ -97,7 +96,7 @@ class _Walk:
         """The last chain, and the place in it, that packets pass on their way to the policy of a built-in chain."""
         rules = self._chains.get(hook, ())
         for index, rule in enumerate(rules):
-            bare = _bare(rule)
+            bare = without_comment(rule)
             if bare == "-j RETURN":
                 return hook, index
             if bare.startswith("-g ") and bare[3:] in self._chains:
@@ -109,7 +108,7 @@ class _Walk:
         is_left = spares = False
         rules = self._chains.get(name, ())
         for index, rule in enumerate(rules):
-            bare = _bare(rule)
+            bare = without_comment(rule)
             if not bare.startswith(("-j ", "-g ")):
                 is_left |= self._conditional(bare, name)
                 spares |= bool(_SPARES.search(bare))
@@ -144,15 +143,12 @@ class _Walk:
 
     def _conditional(self, bare: str, name: str) -> bool:
         """Whether packets may leave the chain by a rule that has a match."""
-        leads = _LEADS.search(bare)
-        if leads is None:
-            return False
-        verb, target = leads.groups()
+        _, target, goto = split_rule(bare)
         if _BY_INTERFACE.fullmatch(bare) and target in self._chains and not self._only_denies(target):
             end = self.chain(target, only_way=False)
             if isinstance(end, UnansweredDenial):
                 self._note(end)
-        return target == "RETURN" or verb == "g"
+        return target == "RETURN" or goto
 
     def _note(self, denial: UnansweredDenial) -> None:
         if denial not in self.unanswered:
@@ -160,7 +156,7 @@ class _Walk:
 
     def _only_denies(self, name: str) -> bool:
         """Whether a chain is a default and nothing else."""
-        rules = [_bare(rule) for rule in self._chains.get(name, ())]
+        rules = [without_comment(rule) for rule in self._chains.get(name, ())]
         own = [rule for rule in rules if not _LOG.fullmatch(rule)]
         return bool(own) and all(_DENIAL.fullmatch(rule) or self._jumps_to_denial(rule) for rule in own)
 
@@ -172,7 +168,7 @@ class _Walk:
         """The place before rules that log what a default denies, and before jumps to chains that do no more. Chains
         that are empty do not come between: ufw has two behind its logging."""
         place = index
-        while index and self._only_logs(bare := _bare(rules[index - 1])):
+        while index and self._only_logs(bare := without_comment(rules[index - 1])):
             index -= 1
             if self._chains.get(bare[3:]) != []:
                 place = index
@@ -194,15 +190,15 @@ def accepts_in(rules: Sequence[str], chains: Chains) -> str:
 
     def search(where: str, some: Sequence[str]) -> str:
         for rule in some:
-            bare = _bare(rule)
-            leads = _LEADS.search(bare)
-            if leads is None or "-i lo " in bare or _PASSING_STATES.search(bare):
+            bare = without_comment(rule)
+            target = split_rule(bare).target
+            if "-i lo " in bare or _PASSING_STATES.search(bare):
                 continue
-            if leads[2] == "ACCEPT":
+            if target == "ACCEPT":
                 return str(printable(f"{where}{rule}"))
-            if leads[2] in chains and leads[2] not in seen:
-                seen.add(leads[2])
-                found: str = search(f"-A {leads[2]} ", chains[leads[2]])
+            if target in chains and target not in seen:
+                seen.add(target)
+                found: str = search(f"-A {target} ", chains[target])
                 if found:
                     return found
         return ""
@@ -210,13 +206,8 @@ def accepts_in(rules: Sequence[str], chains: Chains) -> str:
     return search("", rules)
 
 
-def _bare(rule: str) -> str:
-    """The rule without its comment."""
-    return _COMMENT.sub("", rule).lstrip() if "--comment" in rule else rule
-
-
 def _without_match(rule: str) -> str:
     """The rule's target alone, if it logs: which packets a chain logs makes no difference to what it decides."""
-    bare = _bare(rule)
-    leads = _LEADS.search(bare)
-    return f"-j {leads[2]}" if leads and leads[2] in ("LOG", "NFLOG", "ULOG") else bare
+    bare = without_comment(rule)
+    target = split_rule(bare).target
+    return f"-j {target}" if target in ("LOG", "NFLOG", "ULOG") else bare

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from ipvsagent.kernel.iptables.defaults import Defaults, UnansweredDenial, accepts_in, defaults_of
+from ipvsagent.kernel.iptables.save_format import save_lines, save_tables, split_rule
 from ipvsagent.printable import printable
 from ipvsagent.rows.packet_rules import (
     CHAIN_PREFIX,
@@ -27,7 +26,6 @@ from ipvsagent.rows.packet_rules import (
 _HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _MARK = re.compile(rf'--comment "?{COMMENT_PREFIX}([0-9a-f]+)"?(?: |$)')
 _PLACED = re.compile(rf'"({DEFAULT_COMMENT}|{EXEMPT_COMMENT})"')
-_ESCAPED = re.compile(r"\\.", re.DOTALL)
 
 
 class Held(Struct):
@@ -115,43 +113,26 @@ class Held(Struct):
         return self._foreign
 
 
-def save_lines(text: str) -> Iterator[str]:
-    """Lines of what `iptables-save` prints; a quoted comment with newlines in it ends none.
-
-    It escapes quotes with a backslash (xtables_save_string of libxtables), and prints all other bytes as they are.
-    """
-    pending: list[str] = []
-    is_open = False
-    for line in text.removesuffix("\n").split("\n"):
-        if '"' in line and _ESCAPED.sub("", line).count('"') % 2:
-            is_open = not is_open
-        pending.append(line)
-        if not is_open:
-            yield "\n".join(pending)
-            pending.clear()
-    yield from pending  # no quote ends them: lines as they look
-
-
 def parse_all(text: str, keeps: Callable[[str], bool] = lambda chain: False) -> list[Held]:
     """The output of `iptables-save`, which makes no table that is not there; the tables that rules of ours are in.
 
     keeps: chains of ours that are another one's business.
     """
     found: dict[str, Held] = {table: Held(table) for table in TABLES}
-    lines: list[str] = []
-    for line in save_lines(text):
-        if line.startswith("*"):
-            lines = []
-        lines.append(line)
-        if line == "COMMIT" and lines[0].startswith("*") and (table := lines[0][1:]) in found:
-            found[table] = parse_save(table, "\n".join(lines), keeps)
+    for table, lines in save_tables(text):
+        if table in found:
+            found[table] = _parse_lines(table, lines, keeps)
     return list(found.values())
 
 
 def parse_save(table: str, text: str, keeps: Callable[[str], bool] = lambda chain: False) -> Held:
-    """The part of it that is about one table."""
+    """Parse the part of the output that is about one table."""
+    return _parse_lines(table, save_lines(text), keeps)
+
+
+def _parse_lines(table: str, lines: Iterable[str], keeps: Callable[[str], bool]) -> Held:
     held = Held(table)
-    for line in save_lines(text):
+    for line in lines:
         if line.startswith(f":{CHAIN_PREFIX}"):
             name = line[1:].split(" ", 1)[0]
             if keeps(name):
@@ -335,14 +316,6 @@ def _is_of_us(rule: str) -> bool:
 
 
 def _leads_to(rule: str) -> str:
-    """The chain of ours that a rule jumps or goes to, or nothing."""
-    if CHAIN_PREFIX not in rule:
-        return ""
-    try:
-        words = shlex.split(rule)
-    except ValueError:
-        return ""
-    for option, value in pairwise(words):
-        if option in ("-j", "-g") and value.startswith(CHAIN_PREFIX):
-            return value
-    return ""
+    """Return the chain of ours that a rule jumps or goes to, or ""."""
+    target = split_rule(rule).target if CHAIN_PREFIX in rule else ""
+    return target if target.startswith(CHAIN_PREFIX) else ""

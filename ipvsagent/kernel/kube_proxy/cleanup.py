@@ -15,7 +15,7 @@ from ipvsagent.address import Family
 from ipvsagent.errors import StartError
 from ipvsagent.kernel.ipset.definitions import Definitions
 from ipvsagent.kernel.iptables.commands import IptablesCommands, RulesRefused, working_modes
-from ipvsagent.kernel.iptables.text import save_lines
+from ipvsagent.kernel.iptables.save_format import save_tables, split_rule
 from ipvsagent.kernel.nftables.messages import Table
 from ipvsagent.kernel.nftables.tables import delete, tables
 
@@ -68,19 +68,8 @@ def _texts() -> Iterator[tuple[IptablesCommands, str, list[str]]]:
                 text = tool.save()
             except (StartError, RulesRefused):
                 continue
-            for table, lines in _tables(text):
+            for table, lines in save_tables(text):
                 yield tool, table, lines
-
-
-def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
-    lines: list[str] = []
-    for line in save_lines(text):
-        if line == "COMMIT":
-            yield lines[0][1:], lines[1:]
-        elif line.startswith("*"):
-            lines = [line]
-        else:
-            lines.append(line)
 
 
 def _removal(lines: list[str]) -> Iterator[str]:
@@ -99,11 +88,11 @@ def _removal(lines: list[str]) -> Iterator[str]:
 
 
 def _leads_to(line: str) -> tuple[str, str]:
-    """The chain of a rule, and the one that it jumps to; "" if it does not."""
-    words = line.split()
-    if len(words) < 2 or words[0] != "-A":
+    """Return the chain of a rule, and its target; "" for what is not there."""
+    if not line.startswith("-A "):
         return "", ""
-    return words[1], next((words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
+    chain, _, rule = line[3:].partition(" ")
+    return chain, split_rule(rule).target
 
 
 def _lent(chains: list[str], lines: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from ipvsagent.address import Family
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules, saved_rules_of
+from ipvsagent.kernel.iptables.save_format import split_rule
 from ipvsagent.kernel.neighbours.verdicts import (
     Case,
     Denial,
@@ -38,7 +39,6 @@ _TABLES_OF_IPTABLES = ("raw", "mangle", "nat", "filter", "security")
 _LEGACY_TABLES = {Family.IPV4: Path("/proc/net/ip_tables_names"), Family.IPV6: Path("/proc/net/ip6_tables_names")}
 _MARKED_AT, _TRANSLATED_AT = -150, -100  # NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST
 _DEEPEST = 16
-_TO_LOCAL = re.compile(r"--dst-type LOCAL .*-[jg] (\S+)")
 _TO_PORTS = re.compile(r"--dports? ([\d,:]+)")
 
 _BESIDE_IPVS = {
@@ -259,8 +259,9 @@ def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
     """Returns the ports of any local address that a hook translates; kube-proxy's chains have a check of their own."""
     found: set[str] = set()
     for rule in nat.rules.get(chain, ()):
-        if (match := _TO_LOCAL.search(rule)) and not match[1].startswith("KUBE-"):
-            found |= redirected_ports(nat, match[1])
+        matches, target, _ = split_rule(rule)
+        if "--dst-type LOCAL" in matches and not target.startswith("KUBE-"):
+            found |= redirected_ports(nat, target)
     return frozenset(found)
 
 
@@ -270,7 +271,7 @@ def redirected_ports(nat: SavedTable, chain: str, depth: int = 0) -> set[str]:
     if depth > _DEEPEST:
         return found
     for rule in nat.rules.get(chain, ()):
-        target = rule.rpartition("-j ")[2].split(" ", 1)[0]
+        target = split_rule(rule).target
         port = _TO_PORTS.search(rule)
         ports = set(port[1].split(",")) if port else {""}
         if target in ("DNAT", "REDIRECT"):

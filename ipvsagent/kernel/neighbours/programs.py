@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Address, Family
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules
+from ipvsagent.kernel.iptables.save_format import split_rule
 from ipvsagent.kernel.links import Link
 from ipvsagent.kernel.neighbours.obstacles import redirected_ports
 from ipvsagent.kernel.neighbours.verdicts import SavedTable, default_denial, saved_steps, saved_table
@@ -24,7 +25,6 @@ from ipvsagent.rows.packet_rules import CHAIN_PREFIX
 
 _TABLES = ("raw", "mangle", "nat", "filter")
 _FELIX_LOOKS_FOR = "kube-ipvs0"  # Felix knows IPVS by this interface, whatever the proxy is
-_TARGET = re.compile(r".*-[jg] (\S+)")  # the last: a comment may hold anything
 _UNTRACKED = re.compile(r"-d (\S+?)(?:/\d+)? .*-j (?:NOTRACK|CT --notrack)")
 _CACHE_COMMENT = "NodeLocal DNS Cache"
 
@@ -202,9 +202,9 @@ def _published(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
             continue
         for hook in ("PREROUTING", "OUTPUT"):
             for rule in table.rules.get(hook, ()):
-                target = _TARGET.search(rule)
-                if "--dst-type LOCAL" in rule and target and chains.fullmatch(target[1]):
-                    ports |= redirected_ports(table, target[1])
+                target = split_rule(rule).target
+                if "--dst-type LOCAL" in rule and chains.fullmatch(target):
+                    ports |= redirected_ports(table, target)
     known = sorted(filter(None, ports), key=lambda port: int(port.partition(":")[0]))
     if len(known) == 1 and known[0].isdigit():
         yield f"port {known[0]} of every local address goes to its pods or containers; a Service on it comes first"
@@ -232,7 +232,7 @@ def _before_ours(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
     for (mode, _, name), table in sight.rules.items():
         if mode is not sight.mode or name != "filter":
             continue
-        targets = [match[1] for rule in table.rules.get("INPUT", ()) if (match := _TARGET.search(rule))]
+        targets = [target for rule in table.rules.get("INPUT", ()) if (target := split_rule(rule).target)]
         ours = next((i for i, target in enumerate(targets) if target.startswith(CHAIN_PREFIX)), 0)
         for target in targets[:ours]:
             if chains.fullmatch(target):

@@ -7,13 +7,12 @@ only, and are passed over, but for the few whose condition can be true of a Serv
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
-from ipvsagent.kernel.iptables.text import save_lines
+from ipvsagent.kernel.iptables.save_format import save_lines, split_rule
 
 _DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables has loops refused as well
 
@@ -130,15 +129,10 @@ def saved_steps(table: SavedTable, bit: int) -> Callable[[str], Sequence[Step]]:
 
 
 def _saved_step(rule: str, table: SavedTable, bit: int) -> Step:
-    try:
-        words = list(_without_comments(shlex.split(rule)))
-    except ValueError:
+    matches, target, goto = split_rule(rule)
+    if not target:
         return Step(SOME, Verdict.NONE)
-    place = next((i for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), None)
-    if place is None:
-        return Step(SOME, Verdict.NONE)
-    option, target = words[place], words[place + 1]
-    cases = _saved_cases(words[:place], bit)
+    cases = _saved_cases(matches.split(), bit)
     if target == "ACCEPT":
         return Step(cases, Verdict.ACCEPT)
     if target in ("DROP", "REJECT"):
@@ -146,21 +140,12 @@ def _saved_step(rule: str, table: SavedTable, bit: int) -> Step:
     if target == "RETURN":
         return Step(cases, Verdict.RETURN)
     if target in table.rules:
-        return Step(cases, Verdict.GOTO if option == "-g" else Verdict.JUMP, target)
+        return Step(cases, Verdict.GOTO if goto else Verdict.JUMP, target)
     return Step(cases, Verdict.NONE)
 
 
-def _without_comments(words: list[str]) -> Iterator[str]:
-    rest = iter(words)
-    for word in rest:
-        if word == "--comment":
-            next(rest, None)
-        else:
-            yield word
-
-
 def _saved_cases(words: list[str], bit: int) -> frozenset[Case]:
-    match [word for i, word in enumerate(words) if word != "comment" and words[i : i + 2] != ["-m", "comment"]]:
+    match words:
         case []:
             return ALL
         case ["-m", "conntrack", "--ctstate", states] | ["-m", "state", "--state", states]:
