@@ -278,7 +278,7 @@ def test_jumps_come_back_to_the_top(node):
     node.iptables("-I", "INPUT", "-j", "ACCEPT")
     assert node.table.changed()
     assert node.table.verify(wanted) == [
-        "filter: chain INPUT is to begin with the jump to IPVSAGENT-INPUT, and only that"
+        "filter: chain INPUT should begin with the jump to IPVSAGENT-INPUT and have no other of ours"
     ]
     node.table.apply(wanted)
     assert node.chain("filter", "INPUT") == ["-A INPUT -j IPVSAGENT-INPUT", "-A INPUT -j ACCEPT"]

@@ -153,54 +153,54 @@ class RuleTable:
     def close(self) -> None:
         self.kernel.close()
 
-    def apply(self, wanted: RuleSet) -> None:
+    def apply(self, desired: RuleSet) -> None:
         """Write all rules and verify them. Raises RulesRefused, RulesLocked, KernelError."""
         self._other.prepare()
         found: list[str] = []
         for _ in range(_TRIES):
             held = self._read()
-            moves = any(self._displaced(wanted, held))
-            self.kernel.restore(update_text(wanted, held, kept_first=self._ignored_first))
+            moves = any(self._displaced(desired, held))
+            self.kernel.restore(update_text(desired, held, ignored_first=self._ignored_first))
             if moves:
                 self._pace.moved(self._clock())
-            found = self.verify(wanted)
+            found = self.verify(desired)
             if not found:
                 return
         raise RulesRefused(f"the packet rules change again right after they are written: {'; '.join(found)}")
 
-    def verify(self, wanted: RuleSet) -> list[str]:
+    def verify(self, desired: RuleSet) -> list[str]:
         """Return what differs in the kernel, a sentence each. If nothing does, `changed` reports later changes.
 
         Rules that others put in front of ours count when it is time to move ours to the front again. Raises
         RulesRefused, KernelError.
         """
-        generation = self.kernel.begin_verification(wanted.tables())
+        generation = self.kernel.begin_verification(desired.tables())
         held = self._read()
         to_front = self._pace.may_move(self._clock())
-        found = differences(wanted, held, to_front=to_front, kept_first=self._ignored_first)
+        found = differences(desired, held, to_front=to_front, ignored_first=self._ignored_first)
         found += self._other.differences()
-        self._inspect_foreign_rules(wanted, held)
-        self._is_displaced = any(self._displaced(wanted, held))
+        self._inspect_foreign_rules(desired, held)
+        self._is_displaced = any(self._displaced(desired, held))
         if not found:
             self.kernel.mark_verified(generation)
         return found
 
-    def _displaced(self, wanted: RuleSet, held: Sequence[Held]) -> Iterator[str]:
+    def _displaced(self, desired: RuleSet, held: Sequence[Held]) -> Iterator[str]:
         """Yield the built-in chains in which others put rules in front of our jumps."""
         for one in held:
-            for hook in wanted.hooks_of(one.table):
-                if is_displaced(wanted, one, hook, kept_first=self._ignored_first):
+            for hook in desired.hooks_of(one.table):
+                if is_displaced(desired, one, hook, ignored_first=self._ignored_first):
                     yield hook
 
-    def _inspect_foreign_rules(self, wanted: RuleSet, held: Sequence[Held]) -> None:
+    def _inspect_foreign_rules(self, desired: RuleSet, held: Sequence[Held]) -> None:
         """Record which rules of others defeat ours."""
         for one in held:
             if one.table == "filter":
-                hooks = wanted.hooks_of("filter", Place.DEFAULT)
+                hooks = desired.hooks_of("filter", Place.DEFAULT)
                 self.accepts = {hook: jumps[0].chain for hook, jumps in hooks.items()}
                 answers = self.accepts.items()
                 self.unanswered = {hook: found for hook, accepts in answers if (found := one.unanswered(hook, accepts))}
-                refusals = {hook: str(jumps[-1]) for hook, jumps in wanted.hooks_of("filter").items()}
+                refusals = {hook: str(jumps[-1]) for hook, jumps in desired.hooks_of("filter").items()}
                 self.accepts_before = {h: rule for h, j in refusals.items() if (rule := one.accept_before(j, h))}
 
     def changed(self) -> bool:

@@ -76,7 +76,7 @@ class ServerChains:
         held = self.held()
         found = [f"nat: chain {name} is missing" for name in held.missing_buckets()]
         found += [f"nat: chain {bucket}: a rule is not ours: {printable(rule)}" for bucket, rule in held.stray_rules]
-        found += [f"nat: chain {name} is of no use any more" for name, full in held.stray_chains.items() if full]
+        found += [f"nat: chain {name} is no longer needed" for name, full in held.stray_chains.items() if full]
         return found
 
     def rule_count(self) -> int:
