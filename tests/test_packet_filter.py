@@ -417,9 +417,9 @@ def test_a_denial_that_no_accept_can_answer_is_said_with_a_remedy(kernel: FakeKe
     kept.install()
     (finding,) = kept.findings()
     assert finding.reason == (
-        "rule 2 of chain zone (IPv6), `-j REJECT`, denies traffic of Services that comes to it from INPUT, for some "
-        "interfaces or beside other traffic, and is not overridden; `ip6tables -I zone 2 -j IPVSAGENT-ALLOW-IN` lets "
-        "it through"
+        "rule 2 of chain zone (IPv6), `-j REJECT`, denies traffic of Services that reaches it from INPUT; our rules do "
+        "not override it, because it applies to some interfaces only or also to other traffic; `ip6tables -I zone 2 "
+        "-j IPVSAGENT-ALLOW-IN` accepts the traffic of Services"
     )
     kernel.rule_tools[Family.IPV6].restore("*filter\n-I zone 2 -j IPVSAGENT-ALLOW-IN\nCOMMIT\n")
     kept.repair()
