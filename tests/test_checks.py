@@ -38,7 +38,7 @@ def test_ip_vs_is_absent(
     iptables = checks.Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
     monkeypatch.setattr(checks, "_iptables", lambda saved: iptables)
     monkeypatch.setattr(checks, "IptablesBackend", lambda *_, **__: type("Opened", (), {"settings": lambda self: []})())
-    monkeypatch.setattr(checks, "in_the_way", lambda *_, **__: [])
+    monkeypatch.setattr(checks, "find_obstacles", lambda *_, **__: [])
     found = check_node(Config(backend=backend, state_dir=tmp_path))
     (ip_vs,) = [check for check in found.checks if check.name == "ip_vs"]
     assert (ip_vs.state, found.fit) == (state, fit)

@@ -25,7 +25,7 @@ from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_from_variant
 from ipvsagent.kernel.iptables.translations import parse_translation
-from ipvsagent.kernel.neighbours.obstacles import Obstacle, in_the_way
+from ipvsagent.kernel.neighbours.obstacles import Obstacle, find_obstacles
 from ipvsagent.packet_filter.profiles import BESIDE_IPVS, INSTEAD_OF_IPVS, RuleProfile, families, rule_options
 from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE, RuleSet
@@ -220,7 +220,7 @@ class IptablesPacketFilter:
         if now >= self._obstacles_due:
             self._obstacles_due = now + LOOK_FOR_OBSTACLES_EVERY
             bit = 1 << self._config.masquerade_bit
-            self._obstacles = in_the_way(self.variant.mode, bit=bit, translated=self._profile is INSTEAD_OF_IPVS)
+            self._obstacles = find_obstacles(self.variant.mode, bit=bit, translated=self._profile is INSTEAD_OF_IPVS)
         return self._obstacles
 
     def on_failure(self, record: Callable[[Family, bool], None]) -> None:
