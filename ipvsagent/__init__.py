@@ -44,7 +44,7 @@ Where do I change...
     a packet rule beside IPVS                  render/iptables/ipvs_rules.py
     where an accept of ours stands             kernel/iptables/defaults.py
     a packet rule of the iptables backend      render/iptables/nat_rules.py
-    a virtual server without IPVS              render/iptables/nat_chains.py, kernel/iptables/server_table.py
+    a virtual server without IPVS              render/iptables/nat_chains.py, kernel/iptables/server_chains.py
     how rules are written and repaired         kernel/iptables/rule_table.py, kernel/iptables/text.py
     a second rule tool                         packet_filter/packet_filter.py, beside packet_filter/iptables.py
     which tables of others are in the way      kernel/neighbours/obstacles.py

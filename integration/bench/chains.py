@@ -18,7 +18,8 @@ from integration.lab import Namespace
 from ipvsagent.address import Address, Family
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Mode, Variant
-from ipvsagent.kernel.iptables.server_table import ServerRuleTable
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
@@ -55,10 +56,11 @@ def measured(mode: Mode, size: int, changes: int) -> tuple[float, float]:
     with namespace.entered():
         sets = SetTable()
         sets.ensure(set_specs())
-        table = ServerRuleTable(Family.IPV4, Variant(mode, "it is measured"))
+        servers = ServerRules([ServerChains(KernelRules(Family.IPV4, Variant(mode, "it is measured")))])
+        (table,) = servers.tables
         table.apply(nat_rule_set(Family.IPV4, OPTIONS))
-        assert not table.write([Op(Verb.ADD, row) for n in range(size) for row in RENDERER.rows(server(n))])
-        times = [timed(partial(_change, table, n * 7 % size)) for n in range(changes)]
+        assert not servers.write([Op(Verb.ADD, row) for n in range(size) for row in RENDERER.rows(server(n))])
+        times = [timed(partial(_change, servers, n * 7 % size)) for n in range(changes)]
         saved = subprocess.run(
             [f"iptables-{mode}-save", "-t", "nat"], capture_output=True, text=True, check=True
         ).stdout
@@ -81,8 +83,8 @@ def server(number: int, endpoints: int = ENDPOINTS) -> VirtualServer:
     )
 
 
-def _change(table: ServerRuleTable, number: int) -> None:
-    assert not table.write([Op(Verb.SET, row) for row in RENDERER.rows(server(number, ENDPOINTS - 1))])
+def _change(servers: ServerRules, number: int) -> None:
+    assert not servers.write([Op(Verb.SET, row) for row in RENDERER.rows(server(number, ENDPOINTS - 1))])
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -24,8 +24,8 @@ from ipvsagent.kernel.arp import Answers
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules, Variant, find_variant, saved_rules
 from ipvsagent.kernel.ipvs.timeouts import IdleTimeout
 from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
-from ipvsagent.kernel.neighbours.obstacles import in_the_way
-from ipvsagent.kernel.neighbours.programs import Sight, neighbours
+from ipvsagent.kernel.neighbours.obstacles import find_obstacles
+from ipvsagent.kernel.neighbours.programs import NodeView, neighbours
 from ipvsagent.kernel.nftables.tables import tables
 from ipvsagent.kernel.pyroute import links
 from ipvsagent.kernel.sysctls import ConnReuse, conn_reuse
@@ -82,11 +82,11 @@ def neighbour_checks(config: Config, saved: SavedRules, mode: Mode, translated: 
     """
     interface = "" if translated else config.interface
     addresses = AddressTable(config.interface).node_addresses()
-    for each in neighbours(Sight(saved, tuple(tables()), tuple(links()), addresses, mode, interface)):
+    for each in neighbours(NodeView(saved, tuple(tables()), tuple(links()), addresses, mode, interface)):
         state = State.WARNING if each.remedy else State.OK
-        seen = f"{each.kind} ({', '.join(each.seen)}): {each.means}"
-        yield Check(f"neighbour {each.name}", state, seen, each.remedy)
-    for obstacle in in_the_way(mode, bit=1 << config.masquerade_bit, translated=translated, saved=saved):
+        found = f"{each.role} ({', '.join(each.evidence)}): {each.effect}"
+        yield Check(f"neighbour {each.name}", state, found, each.remedy)
+    for obstacle in find_obstacles(mode, bit=1 << config.masquerade_bit, translated=translated, saved=saved):
         yield Check(f"obstacle {obstacle.place}", State.WARNING, obstacle.reason, obstacle.remedy)
 
 
@@ -109,7 +109,7 @@ def _others(config: Config, saved: SavedRules) -> Iterator[Check]:
         )
     else:
         yield Check("kube-proxy", State.OK, "none is visible from here")
-    left = kube_proxy_rules.left(saved)
+    left = kube_proxy_rules.find_leftovers(saved)
     if left.translating or left.canary:
         remedy = f"Once kube-proxy is stopped for good, run `{kube_proxy_rules.REMEDY}`"
         what = "its chain KUBE-PROXY-CANARY is there: it runs here, or ran and left its rules"

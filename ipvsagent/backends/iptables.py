@@ -20,7 +20,7 @@ from ipvsagent.kernel import host
 from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Variant
-from ipvsagent.kernel.iptables.server_table import ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerRules
 from ipvsagent.kernel.ipvs.ownership import Ledger
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
 from ipvsagent.model import VirtualServerId
@@ -213,7 +213,7 @@ class ChainHooks(TableHooks):
         return {name: size for name, size in set_sizes(self._sets).items() if name not in VIP_SETS}
 
     def take_externally_modified(self) -> Collection[VirtualServerId]:
-        return self._servers.touched()
+        return self._servers.take_externally_modified()
 
 
 def unused_scheduler(config: Config) -> tuple[Finding, ...]:

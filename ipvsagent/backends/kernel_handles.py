@@ -14,7 +14,8 @@ from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Variant, find_variant
-from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
 from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.kube_proxy.sets import claim_kube_proxy_servers
@@ -91,5 +92,5 @@ def open_iptables_handles(config: Config, variant: Variant | None = None) -> Ipt
     clients = ClientSets()
     addresses, sets = AddressTable(config.interface), SetTable(leaves=VIP_SETS)
     variant = variant or find_variant()
-    servers = ServerRules(ServerRuleTable(family, variant, make_sets=clients.make) for family in families())
+    servers = ServerRules(ServerChains(KernelRules(family, variant), clients.make) for family in families())
     return IptablesHandles(addresses, sets, servers, saved_settings(config))

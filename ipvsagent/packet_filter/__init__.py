@@ -1,1 +1,1 @@
-"""The packet rules of this node, kept by a rule tool."""
+"""Keeps the constant packet rules of this node."""

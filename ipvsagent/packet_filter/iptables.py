@@ -1,8 +1,8 @@
-"""The constant packet rules of this node, put together: which rules, in which families, with what iptables can do here.
+"""Keeps the constant packet rules of this node through iptables, in all families, as far as iptables supports them.
 
-Not for the main loop beside IPVS: iptables waits for a lock that other programs hold, and real servers must not wait
-with it. `install` is called once before the first address is bound; from then on a thread of the agent calls `repair`.
-With the iptables backend everything goes through these tables, so there the loop itself calls `repair`.
+With IPVS the main loop must not call this: iptables waits for a lock that other programs hold, and real servers must
+not wait with it. `install` is called once before the first address is bound; from then on a thread of the agent calls
+`repair`. With the iptables backend all writes go through these tables anyway, so the loop itself calls `repair`.
 """
 
 from __future__ import annotations
@@ -20,43 +20,45 @@ from ipvsagent.config import Config
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.ipset.client_sets import ClientSets
-from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, find_variant
+from ipvsagent.kernel.iptables.commands import COMMAND, Mode, RulesLocked, RulesRefused, find_variant
 from ipvsagent.kernel.iptables.counts import RuleCounts
-from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_left
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_from_variant
 from ipvsagent.kernel.iptables.translations import parse_translation
-from ipvsagent.kernel.neighbours.obstacles import Obstacle, in_the_way
+from ipvsagent.kernel.neighbours.obstacles import Obstacle, find_obstacles
 from ipvsagent.packet_filter.profiles import BESIDE_IPVS, INSTEAD_OF_IPVS, RuleProfile, families, rule_options
 from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE, RuleSet
 
 log = logging.getLogger("ipvsagent")
 
-LOOK_FOR_OBSTACLES_EVERY = 30.0  # seconds; a look reads the chains of all tables of nftables
-READ_ALL_EVERY = 300  # looks: as long as a pass of the audit takes at most
+LOOK_FOR_OBSTACLES_EVERY = 30.0  # seconds; each time the chains of all nftables tables are read
+READ_ALL_EVERY = 300  # calls of `repair`: as long as a pass of the audit takes at most
 
 
 _LACKING = [{"random_fully": fully, "self_match": match} for fully, match in product((True, False), repeat=2)]
 
 
 class IptablesPacketFilter:
-    """Begins with the rules that it would like best; what iptables refuses is found out when it does, because each
-    trial is a process. Raises StartError if there is no iptables."""
+    """Begins with all rules; only when iptables refuses them it finds out what iptables supports, because each trial
+    starts a process."""
 
-    # tables: of every family, if they do more than hold these rules
     def __init__(self, config: Config, profile: RuleProfile = BESIDE_IPVS, tables: Sequence[RuleTable] = ()) -> None:
+        """tables: one of every family, if they are shared with the chains of virtual servers. Raises StartError if
+        iptables is not installed."""
         self._config = config
         self._next: Config | None = None
         self._profile = profile
         self.variant = tables[0].variant if tables else find_variant()
-        self._tables = list(tables) or [RuleTable(family, self.variant) for family in families()]
+        self._tables = list(tables) or [RuleTable(KernelRules(family, self.variant)) for family in families()]
         for table in self._tables:
-            table.ignore_chains(profile.others, first=profile.yields)
+            table.ignore_chains(profile.is_others, first=profile.others_first)
         self._translations: frozenset[TranslationRow] | None = None
-        self._wanted_translations: frozenset[TranslationRow] | None = None
+        self._desired_translations: frozenset[TranslationRow] | None = None
         self.wake = Event()
-        self._can_do: dict[Family, dict[str, bool]] = {}
+        self._supported: dict[Family, dict[str, bool]] = {}
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
-        self._looks = 0
+        self._repairs = 0
         self._obstacles: Sequence[Obstacle] = ()
         self._obstacles_due = 0.0
         self._without_self_match: set[Family] = set()
@@ -66,28 +68,28 @@ class IptablesPacketFilter:
         return f"{self.variant.mode} iptables ({self.variant.reason})"
 
     def install(self) -> int:
-        """Write what is missing; returns how many differences there were. Translations that are there stay until
-        `translate` says otherwise.
+        """Write the rules that differ; return the number of differences. Translations in the kernel stay until
+        `translate` replaces them.
 
-        Raises KernelError, and StartError if a match that no rule set can do without is missing.
+        Raises KernelError, and StartError if a required match is missing.
         """
         if self._translations is None:
             self._set_translations(self.held_translations())
         return self._install_all(self._tables)
 
     def repair(self) -> int:
-        """As `install`, and next to nothing when nobody changed any rule since. To be called once a second.
+        """Do the same as `install`, at almost no cost if nobody changed any rule. To be called once a second.
 
-        Legacy iptables does not tell of a rule that was replaced by one of the same size, so that now and then all are
-        read."""
-        self._looks += 1
-        read_all = self.variant.mode is Mode.LEGACY and self._looks % READ_ALL_EVERY == 0
+        Legacy iptables does not show that a rule was replaced by one of the same size, so every `READ_ALL_EVERY`
+        calls all rules are read."""
+        self._repairs += 1
+        read_all = self.variant.mode is Mode.LEGACY and self._repairs % READ_ALL_EVERY == 0
         return self._install_all([table for table in self._tables if read_all or table.changed()])
 
     def differences(self) -> list[str]:
-        """What `install` would put right, a sentence each; only reads. Raises KernelError.
+        """Return what `install` would repair, a sentence each, without a write. Raises KernelError.
 
-        Which features iptables lacks here is not tried: the rules that differ least are taken for those of this node.
+        It does not try which features iptables lacks, but compares with the rule set that differs least.
         """
         found: list[str] = []
         if self._translations is None:
@@ -101,11 +103,11 @@ class IptablesPacketFilter:
         return found
 
     def configure(self, config: Config) -> None:
-        """The next `apply_pending` takes it up. Any thread may call this."""
+        """Make the next `apply_pending` use this configuration. Any thread may call this."""
         self._next = config
 
     def held_translations(self) -> frozenset[TranslationRow]:
-        """Those that the kernel has, of the families whose rules can be read."""
+        """Return the translations in the kernel, of the families whose rules can be read."""
         rules: list[str] = []
         for table in self._tables if self._profile is BESIDE_IPVS else ():
             with contextlib.suppress(KernelError):
@@ -113,56 +115,56 @@ class IptablesPacketFilter:
         return frozenset(row for rule in rules if (row := parse_translation(rule)))
 
     def translate(self, rows: frozenset[TranslationRow]) -> None:
-        """The next `apply_pending` takes them up, and no others. Any thread may call this; it wakes whoever waits for
-        `wake`."""
-        self._wanted_translations = rows
+        """Make the next `apply_pending` write these translations in place of all others, and set `wake`. Any thread
+        may call this."""
+        self._desired_translations = rows
         self.wake.set()
 
     @property
     def pending(self) -> bool:
-        """Whether `apply_pending` has something to write. Any thread may ask."""
-        wanted = self._wanted_translations
-        return self._next is not None or (wanted is not None and wanted != self._translations)
+        """Whether `apply_pending` has something to write. Any thread may read this."""
+        desired = self._desired_translations
+        return self._next is not None or (desired is not None and desired != self._translations)
 
     def _set_translations(self, rows: frozenset[TranslationRow]) -> None:
         self._translations = rows
         for table in self._tables:
-            self._rules[table.family] = self._rule_set(table.family, **self._can_do.get(table.family, {}))
+            self._rules[table.family] = self._rule_set(table.family, **self._supported.get(table.family, {}))
 
     def apply_pending(self) -> None:
-        """Write new translations, and the rules of a new configuration, if there are any. Raises as `install`, and is
-        then to be called again."""
-        wanted = self._wanted_translations
-        if wanted is not None and wanted != self._translations:
-            self._set_translations(wanted)
+        """Write new translations, and the rules of a new configuration, if there are any. Raises what `install`
+        raises; the caller should then call it again."""
+        desired = self._desired_translations
+        if desired is not None and desired != self._translations:
+            self._set_translations(desired)
             try:
                 self.install()
             except (KernelError, StartError):
-                self._translations = None  # one family may have them; whatever is wanted next, it is written
+                self._translations = None  # one family may have them, so the next set is written in any case
                 raise
         config = self._next
         if config is None:
             return
         self._config = config
-        self._can_do.clear()
+        self._supported.clear()
         self._rules = {table.family: self._rule_set(table.family) for table in self._tables}
         if self.install():
-            log.info("packet rules are as the new configuration wants them")
+            log.info("updated the packet rules for the new configuration")
         if self._next is config:
             self._next = None
 
     def serve(self) -> None:
-        """Services are served by this backend: of the other one's rules those stay that its connections need. Raises as
-        `install`."""
+        """Remove rules of the other backend, now that this one serves Services, except those that its connections
+        still need. Raises what `install` raises."""
         for table in self._tables:
-            table.ignore_chains(self._profile.holding, first=self._profile.yields)
+            table.ignore_chains(self._profile.is_draining, first=self._profile.others_first)
         self.install()
 
     def take_over(self) -> None:
-        """Services are served by this backend and in this variant: what the other ones left goes. Raises as `install`.
+        """Remove all rules that the other backend left, and those in the other variant. Raises what `install` raises.
 
-        A node changes its variant when it gets another kubelet or CNI plugin. Packets meet the rules of both, so that
-        old ones would go on choosing endpoints that are gone."""
+        A node changes its variant when it gets another kubelet or CNI plugin. Packets pass the rules of both, so stale
+        rules would go on choosing endpoints that no longer exist."""
         for table in self._tables:
             table.ignore_chains()
         self.install()
@@ -172,13 +174,13 @@ class IptablesPacketFilter:
                 clients.sweep(())
 
     def removals(self) -> list[str]:
-        """What `remove` would do, as commands."""
+        """Return what `remove` would do, as commands."""
         for table in self._tables:
             table.ignore_chains()
         return [line for table in self._tables for line in table.removals()]
 
     def remove(self) -> None:
-        """What is ours, of both backends and in both variants."""
+        """Remove our rules of both backends, in both variants."""
         for table in self._tables:
             table.ignore_chains()
             table.remove()
@@ -187,47 +189,48 @@ class IptablesPacketFilter:
     def _remove_other_variant(self) -> None:
         for mode, table in product(Mode, self._tables):
             if mode is not self.variant.mode:
-                remove_left(table.family, mode)
+                remove_from_variant(table.family, mode)
 
     def findings(self) -> list[Finding]:
-        """What cannot be done here, and what stands in the way."""
+        """Return what the rules cannot do on this node, and which rules of others obstruct them."""
         found = [
             Finding(
                 FindingKind.HOST,
                 "packet rules",
-                f"the policy of chain {chain} is DROP ({table.family}): our rules let the traffic of Services through, "
-                "other traffic of pods needs rules of whoever set it",
+                f"the policy of chain {chain} is DROP ({table.family}): our rules accept the traffic of Services; "
+                "other traffic of pods needs rules of the program that set the policy",
             )
             for table in self._tables
             for chain in table.blocking
         ]
         for table in self._tables:
-            found += _in_the_way(table)
+            found += _foreign_rule_findings(table)
         found += [obstacle.finding() for obstacle in self._obstacles_now()]
         if self._without_self_match:
             reason = (
                 f"iptables cannot match with bpf ({', '.join(sorted(self._without_self_match))}), so a pod that "
-                "reaches itself through a Service gets no answer; load the kernel module xt_bpf"
+                "connects to itself through a Service gets no answer; load the kernel module xt_bpf"
             )
             found.append(Finding(FindingKind.HOST, "packet rules", reason))
         return found
 
     def _obstacles_now(self) -> Sequence[Obstacle]:
-        """Denials and redirections in tables of other programs, as looked at now and then."""
+        """Return denials and redirections in tables of other programs, as last read."""
         now = time.monotonic()
         if now >= self._obstacles_due:
             self._obstacles_due = now + LOOK_FOR_OBSTACLES_EVERY
             bit = 1 << self._config.masquerade_bit
-            self._obstacles = in_the_way(self.variant.mode, bit=bit, translated=self._profile is INSTEAD_OF_IPVS)
+            self._obstacles = find_obstacles(self.variant.mode, bit=bit, translated=self._profile is INSTEAD_OF_IPVS)
         return self._obstacles
 
     def on_failure(self, record: Callable[[Family, bool], None]) -> None:
-        """Of every write that iptables refuses from now on, in the thread that writes; True: of Services alone."""
+        """Call `record` for every write that iptables refuses from now on, in the thread that writes. Its second
+        argument is whether the write was of virtual servers only."""
         for table in self._tables:
-            table.failed = functools.partial(record, table.family)
+            table.kernel.failed = functools.partial(record, table.family)
 
     def counts(self) -> dict[Family, RuleCounts]:
-        """Any thread may ask."""
+        """Return the numbers of rules by family. Any thread may call this."""
         return {table.family: table.counts() for table in self._tables}
 
     def close(self) -> None:
@@ -235,7 +238,7 @@ class IptablesPacketFilter:
             table.close()
 
     def _install_all(self, tables: Sequence[RuleTable]) -> int:
-        """A family that fails keeps no other one from its rules; the first error is raised at the end."""
+        """Install the rules of every table, even if one fails; raise the first error at the end."""
         count = 0
         errors: list[KernelError | StartError] = []
         for table in tables:
@@ -261,18 +264,18 @@ class IptablesPacketFilter:
         return len(found)
 
     def _degrade(self, table: RuleTable) -> None:
-        """Find out what iptables can do here, and leave out what it cannot."""
-        for feature, module in self._profile.needed.items():
+        """Find out what iptables supports on this node, and omit the other rules."""
+        for feature, module in self._profile.required.items():
             if not table.supports(feature):
-                why = table.refused.get(feature, "it gave no reason")
+                why = table.refused.get(feature, "no reason was given")
                 raise StartError(
                     f"{self.variant.mode} iptables cannot use the match {feature} ({table.family}): {why}",
                     f"Load it on the host with `modprobe {module}`",
                 )
         self_match = table.supports(Feature.BPF)
-        can_do = {"random_fully": table.supports(Feature.RANDOM_FULLY), "self_match": self_match}
-        self._can_do[table.family] = can_do
-        self._rules[table.family] = self._rule_set(table.family, **can_do)
+        supported = {"random_fully": table.supports(Feature.RANDOM_FULLY), "self_match": self_match}
+        self._supported[table.family] = supported
+        self._rules[table.family] = self._rule_set(table.family, **supported)
         (self._without_self_match.discard if self_match else self._without_self_match.add)(table.family)
 
     def _rule_set(self, family: Family, *, random_fully: bool = True, self_match: bool = True) -> RuleSet:
@@ -281,22 +284,23 @@ class IptablesPacketFilter:
         return self._profile.rules(family, options, self._config, rows)
 
 
-def _in_the_way(table: RuleTable) -> Iterator[Finding]:
-    """Rules of others that keep ours from their purpose, and what an operator can do."""
-    tool = "ip6tables" if table.family is Family.IPV6 else "iptables"
+def _foreign_rule_findings(table: RuleTable) -> Iterator[Finding]:
+    """Yield findings on rules of others that defeat ours, with what an operator can do."""
+    tool = COMMAND[table.family]
     for hook, unanswered in table.unanswered.items():
         for denial in unanswered:
             accepts = table.accepts.get(hook, "")
             reason = (
                 f"rule {denial.index + 1} of chain {denial.chain} ({table.family}), `{denial.denial}`, denies "
-                f"traffic of Services that comes to it from {hook}, for some interfaces or beside other traffic, and "
-                f"is not overridden; `{tool} -I {denial.chain} {denial.index + 1} -j {accepts}` lets it through"
+                f"traffic of Services that reaches it from {hook}; our rules do not override it, because it applies to "
+                f"some interfaces only or also to other traffic; `{tool} -I {denial.chain} {denial.index + 1} "
+                f"-j {accepts}` accepts the traffic of Services"
             )
             yield Finding(FindingKind.HOST, "packet rules", reason)
     for hook, rule in table.accepts_before.items():
         reason = (
-            f"a rule in front of ours in chain {hook} ({table.family}) accepts packets, `{rule}`, so that a Service "
-            "without endpoints, or a port of this host on a Service address, may answer where we would refuse; our "
-            "rules are put in front again, at a slow pace"
+            f"a rule before ours in chain {hook} ({table.family}) accepts packets, `{rule}`, so a Service without "
+            "endpoints, or a port of this host on a Service address, may answer where our rules would refuse; our "
+            "rules are moved to the front again, at a slow pace"
         )
         yield Finding(FindingKind.HOST, "packet rules", reason)

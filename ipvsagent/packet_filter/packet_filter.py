@@ -1,4 +1,4 @@
-"""What the packet rules of this node are to the rest of the agent, whichever tool writes them."""
+"""The interface between the packet rules of this node and the rest of the agent, whichever tool writes them."""
 
 from __future__ import annotations
 
@@ -14,68 +14,69 @@ from ipvsagent.rows import TranslationRow
 
 
 class PacketFilter(Protocol):
-    """The constant rules, and the translations of clients on this node, kept by one rule tool.
+    """Keeps the constant rules, and the translations for clients on this node, through one rule tool.
 
-    For one thread, except where a method says otherwise. wake: is set when `apply_pending` has something to write.
+    It is for one thread, except for methods that any thread may call.
     """
 
     wake: Event
+    """Set when `apply_pending` has something to write."""
 
     @property
     def description(self) -> str:
-        """Which tool it is, and why, for the log."""
+        """The tool, and why it was chosen, for the log."""
 
     def install(self) -> int:
-        """Write what is missing; returns how many differences there were. Translations that are there stay until
-        `translate` says otherwise.
+        """Write the rules that differ; return the number of differences. Translations in the kernel stay until
+        `translate` replaces them.
 
-        Raises KernelError, and StartError if a match that no rule set can do without is missing.
+        Raises KernelError, and StartError if a required match is missing.
         """
 
     def repair(self) -> int:
-        """As `install`, and next to nothing when nobody changed any rule since. To be called once a second."""
+        """Do the same as `install`, at almost no cost if nobody changed any rule. To be called once a second."""
 
     def differences(self) -> list[str]:
-        """What `install` would put right, a sentence each; only reads. Raises KernelError."""
+        """Return what `install` would repair, a sentence each, without a write. Raises KernelError."""
 
     def configure(self, config: Config) -> None:
-        """The next `apply_pending` takes it up. Any thread may call this."""
+        """Make the next `apply_pending` use this configuration. Any thread may call this."""
 
     def translate(self, rows: frozenset[TranslationRow]) -> None:
-        """The next `apply_pending` takes these up, and no others. Any thread may call this."""
+        """Make the next `apply_pending` write these translations in place of all others. Any thread may call this."""
 
     def held_translations(self) -> frozenset[TranslationRow]:
-        """Those that the kernel has, of the families whose rules can be read."""
+        """Return the translations in the kernel, of the families whose rules can be read."""
 
     @property
     def pending(self) -> bool:
-        """Whether `apply_pending` has something to write. Any thread may ask."""
+        """Whether `apply_pending` has something to write. Any thread may read this."""
 
     def apply_pending(self) -> None:
-        """Write new translations, and the rules of a new configuration, if there are any. Raises as `install`, and is
-        then to be called again."""
+        """Write new translations, and the rules of a new configuration, if there are any. Raises what `install`
+        raises; the caller should then call it again."""
 
     def serve(self) -> None:
-        """Services are served by this backend: of the rules of others those stay that their connections need. Raises
-        as `install`."""
+        """Remove rules of other backends, now that this one serves Services, except those that their connections
+        still need. Raises what `install` raises."""
 
     def take_over(self) -> None:
-        """Services are served by this backend and this tool: what others of ours left goes. Raises as `install`."""
+        """Remove all rules that other backends and tools of ours left. Raises what `install` raises."""
 
     def removals(self) -> list[str]:
-        """What `remove` would do, as commands."""
+        """Return what `remove` would do, as commands."""
 
     def remove(self) -> None:
-        """Remove what is ours, of every backend and tool."""
+        """Remove our rules of every backend and tool."""
 
     def findings(self) -> list[Finding]:
-        """What cannot be done here, and what stands in the way."""
+        """Return what the rules cannot do on this node, and which rules of others obstruct them."""
 
     def on_failure(self, record: Callable[[Family, bool], None]) -> None:
-        """Call `record` for every write that the tool refuses from now on, in the thread that writes; True: of a part
-        of the rules alone."""
+        """Call `record` for every write that the tool refuses from now on, in the thread that writes. Its second
+        argument is whether the write was of a part of the rules."""
 
     def counts(self) -> Mapping[Family, RuleCounts]:
-        """How many rules there are. Any thread may ask."""
+        """Return the numbers of rules by family. Any thread may call this."""
 
     def close(self) -> None: ...

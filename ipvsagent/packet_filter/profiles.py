@@ -1,4 +1,4 @@
-"""Which packet rules a backend wants, and what they depend on."""
+"""Defines which packet rules each backend needs, and what they depend on."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from ipvsagent.rows.packet_rules import INSIDE, RuleSet
 
 
 class RuleProfile(Struct, frozen=True):
-    """Which rules. needed: features that none of them can do without, with the module that has them. others: chains of
-    the other backend, which serves until this one does; yields: packets meet those before ours. holding: of these,
-    those that its connections need afterwards."""
+    """The rules of one backend."""
 
     rules: Callable[[Family, RuleOptions, Config, Iterable[TranslationRow]], RuleSet]
-    needed: Mapping[Feature, str]
-    others: Callable[[str], bool]
-    yields: bool
-    holding: Callable[[str], bool]
+    required: Mapping[Feature, str]
+    """Features without which the rules cannot work, each with its kernel module."""
+    is_others: Callable[[str], bool]
+    """Returns whether a chain belongs to the other backend, which serves until this one does."""
+    others_first: bool
+    """Packets pass the chains of the other backend before ours."""
+    is_draining: Callable[[str], bool]
+    """Returns whether the other backend's connections need one of its chains after it ceased to serve."""
 
 
 def _chains_of(rules: RuleSet) -> frozenset[str]:
@@ -36,34 +38,35 @@ def _chains_of(rules: RuleSet) -> frozenset[str]:
 
 _BESIDE = _chains_of(rule_set(Family.IPV4, RuleOptions()))
 _INSTEAD = _chains_of(nat_rule_set(Family.IPV4, RuleOptions()))
+_BESIDE_FOR_NEW = ("IPVSAGENT-MARK-", "IPVSAGENT-SERVICES", INSIDE)
+"""Chains that mark, drop or accept packets which begin a connection, before `INSTEAD_OF_IPVS` could translate them."""
 BESIDE_IPVS = RuleProfile(
     lambda family, options, config, translations: rule_set(family, options, translations),
     {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},
-    others=lambda chain: chain in _INSTEAD or is_servers(chain),
-    yields=True,
-    holding=lambda chain: False,
+    is_others=lambda chain: chain in _INSTEAD or is_servers(chain),
+    others_first=True,
+    is_draining=lambda chain: False,
 )
 INSTEAD_OF_IPVS = RuleProfile(
     lambda family, options, config, translations: nat_rule_set(
         family, options, localhost=serves_localhost(config), drop_invalid=not config.conntrack_be_liberal
     ),
     {Feature.SET: "xt_set", Feature.CONNMARK: "xt_connmark"},
-    others=lambda chain: chain in _BESIDE,
-    yields=False,
-    # What begins a connection is marked, dropped or accepted before it comes to where it is translated.
-    holding=lambda chain: chain in _BESIDE and not chain.startswith(("IPVSAGENT-MARK-", "IPVSAGENT-SERVICES", INSIDE)),
+    is_others=lambda chain: chain in _BESIDE,
+    others_first=False,
+    is_draining=lambda chain: chain in _BESIDE and not chain.startswith(_BESIDE_FOR_NEW),
 )
 
 
 def serves_localhost(config: Config) -> bool:
-    """Node ports on 127.0.0.1, if addresses of node ports were not chosen otherwise."""
+    """Return whether node ports are served on 127.0.0.1, which `node_port_addresses` may exclude."""
     chosen = config.node_port_addresses
     loopback = not chosen or any(_has_loopback(text) for text in chosen)
     return config.localhost_node_ports and loopback
 
 
 def families() -> tuple[Family, ...]:
-    """Those that this kernel has."""
+    """Return the address families that this kernel has."""
     return (Family.IPV4, Family.IPV6) if Path("/proc/net/if_inet6").exists() else (Family.IPV4,)
 
 
@@ -78,6 +81,7 @@ def rule_options(
     random_fully: bool = True,
     self_match: bool = True,
 ) -> RuleOptions:
+    """Return the options of one family. random_fully, self_match: whether iptables on this node supports them."""
     version = 6 if family is Family.IPV6 else 4
     detector = Detector(config.detect_local)
     return RuleOptions(

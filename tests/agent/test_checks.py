@@ -16,7 +16,7 @@ from ipvsagent.backends.kernel_handles import IptablesHandles
 from ipvsagent.cli import main
 from ipvsagent.config import BackendChoice, Config
 from ipvsagent.kernel import host
-from ipvsagent.kernel.iptables.commands import Mode, Tool, Variant
+from ipvsagent.kernel.iptables.commands import IptablesCommands, Mode, Variant
 from tests.support.iptables import skip_unless_native
 from tests.support.network_namespace import NetworkNamespace
 
@@ -43,7 +43,7 @@ def test_ip_vs_is_absent(
     opened = IptablesBackend(Config(), IptablesHandles(None, None, None, None))  # type: ignore[arg-type]
     monkeypatch.setattr(opened, "settings", list)
     monkeypatch.setattr(IptablesBackend, "open", lambda *_, **__: opened)
-    monkeypatch.setattr(checks, "in_the_way", lambda *_, **__: [])
+    monkeypatch.setattr(checks, "find_obstacles", lambda *_, **__: [])
     found = check_node(Config(backend=backend, state_dir=tmp_path))
     (ip_vs,) = [check for check in found.checks if check.name == "ip_vs"]
     assert (ip_vs.state, found.fit) == (state, fit)
@@ -74,8 +74,8 @@ def test_neighbours_and_obstacles(netns: NetworkNamespace, monkeypatch: pytest.M
     netns.run("iptables-nft-restore", stdin=(DATA / "ufw-deny-4.rules").read_text())
     netns.run("nft", "-f", str(DATA / "firewalld-eth0.nft"))
     saves: list[tuple[Mode, Family]] = []
-    save = Tool.save
-    monkeypatch.setattr(Tool, "save", lambda tool: (saves.append((tool.mode, tool.family)), save(tool))[1])
+    save = IptablesCommands.save
+    monkeypatch.setattr(IptablesCommands, "save", lambda tool: (saves.append((tool.mode, tool.family)), save(tool))[1])
     found = check_node(Config(backend=BackendChoice.IPVS, state_dir=tmp_path))
     assert sorted(saves) == sorted((mode, family) for mode in Mode for family in Family)
     assert [(check.name, check.state) for check in found.neighbours] == [

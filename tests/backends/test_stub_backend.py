@@ -219,7 +219,7 @@ def test_a_backend_that_only_the_composition_root_names(monkeypatch, tmp_path, c
     monkeypatch.setattr(preflight, "saved_rules", dict)
     iptables = Check("iptables", State.OK, "nft"), Variant(Mode.NFT, "it is a fake")
     monkeypatch.setattr(preflight, "_iptables", lambda saved: iptables)
-    monkeypatch.setattr(preflight, "in_the_way", lambda *_, **__: [])
+    monkeypatch.setattr(preflight, "find_obstacles", lambda *_, **__: [])
     assert ran(["check", "--state-dir", str(tmp_path)]) == 0
     assert "serves Services" in capsys.readouterr().out
 

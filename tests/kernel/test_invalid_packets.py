@@ -14,7 +14,8 @@ from integration.lab.namespaces import Namespace
 from ipvsagent.address import Family
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Mode, Variant
-from ipvsagent.kernel.iptables.server_table import ServerRuleTable
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_specs
@@ -39,7 +40,9 @@ class Stand:
             sets = SetTable()
             stack.callback(sets.close)
             sets.ensure(set_specs())
-            rules = ServerRuleTable(Family.IPV4, Variant(Mode.NFT, "the test says so"))
+            (rules,) = ServerRules(
+                [ServerChains(KernelRules(Family.IPV4, Variant(Mode.NFT, "the test says so")))]
+            ).tables
             stack.callback(rules.close)
             rules.apply(nat_rule_set(Family.IPV4, RuleOptions(), drop_invalid=drop_invalid))
         translate = f"-t nat -A PREROUTING -d {SERVICE[0]} -p tcp --dport {SERVICE[1]} -j DNAT --to {POD[0]}:{POD[1]}"

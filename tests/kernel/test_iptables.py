@@ -23,8 +23,9 @@ from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables import commands as iptables_tool
 from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, Variant, find_variant, program
 from ipvsagent.kernel.iptables.generation import NftGeneration
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
-from ipvsagent.kernel.iptables.server_table import ServerRuleTable
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS
 from ipvsagent.render.set_members import set_specs
@@ -103,7 +104,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     if not in_guest:
         skip_unless_native(mode)
     netns = request.getfixturevalue("netns")
-    table = RuleTable(family, Variant(mode, "the test says so"))
+    table = RuleTable(KernelRules(family, Variant(mode, "the test says so")))
     yield Node(table, netns.run, in_guest)
     table.close()
 
@@ -117,7 +118,7 @@ def rules(request: pytest.FixtureRequest) -> Iterator[RuleTable]:
     if "guest" not in request.node.callspec.id:
         skip_unless_native(mode)
     request.getfixturevalue("netns")
-    table = RuleTable(family, Variant(mode, "the test says so"))
+    table = RuleTable(KernelRules(family, Variant(mode, "the test says so")))
     yield table
     table.close()
 
@@ -237,7 +238,7 @@ def test_jumps_come_back_to_the_top(node):
     node.iptables("-I", "INPUT", "-j", "ACCEPT")
     assert node.table.changed()
     assert node.table.verify(wanted) == [
-        "filter: chain INPUT is to begin with the jump to IPVSAGENT-INPUT, and only that"
+        "filter: chain INPUT should begin with the jump to IPVSAGENT-INPUT and have no other of ours"
     ]
     node.table.apply(wanted)
     assert node.chain("filter", "INPUT") == ["-A INPUT -j IPVSAGENT-INPUT", "-A INPUT -j ACCEPT"]
@@ -335,12 +336,13 @@ def test_sets_may_be_destroyed_when_the_rules_are_gone(node):
 WRITER = """
 import itertools, sys
 from ipvsagent.address import Family
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import RuleTable
 from ipvsagent.kernel.iptables.generation import NftGeneration
 from ipvsagent.kernel.iptables.commands import Mode, Variant
 from tests.support.iptables import rule_set
 family = Family(sys.argv[2])
-table = RuleTable(family, Variant(Mode(sys.argv[1]), "test"))
+table = RuleTable(KernelRules(family, Variant(Mode(sys.argv[1]), "test")))
 print("ready", flush=True)
 for number in itertools.count():
     if number % 5 == 4:
@@ -356,7 +358,7 @@ def without_counters(saved: str) -> str:
 
 def test_the_next_write_repairs_what_a_killed_one_left(node):
     node.restore(FOREIGN)
-    before = without_counters(node.saved())  # legacy may lose them, see Tool.restore
+    before = without_counters(node.saved())  # legacy may lose them, see IptablesCommands.restore
     wanted = rule_set(node.family)
     for delay in (0.05, 0.3) if node.in_guest else (0, 0.003, 0.006, 0.01, 0.014, 0.019, 0.025, 0.033):
         writer = subprocess.Popen(
@@ -404,7 +406,8 @@ def legacy(request: pytest.FixtureRequest) -> Iterator[RuleTable]:
     if request.param == "native":
         skip_unless_native(Mode.LEGACY)
     request.getfixturevalue("netns")
-    table = RuleTable(Family.IPV4, Variant(Mode.LEGACY, "only this one has a lock"), lock_seconds=1.5)
+    variant = Variant(Mode.LEGACY, "only this one has a lock")
+    table = RuleTable(KernelRules(Family.IPV4, variant, lock_seconds=1.5))
     yield table
     table.close()
 
@@ -473,7 +476,9 @@ def leaves_of(both_kinds, mode):
 def filter_here():
     variant = find_variant()
     return IptablesPacketFilter(
-        Config(node_name="here"), INSTEAD_OF_IPVS, [ServerRuleTable(f, variant) for f in FAMILIES]
+        Config(node_name="here"),
+        INSTEAD_OF_IPVS,
+        ServerRules(ServerChains(KernelRules(f, variant)) for f in FAMILIES).tables,
     )
 
 
@@ -532,7 +537,7 @@ def test_finding_out_writes_nothing_where_there_are_rules(both_kinds):
 def test_no_iptables_at_all(monkeypatch):
     monkeypatch.setattr(iptables_tool, "_PATH", "/nowhere")
     with pytest.raises(StartError, match=r"iptables-nft-save is not installed\. Install the Debian package iptables"):
-        RuleTable(Family.IPV4)
+        KernelRules(Family.IPV4)
 
 
 @pytest.mark.parametrize(("said", "mode"), [("v1.8.9 (nf_tables)", Mode.NFT), ("v1.6.1", Mode.LEGACY)])

@@ -15,17 +15,19 @@ from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import FakeRuleTool, server_rules
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.ipset.table import SetTable
-from ipvsagent.kernel.iptables import server_table as iptables_servers
+from ipvsagent.kernel.iptables import server_chains as iptables_servers
 from ipvsagent.kernel.iptables.chains import real_servers_of
-from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Tool, Variant
-from ipvsagent.kernel.iptables.rule_table import RuleTable, RuleTool
-from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
+from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Variant
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
+from ipvsagent.kernel.iptables.rule_table import RuleTable
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.model import Frontend, Protocol, RealServer, ServicePortName, VirtualServer, VirtualServerId
 from ipvsagent.render.iptables.ipvs_rules import RuleOptions
 from ipvsagent.render.iptables.nat_chains import IptablesRenderer
 from ipvsagent.render.iptables.nat_rules import nat_rule_set
 from ipvsagent.render.set_members import set_specs
 from ipvsagent.rows import Op, SetSpec, Verb
+from ipvsagent.rows.nat_chains import ChainsRow
 from ipvsagent.rows.packet_rules import Chain, RuleSet
 from tests.support.iptables import GUEST, NATIVE, skip_unless_native
 
@@ -37,10 +39,10 @@ ADD, SET, DELETE = Verb.ADD, Verb.SET, Verb.DELETE
 class Table:
     """The table of one family, its constant rules, and a way to look with iptables itself."""
 
-    def __init__(self, rules: ServerRuleTable, tool: RuleTool) -> None:
-        self.rules = rules
-        self.tool = tool
-        self.servers = ServerRules([rules])
+    def __init__(self, servers: ServerRules) -> None:
+        self.servers = servers
+        self.rules = rules = servers.tables[0]
+        self.tool = rules.kernel.tool
         self.constant: RuleSet = nat_rule_set(rules.family, OPTIONS[rules.family])
 
     def ensure(self) -> None:
@@ -65,26 +67,29 @@ class Table:
         ops = [Op(verb, row) for server in servers for row in RENDERER.rows(server)]
         return [failure.op.row.id for failure in self.servers.write(ops)]  # type: ignore[union-attr]
 
+    def rows(self) -> dict[VirtualServerId, ChainsRow]:
+        return self.servers.chains[self.rules.family].rows()
+
+    def read_again(self) -> dict[VirtualServerId, ChainsRow]:
+        """What somebody who remembers nothing reads."""
+        return ServerChains(KernelRules(self.rules.family, self.rules.variant, tool=self.tool)).rows()
+
     def tells(self, *servers: VirtualServer) -> bool:
         """Whether somebody who remembers nothing reads back exactly these."""
-        other = ServerRuleTable(self.rules.family, self.rules.variant, tool=self.tool)
-        return other.rows() == {server.id: RENDERER.rows(server)[0] for server in servers}
+        return self.read_again() == {server.id: RENDERER.rows(server)[0] for server in servers}
 
 
-def table_of_kernel(mode: Mode, family: Family, clients: ClientSets) -> Table:
-    tool = Tool(family, mode)
-    variant = Variant(mode, "the test says so")
-    return Table(ServerRuleTable(family, variant, tool=tool, make_sets=clients.make), tool)
+def real_server_rules(family: Family, mode: Mode, clients: ClientSets) -> ServerRules:
+    return ServerRules([ServerChains(KernelRules(family, Variant(mode, "the test says so")), clients.make)])
 
 
 @pytest.fixture(params=["fake", *NATIVE, *GUEST])
 def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(iptables_servers, "_READ_PAUSE", 0.0)
     if request.param == "fake":
         kernel = FakeKernel()
         kernel.sets.ensure(set_specs())
-        rules = server_rules(kernel).tables[0]
-        made = Table(rules, kernel.rule_tools[rules.family])
+        made = Table(server_rules(kernel))
         made.ensure()
         yield made
         return
@@ -94,7 +99,7 @@ def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     request.getfixturevalue("netns")
     sets, clients = SetTable(), ClientSets()
     sets.ensure(set_specs())
-    made = table_of_kernel(mode, family, clients)
+    made = Table(real_server_rules(family, mode, clients))
     made.ensure()
     yield made
     made.rules.close()
@@ -109,7 +114,7 @@ def test_what_is_written_is_read_back_exactly(table: Table) -> None:
     weighted = table.server(5, real_servers=weights)
     assert table.write(ADD, *some, local, weighted) == []
     assert table.tells(*some, local, weighted)
-    rows = table.rules.rows()
+    rows = table.rows()
     assert [weight for _, _, weight in real_servers_of(rows[weighted.id])] == [1, 2, 3]
     assert len(real_servers_of(rows[some[1].id])) == 3
 
@@ -121,7 +126,7 @@ def test_endpoints_for_clients_outside_are_told_from_the_others(table: Table, op
     elsewhere = table.server(2, real_servers=(), node_real_servers=reals, persistence_timeout=60)
     renderer = IptablesRenderer(dict.fromkeys(Family, options))
     assert table.servers.write([Op(ADD, row) for server in (local, elsewhere) for row in renderer.rows(server)]) == []
-    rows = ServerRuleTable(table.rules.family, table.rules.variant, tool=table.tool).rows()
+    rows = table.read_again()
     assert [address for address, _, _ in real_servers_of(rows[local.id])] == [reals[0].address]
     assert {address for address, _, _ in real_servers_of(rows[elsewhere.id])} == {real.address for real in reals}
 
@@ -143,8 +148,8 @@ def test_own_writes_are_no_changes_of_others(table: Table) -> None:
     table.tool.restore(f"*nat\n-A {RENDERER.rows(table.server(2))[0].chains[0].name} -j RETURN\nCOMMIT\n")
     assert table.rules.changed()
     table.ensure()
-    assert table.servers.touched() == {table.server(2).id}
-    assert table.servers.touched() == set()
+    assert table.servers.take_externally_modified() == {table.server(2).id}
+    assert table.servers.take_externally_modified() == set()
     assert table.write(SET, table.server(2)) == []
     assert table.tells(table.server(2))
 
@@ -162,7 +167,7 @@ def test_a_bad_one_keeps_no_other_out(table: Table) -> None:
 
 def test_rules_are_counted_and_so_are_writes_that_are_refused(table: Table) -> None:
     failed: list[bool] = []
-    table.rules.failed = failed.append
+    table.rules.kernel.failed = failed.append
 
     def in_kernel() -> dict[str, int]:
         sections = {text.partition("\n")[0]: text for text in table.tool.save().split("*")}
@@ -192,7 +197,7 @@ def test_somebody_took_a_chain_away_meanwhile(table: Table) -> None:
     """What is remembered is wrong, and nothing has reported that yet."""
     table.write(ADD, table.server(1), table.server(2))
     row = RENDERER.rows(table.server(1))[0]
-    held = table.rules.rows()[row.id]
+    held = table.rows()[row.id]
     lines = [f"-D {held.bucket} {held.dispatch.text}", f":{row.chains[0].name} - [0:0]", f"-X {row.chains[0].name}"]
     table.tool.restore("".join(f"{line}\n" for line in ["*nat", *lines, "COMMIT"]))
     assert table.write(DELETE, table.server(1)) == []
@@ -225,7 +230,7 @@ def test_a_stray_chain_that_somebody_uses_keeps_nothing_from_being_repaired(tabl
 
 def test_cleanup_takes_everything(table: Table) -> None:
     table.write(ADD, table.server(1, 2, persistence_timeout=60), table.server(2))
-    RuleTable(table.rules.family, table.rules.variant, tool=table.tool).remove()
+    RuleTable(KernelRules(table.rules.family, table.rules.variant, tool=table.tool)).remove()
     assert "IPVSAGENT" not in table.tool.save()
 
 
@@ -251,7 +256,7 @@ def with_sets_of_clients(family: Family) -> tuple[SetTable, ClientSets, Table]:
     skip_unless_native(Mode.NFT)
     sets, clients = SetTable(), ClientSets()
     sets.ensure(set_specs())
-    table = table_of_kernel(Mode.NFT, family, clients)
+    table = Table(real_server_rules(family, Mode.NFT, clients))
     table.ensure()
     return sets, clients, table
 

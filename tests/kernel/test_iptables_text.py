@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsagent.address import Family
+from ipvsagent.kernel.iptables.save_format import RuleParts, split_rule
 from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, parse_save, update_text
 from ipvsagent.rows.packet_rules import INSIDE, Chain, Jump, Place, RuleSet
 
@@ -86,23 +87,23 @@ def test_in_place_nothing_differs_and_jumps_are_left_alone():
 @pytest.mark.parametrize(
     ("before", "after", "said", "written"),
     [
-        (ALSO, "", "chain INPUT is to begin", ["-I INPUT 1 -j IPVSAGENT-INPUT"]),
+        (ALSO, "", "chain INPUT should begin", ["-I INPUT 1 -j IPVSAGENT-INPUT"]),
         (
             ALSO,
             "-A INPUT -j ACCEPT\n" + ALSO,
-            "chain INPUT is to begin",
+            "chain INPUT should begin",
             ["-D INPUT -j IPVSAGENT-INPUT", "-I INPUT 1 -j IPVSAGENT-INPUT"],
         ),
         (
             ALSO,
             ALSO * 2,
-            "chain INPUT is to begin",
+            "chain INPUT should begin",
             ["-D INPUT -j IPVSAGENT-INPUT"] * 2 + ["-I INPUT 1 -j IPVSAGENT-INPUT"],
         ),
         (
             ALSO,
             ALSO + "-A INPUT -s 10.0.0.0/8 -g IPVSAGENT-HOST\n",
-            "chain INPUT is to begin",
+            "chain INPUT should begin",
             [
                 "-D INPUT -j IPVSAGENT-INPUT",
                 "-D INPUT -s 10.0.0.0/8 -g IPVSAGENT-HOST",
@@ -112,7 +113,7 @@ def test_in_place_nothing_differs_and_jumps_are_left_alone():
         ("-p tcp -m comment", "-m comment", None, []),
         (f':{MARKS[2]}"', ':ffff"', "chain IPVSAGENT-HOST: rule 1 is missing: -j DROP", []),
         ("-A IPVSAGENT-HOST", "-A IPVSAGENT-HOST -j LOG\n-A IPVSAGENT-HOST", "a rule is not ours: -j LOG", []),
-        (":IPVSAGENT-HOST", ":IPVSAGENT-OLD - [0:0]\n:IPVSAGENT-HOST", "is of no use any more", ["-X IPVSAGENT-OLD"]),
+        (":IPVSAGENT-HOST", ":IPVSAGENT-OLD - [0:0]\n:IPVSAGENT-HOST", "is no longer needed", ["-X IPVSAGENT-OLD"]),
         (":IPVSAGENT-HOST - [0:0]\n", "", "chain IPVSAGENT-HOST is missing", []),
     ],
 )
@@ -178,6 +179,22 @@ def test_lines_within_a_comment_are_no_lines() -> None:
     (held,) = [one for one in parse_all(text) if one.table == "filter"]
     assert held.policies == {"INPUT": "ACCEPT"} and len(held.hooks["INPUT"]) == 2
     assert held.placed("INPUT") == ["-j IPVSAGENT-HOST"] and held.chains == {"IPVSAGENT-HOST": []}
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts"),
+    [
+        ("-i lo -j ACCEPT", RuleParts("-i lo", "ACCEPT", False)),
+        ("-g zone", RuleParts("", "zone", True)),
+        ("-p tcp", RuleParts("-p tcp", "", False)),
+        ('-p tcp -m comment --comment "is -j \\"DROP" -j zone', RuleParts("-p tcp", "zone", False)),
+        ('-m string --string " -j DROP " -j ACCEPT', RuleParts('-m string --string ""', "ACCEPT", False)),
+        ('-j LOG --log-prefix "-j DROP "', RuleParts("", "LOG", False)),
+        ('-s 10.0.0.1/32 -m comment --comment "open -j DROP', RuleParts("-s 10.0.0.1/32", "DROP", False)),
+    ],
+)
+def test_a_rule_is_split_at_its_target(rule: str, parts: RuleParts) -> None:
+    assert split_rule(rule) == parts
 
 
 def test_a_quote_that_is_never_closed_hides_no_line() -> None:
@@ -280,7 +297,7 @@ def applied(held: Held, text: str) -> dict[str, list[str]]:
         pytest.param(
             "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone -j DROP",
             "ACCEPT",
-            "chain zone is to have the jump to IPVSAGENT-ALLOW directly before its default",
+            "chain zone should have the jump to IPVSAGENT-ALLOW directly before its default",
             [f"-I zone 2 {WRITTEN}"],
             id="the default is in a chain of others",
         ),
@@ -294,7 +311,7 @@ def applied(held: Held, text: str) -> dict[str, list[str]]:
         pytest.param(
             "INPUT -j IPVSAGENT-INPUT \n INPUT -j zone \n zone -p tcp -j ACCEPT \n zone ALLOW",
             "ACCEPT",
-            "chain zone is to have no jump to IPVSAGENT-ALLOW: it denies nothing by default",
+            "chain zone should have no jump to IPVSAGENT-ALLOW: it denies nothing by default",
             [f"-D zone {WRITTEN}"],
             id="the default there vanished",
         ),
@@ -346,24 +363,24 @@ OTHER_ALLOW = '-m comment --comment "ipvsagent:before-the-default" -j IPVSAGENT-
 
 
 @pytest.mark.parametrize(
-    ("kept_first", "in_front"),
+    ("ignored_first", "in_front"),
     [
         (False, ["-j IPVSAGENT-INPUT", "-j IPVSAGENT-OTHER"]),
         (True, ["-j IPVSAGENT-OTHER", "-j IPVSAGENT-INPUT"]),
     ],
 )
-def test_jumps_of_the_other_backend_stay_and_have_their_place(kept_first: bool, in_front: list[str]) -> None:
+def test_jumps_of_the_other_backend_stay_and_have_their_place(ignored_first: bool, in_front: list[str]) -> None:
     other = f"INPUT -j IPVSAGENT-OTHER \n INPUT -p tcp -j ACCEPT \n INPUT {OTHER_ALLOW} \n INPUT -j DROP"
     held = neighbours(other, keeps=KEPT)
-    arranged = held.arranged(TWO, "INPUT", kept_first=kept_first)
+    arranged = held.arranged(TWO, "INPUT", ignored_first=ignored_first)
     kept_allow = "-m comment --comment ipvsagent:before-the-default -j IPVSAGENT-OTHER-ALLOW"
     assert arranged == [*in_front, "-p tcp -j ACCEPT", kept_allow, WRITTEN, "-j DROP"]
-    text = update_text(TWO, [held], kept_first=kept_first)
+    text = update_text(TWO, [held], ignored_first=ignored_first)
     assert not any("OTHER" in line for line in text.splitlines())
     assert applied(held, text)["INPUT"] == arranged
     there = neighbours("\n".join(f"INPUT {rule}" for rule in arranged).replace(WRITTEN, "ALLOW"), keeps=KEPT)
-    assert differences(TWO, [there], kept_first=kept_first) == []
-    assert len(differences(TWO, [there], kept_first=not kept_first)) == 1
+    assert differences(TWO, [there], ignored_first=ignored_first) == []
+    assert len(differences(TWO, [there], ignored_first=not ignored_first)) == 1
     gone = RuleSet(Family.IPV4)
     assert [line for line in hook_lines(update_text(gone, [there])) if "OTHER" in line] == []
 

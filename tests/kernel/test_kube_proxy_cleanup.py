@@ -12,8 +12,8 @@ from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.iptables.commands import Mode
 from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
 from ipvsagent.kernel.kube_proxy.cleanup import kept, leftovers, remove
-from ipvsagent.kernel.kube_proxy.rules import Left, findings, left, watch
-from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
+from ipvsagent.kernel.kube_proxy.rules import Leftovers, find_leftovers, findings, watch
+from ipvsagent.kernel.kube_proxy.sets import SET_TYPES, kube_proxy_servers
 from tests.support.iptables import skip_unless_native
 
 OTHERS = """\
@@ -105,8 +105,8 @@ def test_its_sets_say_which_virtual_servers_are_its(netns):
     netns.run("ipset", "add", "KUBE-6-NODE-PORT-SCTP-HASH", "fd00::1,sctp:30090")
     netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip")  # not as kube-proxy has it
     netns.run("ipset", "add", "KUBE-CLUSTER-IP", "10.96.0.1")
-    rows = SetTable().others(KINDS)
-    found = proved(rows, ["172.16.0.1", "fd00::1"])
+    rows = SetTable().others(SET_TYPES)
+    found = kube_proxy_servers(rows, ["172.16.0.1", "fd00::1"])
     assert {str(server) for server in found} == {"TCP 172.16.0.1:30080", "SCTP [fd00::1]:30090"}
 
 
@@ -144,46 +144,46 @@ def test_the_masquerade_that_others_use_stays(netns, mode):
 @pytest.mark.parametrize("mode", list(Mode))
 def test_rules_that_still_translate_are_seen_until_they_are_gone(netns, mode):
     skip_unless_native(mode)
-    assert left() == Left()
+    assert find_leftovers() == Leftovers()
     netns.run("ipset", "create", "KUBE-CLUSTER-IP", "hash:ip,port")
     netns.run(f"iptables-{mode}-restore", "--noflush", stdin=LEFT)
-    assert left() == Left((f"chain KUBE-SERVICES of {mode} iptables",), canary=True)
-    (finding,) = findings(left())
+    assert find_leftovers() == Leftovers((f"chain KUBE-SERVICES of {mode} iptables",), canary=True)
+    (finding,) = findings(find_leftovers())
     assert finding.severity is Severity.ERROR and "`ipvsagent cleanup --kube-proxy`" in finding.reason
     remove()
-    assert left() == Left() and findings(Left()) == ()
+    assert find_leftovers() == Leftovers() and findings(Leftovers()) == ()
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 def test_its_canary_is_an_error_until_it_is_gone(netns, mode):
     skip_unless_native(mode)
     netns.run(f"iptables-{mode}", "-t", "mangle", "-N", "KUBE-PROXY-CANARY")
-    (finding,) = findings(left())
+    (finding,) = findings(find_leftovers())
     assert finding.severity is Severity.ERROR and finding.subject == "kube-proxy"
     assert "delete daemonset kube-proxy" in finding.reason and "cleanup --kube-proxy" in finding.reason
     netns.run(f"iptables-{mode}", "-t", "mangle", "-X", "KUBE-PROXY-CANARY")
-    assert findings(left()) == ()
+    assert findings(find_leftovers()) == ()
 
 
 def test_a_table_of_nftables_is_seen_without_nft(netns):
     skip_unless_native(Mode.NFT)
     netns.run("nft", "-f", "-", stdin="add table ip mine\n")
-    assert left() == Left()
+    assert find_leftovers() == Leftovers()
     netns.run("nft", "-f", "-", stdin="add table ip6 kube-proxy\n")
-    assert left() == Left(("table kube-proxy of nftables",))
+    assert find_leftovers() == Leftovers(("table kube-proxy of nftables",))
 
 
 def test_the_watch_tells_what_changed_and_that_it_healed(monkeypatch):
     monkeypatch.setattr(kube_proxy_rules, "LOOK_WHILE_FOUND_EVERY", 0.0)
     monkeypatch.setattr(kube_proxy_rules, "LOOK_EVERY", 0.0)
     stop, reported = Event(), []
-    looks = iter([Left(canary=True), Left(canary=True), StartError("for now", ""), Left()])
+    looks = iter([Leftovers(canary=True), Leftovers(canary=True), StartError("for now", ""), Leftovers()])
 
-    def look() -> Left:
+    def look() -> Leftovers:
         found = next(looks)
         if isinstance(found, StartError):
             raise found
-        if found == Left():
+        if found == Leftovers():
             stop.set()
         return found
 

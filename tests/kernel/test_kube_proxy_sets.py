@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ipvsagent.address import Address, Family
 from ipvsagent.cluster.objects import Changes
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from ipvsagent.kernel.kube_proxy.sets import KINDS, proved
+from ipvsagent.kernel.kube_proxy.sets import SET_TYPES, kube_proxy_servers
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows import AddressRow, RealServerRow, SetMemberRow, SetSpec, VirtualServerRow
 from tests.support.history import B_PODS, HERE, B, piece, put
@@ -32,7 +32,7 @@ def kernel() -> FakeKernel:
     for server in (NODE_PORT, CLUSTER_IP, OTHER, KEPT):
         kernel.put(VirtualServerRow(server, "rr", 0, 0), RealServerRow(server, Address("10.1.0.4"), 8080))
     for name in ("KUBE-NODE-PORT-TCP", "KUBE-CLUSTER-IP"):
-        kernel.set_specs[name] = SetSpec(name, KINDS[name], Family.IPV4)
+        kernel.set_specs[name] = SetSpec(name, SET_TYPES[name], Family.IPV4)
     kernel.put(SetMemberRow("KUBE-NODE-PORT-TCP", "30080"), SetMemberRow("KUBE-CLUSTER-IP", "10.96.0.2,tcp:80"))
     kernel.put(SetMemberRow("KUBE-CLUSTER-IP", "198.51.100.1,tcp:80"))
     return kernel
@@ -68,7 +68,7 @@ def test_what_each_set_proves():
         SetMemberRow("KUBE-6-LOAD-BALANCER", "2001:db8::9,udp:53"),
         SetMemberRow("KUBE-EXTERNAL-IP", "192.0.2.7,47:1"),
     ]
-    assert set(map(str, proved(rows, [NODE, Address("fd00::1")]))) == {
+    assert set(map(str, kube_proxy_servers(rows, [NODE, Address("fd00::1")]))) == {
         str(VirtualServerId(protocol, Address(address), port))
         for protocol, address, port in (
             (Protocol.UDP, "172.16.0.1", 30053),

@@ -8,7 +8,7 @@ import pytest
 
 from ipvsagent.address import Address, Family
 from ipvsagent.kernel.iptables.commands import Mode
-from ipvsagent.kernel.neighbours.programs import Neighbour, Role, Sight, neighbours
+from ipvsagent.kernel.neighbours.programs import Neighbour, NodeView, Role, neighbours
 from ipvsagent.kernel.nftables.messages import Table
 from ipvsagent.kernel.pyroute import Link
 
@@ -29,7 +29,7 @@ def link(name: str, index: int = 7) -> Link:
 
 
 def only(**sight: object) -> Neighbour:
-    (found,) = neighbours(Sight(**sight))  # type: ignore[arg-type]
+    (found,) = neighbours(NodeView(**sight))  # type: ignore[arg-type]
     return found
 
 
@@ -55,8 +55,8 @@ def only(**sight: object) -> Neighbour:
 def test_by_a_chain(chain, name, kind):
     for mode in Mode:
         found = only(saved={(mode, Family.IPV6): with_chain(chain)})
-        assert (found.name, found.kind, found.seen) == (name, kind, (f"chain {chain} in iptables-{mode}",))
-        assert found.means and not found.remedy
+        assert (found.name, found.role, found.evidence) == (name, kind, (f"chain {chain} in iptables-{mode}",))
+        assert found.effect and not found.remedy
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_by_a_chain(chain, name, kind):
 )
 def test_by_a_table_of_nftables(table, name):
     found = only(tables=[Table("inet", table), Table("inet", "mine")])
-    assert (found.name, found.seen) == (name, (f"table inet {table} of nftables",))
+    assert (found.name, found.evidence) == (name, (f"table inet {table} of nftables",))
 
 
 @pytest.mark.parametrize(
@@ -87,20 +87,21 @@ def test_by_a_table_of_nftables(table, name):
 )
 def test_by_an_interface(names, name):
     found = only(links=[link(each) for each in names])
-    assert (found.name, found.seen) == (name, (f"interface {names[0]}",))
+    assert (found.name, found.evidence) == (name, (f"interface {names[0]}",))
 
 
 def test_nothing_is_seen_on_a_node_with_our_rules_alone():
     ours = "*filter\n:INPUT ACCEPT [0:0]\n:IPVSAGENT-INPUT - [0:0]\n-A INPUT -j IPVSAGENT-INPUT\nCOMMIT\n"
     assert (
-        neighbours(Sight({NFT4: ours}, [Table("ip", "filter")], [link("lo"), link("eth0"), link("kube-ipvs0")])) == ()
+        neighbours(NodeView({NFT4: ours}, [Table("ip", "filter")], [link("lo"), link("eth0"), link("kube-ipvs0")]))
+        == ()
     )
 
 
 def test_flannel_with_the_policies_of_calico_is_canal():
     found = only(saved={NFT4: with_chain("cali-FORWARD") + with_chain("FLANNEL-FWD")}, links=[link("flannel.1")])
     assert found.name == "Canal"
-    assert found.seen == (
+    assert found.evidence == (
         "chain FLANNEL-FWD in iptables-nft",
         "interface flannel.1",
         "chain cali-FORWARD in iptables-nft",
@@ -110,13 +111,13 @@ def test_flannel_with_the_policies_of_calico_is_canal():
 def test_calico_that_knows_of_ipvs():
     found = only(saved={NFT4: recorded("calico")}, links=[link("kube-ipvs0")])
     assert (found.name, found.remedy) == ("Calico", "")
-    assert found.seen == ("chain cali-INPUT and 12 more in iptables-nft",)
+    assert found.evidence == ("chain cali-INPUT and 12 more in iptables-nft",)
 
 
 def test_calico_that_has_not_noticed_ipvs():
     text = with_chain("cali-INPUT")
     found = only(saved={NFT4: text}, links=[link("kube-ipvs0")])
-    assert "has not noticed IPVS" in found.means and "delete pod -l k8s-app=calico-node" in found.remedy
+    assert "has not noticed IPVS" in found.effect and "delete pod -l k8s-app=calico-node" in found.remedy
     assert not only(saved={NFT4: text}).remedy, "the interface is not there yet"
     found = only(saved={NFT4: text}, links=[link("services")], interface="services")
     assert found.remedy == "Run with --interface kube-ipvs0"
@@ -129,24 +130,24 @@ def test_what_stands_before_ours():
         "-A INPUT -j {}\n-A INPUT -j {}\nCOMMIT\n"
     )
     before = only(saved={NFT4: text.format("cali-INPUT", "IPVSAGENT-INPUT")})
-    assert "its chain cali-INPUT stands before ours in INPUT" in before.means
+    assert "its chain cali-INPUT precedes ours in INPUT" in before.effect
     after = only(saved={NFT4: text.format("IPVSAGENT-INPUT", "cali-INPUT")})
-    assert "before ours" not in after.means
+    assert "precedes ours" not in after.effect
 
 
 def test_docker_with_a_published_port():
-    docker, denial = neighbours(Sight({NFT4: recorded("docker-4")}))
+    docker, denial = neighbours(NodeView({NFT4: recorded("docker-4")}))
     assert docker.name == "Docker"
-    assert docker.means.endswith(
-        "port 443 of every local address goes to its pods or containers; a Service on it comes first"
+    assert docker.effect.endswith(
+        "port 443 of every local address goes to its pods or containers; a Service on it takes precedence"
     )
     assert denial == Neighbour(
         "default denial",
         Role.FIREWALL,
         ("FORWARD in iptables-nft",),
-        "denied by default there; rules of ours let Service traffic through just before that",
+        "denied by default there; our rules accept Service traffic directly before that",
     )
-    assert [each.name for each in neighbours(Sight({NFT4: recorded("docker-4")}, mode=Mode.LEGACY))] == ["Docker"]
+    assert [each.name for each in neighbours(NodeView({NFT4: recorded("docker-4")}, mode=Mode.LEGACY))] == ["Docker"]
 
 
 def test_host_ports_of_portmap():
@@ -157,19 +158,19 @@ def test_host_ports_of_portmap():
         "-A CNI-DN-1 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.0.9:8080\nCOMMIT\n"
     )
     found = only(saved={NFT4: text})
-    assert found.name == "portmap" and "ports 80, 443 of every local address go to" in found.means
+    assert found.name == "portmap" and "ports 80, 443 of every local address go to" in found.effect
 
 
 @pytest.mark.parametrize(("file", "name"), [("ufw-deny-4", "ufw"), ("firewalld-eth0-4", "firewalld")])
 def test_firewalls_that_deny_by_default(file, name):
-    firewall, denial = neighbours(Sight({NFT4: recorded(file)}))
+    firewall, denial = neighbours(NodeView({NFT4: recorded(file)}))
     assert (firewall.name, denial.name) == (name, "default denial")
-    assert denial.seen == ("INPUT, FORWARD in iptables-nft",)
+    assert denial.evidence == ("INPUT, FORWARD in iptables-nft",)
 
 
 def test_fail2ban():
     found = only(saved={NFT4: recorded("fail2ban-4")})
-    assert (found.name, found.seen) == ("fail2ban", ("chain f2b-sshd in iptables-nft",))
+    assert (found.name, found.evidence) == ("fail2ban", ("chain f2b-sshd in iptables-nft",))
 
 
 CACHE = (
@@ -180,19 +181,19 @@ CACHE = (
 
 def test_a_dns_cache_on_a_link_local_address():
     found = only(links=[link("nodelocaldns")], addresses={Address("169.254.20.10"): "nodelocaldns"})
-    assert (found.name, found.kind, found.remedy) == ("NodeLocal DNSCache", Role.DNS, "")
-    assert found.seen == ("interface nodelocaldns", "it listens on 169.254.20.10")
+    assert (found.name, found.role, found.remedy) == ("NodeLocal DNSCache", Role.DNS, "")
+    assert found.evidence == ("interface nodelocaldns", "it listens on 169.254.20.10")
 
 
 @pytest.mark.parametrize("target", ["NOTRACK", "CT --notrack"])
 def test_a_dns_cache_on_the_address_of_a_service(target):
     text = {NFT4: CACHE.format("10.96.0.10", target)}
     found = only(saved=text)
-    assert found.seen == ("it listens on 10.96.0.10",) and not found.remedy
-    assert "it serves that here, and IPVS does not" in found.means
-    assert "IPVS" not in only(saved=text, interface="").means, "the iptables backend leaves untracked packets alone"
+    assert found.evidence == ("it listens on 10.96.0.10",) and not found.remedy
+    assert "it serves that here, and IPVS does not" in found.effect
+    assert "IPVS" not in only(saved=text, interface="").effect, "the iptables backend leaves untracked packets alone"
 
 
 def test_names_that_are_no_utf_8_are_printable():
     found = only(saved={NFT4: with_chain("f2b-\udcff")})
-    assert found.seen == ("chain f2b-\ufffd in iptables-nft",)
+    assert found.evidence == ("chain f2b-\ufffd in iptables-nft",)

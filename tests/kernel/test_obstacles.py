@@ -13,7 +13,7 @@ from ipvsagent.address import Family
 from ipvsagent.kernel.iptables import commands as iptables_tool
 from ipvsagent.kernel.iptables.commands import Mode
 from ipvsagent.kernel.neighbours import obstacles
-from ipvsagent.kernel.neighbours.obstacles import ObstacleKind, in_the_way, of_iptables, of_nftables
+from ipvsagent.kernel.neighbours.obstacles import ObstacleKind, find_obstacles, iptables_obstacles, nftables_obstacles
 from ipvsagent.kernel.nftables.messages import BaseChain, Table
 from tests.support.iptables import skip_unless_native
 
@@ -27,7 +27,7 @@ def dropping(hook: str, *, table: Table = WALL, priority: int = 0, name: str = "
 
 
 def commands(chains: list[BaseChain], *, translated: bool = False) -> list[str]:
-    return [obstacle.command for obstacle in of_nftables(chains, lambda table: {}, BIT, translated)]
+    return [obstacle.command for obstacle in nftables_obstacles(chains, lambda table: {}, BIT, translated)]
 
 
 def test_a_policy_of_another_table():
@@ -63,14 +63,14 @@ def test_a_chain_before_our_marks():
 
 def test_a_table_that_only_its_owner_may_change():
     chains = [dropping("input", table=Table("inet", name, owned=True)) for name in ("firewalld", "other")]
-    firewalld, other = of_nftables(chains, lambda table: {}, BIT, translated=False)
+    firewalld, other = nftables_obstacles(chains, lambda table: {}, BIT, translated=False)
     assert "firewall-cmd --permanent --add-rich-rule" in firewalld.command and "nft insert" not in firewalld.remedy
     assert "the program that owns the table" in other.command
 
 
 def test_the_other_variant_of_iptables():
     text = (DATA / "ufw-deny-4.rules").read_text()
-    found = list(of_iptables(text, Mode.LEGACY, Family.IPV4, BIT, translated=False))
+    found = list(iptables_obstacles(text, Mode.LEGACY, Family.IPV4, BIT, translated=False))
     assert [(each.place, each.hook, each.command) for each in found] == [
         (
             "iptables-legacy, chain INPUT",
@@ -78,14 +78,16 @@ def test_the_other_variant_of_iptables():
             "Run `iptables-legacy -I INPUT -m connmark --mark 0x4000/0x4000 -j ACCEPT`",
         )
     ], "it accepts the answers that are forwarded"
-    found = list(of_iptables(text, Mode.LEGACY, Family.IPV6, BIT, translated=True))
+    found = list(iptables_obstacles(text, Mode.LEGACY, Family.IPV6, BIT, translated=True))
     assert [each.command for each in found] == [
         f"Run `ip6tables-legacy -I {chain} -m conntrack --ctstate DNAT -j ACCEPT`" for chain in ("INPUT", "FORWARD")
     ]
 
 
 def test_ports_that_the_other_variant_publishes():
-    found = list(of_iptables((DATA / "docker-4.rules").read_text(), Mode.NFT, Family.IPV4, BIT, translated=False))
+    found = list(
+        iptables_obstacles((DATA / "docker-4.rules").read_text(), Mode.NFT, Family.IPV4, BIT, translated=False)
+    )
     assert [(each.kind, each.hook) for each in found] == [
         (ObstacleKind.DENIES, "forward"),
         (ObstacleKind.NAT, "prerouting"),
@@ -99,13 +101,13 @@ def test_ports_that_the_other_variant_publishes():
 def test_ports_that_a_table_of_nftables_publishes(netns):
     skip_unless_native(Mode.NFT)
     netns.run("nft", "-f", str(DATA / "recorded.nft"))
-    (found,) = [each for each in in_the_way(Mode.NFT, bit=BIT) if each.kind is ObstacleKind.NAT]
+    (found,) = [each for each in find_obstacles(Mode.NFT, bit=BIT) if each.kind is ObstacleKind.NAT]
     assert found.place == "table inet wall, chain published" and "ports 53, 8080 " in found.reason
     netns.run("nft", "-f", "-", stdin="table ip late { chain c { type nat hook output priority -90; redirect; }\n}\n")
-    found = [each for each in in_the_way(Mode.NFT, bit=BIT) if each.kind is ObstacleKind.NAT]
+    found = [each for each in find_obstacles(Mode.NFT, bit=BIT) if each.kind is ObstacleKind.NAT]
     assert len(found) == 2 and found[1].reason.startswith("ports of every address")
     # Our own translation comes before it, and settles the connection.
-    found = [each for each in in_the_way(Mode.NFT, bit=BIT, translated=True) if each.kind is ObstacleKind.NAT]
+    found = [each for each in find_obstacles(Mode.NFT, bit=BIT, translated=True) if each.kind is ObstacleKind.NAT]
     assert [each.place for each in found] == ["table inet wall, chain published"]
 
 
@@ -113,14 +115,14 @@ def test_firewalld_without_and_with_the_command(netns):
     skip_unless_native(Mode.NFT)
     netns.run("nft", "-f", str(DATA / "firewalld-eth0.nft"))
     for mode in Mode:
-        (found,) = in_the_way(mode, bit=BIT)
+        (found,) = find_obstacles(mode, bit=BIT)
         assert found.place == "table inet firewalld, chain filter_INPUT" and "filter_IN_public denies" in found.reason
         assert "`firewall-cmd --reload` removes it" in found.lasting and found.hook == "input"
         assert found.finding().subject == "packet rules" and found.reason in found.finding().reason
-        assert in_the_way(mode, bit=BIT, translated=True) == [], "it accepts what was translated"
+        assert find_obstacles(mode, bit=BIT, translated=True) == [], "it accepts what was translated"
     netns.run(*words_of(found.command))
-    assert in_the_way(Mode.NFT, bit=BIT) == []
-    assert in_the_way(Mode.NFT, bit=0x8000) == [found_with_other_bit(found)]
+    assert find_obstacles(Mode.NFT, bit=BIT) == []
+    assert find_obstacles(Mode.NFT, bit=0x8000) == [found_with_other_bit(found)]
 
 
 def found_with_other_bit(found: obstacles.Obstacle) -> obstacles.Obstacle:
@@ -149,15 +151,15 @@ def test_the_command_lets_the_connections_of_services_through_and_no_others(netn
     if translated:
         to = ["-j", "DNAT", "--to-destination", "127.0.0.3"]
         netns.run(f"iptables-{ours}", "-t", "nat", "-A", "OUTPUT", "-d", "127.0.0.2", *to)
-    assert in_the_way(ours, bit=BIT, translated=translated) == []
+    assert find_obstacles(ours, bit=BIT, translated=translated) == []
     if variant is None:
         netns.run("nft", "-f", "-", stdin=NFT_WALL)
     else:
         netns.run(f"iptables-{variant}", "-P", "INPUT", "DROP")
-    (found,) = in_the_way(ours, bit=BIT, translated=translated)
+    (found,) = find_obstacles(ours, bit=BIT, translated=translated)
     assert not gets_through("127.0.0.2") and not gets_through("127.0.0.1")
     netns.run(*words_of(found.command))
-    assert in_the_way(ours, bit=BIT, translated=translated) == []
+    assert find_obstacles(ours, bit=BIT, translated=translated) == []
     assert gets_through("127.0.0.2") and not gets_through("127.0.0.1")
 
 
@@ -178,7 +180,7 @@ def gets_through(address: str) -> bool:
 
 def test_looking_makes_no_table_of_legacy(netns):
     skip_unless_native(Mode.LEGACY)
-    assert in_the_way(Mode.NFT, bit=BIT) == []
+    assert find_obstacles(Mode.NFT, bit=BIT) == []
     assert Path("/proc/net/ip_tables_names").read_text() == Path("/proc/net/ip6_tables_names").read_text() == ""
 
 
@@ -187,4 +189,4 @@ def test_nothing_is_found_without_nf_tables_and_without_iptables(netns, monkeypa
     monkeypatch.setattr(obstacles, "_LEGACY_TABLES", {family: Path("/nowhere/names") for family in Family})
     monkeypatch.setattr("ipvsagent.kernel.nftables.tables.NETLINK_NETFILTER", 31)  # a protocol that no kernel has
     for mode in Mode:
-        assert in_the_way(mode, bit=BIT) == []
+        assert find_obstacles(mode, bit=BIT) == []

@@ -28,7 +28,7 @@ FOREIGN = (
 
 def held(kernel: FakeKernel) -> dict[VirtualServerId, tuple[object, ...]]:
     """As iptables-save tells it, to somebody who remembers nothing."""
-    return {i: row.signature() for table in server_rules(kernel).tables for i, row in table.rows().items()}
+    return {i: row.signature() for chains in server_rules(kernel).chains.values() for i, row in chains.rows().items()}
 
 
 def fresh(objects: Iterable[Object]) -> dict[VirtualServerId, tuple[object, ...]]:
@@ -108,7 +108,7 @@ class Laws(RuleBasedStateMachine):
         assert self.agent.round(self.now) == 0
         self.agent = Agent(self.kernel, self.objects.values(), self.now)
         assert self.agent.written == 0
-        assert not any(table._held().stray_chains for table in self.agent.servers.tables)
+        assert not any(chains.held().stray_chains for chains in self.agent.servers.chains.values())
 
     @invariant()
     def others_are_left_alone(self) -> None:

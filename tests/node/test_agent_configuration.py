@@ -72,7 +72,7 @@ def test_what_is_safe_is_taken_up(place, agents, web, tmp_path):
         assert host.read_sysctl(ESTABLISHED) == 1234
     agent.says("configuration: ipvs.scheduler changed from 'rr' to 'lc'")
     agent.says("featureGates.Unheard: has no effect")
-    agent.says("packet rules are as the new configuration wants them")
+    agent.says("updated the packet rules for the new configuration")
     assert "drift" not in agent.log, agent.log
     assert findings(agents) == []
     assert sorted(place.answers(web, 2)) == ["A", "B"]

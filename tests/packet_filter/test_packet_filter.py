@@ -11,8 +11,8 @@ import pytest
 from ipvsagent.address import Address, Family
 from ipvsagent.config import Config, parse_network
 from ipvsagent.kernel.fake.kernel import FakeKernel
-from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool, server_rules
-from ipvsagent.kernel.iptables import server_table as iptables_servers
+from ipvsagent.kernel.fake.rules import FakeRules, FakeRuleTool, fake_rules, server_rules
+from ipvsagent.kernel.iptables import server_chains as iptables_servers
 from ipvsagent.kernel.iptables.commands import Mode, RulesLocked, RulesRefused, Variant
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
 from ipvsagent.model import Protocol, VirtualServerId
@@ -31,7 +31,8 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     made.sets.ensure(set_specs())
     monkeypatch.setattr(packet_filter, "find_variant", lambda *_, **__: Variant(Mode.NFT, "it is a fake"))
     monkeypatch.setattr(packet_filter, "families", lambda: tuple(Family))
-    monkeypatch.setattr(packet_filter, "RuleTable", lambda family, *_, **__: FakeRules(made, family))
+    monkeypatch.setattr(packet_filter, "KernelRules", lambda family, _: family)
+    monkeypatch.setattr(packet_filter, "RuleTable", lambda family: FakeRules(made, family))
     return made
 
 
@@ -121,7 +122,7 @@ def flush(kernel: FakeKernel) -> None:
 def test_a_repair_that_failed_is_tried_until_it_succeeds(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], IptablesPacketFilter]
 ) -> None:
-    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(iptables_servers, "_READ_PAUSE", 0.0)
     kept = opened(kernel)
     kept.install()
     held = rules(kernel)
@@ -151,7 +152,7 @@ def test_rules_come_back_after_the_sets_that_they_ask(kernel: FakeKernel) -> Non
 
 def test_a_busy_node_does_not_decide_what_iptables_can_do(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = kernel.rule_tools[Family.IPV4]
-    table = RuleTable(Family.IPV4, Variant(Mode.NFT, "it is a fake"), tool=tool)
+    table = RuleTable(fake_rules(kernel, Family.IPV4))
     with monkeypatch.context() as patch:
         trouble(patch, tool, RulesRefused("it did not end in 60 s", code=errno.ETIMEDOUT))
         with pytest.raises(RulesRefused, match="60 s"):
@@ -161,7 +162,7 @@ def test_a_busy_node_does_not_decide_what_iptables_can_do(kernel: FakeKernel, mo
 
 def test_a_module_that_is_loaded_later_is_used(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = kernel.rule_tools[Family.IPV4]
-    table = RuleTable(Family.IPV4, Variant(Mode.NFT, "it is a fake"), tool=tool)
+    table = RuleTable(fake_rules(kernel, Family.IPV4))
     with monkeypatch.context() as patch:
         trouble(patch, tool, RulesRefused("Couldn't load match `connmark'"))
         assert not table.supports(Feature.CONNMARK)
@@ -312,7 +313,7 @@ def test_translations_that_could_not_be_written_are_tried_again(
 def clock(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
 
-    def table(family: Family, *_: object, **__: object) -> FakeRules:
+    def table(family: Family) -> FakeRules:
         found = FakeRules(kernel, family)
         found._clock = made
         return found
@@ -380,7 +381,7 @@ def test_a_restart_finds_its_jump_behind_and_moves_it(kernel: FakeKernel, clock:
 def test_accepts_come_and_go_with_the_default(
     kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch, opened: Callable[[FakeKernel], IptablesPacketFilter]
 ) -> None:
-    monkeypatch.setattr(iptables_servers, "_READ_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(iptables_servers, "_READ_PAUSE", 0.0)
     kept = opened(kernel)
     kept.install()
     tool = kernel.rule_tools[Family.IPV4]
@@ -410,9 +411,9 @@ def test_a_denial_that_no_accept_can_answer_is_said_with_a_remedy(kernel: FakeKe
     kept.install()
     (finding,) = kept.findings()
     assert finding.reason == (
-        "rule 2 of chain zone (IPv6), `-j REJECT`, denies traffic of Services that comes to it from INPUT, for some "
-        "interfaces or beside other traffic, and is not overridden; `ip6tables -I zone 2 -j IPVSAGENT-ALLOW-IN` lets "
-        "it through"
+        "rule 2 of chain zone (IPv6), `-j REJECT`, denies traffic of Services that reaches it from INPUT; our rules do "
+        "not override it, because it applies to some interfaces only or also to other traffic; `ip6tables -I zone 2 "
+        "-j IPVSAGENT-ALLOW-IN` accepts the traffic of Services"
     )
     kernel.rule_tools[Family.IPV6].restore("*filter\n-I zone 2 -j IPVSAGENT-ALLOW-IN\nCOMMIT\n")
     kept.repair()
@@ -420,7 +421,7 @@ def test_a_denial_that_no_accept_can_answer_is_said_with_a_remedy(kernel: FakeKe
 
 
 def test_removal_leaves_others_as_they_were(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packet_filter, "remove_left", lambda family, mode: None)
+    monkeypatch.setattr(packet_filter, "remove_from_variant", lambda family, mode: None)
     tool = kernel.rule_tools[Family.IPV4]
     tool.restore(
         "*filter\n:zone - [0:0]\n-P FORWARD DROP\n-A INPUT -j zone\n-A zone -p tcp -j ACCEPT\n-A zone -j DROP\nCOMMIT\n"

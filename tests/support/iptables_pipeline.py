@@ -11,7 +11,7 @@ from ipvsagent.cluster.objects import Changes, Object
 from ipvsagent.kernel.fake.kernel import FakeKernel
 from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.kernel.iptables.commands import RulesRefused
-from ipvsagent.kernel.iptables.server_table import ServerRules
+from ipvsagent.kernel.iptables.server_chains import ServerRules
 from ipvsagent.model import VirtualServerId
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPTABLES
@@ -42,7 +42,7 @@ class Hooks(TableHooks):
         return Counter(row.set for row in self._kernel.set_members)
 
     def take_externally_modified(self) -> Collection[VirtualServerId]:
-        return self._servers.touched()
+        return self._servers.take_externally_modified()
 
 
 class Agent:
@@ -66,7 +66,7 @@ class Agent:
 
     def keep_rules(self, *, always: bool = False) -> None:
         for table in self.servers.tables:
-            table._read_took = 0.0
+            table.kernel._read_took = 0.0
             if (always or table.changed()) and table.verify(RULES[table.family]):
                 table.apply(RULES[table.family])
 

@@ -18,6 +18,7 @@ from ipvsagent.errors import KernelError
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.fake.kernel import Killed, RealServers
 from ipvsagent.kernel.ipset.table import SetTable
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import RuleTable
 from ipvsagent.kernel.iptables.translations import TranslationTable
 from ipvsagent.kernel.ipvs.ownership import Ledger, Ownership
@@ -77,7 +78,9 @@ class RealKernel:
         self.ownership = Ownership(ledger, addresses.bound)
         ipvs, sets = IpvsTable(self.ownership), SetTable()
         variant = self._rules.variant
-        self._kept = IptablesPacketFilter(Config(), tables=[RuleTable(family, variant) for family in Family])
+        self._kept = IptablesPacketFilter(
+            Config(), tables=[RuleTable(KernelRules(family, variant)) for family in Family]
+        )
         translations = TranslationTable(self._kept.held_translations, self._kept.translate)
         self._agent = [ipvs, addresses, sets, ledger, self._kept]
         tables = (ipvs, addresses, sets, translations)

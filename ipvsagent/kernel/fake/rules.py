@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from ipvsagent.address import Family
 from ipvsagent.kernel.ipset.client_sets import KIND
 from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Variant
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable
-from ipvsagent.kernel.iptables.server_table import ServerRules, ServerRuleTable
+from ipvsagent.kernel.iptables.server_chains import ServerChains, ServerRules
 from ipvsagent.rows import SetSpec
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ class FakeRules(RuleTable):
     """FakeRules is a `RuleTable` that supports `kernel.features`."""
 
     def __init__(self, kernel: FakeKernel, family: Family) -> None:
-        super().__init__(family, Variant(Mode.NFT, "it is a fake"), tool=kernel.rule_tools[family])
-        self._kernel = kernel
+        super().__init__(fake_rules(kernel, family))
+        self._fake = kernel
 
-    def _tries(self, feature: Feature) -> bool:
-        return feature in self._kernel.features
+    def _try(self, feature: Feature) -> bool:
+        return feature in self._fake.features
+
+
+def fake_rules(kernel: FakeKernel, family: Family) -> KernelRules:
+    return KernelRules(family, Variant(Mode.NFT, "it is a fake"), tool=kernel.rule_tools[family])
 
 
 def server_rules(kernel: FakeKernel) -> ServerRules:
@@ -51,8 +56,7 @@ def server_rules(kernel: FakeKernel) -> ServerRules:
         for name in names:
             kernel.set_specs.setdefault(name, SetSpec(name, KIND, Family.IPV4))
 
-    variant = Variant(Mode.NFT, "it is a fake")
-    return ServerRules(ServerRuleTable(f, variant, tool=kernel.rule_tools[f], make_sets=make_sets) for f in Family)
+    return ServerRules(ServerChains(fake_rules(kernel, family), make_sets) for family in Family)
 
 
 class FakeRuleTool:

@@ -1,1 +1,1 @@
-"""The iptables programs, and the rules in them."""
+"""Packet rules in the kernel, read and written with the iptables programs."""

@@ -1,4 +1,4 @@
-"""The chains of virtual servers, as iptables-save prints them. Pure."""
+"""Parses the chains of virtual servers that iptables-save prints. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from msgspec import Struct, field
 
 from ipvsagent.address import Address, pack, unpack
-from ipvsagent.kernel.iptables.text import mark_of, save_lines
+from ipvsagent.kernel.iptables.save_format import save_lines
+from ipvsagent.kernel.iptables.text import mark_of
 from ipvsagent.model import Protocol, VirtualServerId
 from ipvsagent.rows.nat_chains import (
     BUCKET,
@@ -30,19 +31,22 @@ _WEIGHT = re.compile(r' weight (\d+)"')
 
 
 class HeldServers(Struct):
-    """rows: by virtual server. buckets: that are there. stray: rules of buckets that are no virtual server's, and
-    chains that none leads to, and whether they hold rules; a chain that rules of others lead to stays, empty."""
+    """Holds the chains of virtual servers of one family."""
 
     rows: dict[VirtualServerId, ChainsRow] = field(default_factory=dict)
     buckets: set[str] = field(default_factory=set)
+    """Names of the buckets that exist."""
     stray_rules: list[tuple[str, str]] = field(default_factory=list)
+    """Bucket and rule of each rule that leads to no virtual server."""
     stray_chains: dict[str, bool] = field(default_factory=dict)
+    """Chains that no bucket leads to, and whether they contain rules. One that rules of other programs lead to cannot
+    be deleted, and stays empty."""
 
     def missing_buckets(self) -> list[str]:
         return [name for name in bucket_names() if name not in self.buckets]
 
     def sweep_lines(self, *, delete: bool = True) -> Iterator[str]:
-        """Takes away what is stray; delete: chains, too, which are emptied otherwise."""
+        """Yield the lines that delete stray rules, and delete stray chains or, if `delete` is false, empty them."""
         for bucket, rule in self.stray_rules:
             yield f"-D {bucket} {rule}"
         if delete:
@@ -52,12 +56,12 @@ class HeldServers(Struct):
 
 
 def is_servers(chain: str) -> bool:
-    """Whether a chain is a virtual server's, or a bucket; all others of ours are constant."""
+    """Return whether a chain is a virtual server's, or a bucket; our other chains are constant."""
     return chain.startswith(_PREFIXES)
 
 
 def parse_servers(text: str) -> HeldServers:
-    """From what iptables-save prints, of the nat table."""
+    """Parse table nat in the output of iptables-save."""
     chains: dict[str, list[str]] = {}
     buckets: dict[str, list[str]] = {}
     in_nat = False
@@ -79,19 +83,19 @@ def parse_servers(text: str) -> HeldServers:
                 rules = buckets.get(name)
             if rules is not None:
                 rules.append(rule)
-    return _assembled(chains, buckets)
+    return _assemble(chains, buckets)
 
 
-def _assembled(chains: dict[str, list[str]], buckets: dict[str, list[str]]) -> HeldServers:
+def _assemble(chains: dict[str, list[str]], buckets: dict[str, list[str]]) -> HeldServers:
     held = HeldServers(buckets=set(buckets))
     reached: set[str] = set()
     for bucket, rules in buckets.items():
         for rule in rules:
-            server_id, entry = _dispatched(rule)
+            server_id, entry = _parse_dispatch(rule)
             if server_id is None or entry not in chains or server_id in held.rows or entry in reached:
                 held.stray_rules.append((bucket, rule))
                 continue
-            names = _reached_from(entry, chains)
+            names = _reachable_from(entry, chains)
             reached.update(names)
             own = tuple(ServerChain(name, tuple(MarkedRule(mark_of(r), r) for r in chains[name])) for name in names)
             held.rows[server_id] = ChainsRow(server_id, bucket, MarkedRule(mark_of(rule), rule), own)
@@ -99,7 +103,7 @@ def _assembled(chains: dict[str, list[str]], buckets: dict[str, list[str]]) -> H
     return held
 
 
-def _dispatched(rule: str) -> tuple[VirtualServerId | None, str]:
+def _parse_dispatch(rule: str) -> tuple[VirtualServerId | None, str]:
     match = _DISPATCH.match(rule)
     if not match or not match[4].startswith(ENTRY):
         return None, ""
@@ -107,8 +111,8 @@ def _dispatched(rule: str) -> tuple[VirtualServerId | None, str]:
     return VirtualServerId(Protocol(match[2].upper()), address, int(match[3])), match[4]
 
 
-def _reached_from(entry: str, chains: dict[str, list[str]]) -> list[str]:
-    """Chains that lead on from here, this one first."""
+def _reachable_from(entry: str, chains: dict[str, list[str]]) -> list[str]:
+    """Return the chains that packets can reach from `entry`, which comes first."""
     names = {entry: None}
     queue = [entry]
     while queue:
@@ -121,8 +125,8 @@ def _reached_from(entry: str, chains: dict[str, list[str]]) -> list[str]:
 
 
 def real_servers_of(row: ChainsRow) -> list[tuple[str, int, int]]:
-    """Address, port and weight of every endpoint that new connections from outside may get, in the rules' order; if
-    these get none, of those for clients on this node."""
+    """Return address, port and weight of every endpoint that new connections from outside may get, in the order of the
+    rules; if they get none, of every endpoint for clients on this node."""
     for_node = (chain for chain in row.chains if chain.name.startswith(FOR_NODE))
     for first in (row.chains[0], *for_node):
         if found := _endpoints(first, row):

@@ -1,7 +1,7 @@
-"""The iptables programs: which of them the node uses, and running them.
+"""Runs the iptables programs, and finds out which variant of them the node uses.
 
-A node has two kinds of packet rules, old (legacy) and new (nft), each with its own programs, and one kind does not
-see the other's. Rules are to be where kubelet and the CNI plugin put theirs; the choice is the one of
+Linux has two kinds of packet rules, legacy (x_tables) and nft (nf_tables), each with programs of its own, which do not
+show rules of the other kind. Ours belong where kubelet and the CNI plugin put theirs; the variant is chosen as in
 kubernetes-sigs/iptables-wrappers, which Kubernetes' own images use.
 """
 
@@ -28,7 +28,7 @@ _HINT = re.compile(r"^:(KUBE-IPTABLES-HINT|KUBE-KUBELET-CANARY) ", re.MULTILINE)
 _ERROR_LINE = re.compile(r"\bline:? (\d+)")
 _LOCKED = 4  # exit status: another program holds /run/xtables.lock
 _TIMEOUT = 60.0
-_COMMAND = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
+COMMAND = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 
 class Mode(StrEnum):
@@ -37,18 +37,25 @@ class Mode(StrEnum):
 
 
 SavedRules = Mapping[tuple[Mode, Family], str]
-"""What iptables-save prints, by variant and family; without those that do not work here."""
+"""The output of iptables-save by variant and family, as far as these work here."""
 
 
 class Variant(Struct, frozen=True):
-    """Which kind of rules is used, and why."""
+    """The kind of rules that is used, and why."""
 
     mode: Mode
     reason: str
 
 
 class RulesRefused(KernelError):
-    """iptables refused. line: what it said. rule, number: the line of our text that it named, if it did; from 1 on."""
+    """iptables refused a command."""
+
+    line: str
+    """The error message."""
+    rule: str
+    """The line of our text that the message names, or ""."""
+    number: int
+    """The number of that line, from 1, or 0."""
 
     def __init__(self, line: str, rule: str = "", code: int = errno.EINVAL, number: int = 0) -> None:
         super().__init__(code, line)
@@ -59,16 +66,14 @@ class RulesRefused(KernelError):
 
 
 class RulesLocked(RulesRefused):
-    """Another program held the lock of the packet rules all the time."""
+    """Another program held the lock of the packet rules until the time was up."""
 
 
-class Tool:
-    """Runs the programs of one variant and family. lock_seconds: how long to wait for other programs.
-
-    It acts on the network namespace of its caller. Raises StartError if a program is not installed.
-    """
+class IptablesCommands:
+    """Runs the programs of one variant and family, in the network namespace of the caller."""
 
     def __init__(self, family: Family, mode: Mode, lock_seconds: float = 10.0) -> None:
+        """lock_seconds: how long to wait for other programs. Raises StartError if a program is not installed."""
         self.family = family
         self.mode = mode
         self._lock_seconds = lock_seconds
@@ -82,7 +87,8 @@ class Tool:
             self._generation = None
 
     def generation(self, tables: Sequence[str]) -> Hashable:
-        """Equal values: nobody changed these tables in between, as far as this can tell. Raises KernelError."""
+        """Return a value that stays equal while nobody changes these tables, as far as the kernel shows. Raises
+        KernelError."""
         if self._generation is None:
             try:
                 self._generation = NftGeneration() if self.mode is Mode.NFT else LegacyGeneration(self.family)
@@ -91,21 +97,21 @@ class Tool:
         return self._generation.read(tables)
 
     def follows(self, before: Hashable, now: Hashable, commits: int) -> bool:
-        """Whether a write of so many tables, and nobody else's, can have led from one generation to the other."""
+        """Return whether a write of `commits` tables alone can have led from one generation to the other."""
         if self.mode is Mode.LEGACY:
-            return True  # it does not count; what others wrote in the same milliseconds is found when they write again
+            return True  # legacy has no counter; a concurrent write of others is found after their next one
         assert isinstance(before, bytes) and isinstance(now, bytes)
         return int.from_bytes(now, "big") - int.from_bytes(before, "big") <= commits
 
     def save(self) -> str:
-        """What iptables-save prints. Raises RulesRefused."""
+        """Return the output of iptables-save. Raises RulesRefused."""
         return self._run([self._save], "")
 
     def restore(self, text: str) -> None:
-        """Atomic by table; what is not named in `text` stays. Raises RulesRefused, RulesLocked.
+        """Write rules, atomically by table; rules that `text` does not name stay. Raises RulesRefused, RulesLocked.
 
-        So do counters, except that legacy begins those of policies anew, as with every write of anybody, and writes
-        those of rules in a second step: a kill between the two loses them.
+        Counters stay as well, except that every write resets those of policies in legacy, which also writes those of
+        rules in a second step: if the process is killed between the two, they are lost.
         """
         argv = [self._restore, "--noflush", "--wait", "1"]
         retrying = Retrying(
@@ -118,7 +124,7 @@ class Tool:
 
     def _run(self, argv: list[str], text: str) -> str:
         try:
-            # Bytes: comments of other programs need be no UTF-8, and text mode makes a newline of their \r.
+            # Bytes, because comments of other programs need not be UTF-8, and text mode replaces \r by a newline.
             done = subprocess.run(
                 argv,
                 input=text.encode(errors="surrogateescape"),
@@ -127,7 +133,7 @@ class Tool:
                 env={"PATH": _PATH, "LC_ALL": "C"},
             )
         except subprocess.TimeoutExpired as error:
-            raise RulesRefused(f"{argv[0]} did not end in {_TIMEOUT:.0f} s", code=errno.ETIMEDOUT) from error
+            raise RulesRefused(f"{argv[0]} did not finish within {_TIMEOUT:.0f} s", code=errno.ETIMEDOUT) from error
         except OSError as error:
             raise RulesRefused(f"{argv[0]} cannot be run: {error}", code=error.errno or errno.EIO) from error
         if done.returncode == 0:
@@ -136,8 +142,8 @@ class Tool:
 
 
 def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
-    said = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("Try `")]
-    line = "; ".join(said).replace(":; ", ": ") or f"exit status {status}"
+    messages = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("Try `")]
+    line = "; ".join(messages).replace(":; ", ": ") or f"exit status {status}"
     if name not in line:
         line = f"{name}: {line}"
     if status == _LOCKED and "holding the xtables lock" in stderr:
@@ -151,8 +157,8 @@ def _refusal(name: str, status: int, stderr: str, text: str) -> RulesRefused:
 
 
 def program(family: Family, mode: Mode, suffix: str) -> str:
-    """The path of a program of one variant. Raises StartError if it is not installed."""
-    command = _COMMAND[family]
+    """Return the path of a program of one variant. Raises StartError if it is not installed."""
+    command = COMMAND[family]
     found = shutil.which(f"{command}-{mode}{suffix}", path=_PATH)
     plain = shutil.which(f"{command}{suffix}", path=_PATH)
     if found is None and plain is not None and _mode_of(plain.removesuffix(suffix)) is mode:
@@ -163,20 +169,21 @@ def program(family: Family, mode: Mode, suffix: str) -> str:
 
 
 def _mode_of(command: str) -> Mode:
-    """Of an installation that has only one; before 1.8 there was only legacy, and it did not say so."""
+    """Return the variant of programs without a suffix. Before 1.8 there was only legacy, and --version did not name
+    it."""
     done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=_TIMEOUT)
     return Mode.NFT if "nf_tables" in done.stdout else Mode.LEGACY
 
 
 def find_variant(saved: SavedRules | None = None) -> Variant:
-    """The variant that this node uses, of both families together. Raises StartError if there is no iptables. saved:
-    what `saved_rules` read a moment ago, if anybody did."""
+    """Return the variant that this node uses for both families. saved: what `saved_rules` returned a moment ago, to
+    spare a second reading. Raises StartError if iptables is not installed or does not work here."""
     texts = working_modes(saved)
     for mode, text in texts.items():
         if hint := _HINT.search(text):
             return Variant(mode, f"kubelet's chain {hint[1]} is there")
     if not texts:
-        tool = program(Family.IPV4, Mode.NFT, "-save")  # or the error that it is missing
+        tool = program(Family.IPV4, Mode.NFT, "-save")  # raises if it is not installed
         raise StartError(
             f"{tool} does not work here", "Load the module with `modprobe nf_tables` or `modprobe ip_tables`"
         )
@@ -194,10 +201,10 @@ def find_variant(saved: SavedRules | None = None) -> Variant:
 
 
 def _can_write(mode: Mode) -> bool:
-    """iptables-nft-save is content with nf_tables that lack the families, where nothing can be written."""
+    """Return whether rules can be written; iptables-nft-save succeeds even where nf_tables lacks the IP families."""
     scratch = "*mangle\n:IPVSAGENT-TRY - [0:0]\nCOMMIT\n*mangle\n-X IPVSAGENT-TRY\nCOMMIT\n"
     try:
-        Tool(Family.IPV4, mode).restore(scratch)
+        IptablesCommands(Family.IPV4, mode).restore(scratch)
     except RulesLocked:
         raise
     except RulesRefused:
@@ -206,8 +213,8 @@ def _can_write(mode: Mode) -> bool:
 
 
 def working_modes(saved: SavedRules | None = None) -> dict[Mode, str]:
-    """The kinds of rules that this kernel and this installation have, with all their rules in both families. saved:
-    what `saved_rules` read a moment ago, if anybody did."""
+    """Return the variants that work on this kernel and installation, with their rules in both families. saved: what
+    `saved_rules` returned a moment ago, to spare a second reading."""
     texts: dict[Mode, str] = {}
     for (mode, _), text in (saved_rules() if saved is None else saved).items():
         texts[mode] = texts.get(mode, "") + text
@@ -215,14 +222,14 @@ def working_modes(saved: SavedRules | None = None) -> dict[Mode, str]:
 
 
 def saved_rules() -> SavedRules:
-    """Runs iptables-save once for each variant and family."""
+    """Run iptables-save once for each variant and family."""
     texts = {(mode, family): saved_rules_of(mode, family) for mode in Mode for family in Family}
     return {which: text for which, text in texts.items() if text is not None}
 
 
 def saved_rules_of(mode: Mode, family: Family) -> str | None:
-    """Returns what iptables-save prints of one variant and family; None if that does not work here."""
+    """Return the output of iptables-save for one variant and family; None if that does not work here."""
     try:
-        return Tool(family, mode).save()
+        return IptablesCommands(family, mode).save()
     except (StartError, RulesRefused):
         return None

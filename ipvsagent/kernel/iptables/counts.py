@@ -1,4 +1,4 @@
-"""How many packet rules there are, and how writing them went."""
+"""Counts packet rules, for metrics."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _TABLE = re.compile(r"^\*", re.MULTILINE)
 
 
 class RuleCounts(Struct, frozen=True):
-    """Of one address family, by table. held: rules in chains of ours. written: those of the last write that worked."""
+    """Numbers of rules of one address family, by table."""
 
     held: dict[str, int]
+    """Rules in our chains, as last read."""
     written: dict[str, int]
+    """Rules that the last successful write contained."""
 
 
 def rules_in(text: str) -> dict[str, int]:
-    """By table: rules that are written by a text for `iptables-restore`."""
+    """Return how many rules a text for `iptables-restore` adds, by table."""
     counts = dict.fromkeys(TABLES, 0)
     for section in _TABLE.split(text):
         table, _, lines = section.partition("\n")

@@ -1,12 +1,12 @@
-"""What a built-in chain does with packets that no rule has decided on, from what iptables-save prints. Pure.
+"""Finds where a built-in chain denies the packets that no rule has decided on, in the output of iptables-save. Pure.
 
-An accept of ours answers a default, and never a rule: it stands directly before the default, behind everything else.
-A default is the policy DROP of a built-in chain, or an unconditional DROP or REJECT that stands for one: at the end of
-the built-in chain (the rules that RHEL ships), in a chain that is nothing but that and is jumped to without a match
-(`ufw default reject`), or at the end of a chain that every packet passes, and by no other way (the zone of firewalld
-that no interface is bound to). Logging before a default belongs to it. A denial that only packets of some interface
-meet, or those that no rule with a match sent back before, is a rule of its owner's, and an `UnansweredDenial` if it
-stands for a default there.
+Our accepts override a default, and never a rule: they come directly before the default, after everything else.
+A default is the policy DROP of a built-in chain, or an unconditional DROP or REJECT that serves as one: at the end of
+the built-in chain (the rules that RHEL ships), in a chain that contains nothing else and is jumped to without a match
+(`ufw default reject`), or at the end of a chain that every packet passes exactly once (the zone of firewalld that no
+interface is bound to). Rules that log before a default are part of it. A denial that only packets of some interface
+reach, or only those that no rule with a match returned before, is a rule of its owner. If it serves as a default for
+those packets, it is an `UnansweredDenial`.
 """
 
 from __future__ import annotations
@@ -18,33 +18,36 @@ from enum import Enum
 
 from msgspec import Struct
 
+from ipvsagent.kernel.iptables.save_format import split_rule, without_comment
 from ipvsagent.printable import printable
 
 Chains = Mapping[str, Sequence[str]]
-"""Rules by chain, each as iptables-save prints it after `-A CHAIN `, without those of ours."""
+"""Rules by chain, each as iptables-save prints it after `-A CHAIN `, without ours."""
 
-_COMMENT = re.compile(r'(?:^| )-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+)', re.DOTALL)
 _DENIAL = re.compile(r"-j (?:DROP|REJECT(?: --reject-with \S+)?)")
 _LOG = re.compile(r"(?:-m limit(?: --limit \S+)?(?: --limit-burst \d+)? )?-j (?:LOG|NFLOG|ULOG)\b.*", re.DOTALL)
-_LEADS = re.compile(r"(?:^| )-([jg]) (\S+)")
 _SPARES = re.compile(r"(?:^| )(?:-g |-m (?:hash)?limit .*-j RETURN$|-m addrtype --dst-type LOCAL -j RETURN$)")
-"""After it a denial is for what no other chain is for (Calico's dispatch), for what is too much, or for what is not
-sent to this node (ufw), which is no default for Services."""
+"""A denial after such a rule is not a default for Services: it applies to what no other chain handles (Calico's
+dispatch), to what exceeds a limit, or to what is not addressed to this node (ufw)."""
 _BY_INTERFACE = re.compile(r"(?:(?:! )?-[io] \S+ ?)+(-[jg] \S+)")
 _PASSING_STATES = re.compile(r"--(?:ct)?state (?:(?:RELATED|ESTABLISHED|DNAT|SNAT)(?:,|\b))+(?= |$)")
 
 
 class Default(Struct, frozen=True):
-    """Accepts stand before rule `index` of `chain`, counted from 0 without rules of ours. denial: what they answer."""
+    """A denial that our accepts override: they are inserted before rule `index` of `chain`."""
 
     chain: str
     index: int
+    """Counted from 0, without rules of ours."""
     denial: str
+    """The rule, or `policy DROP`."""
 
 
 class UnansweredDenial(Struct, frozen=True):
-    """A denial that stands for a default, but for packets of some interface alone, or in a chain that other packets
-    pass, too: rule `index` of `chain`, counted as in `Default`."""
+    """A denial that serves as a default for packets of some interface only, or in a chain that other packets also pass.
+
+    It is rule `index` of `chain`, counted as in `Default`.
+    """
 
     chain: str
     index: int
@@ -52,7 +55,7 @@ class UnansweredDenial(Struct, frozen=True):
 
 
 class _End(Enum):
-    """How packets leave a chain that denies none by default. LEFT: some of them leave it early."""
+    """How packets leave a chain that denies none by default; LEFT if some of them leave it early."""
 
     PASSED = 1
     LEFT = 2
@@ -60,14 +63,15 @@ class _End(Enum):
 
 
 class Defaults(Struct, frozen=True):
-    """Of one built-in chain: the default that accepts answer, None if there is none, and unanswered on the way."""
+    """The denials of one built-in chain."""
 
     default: Default | None = None
     unanswered: tuple[UnansweredDenial, ...] = ()
+    """Denials on the way to the default."""
 
 
 def defaults_of(hook: str, policy: str, chains: Chains) -> Defaults:
-    """The default of the built-in chain `hook` of table filter, whose policy is ACCEPT or DROP."""
+    """Return the denials of the built-in chain `hook` of table filter, whose policy is ACCEPT or DROP."""
     walk = _Walk(chains)
     end = walk.chain(hook, only_way=True)
     if isinstance(end, Default):
@@ -77,7 +81,7 @@ def defaults_of(hook: str, policy: str, chains: Chains) -> Defaults:
     if end is _End.ACCEPTED or policy != "DROP":
         return Defaults(None, tuple(walk.unanswered))
     chain, index = walk.way_to_policy(hook)
-    if chain != hook:  # where packets of other chains may come through
+    if chain != hook:  # which packets of other chains may also pass
         return Defaults(None, (*walk.unanswered, UnansweredDenial(chain, index, "policy DROP")))
     index = walk.before_logging(chains.get(hook, ()), index)
     return Defaults(Default(hook, index, "policy DROP"), tuple(walk.unanswered))
@@ -89,15 +93,15 @@ class _Walk:
     def __init__(self, chains: Chains) -> None:
         self._chains = chains
         self._references = Counter(
-            match[2] for rules in chains.values() for rule in rules if (match := _LEADS.search(_bare(rule)))
+            target for rules in chains.values() for rule in rules if (target := split_rule(rule).target)
         )
         self.unanswered: list[UnansweredDenial] = []
 
     def way_to_policy(self, hook: str) -> tuple[str, int]:
-        """The last chain, and the place in it, that packets pass on their way to the policy of a built-in chain."""
+        """Return the last chain that packets pass on the way to the policy of a built-in chain, and the index in it."""
         rules = self._chains.get(hook, ())
         for index, rule in enumerate(rules):
-            bare = _bare(rule)
+            bare = without_comment(rule)
             if bare == "-j RETURN":
                 return hook, index
             if bare.startswith("-g ") and bare[3:] in self._chains:
@@ -105,11 +109,11 @@ class _Walk:
         return hook, len(rules)
 
     def chain(self, name: str, *, only_way: bool) -> Default | UnansweredDenial | _End:
-        """only_way: all packets of the hook that come here pass this chain, and no others do."""
+        """Follow packets through a chain. only_way: all undecided packets of the hook pass it, and no others do."""
         is_left = spares = False
         rules = self._chains.get(name, ())
         for index, rule in enumerate(rules):
-            bare = _bare(rule)
+            bare = without_comment(rule)
             if not bare.startswith(("-j ", "-g ")):
                 is_left |= self._conditional(bare, name)
                 spares |= bool(_SPARES.search(bare))
@@ -118,7 +122,7 @@ class _Walk:
             if _DENIAL.fullmatch(bare):
                 if is_left and name in self._references:
                     if not spares:
-                        self._note(UnansweredDenial(name, self.before_logging(rules, index), printable(rule)))
+                        self._record(UnansweredDenial(name, self.before_logging(rules, index), printable(rule)))
                     return _End.LEFT
                 kind = Default if only_way else UnansweredDenial
                 return kind(name, self.before_logging(rules, index), printable(rule))
@@ -133,7 +137,7 @@ class _Walk:
                 if self._only_denies(target) and only_way:
                     return Default(name, self.before_logging(rules, index), printable(rule))
                 if is_left and name in self._references:
-                    self._note(UnansweredDenial(end.chain, end.index, end.denial))
+                    self._record(UnansweredDenial(end.chain, end.index, end.denial))
                     return _End.LEFT
                 return end
             if end is _End.ACCEPTED:
@@ -143,24 +147,21 @@ class _Walk:
         return _End.LEFT if is_left else _End.PASSED
 
     def _conditional(self, bare: str, name: str) -> bool:
-        """Whether packets may leave the chain by a rule that has a match."""
-        leads = _LEADS.search(bare)
-        if leads is None:
-            return False
-        verb, target = leads.groups()
+        """Return whether packets may leave the chain by this rule, which has a match."""
+        _, target, goto = split_rule(bare)
         if _BY_INTERFACE.fullmatch(bare) and target in self._chains and not self._only_denies(target):
             end = self.chain(target, only_way=False)
             if isinstance(end, UnansweredDenial):
-                self._note(end)
-        return target == "RETURN" or verb == "g"
+                self._record(end)
+        return target == "RETURN" or goto
 
-    def _note(self, denial: UnansweredDenial) -> None:
+    def _record(self, denial: UnansweredDenial) -> None:
         if denial not in self.unanswered:
             self.unanswered.append(denial)
 
     def _only_denies(self, name: str) -> bool:
-        """Whether a chain is a default and nothing else."""
-        rules = [_bare(rule) for rule in self._chains.get(name, ())]
+        """Return whether a chain contains a denial and nothing else."""
+        rules = [without_comment(rule) for rule in self._chains.get(name, ())]
         own = [rule for rule in rules if not _LOG.fullmatch(rule)]
         return bool(own) and all(_DENIAL.fullmatch(rule) or self._jumps_to_denial(rule) for rule in own)
 
@@ -169,14 +170,14 @@ class _Walk:
         return bare.startswith(("-j ", "-g ")) and target in self._chains and self._only_denies(target)
 
     def before_logging(self, rules: Sequence[str], index: int) -> int:
-        """The place before rules that log what a default denies, and before jumps to chains that do no more. Chains
-        that are empty do not come between: ufw has two behind its logging."""
-        place = index
-        while index and self._only_logs(bare := _bare(rules[index - 1])):
+        """Return the index before the rules that log what a default denies, and before jumps to chains that only log.
+        Empty chains may come between: ufw has two after its logging."""
+        first = index
+        while index and self._only_logs(bare := without_comment(rules[index - 1])):
             index -= 1
             if self._chains.get(bare[3:]) != []:
-                place = index
-        return place
+                first = index
+        return first
 
     def _only_logs(self, bare: str) -> bool:
         if _LOG.fullmatch(bare):
@@ -188,21 +189,21 @@ class _Walk:
 
 
 def accepts_in(rules: Sequence[str], chains: Chains) -> str:
-    """The first of these rules, or of the chains that they lead to, that accepts packets which begin a connection from
-    another host; "" if none does."""
+    """Return the first of these rules, or of the chains that they lead to, that accepts packets which begin a
+    connection from another host; "" if none does."""
     seen: set[str] = set()
 
     def search(where: str, some: Sequence[str]) -> str:
         for rule in some:
-            bare = _bare(rule)
-            leads = _LEADS.search(bare)
-            if leads is None or "-i lo " in bare or _PASSING_STATES.search(bare):
+            bare = without_comment(rule)
+            target = split_rule(bare).target
+            if "-i lo " in bare or _PASSING_STATES.search(bare):
                 continue
-            if leads[2] == "ACCEPT":
+            if target == "ACCEPT":
                 return str(printable(f"{where}{rule}"))
-            if leads[2] in chains and leads[2] not in seen:
-                seen.add(leads[2])
-                found: str = search(f"-A {leads[2]} ", chains[leads[2]])
+            if target in chains and target not in seen:
+                seen.add(target)
+                found: str = search(f"-A {target} ", chains[target])
                 if found:
                     return found
         return ""
@@ -210,13 +211,8 @@ def accepts_in(rules: Sequence[str], chains: Chains) -> str:
     return search("", rules)
 
 
-def _bare(rule: str) -> str:
-    """The rule without its comment."""
-    return _COMMENT.sub("", rule).lstrip() if "--comment" in rule else rule
-
-
 def _without_match(rule: str) -> str:
-    """The rule's target alone, if it logs: which packets a chain logs makes no difference to what it decides."""
-    bare = _bare(rule)
-    leads = _LEADS.search(bare)
-    return f"-j {leads[2]}" if leads and leads[2] in ("LOG", "NFLOG", "ULOG") else bare
+    """Return only the target of a rule that logs: which packets it logs does not affect what the chain decides."""
+    bare = without_comment(rule)
+    target = split_rule(bare).target
+    return f"-j {target}" if target in ("LOG", "NFLOG", "ULOG") else bare

@@ -1,18 +1,17 @@
-"""How often a jump of ours is put in front of the rules of others again.
+"""Limits how often a jump of ours is moved in front of the rules of others again.
 
-Others want to come first, too, and put their own jump in front at each refresh. Two programs that answer each other
-would write without end, so each answer doubles the time until the next one, up to `LONGEST`. Pure: `now` is an
-argument.
+Other programs also put their own jump in front, at each refresh. Two programs that react to each other would write
+without end, so each move doubles the delay until the next, up to `LONGEST`. Pure: `now` is an argument.
 """
 
 from __future__ import annotations
 
 FIRST, LONGEST = 60.0, 3600.0
-"""Seconds from one move to the next."""
+"""Delays between moves, in seconds."""
 
 
 class FrontPace:
-    """For the rules of one address family; times in seconds of the caller's clock."""
+    """Paces the moves of one address family; times are seconds of the caller's clock."""
 
     def __init__(self) -> None:
         self._delay = FIRST
@@ -22,7 +21,7 @@ class FrontPace:
         return self._moved is None or now >= self._moved + self._delay
 
     def moved(self, now: float) -> None:
-        """A jump was put in front. A move long after the one before it begins the pace again."""
+        """Record a move. One that comes long after the previous move resets the delay."""
         if self._moved is not None:
             calm = now - self._moved > 2 * self._delay
             self._delay = FIRST if calm else min(2 * self._delay, LONGEST)

@@ -1,9 +1,9 @@
-"""Whether somebody changed the packet rules, asked of the kernel in microseconds, without starting a process.
+"""Asks the kernel whether packet rules changed; that takes microseconds and starts no process.
 
-nf_tables counts its transactions; every one of anybody counts. The older x_tables tells of each table its number
-of entries, their size, and where each built-in chain begins and ends: a rule replaced by one of the same size, or
-two rules exchanged within a chain, look the same. A caller that relies on this reads everything again now and then.
-Policies of table filter are looked at beside it, since accepts of ours must be there as soon as a policy is DROP.
+nf_tables counts the transactions of all programs. The older x_tables only reports, for each table, the number and the
+total size of its entries, and where each built-in chain begins and ends: if a rule is replaced by one of the same size,
+or two rules of a chain are swapped, these stay the same. A caller must therefore read all rules again now and then. For
+x_tables the policies of table filter are read as well, because our accepts are needed as soon as a policy is DROP.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ _ENTRIES = struct.Struct("=32sI4x")  # struct ipt_get_entries
 _TARGET_OFFSET = {socket.IPPROTO_IP: 88, socket.IPPROTO_IPV6: 140}  # in struct ipt_entry and ip6t_entry
 _VERDICT = 32  # in struct xt_standard_target
 _MOST_ENTRIES = 1 << 20  # bytes; the kernel copies them all, some 0.2 to 1 ms for each 100 kB
-_LARGE_EVERY = 10  # looks; a table with more is copied now and then
+_LARGE_EVERY = 10  # a larger table is copied only once in so many readings
 _NFGENMSG = struct.pack("=BBH", 0, 0, 0)
 
 
 class Generation(Protocol):
+    """Reads a value that changes with the rules."""
+
     def read(self, tables: Sequence[str]) -> Hashable:
-        """Equal values: nobody changed these tables in between, as far as this can tell. Raises KernelError."""
+        """Return a value that stays equal while nobody changes these tables, as far as the kernel shows. Raises
+        KernelError."""
 
     def close(self) -> None: ...
 
 
 class NftGeneration:
-    """Of the whole network namespace, whatever the tables."""
+    """Reads the transaction counter of nf_tables, which covers all tables of the network namespace."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(_NETFILTER)
@@ -57,39 +60,41 @@ class NftGeneration:
 
 
 class LegacyGeneration:
+    """Reads the layout of x_tables, and the policies of table filter."""
+
     def __init__(self, family: Family) -> None:
         v6 = family is Family.IPV6
         self._level = socket.IPPROTO_IPV6 if v6 else socket.IPPROTO_IP
         self._socket = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._looks = 0
-        self._of_large: tuple[int, ...] = ()
+        self._readings = 0
+        self._large_policies: tuple[int, ...] = ()
 
     def read(self, tables: Sequence[str]) -> Hashable:
         try:
             return tuple((info := self._info(table), self._policies(table, info)) for table in tables)
         except OSError as error:
-            raise KernelError.of(error.errno or errno.EIO, "the packet rules could not be looked at") from error
+            raise KernelError.of(error.errno or errno.EIO, "cannot read the state of the packet rules") from error
 
     def _info(self, table: str) -> bytes:
-        return self._ask(_GET_INFO, table.encode(), _INFO_SIZE)
+        return self._get_option(_GET_INFO, table.encode(), _INFO_SIZE)
 
     def _policies(self, table: str, info: bytes) -> tuple[int, ...]:
-        """Verdicts at the ends of the built-in chains of table filter: of an earlier look if that is very large, none
-        if it was replaced since."""
+        """Return the verdicts at the ends of the built-in chains of table filter. Those of a very large table may be
+        of an earlier reading; none are returned if the table was replaced meanwhile."""
         if table != "filter":
             return ()
         _, hooks, *offsets, _, size = _INFO.unpack(info)
         if size <= _MOST_ENTRIES:
-            return self._ends(table, hooks, offsets, size)
-        if self._looks % _LARGE_EVERY == 0:
-            self._of_large = self._ends(table, hooks, offsets, size)
-        self._looks += 1
-        return self._of_large
+            return self._read_policies(table, hooks, offsets, size)
+        if self._readings % _LARGE_EVERY == 0:
+            self._large_policies = self._read_policies(table, hooks, offsets, size)
+        self._readings += 1
+        return self._large_policies
 
-    def _ends(self, table: str, hooks: int, offsets: Sequence[int], size: int) -> tuple[int, ...]:
+    def _read_policies(self, table: str, hooks: int, offsets: Sequence[int], size: int) -> tuple[int, ...]:
         try:
-            entries = self._ask(_GET_ENTRIES, _ENTRIES.pack(table.encode(), size), _ENTRIES.size + size)
+            entries = self._get_option(_GET_ENTRIES, _ENTRIES.pack(table.encode(), size), _ENTRIES.size + size)
         except OSError as error:
             if error.errno != errno.EAGAIN:
                 raise
@@ -101,12 +106,12 @@ class LegacyGeneration:
             for end in ends
         )
 
-    def _ask(self, option: int, question: bytes, size: int) -> bytes:
-        # Not by Python's own getsockopt(): that hands the kernel a blank buffer, but the question is asked in it.
-        buffer = ctypes.create_string_buffer(question, size)
+    def _get_option(self, option: int, request: bytes, size: int) -> bytes:
+        # Python's own getsockopt() passes an empty buffer, but the kernel reads the request from it.
+        buffer = ctypes.create_string_buffer(request, size)
         length = ctypes.c_uint32(size)
-        number = self._libc.getsockopt(self._socket.fileno(), self._level, option, buffer, ctypes.byref(length))
-        if number != 0:
+        result = self._libc.getsockopt(self._socket.fileno(), self._level, option, buffer, ctypes.byref(length))
+        if result != 0:
             raise OSError(ctypes.get_errno(), "getsockopt")
         return buffer.raw
 

@@ -1,48 +1,47 @@
-"""Our packet rules in the kernel, through iptables.
+"""The constant packet rules of one address family in the kernel, through iptables.
 
 Goals, and how each is met:
 
-1. Other programs' rules, chains, policies and counters stay as they are. Ours are chains of our prefix, and jumps to
-   them; only these are ever written. Whatever has the prefix is ours.
-2. No packet meets half of our rules: a table's chains and jumps are replaced in one transaction. Between tables the
-   state is mixed for a moment; a crash there is repaired by the next `apply`.
-3. What others deny stays denied. Refusals, marks and translations of ours stand in front, and decide on packets to
-   Services alone; accepts stand directly before a chain's default, and only where that denies (`iptables_defaults.py`).
-   Where others put a rule in front of ours, it is moved there again at a slow pace (`front_pace.py`), never in a race.
-4. Somebody else's changes are noticed at the price of a system call (`changed`), and named (`verify`).
-
-For one thread and the network namespace it was made in.
+1. Rules, chains, policies and counters of other programs stay as they are. Ours are chains with our prefix, and jumps
+   to them; only these are ever written. Whatever has the prefix is ours.
+2. No packet meets half of our rules: the chains and jumps of a table are replaced in one transaction. Between tables
+   the state is mixed for a moment; after a crash there, the next `apply` repairs it.
+3. What others deny stays denied. Our refusals, marks and translations come first, and apply to packets to Services
+   alone; accepts come directly before a chain's default, and only where that denies (`defaults.py`). Where others put a
+   rule in front of ours, ours is moved to the front again at a slow pace (`front_pace.py`), never in a race.
+4. Changes by others are noticed at the price of a system call (`changed`), and named (`verify`).
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset.definitions import TRIAL, Definitions
-from ipvsagent.kernel.iptables.commands import Mode, RulesRefused, Tool, Variant, find_variant
-from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
+from ipvsagent.kernel.iptables.commands import COMMAND, IptablesCommands, Mode, RulesRefused, Variant
+from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.defaults import UnansweredDenial
 from ipvsagent.kernel.iptables.front_pace import FrontPace
+from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, update_text
 from ipvsagent.rows import SetSpec
 from ipvsagent.rows.packet_rules import CHAIN_PREFIX, Place, RuleSet
 
 _TRIES = 3
 _SCRATCH = f"{CHAIN_PREFIX}TRY"
-_PASSING = frozenset(
+_TEMPORARY = frozenset(
     [errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT]
 )
-"""They say how busy the node is, and nothing of what it can do."""
+"""Errors that show how busy the node is, not what it supports."""
 
 
 class Feature(StrEnum):
-    """What a kernel or an iptables may lack."""
+    """A match or target that the kernel or iptables may lack."""
 
     BPF = "bpf"
     RANDOM_FULLY = "random-fully"
@@ -62,146 +61,179 @@ _TRIALS = {
 }
 
 
-class RuleTool(Protocol):
-    """What `RuleTable` needs of iptables; the fake has another."""
+class ChainOwner(Protocol):
+    """Owns further chains of ours, which a `RuleTable` leaves alone; both parse the same reading."""
 
-    def save(self) -> str: ...
+    read_pause: float
+    """`changed` reports nothing for this many times as long as the last reading took."""
 
-    def restore(self, text: str) -> None: ...
+    def owns(self, chain: str) -> bool: ...
 
-    def generation(self, tables: Sequence[str]) -> Hashable: ...
+    def parse(self, text: str) -> None:
+        """Take up the output of iptables-save."""
 
-    def follows(self, before: Hashable, now: Hashable, commits: int) -> bool: ...
+    def prepare(self) -> None:
+        """Create what the constant rules lead to, and remove what nothing leads to. Raises RulesRefused,
+        RulesLocked."""
 
-    def close(self) -> None: ...
+    def differences(self) -> list[str]:
+        """Return what `prepare` would repair, a sentence each."""
+
+    def rule_count(self) -> int:
+        """Return the number of rules in table nat."""
+
+
+class _NoOwner:
+    """Owns no chains."""
+
+    read_pause = 0.0
+
+    def owns(self, chain: str) -> bool:
+        return False
+
+    def parse(self, text: str) -> None:
+        pass
+
+    def prepare(self) -> None:
+        pass
+
+    def differences(self) -> list[str]:
+        return []
+
+    def rule_count(self) -> int:
+        return 0
 
 
 class RuleTable:
-    """The rules of one address family, but for chains of ours that another backend needs for a while (`ignore_chains`).
+    """Writes and verifies the constant rules of one address family.
 
-    variant: None = the one the node uses; share it between families.
-
-    refused: why a feature is not there. As last read: blocking: chains of policy DROP; unanswered: denials that accepts
-    of ours cannot answer, by built-in chain; accepts: the chain of our accepts for each; accepts_before: rules of
-    others that accept before our refusals see a packet, by built-in chain. failed: called for every write that iptables
-    refuses, with whether it was of a part of the rules alone.
-    lock_seconds: how long a write waits for other programs' writes. clock: in seconds.
-    Raises StartError if there is no iptables.
+    It leaves alone the chains of another owner, and those that another backend needs for a while (`ignore_chains`).
     """
+
+    family: Family
+    variant: Variant
+    kernel: KernelRules
+
+    refused: dict[Feature, str]
+    """Why a feature is missing."""
+
+    blocking: tuple[str, ...]
+    """Built-in chains with policy DROP, as last read."""
+    unanswered: dict[str, tuple[UnansweredDenial, ...]]
+    """Denials that our accepts cannot answer, by built-in chain, as last verified."""
+    accepts: dict[str, str]
+    """The chain of our accepts for each built-in chain, as last verified."""
+    accepts_before: dict[str, str]
+    """Rules of others that accept packets before our refusals, by built-in chain, as last verified."""
 
     def __init__(
         self,
-        family: Family,
-        variant: Variant | None = None,
+        kernel: KernelRules,
+        other: ChainOwner | None = None,
         *,
-        lock_seconds: float = 10.0,
-        tool: RuleTool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.family = family
-        self.variant = variant or find_variant()
+        """other: another owner of chains. clock: returns seconds."""
+        self.family = kernel.family
+        self.variant = kernel.variant
+        self.kernel = kernel
+        self.refused = {}
+        self.blocking = ()
+        self.unanswered = {}
+        self.accepts = {}
+        self.accepts_before = {}
+        self._other = other or _NoOwner()
         self._clock = clock
         self._pace = FrontPace()
         self._is_displaced = False
-        self._kept_first = False
-        self.refused: dict[Feature, str] = {}
         self._supported: set[Feature] = set()
-        self._tool = tool or Tool(family, self.variant.mode, lock_seconds)
-        self.blocking: tuple[str, ...] = ()
-        self.unanswered: dict[str, tuple[UnansweredDenial, ...]] = {}
-        self.accepts: dict[str, str] = {}
-        self.accepts_before: dict[str, str] = {}
-        self.failed: Callable[[bool], None] = lambda partial: None
-        self._held_rules: dict[str, int] = {}
-        self._written_rules = rules_in("")
-        self._tables: list[str] = []
-        self._seen: Hashable = None
+        self._held_counts: dict[str, int] = {}
         self.ignore_chains()
 
     def close(self) -> None:
-        self._tool.close()
+        self.kernel.close()
 
-    def apply(self, wanted: RuleSet) -> None:
-        """Writes all of it and reads it back. Raises RulesRefused, RulesLocked, KernelError."""
+    def apply(self, desired: RuleSet) -> None:
+        """Write all rules and verify them. Raises RulesRefused, RulesLocked, KernelError."""
+        self._other.prepare()
         found: list[str] = []
         for _ in range(_TRIES):
             held = self._read()
-            moves = any(self._displaced(wanted, held))
-            self._restore(update_text(wanted, held, kept_first=self._kept_first))
+            moves = any(self._displaced(desired, held))
+            self.kernel.restore(update_text(desired, held, ignored_first=self._ignored_first))
             if moves:
                 self._pace.moved(self._clock())
-            found = self.verify(wanted)
+            found = self.verify(desired)
             if not found:
                 return
-        raise RulesRefused(f"the packet rules do not stay as they are written: {'; '.join(found)}")
+        raise RulesRefused(f"the packet rules change again right after they are written: {'; '.join(found)}")
 
-    def verify(self, wanted: RuleSet) -> list[str]:
-        """What the kernel has otherwise, a sentence each. If nothing, `changed` tells of changes from now on.
+    def verify(self, desired: RuleSet) -> list[str]:
+        """Return what differs in the kernel, a sentence each. If nothing does, `changed` reports later changes.
 
-        Rules that others put in front of ours count when it is time to move ours to the front again.
+        Rules that others put in front of ours count when it is time to move ours to the front again. Raises
+        RulesRefused, KernelError.
         """
-        self._seen = None  # whatever fails from here on: what differs is looked for again
-        self._tables = wanted.tables()
-        seen = self._tool.generation(self._tables)
+        generation = self.kernel.begin_verification(desired.tables())
         held = self._read()
         to_front = self._pace.may_move(self._clock())
-        found = differences(wanted, held, to_front=to_front, kept_first=self._kept_first)
-        self._note_neighbours(wanted, held)
-        self._is_displaced = any(self._displaced(wanted, held))
+        found = differences(desired, held, to_front=to_front, ignored_first=self._ignored_first)
+        found += self._other.differences()
+        self._inspect_foreign_rules(desired, held)
+        self._is_displaced = any(self._displaced(desired, held))
         if not found:
-            self._seen = seen
+            self.kernel.mark_verified(generation)
         return found
 
-    def _displaced(self, wanted: RuleSet, held: Sequence[Held]) -> Iterator[str]:
-        """Built-in chains in which others put rules in front of our jumps."""
+    def _displaced(self, desired: RuleSet, held: Sequence[Held]) -> Iterator[str]:
+        """Yield the built-in chains in which others put rules in front of our jumps."""
         for one in held:
-            for hook in wanted.hooks_of(one.table):
-                if is_displaced(wanted, one, hook, kept_first=self._kept_first):
+            for hook in desired.hooks_of(one.table):
+                if is_displaced(desired, one, hook, ignored_first=self._ignored_first):
                     yield hook
 
-    def _note_neighbours(self, wanted: RuleSet, held: Sequence[Held]) -> None:
-        """What of others keeps ours from their purpose."""
+    def _inspect_foreign_rules(self, desired: RuleSet, held: Sequence[Held]) -> None:
+        """Record which rules of others defeat ours."""
         for one in held:
             if one.table == "filter":
-                hooks = wanted.hooks_of("filter", Place.DEFAULT)
+                hooks = desired.hooks_of("filter", Place.DEFAULT)
                 self.accepts = {hook: jumps[0].chain for hook, jumps in hooks.items()}
                 answers = self.accepts.items()
                 self.unanswered = {hook: found for hook, accepts in answers if (found := one.unanswered(hook, accepts))}
-                refusals = {hook: str(jumps[-1]) for hook, jumps in wanted.hooks_of("filter").items()}
+                refusals = {hook: str(jumps[-1]) for hook, jumps in desired.hooks_of("filter").items()}
                 self.accepts_before = {h: rule for h, j in refusals.items() if (rule := one.accept_before(j, h))}
 
     def changed(self) -> bool:
-        """Whether anybody changed the rules since `apply` or `verify` found them as wanted; also if none did, or that
-        cannot be told."""
-        if self._seen is None or (self._is_displaced and self._pace.may_move(self._clock())):
-            return True
-        try:
-            return self._tool.generation(self._tables) != self._seen
-        except KernelError:
-            return True
+        """Return whether anybody changed the rules since `apply` or `verify` found them as desired; also True if they
+        were not, or if that is not known."""
+        if self.kernel.may_skip_reading(self._other.read_pause):
+            return False
+        return (self._is_displaced and self._pace.may_move(self._clock())) or self.kernel.modified()
 
     def counts(self) -> RuleCounts:
-        """As last read and written. Any thread may ask."""
-        return RuleCounts(self._held_rules, self._written_rules)
+        """Return the numbers of rules as last read and written. Any thread may call this."""
+        held = {**self._held_counts, "nat": self._held_counts.get("nat", 0) + self._other.rule_count()}
+        return RuleCounts(held, self.kernel.written)
 
     def rules_of_chain(self, table: str, chain: str) -> list[str]:
-        """The rules of a chain of ours, as iptables-save prints them; none of one that is not there. Raises
+        """Return the rules of a chain of ours, as iptables-save prints them; none if it does not exist. Raises
         KernelError."""
         return next((one.chains.get(chain, []) for one in self._read() if one.table == table), [])
 
     def remove(self) -> list[str]:
-        """Removes all that is ours; the rules of other programs that keep a chain of ours, by then empty."""
-        nothing = RuleSet(self.family)
+        """Remove all that is ours. A chain that rules of other programs lead to stays, empty; return those rules.
+
+        Raises RulesRefused, RulesLocked.
+        """
         held = self._read()
-        text = update_text(nothing, held)
+        text = update_text(RuleSet(self.family), held)
         if text:
-            self._restore(text)
-        self._seen = None
+            self.kernel.restore(text)
+        self.kernel.mark_unverified()
         return [line for one in held for chain, lines in one.held_by.items() if chain in one.chains for line in lines]
 
     def removals(self) -> list[str]:
-        """What `remove` would do, as commands: jumps first, then a line for each chain."""
-        tool = "ip6tables" if self.family is Family.IPV6 else "iptables"
+        """Return what `remove` would do, as commands: jumps first, then a line for each chain."""
         held = self._read()
         places = [(one, chain) for one in held for chain in (*one.hooks, *one.others)]
         jumps = [f"-t {one.table} -D {chain} {rule}" for one, chain in places for rule in one.placed(chain)]
@@ -211,31 +243,32 @@ class RuleTable:
             for chain, rules in one.chains.items()
             if rules or chain not in one.held_by
         ]
-        return [f"{tool} {line}" for line in (*jumps, *chains)]
+        return [f"{COMMAND[self.family]} {line}" for line in (*jumps, *chains)]
 
     def supports(self, feature: Feature) -> bool:
-        """Tried with a rule in a chain that no packet meets, until it works: a module may be loaded later.
+        """Return whether a feature is there. Until it is, every call tries it with a rule in a chain that no packet
+        meets, because a module may be loaded later.
 
-        Raises RulesRefused, KernelError if it cannot be told now.
+        Raises RulesRefused, KernelError if that cannot be found out now.
         """
-        if feature not in self._supported and self._tries(feature):
+        if feature not in self._supported and self._try(feature):
             self._supported.add(feature)
         return feature in self._supported
 
-    def _tries(self, feature: Feature) -> bool:
+    def _try(self, feature: Feature) -> bool:
         table, rule = _TRIALS[feature]
         try:
             with_set = _TrialSet(self.family) if feature is Feature.SET else None
         except (StartError, KernelError) as error:
-            if isinstance(error, KernelError) and error.code in _PASSING:
+            if isinstance(error, KernelError) and error.code in _TEMPORARY:
                 raise
             self.refused[feature] = str(error)
             return False
         try:
-            self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-A {_SCRATCH} {rule}\nCOMMIT\n")
-            self._tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-X {_SCRATCH}\nCOMMIT\n")
+            self.kernel.tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-A {_SCRATCH} {rule}\nCOMMIT\n")
+            self.kernel.tool.restore(f"*{table}\n:{_SCRATCH} - [0:0]\n-X {_SCRATCH}\nCOMMIT\n")
         except RulesRefused as error:
-            if error.code in _PASSING:
+            if error.code in _TEMPORARY:
                 raise
             self.refused[feature] = error.line
             return False
@@ -244,52 +277,35 @@ class RuleTable:
                 with_set.close()
         return True
 
-    def _restore_own(self, text: str, commits: int) -> None:
-        """Writes what `verify` does not look at, and goes on knowing whether others wrote. commits: of the text."""
-        untouched = self._seen is not None and not RuleTable.changed(self)
-        self._restore(text, partial=True)
-        if untouched:
-            now = self._tool.generation(self._tables)
-            self._seen = now if self._tool.follows(self._seen, now, commits) else None
+    def ignore_chains(self, ignored: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
+        """From now on ignore these chains of ours, and no others; the next `verify` finds those ignored before.
 
-    def _restore(self, text: str, *, partial: bool = False) -> None:
-        try:
-            self._tool.restore(text)
-        except RulesRefused:
-            self.failed(partial)
-            raise
-        self._written_rules = rules_in(text)
+        first: packets meet the ignored chains before ours.
+        """
+        self._ignored = ignored
+        self._ignored_first = first
+        self.kernel.mark_unverified()
 
     def _read(self) -> list[Held]:
-        return self._parsed(self._tool.save())
+        return self.kernel.read(self._parse)
 
-    def _keeps(self, chain: str) -> bool:
-        """Whether a chain of ours is none of this table's business."""
-        return self._leaves(chain)
-
-    def ignore_chains(self, chains: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
-        """From now on these are left alone, and no others; the next `verify` finds what was. first: packets meet them
-        before ours."""
-        self._leaves = chains
-        self._kept_first = first
-        self._seen = None
-
-    def _parsed(self, text: str) -> list[Held]:
-        held = parse_all(text, self._keeps)
-        self._held_rules = {one.table: sum(map(len, one.chains.values())) for one in held}
+    def _parse(self, text: str) -> list[Held]:
+        self._other.parse(text)
+        held = parse_all(text, lambda chain: self._other.owns(chain) or self._ignored(chain))
+        self._held_counts = {one.table: sum(map(len, one.chains.values())) for one in held}
         self.blocking = tuple(
             f"{one.table} {chain}" for one in held for chain, policy in one.policies.items() if policy == "DROP"
         )
         return held
 
 
-def remove_left(family: Family, mode: Mode) -> None:
-    """What is ours in the kind of rules that this node does not use any more; none of it if that does not work here.
+def remove_from_variant(family: Family, mode: Mode) -> None:
+    """Remove our rules from a variant that this node no longer uses; do nothing if that variant does not work here.
 
     Raises RulesRefused, RulesLocked.
     """
     try:
-        tool = Tool(family, mode)
+        tool = IptablesCommands(family, mode)
         text = tool.save()
     except (StartError, RulesRefused):
         return
@@ -298,6 +314,8 @@ def remove_left(family: Family, mode: Mode) -> None:
 
 
 class _TrialSet:
+    """An ipset to try a match with."""
+
     def __init__(self, family: Family) -> None:
         self._definitions = Definitions(timeout=10.0)
         self._definitions.destroy([TRIAL])

@@ -1,8 +1,8 @@
-"""Translations of this node's own clients, as a `KernelTable`: each row is a rule of nat
+"""The translations for clients on this node, as a `KernelTable`: each row is a rule of table nat
 (render/iptables/ipvs_rules.py, goal 7).
 
-The main loop must not wait for iptables, so a write only says what is wanted; whoever keeps the packet rules puts it
-into the kernel and repairs it there (`PacketFilter.translate`).
+The main loop must not wait for iptables, so a write only records the desired rows; the rule keeper writes them into the
+kernel and repairs them there (`PacketFilter.translate`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _RULE = re.compile(
 
 
 def parse_translation(rule: str) -> TranslationRow | None:
-    """A rule of the chain of translations, as iptables-save prints it after the chain's name; None if it is none."""
+    """Parse a rule of the chain of translations, as iptables-save prints it after `-A CHAIN `. Return None if it is
+    another rule."""
     match = _RULE.match(rule)
     if match is None:
         return None
@@ -36,24 +37,26 @@ def parse_translation(rule: str) -> TranslationRow | None:
 
 
 class TranslationTable:
-    """held: what the kernel has, asked once. changed: is given all that is wanted, after every write; must not wait."""
+    """Holds the desired translations; the kernel follows later."""
 
     def __init__(
         self,
         held: Callable[[], Collection[TranslationRow]],
         changed: Callable[[frozenset[TranslationRow]], None],
     ) -> None:
+        """held: returns what the kernel holds, and is called once. changed: called with all desired rows after every
+        write; it must not wait."""
         self._held = held
         self._changed = changed
         self._rows: set[TranslationRow] | None = None
 
     def read(self, keys: Keys) -> Iterator[Observed]:
-        """Raises StartError if there is no iptables."""
+        """Read rows as recorded. Raises StartError if iptables is not installed."""
         rows = self._known()
         return iter([Observed(row) for row in (rows if keys is None else keys) if row in rows])
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        """Takes effect when the packet rules are written next; fails never."""
+        """Record rows, which the next write of the packet rules puts into the kernel; return no failures."""
         rows = self._known()
         for op in ops:
             assert isinstance(op.row, TranslationRow)

@@ -1,1 +1,1 @@
-"""What kube-proxy left on the node."""
+"""Finds and removes what kube-proxy left on the node."""

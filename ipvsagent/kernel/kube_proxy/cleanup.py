@@ -1,9 +1,8 @@
-"""What kube-proxy leaves on a node, in any of its modes, and taking it away.
+"""Removes the packet rules, ipsets and nftables tables that kube-proxy leaves on a node, in any of its modes.
 
-Packet rules, ipsets and nftables tables. Its virtual servers and the addresses on kube-ipvs0 are taken over by whoever
-serves Services after it. Chains of kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT, KUBE-MARK-DROP)
-stay, as pkg/proxy/iptables/cleanup.go leaves them, and so do KUBE-MARK-MASQ and KUBE-POSTROUTING where rules of other
-programs lead there. What is not there is no error.
+Its virtual servers and the addresses on kube-ipvs0 are taken over by the proxy that serves Services after it. Chains of
+kubelet (KUBE-FIREWALL, KUBE-KUBELET-CANARY, KUBE-IPTABLES-HINT, KUBE-MARK-DROP) stay, as in
+pkg/proxy/iptables/cleanup.go, and so do KUBE-MARK-MASQ and KUBE-POSTROUTING if rules of other programs lead to them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Iterator
 from ipvsagent.address import Family
 from ipvsagent.errors import StartError
 from ipvsagent.kernel.ipset.definitions import Definitions
-from ipvsagent.kernel.iptables.commands import RulesRefused, Tool, working_modes
-from ipvsagent.kernel.iptables.text import save_lines
+from ipvsagent.kernel.iptables.commands import IptablesCommands, RulesRefused, working_modes
+from ipvsagent.kernel.iptables.save_format import save_tables, split_rule
 from ipvsagent.kernel.nftables.messages import Table
 from ipvsagent.kernel.nftables.tables import delete, tables
 
@@ -33,14 +32,14 @@ _NFT_TABLES = (Table("ip", "kube-proxy"), Table("ip6", "kube-proxy"))
 
 
 def leftovers() -> list[str]:
-    """Each as the command that would remove it; in order. Raises StartError, KernelError."""
+    """Return the commands that would remove what is left, in order. Raises StartError, KernelError."""
     found = [line for _, _, lines in _rules() for line in lines]
     sets = [f"ipset destroy {name}" for name in _sets()]
     return [*found, *sets, *(f"nft delete table {table.family} {table.name}" for table in _nft_tables())]
 
 
 def remove() -> int:
-    """Takes all of it away; how much there was. Raises StartError, KernelError."""
+    """Remove what is left; return how many items there were. Raises StartError, KernelError."""
     count = len(leftovers())
     for tool, table, lines in _rules():
         tool.restore("".join(f"{line}\n" for line in (f"*{table}", *lines, "COMMIT")))
@@ -52,74 +51,63 @@ def remove() -> int:
     return count
 
 
-def _rules() -> Iterator[tuple[Tool, str, list[str]]]:
-    """Of both kinds of iptables: what to restore, by family and table."""
+def _rules() -> Iterator[tuple[IptablesCommands, str, list[str]]]:
+    """Yield the lines to restore for each variant, family and table that has something to remove."""
     for tool, table, lines in _texts():
         if removal := list(_removal(lines)):
             yield tool, table, removal
 
 
-def _texts() -> Iterator[tuple[Tool, str, list[str]]]:
-    """Of both kinds of iptables, by family and table: its chains and rules."""
+def _texts() -> Iterator[tuple[IptablesCommands, str, list[str]]]:
+    """Yield the chains and rules of each variant, family and table."""
     for mode in working_modes():
         for family in Family:
             try:
-                tool = Tool(family, mode)
+                tool = IptablesCommands(family, mode)
                 text = tool.save()
             except (StartError, RulesRefused):
                 continue
-            for table, lines in _tables(text):
+            for table, lines in save_tables(text):
                 yield tool, table, lines
 
 
-def _tables(text: str) -> Iterator[tuple[str, list[str]]]:
-    lines: list[str] = []
-    for line in save_lines(text):
-        if line == "COMMIT":
-            yield lines[0][1:], lines[1:]
-        elif line.startswith("*"):
-            lines = [line]
-        else:
-            lines.append(line)
-
-
 def _removal(lines: list[str]) -> Iterator[str]:
-    """Jumps of others to its chains first, then its chains, emptied before any is deleted."""
+    """Yield the lines that delete jumps of others to its chains, and then its chains, after emptying all of them."""
     chains = [name for line in lines if line.startswith(":") and _CHAIN.fullmatch(name := line[1:].split()[0])]
-    lent = _lent(chains, lines)
-    chains = [name for name in chains if name not in lent]
+    borrowed = _borrowed(chains, lines)
+    chains = [name for name in chains if name not in borrowed]
     own = set(chains)
     for line in lines:
         source, leads = _leads_to(line)
-        asks_set = source in lent and (found := _MATCHED.search(line)) and _SET.fullmatch(found[1])
-        if (leads in own and source not in own) or asks_set:
+        matches_set = source in borrowed and (found := _MATCHED.search(line)) and _SET.fullmatch(found[1])
+        if (leads in own and source not in own) or matches_set:
             yield "-D" + line[2:]
-    yield from (f":{name} - [0:0]" for name in chains)  # empties them
+    yield from (f":{name} - [0:0]" for name in chains)  # empties the chains
     yield from (f"-X {name}" for name in chains)
 
 
 def _leads_to(line: str) -> tuple[str, str]:
-    """The chain of a rule, and the one that it jumps to; "" if it does not."""
-    words = line.split()
-    if len(words) < 2 or words[0] != "-A":
+    """Return the chain of a rule, and its target; "" for what is not there."""
+    if not line.startswith("-A "):
         return "", ""
-    return words[1], next((words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), "")
+    chain, _, rule = line[3:].partition(" ")
+    return chain, split_rule(rule).target
 
 
-def _lent(chains: list[str], lines: list[str]) -> list[str]:
-    """Of these chains, those that others use to have their packets masqueraded, as the CNI plugin portmap does: the one
-    that marks and the one that heeds the mark are of use together only."""
+def _borrowed(chains: list[str], lines: list[str]) -> list[str]:
+    """Return which of these chains other programs use to masquerade their packets, as the CNI plugin portmap does: the
+    chain that marks, and the one that acts on the mark, which only work together."""
     users = {source for source, target in map(_leads_to, lines) if target == MARKING and not source.startswith("KUBE-")}
     return [name for name in chains if users and name in (MARKING, MASQUERADING)]
 
 
 def kept() -> list[str]:
-    """Chains that stay because other programs' rules lead there, in words. Raises StartError, KernelError."""
+    """Describe the chains that stay because rules of other programs lead to them. Raises StartError, KernelError."""
     found = []
     for tool, table, lines in _texts():
         chains = [line[1:].split()[0] for line in lines if line.startswith(":")]
-        if lent := _lent(chains, lines):
-            found.append(f"{' and '.join(sorted(lent))} ({tool.family}, {tool.mode}, {table})")
+        if borrowed := _borrowed(chains, lines):
+            found.append(f"{' and '.join(sorted(borrowed))} ({tool.family}, {tool.mode}, {table})")
     return found
 
 

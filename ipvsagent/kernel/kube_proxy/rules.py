@@ -1,7 +1,7 @@
-"""Whether kube-proxy left rules, and whether they still translate packets to Services.
+"""Finds out whether kube-proxy left rules, and whether they still translate packets to Services.
 
-In its modes iptables and nftables it translates in nat PREROUTING and OUTPUT, before IPVS sees a packet. What it left
-there goes on sending clients to the endpoints of its last day, whatever the agent does.
+In its modes iptables and nftables it translates in nat PREROUTING and OUTPUT, before IPVS sees a packet. The rules that
+it left there go on sending clients to the endpoints that it last knew, whatever the agent does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ipvsagent.kernel.iptables.commands import SavedRules, working_modes
 from ipvsagent.kernel.nftables.tables import tables
 
 REMEDY = "ipvsagent cleanup --kube-proxy"
-LOOK_EVERY, LOOK_WHILE_FOUND_EVERY = 60.0, 10.0  # seconds; a look runs iptables-save
+LOOK_EVERY, LOOK_WHILE_FOUND_EVERY = 60.0, 10.0  # seconds; each time iptables-save runs
 
 _CANARY = re.compile(r"^:KUBE-PROXY-CANARY ", re.MULTILINE)
 _BASE = re.compile(r"^-A (?:PREROUTING|OUTPUT) .*-[jg] KUBE-SERVICES\b", re.MULTILINE)
@@ -26,62 +26,68 @@ _DNAT = re.compile(r"^-A KUBE-(?:SEP|SVC|SVL|EXT|XLB)-\S+ .*-j DNAT\b", re.MULTI
 
 
 @dataclass(frozen=True)
-class Left:
-    """translating: where its rules still translate, in words. canary: the chain by which it sees that its rules were
-    flushed is there, which it makes in its modes iptables and ipvs."""
+class Leftovers:
+    """Rules that kube-proxy left."""
 
     translating: tuple[str, ...] = ()
+    """Descriptions of the chains and tables that still translate packets."""
     canary: bool = False
+    """Whether the chain exists by which kube-proxy, in its modes iptables and ipvs, notices that its rules were
+    flushed."""
 
 
-def left(saved: SavedRules | None = None) -> Left:
-    """Raises KernelError, StartError. saved: what `iptables_tool.saved_rules` read a moment ago, if anybody did."""
+def find_leftovers(saved: SavedRules | None = None) -> Leftovers:
+    """Return what kube-proxy left. saved: what `commands.saved_rules` returned a moment ago, to spare a second reading.
+    Raises KernelError, StartError."""
     texts = {str(mode): text for mode, text in working_modes(saved).items()}
     canary = any(_CANARY.search(text) for text in texts.values())
-    return Left((*in_iptables(texts), *_in_nftables()), canary)
+    return Leftovers((*in_iptables(texts), *_in_nftables()), canary)
 
 
 def in_iptables(texts: dict[str, str]) -> Iterator[str]:
-    """texts: what iptables-save prints, by kind of iptables."""
+    """Describe the chains that still translate. texts: the output of iptables-save by variant."""
     for mode, text in texts.items():
         if _BASE.search(text) and _DNAT.search(text):
             yield f"chain KUBE-SERVICES of {mode} iptables"
 
 
 def _in_nftables() -> list[str]:
-    """Asked of the kernel: `nft` need not be installed."""
+    """Describe the table that still translates. This asks the kernel, because `nft` need not be installed."""
     return ["table kube-proxy of nftables"] if any(table.name == "kube-proxy" for table in tables()) else []
 
 
-def findings(left: Left) -> tuple[Finding, ...]:
-    """At most one: who reads that packets are translated needs not be told of the chain."""
+def findings(left: Leftovers) -> tuple[Finding, ...]:
+    """Return at most one finding: where packets are translated, the canary chain adds nothing."""
     if left.translating:
         subject = "rules of kube-proxy"
         reason = (
-            f"{' and '.join(left.translating)}: packets are translated there before this agent's turn, to the "
-            f"endpoints that kube-proxy knew last; once it is stopped for good, run `{REMEDY}`"
+            f"{' and '.join(left.translating)}: packets are translated there before this agent's rules apply, to the "
+            f"endpoints that kube-proxy last knew; once it is stopped for good, run `{REMEDY}`"
         )
     elif left.canary:
         subject = "kube-proxy"
         reason = (
-            "chain KUBE-PROXY-CANARY is there, so most likely kube-proxy runs on this node and undoes the work of this "
-            f"agent, or it ran and left its rules. {STOP_KUBE_PROXY}, then `{REMEDY}` takes away what it left"
+            "chain KUBE-PROXY-CANARY exists, so kube-proxy probably runs on this node and undoes the work of this "
+            f"agent, or it ran and left its rules. {STOP_KUBE_PROXY}, then run `{REMEDY}` to remove what it left"
         )
     else:
         return ()
     return (Finding(FindingKind.HOST, subject, reason, severity=Severity.ERROR),)
 
 
-def watch(tell: Callable[[tuple[Finding, ...]], None], stop: Event, look: Callable[[], Left] = left) -> None:
-    """Look now and then until told to stop; tells what changed. What cannot be read now is looked at again."""
-    said: tuple[Finding, ...] = ()
+def watch(
+    report: Callable[[tuple[Finding, ...]], None], stop: Event, find: Callable[[], Leftovers] = find_leftovers
+) -> None:
+    """Look for leftovers again and again until `stop` is set, and report changed findings. If they cannot be read, the
+    previous findings hold."""
+    reported: tuple[Finding, ...] = ()
     while True:
         try:
-            found = findings(look())
+            found = findings(find())
         except (KernelError, StartError):
-            found = said
-        if found != said:
-            said = found
-            tell(said)
-        if stop.wait(LOOK_WHILE_FOUND_EVERY if said else LOOK_EVERY):
+            found = reported
+        if found != reported:
+            reported = found
+            report(reported)
+        if stop.wait(LOOK_WHILE_FOUND_EVERY if reported else LOOK_EVERY):
             return

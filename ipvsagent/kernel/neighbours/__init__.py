@@ -1,1 +1,1 @@
-"""What other programs have on the node."""
+"""Inspects the packet rules and interfaces of other programs on the node."""

@@ -1,9 +1,9 @@
-"""What stands in the way of Service traffic and cannot be answered by a rule of ours.
+"""Finds what obstructs Service traffic and cannot be overridden by a rule of ours.
 
-An ACCEPT ends the chains of its own table only. Where another table at the same hook denies by default (the table of
-firewalld, a table of nftables written by hand, the rules of the other variant of iptables), packets to Services are
-lost there. Chains of type nat are asked one after the other, whatever table they are in, until one of them gives the
-connection a destination, and an ACCEPT does not stop that: beside IPVS any of them can take a Service's connection.
+An ACCEPT ends the chains of its own table only. If another table at the same hook denies by default (the table of
+firewalld, an nftables table written by hand, the rules of the other variant of iptables), packets to Services are lost
+there. The kernel runs chains of type nat one after the other, whatever table they are in, until one of them gives the
+connection a destination, and an ACCEPT does not stop that: with IPVS any of them can redirect a Service's connection.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from msgspec import Struct
 from ipvsagent.address import Family
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules, saved_rules_of
+from ipvsagent.kernel.iptables.save_format import split_rule
 from ipvsagent.kernel.neighbours.verdicts import (
     Case,
     Denial,
@@ -38,7 +39,6 @@ _TABLES_OF_IPTABLES = ("raw", "mangle", "nat", "filter", "security")
 _LEGACY_TABLES = {Family.IPV4: Path("/proc/net/ip_tables_names"), Family.IPV6: Path("/proc/net/ip6_tables_names")}
 _MARKED_AT, _TRANSLATED_AT = -150, -100  # NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST
 _DEEPEST = 16
-_TO_LOCAL = re.compile(r"--dst-type LOCAL .*-[jg] (\S+)")
 _TO_PORTS = re.compile(r"--dports? ([\d,:]+)")
 
 _BESIDE_IPVS = {
@@ -59,18 +59,19 @@ class ObstacleKind(StrEnum):
 
 
 class Obstacle(Struct, frozen=True):
-    """Describes one chain of another table in the way.
-
-    place: `table inet firewalld, chain filter_INPUT`. hook: input, forward, output or prerouting.
-    reason: one sentence. command: what an operator can run, or do. lasting: how to keep it.
-    """
+    """Describes one chain of another table that obstructs Service traffic."""
 
     kind: ObstacleKind
     place: str
+    """For example `table inet firewalld, chain filter_INPUT`."""
     hook: str
+    """input, forward, output or prerouting."""
     reason: str
+    """One sentence."""
     command: str
+    """What an operator can run or do."""
     lasting: str = ""
+    """How to make that permanent."""
 
     @property
     def remedy(self) -> str:
@@ -80,35 +81,37 @@ class Obstacle(Struct, frozen=True):
         return Finding(FindingKind.HOST, "packet rules", f"{self.place}: {self.reason}. {self.remedy}")
 
 
-def in_the_way(mode: Mode, *, bit: int, translated: bool = False, saved: SavedRules | None = None) -> list[Obstacle]:
-    """Returns the obstacles in the network namespace of the caller.
+def find_obstacles(
+    mode: Mode, *, bit: int, translated: bool = False, saved: SavedRules | None = None
+) -> list[Obstacle]:
+    """Return the obstacles in the network namespace of the caller.
 
-    It raises nothing: a kernel without nf_tables, and a variant that is not installed, have no obstacles.
+    It raises nothing: without nf_tables, or a second variant of iptables, there are no obstacles of that kind.
 
-    mode: the variant of iptables that our rules are in. bit: of the conntrack mark that connections to Services carry.
+    mode: the variant of iptables that our rules are in. bit: the bit of the conntrack mark of connections to Services.
     translated: Services are served by the iptables backend, which translates addresses itself. saved: what
-    `iptables_tool.saved_rules` read a moment ago, if anybody did.
+    `commands.saved_rules` returned a moment ago, to spare a second reading.
 
-    Costs three netlink dumps (5 ms beside the 150 rules of firewalld), and a process of iptables-save (5 to 10 ms) for
+    It costs three netlink dumps (5 ms with the 150 rules of firewalld), and an iptables-save process (5 to 10 ms) for
     each family in which the other variant has a filter or nat table.
     """
     chains = nftables.base_chains()
     return [
-        *of_nftables(chains, nftables.rules, bit, translated),
-        *_of_other_variant(mode, chains, bit, translated, saved),
+        *nftables_obstacles(chains, nftables.rules, bit, translated),
+        *_variant_obstacles(mode, chains, bit, translated, saved),
     ]
 
 
-def of_nftables(
+def nftables_obstacles(
     chains: Sequence[BaseChain],
     rules: Callable[[Table], Mapping[str, Sequence[Rule]]],
     bit: int,
     translated: bool,
 ) -> Iterator[Obstacle]:
-    """Yields the obstacles among base chains that iptables did not make. rules: reads those of a table, by chain."""
+    """Yield the obstacles among base chains that iptables did not make. rules: returns a table's rules by chain."""
     rules = cache(rules)
     for chain in chains:
-        if is_of_iptables(chain) or chain.table.name == "kube-proxy":  # that has a check and a finding of its own
+        if is_of_iptables(chain) or chain.table.name == "kube-proxy":  # kube-proxy has its own check and finding
             continue
         place = printable(f"table {chain.table}, chain {chain.name}")
         if chain.type == "nat" and chain.hook in ("prerouting", "output"):
@@ -127,7 +130,7 @@ def _steps(rules: Mapping[str, Sequence[Rule]], bit: int, chain: str) -> list[St
 
 
 def is_of_iptables(chain: BaseChain) -> bool:
-    """Returns whether iptables-nft made the chain, or would use it as its own."""
+    """Return whether iptables-nft made the chain, or would use it as its own."""
     table = chain.table
     return table.family in _OF_IPTABLES and table.name in _TABLES_OF_IPTABLES and chain.name == chain.hook.upper()
 
@@ -141,25 +144,27 @@ def _denies_services(denial: Denial, hook: str, translated: bool) -> bool:
 def _denial_reason(denial: Denial, hook: str, translated: bool) -> str:
     how = f"chain {printable(denial.by)} denies the rest" if denial.by else "its policy is drop"
     traffic = (_INSTEAD_OF_IPVS if translated else _BESIDE_IPVS)[hook]
-    return f"{how}, and with it {traffic}, unless a rule there accepts them; no rule of ours can"
+    return f"{how}, including {traffic}, unless a rule there accepts it; no rule of ours can"
 
 
 def _nft_denial(chain: BaseChain, place: str, denial: Denial, bit: int, translated: bool) -> Obstacle:
     match = "ct status dnat" if translated else f"ct mark and {bit:#x} == {bit:#x}"
     command = f"Run `nft insert rule {printable(f'{chain.table} {chain.name}')} {match} accept`"
-    lasting = "also in the file that makes the table, or it is gone when that is loaded again"
+    lasting = "also in the file that defines the table, or it is lost when that is loaded again"
     known_at = _MARKED_AT if not translated else _TRANSLATED_AT if chain.hook == "output" else None
     if known_at is not None and chain.priority <= known_at:
-        command = f"Give the chain a priority above {known_at}, where Service traffic is told apart, and accept it by "
-        command += f"`{match} accept`"
+        command = f"Give the chain a priority above {known_at}, after which Service traffic is marked, and accept it "
+        command += f"with `{match} accept`"
     if chain.table.name == "firewalld":
         rich = (
             "`firewall-cmd --permanent --add-rich-rule='rule family=ipv4 destination address=SERVICE-RANGE accept' && "
             "firewall-cmd --reload`"
         )
-        lasting = f"`firewall-cmd --reload` removes it; what lasts is, for each zone and range of Services, {rich}"
+        lasting = (
+            f"`firewall-cmd --reload` removes it; to make it permanent, run for each zone and range of Services {rich}"
+        )
         if chain.table.owned:
-            command, lasting = f"Run, for each zone and range of Services, {rich}", "nft may not change this table"
+            command, lasting = f"Run for each zone and range of Services {rich}", "nft may not change this table"
     elif chain.table.owned:
         command = f"Have the program that owns the table accept `{match}` there"
         lasting = "nft may not change it"
@@ -169,7 +174,7 @@ def _nft_denial(chain: BaseChain, place: str, denial: Denial, bit: int, translat
 
 
 def _redirected(chain: str, rules: Mapping[str, Sequence[Rule]], depth: int = 0) -> frozenset[str]:
-    """Returns the ports that a chain redirects whatever the destination address; "" = not told by port."""
+    """Return the ports that a chain redirects for any destination address; "" stands for a rule without a port."""
     found: set[str] = set()
     if depth > _DEEPEST:
         return frozenset()
@@ -196,13 +201,13 @@ def _redirection(place: str, hook: str, ports: frozenset[str]) -> Obstacle:
         ObstacleKind.NAT,
         place,
         hook,
-        f"{what} redirected there, also of Service addresses, and no rule of ours can prevent it",
-        "Publish such ports on one address of the node (`podman run -p 192.0.2.1:8080:80`), or choose others than "
-        "Services have",
+        f"{what} redirected there, including Service addresses, and no rule of ours can prevent it",
+        "Publish such ports on one address of the node (`podman run -p 192.0.2.1:8080:80`), or choose ports that no "
+        "Service has",
     )
 
 
-def _of_other_variant(
+def _variant_obstacles(
     mode: Mode,
     chains: Sequence[BaseChain],
     bit: int,
@@ -213,12 +218,12 @@ def _of_other_variant(
     for family in _other_families(other, chains):
         text = saved_rules_of(other, family) if saved is None else saved.get((other, family))
         if text is not None:
-            yield from of_iptables(text, other, family, bit, translated)
+            yield from iptables_obstacles(text, other, family, bit, translated)
 
 
 def _other_families(mode: Mode, chains: Sequence[BaseChain]) -> Iterator[Family]:
-    """Yields the families in which a variant has a filter or nat table. Nothing asks legacy for its rules before, which
-    would load its modules."""
+    """Yield the families in which a variant has a filter or nat table. It reads no legacy rules, because that would
+    load their modules."""
     for name, family in _OF_IPTABLES.items():
         if mode is Mode.NFT:
             names = {chain.table.name for chain in chains if chain.table.family == name and is_of_iptables(chain)}
@@ -231,8 +236,8 @@ def _other_families(mode: Mode, chains: Sequence[BaseChain]) -> Iterator[Family]
             yield family
 
 
-def of_iptables(text: str, mode: Mode, family: Family, bit: int, translated: bool) -> Iterator[Obstacle]:
-    """Yields the obstacles in what iptables-save prints of the variant that our rules are not in."""
+def iptables_obstacles(text: str, mode: Mode, family: Family, bit: int, translated: bool) -> Iterator[Obstacle]:
+    """Yield the obstacles in the output of iptables-save of the variant that our rules are not in."""
     filters = saved_table(text, "filter")
     program = f"{'ip6tables' if family is Family.IPV6 else 'iptables'}-{mode}"
     match = "-m conntrack --ctstate DNAT" if translated else f"-m connmark --mark {bit:#x}/{bit:#x}"
@@ -247,7 +252,7 @@ def of_iptables(text: str, mode: Mode, family: Family, bit: int, translated: boo
                 hook,
                 _denial_reason(denial, hook, translated),
                 f"Run `{program} -I {chain} {match} -j ACCEPT`",
-                "also where the node keeps these rules, or it is gone when they are loaded again",
+                "also where the node stores these rules, or it is lost when they are loaded again",
             )
     nat = saved_table(text, "nat")
     for hook in ("prerouting", "output"):
@@ -256,21 +261,24 @@ def of_iptables(text: str, mode: Mode, family: Family, bit: int, translated: boo
 
 
 def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
-    """Returns the ports of any local address that a hook translates; kube-proxy's chains have a check of their own."""
+    """Return the ports of any local address that a hook translates, except those of kube-proxy, which has its own
+    check."""
     found: set[str] = set()
     for rule in nat.rules.get(chain, ()):
-        if (match := _TO_LOCAL.search(rule)) and not match[1].startswith("KUBE-"):
-            found |= redirected_ports(nat, match[1])
+        matches, target, _ = split_rule(rule)
+        if "--dst-type LOCAL" in matches and not target.startswith("KUBE-"):
+            found |= redirected_ports(nat, target)
     return frozenset(found)
 
 
 def redirected_ports(nat: SavedTable, chain: str, depth: int = 0) -> set[str]:
-    """Returns the ports, or ranges `8000:8009`, that a chain of table nat translates; "" = not told by port."""
+    """Return the ports, or ranges `8000:8009`, that a chain of table nat translates; "" stands for a rule without a
+    port."""
     found: set[str] = set()
     if depth > _DEEPEST:
         return found
     for rule in nat.rules.get(chain, ()):
-        target = rule.rpartition("-j ")[2].split(" ", 1)[0]
+        target = split_rule(rule).target
         port = _TO_PORTS.search(rule)
         ports = set(port[1].split(",")) if port else {""}
         if target in ("DNAT", "REDIRECT"):

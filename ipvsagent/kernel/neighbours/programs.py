@@ -1,7 +1,7 @@
-"""Other programs of a node's network that can be seen in its packet rules and interfaces, and what each means for
-Services here: CNI plugins, firewalls, container runtimes, proxies, a DNS cache. Pure.
+"""Recognizes other network programs of a node by its packet rules and interfaces, and describes how each affects
+Services: CNI plugins, firewalls, container runtimes, proxies, a DNS cache. Pure.
 
-A program is known by the names of its chains, tables and interfaces. What cannot be seen there is not told of.
+A program is recognized by the names of its chains, tables and interfaces; one that has none of these is not reported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Address, Family
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules
+from ipvsagent.kernel.iptables.save_format import split_rule
 from ipvsagent.kernel.neighbours.obstacles import redirected_ports
 from ipvsagent.kernel.neighbours.verdicts import SavedTable, default_denial, saved_steps, saved_table
 from ipvsagent.kernel.nftables.messages import Table
@@ -23,8 +24,7 @@ from ipvsagent.printable import printable
 from ipvsagent.rows.packet_rules import CHAIN_PREFIX
 
 _TABLES = ("raw", "mangle", "nat", "filter")
-_FELIX_LOOKS_FOR = "kube-ipvs0"  # Felix knows IPVS by this interface, whatever the proxy is
-_TARGET = re.compile(r".*-[jg] (\S+)")  # the last: a comment may hold anything
+_FELIX_INTERFACE = "kube-ipvs0"  # Felix detects IPVS by this interface, whatever the proxy is
 _UNTRACKED = re.compile(r"-d (\S+?)(?:/\d+)? .*-j (?:NOTRACK|CT --notrack)")
 _CACHE_COMMENT = "NodeLocal DNS Cache"
 
@@ -39,29 +39,31 @@ class Role(StrEnum):
 
 
 class Neighbour(Struct, frozen=True):
-    """Describes one program. seen: by what it is known. means: what that means for Services here, with what of it
-    touches their traffic. remedy: what an operator should do; "" = nothing."""
+    """Describes one program."""
 
     name: str
-    kind: Role
-    seen: tuple[str, ...]
-    means: str
+    role: Role
+    evidence: tuple[str, ...]
+    """The chains, tables and interfaces by which it is recognized."""
+    effect: str
+    """How it affects the traffic of Services."""
     remedy: str = ""
+    """What an operator should do, or ""."""
 
 
-class Sight(Struct, frozen=True, dict=True):
-    """Holds what there is to see.
-
-    saved: what iptables-save prints. addresses: on other interfaces than that of Services, with the interface. mode: of
-    our rules. interface: of Service addresses; "" = the iptables backend.
-    """
+class NodeView(Struct, frozen=True, dict=True):
+    """Holds the packet rules, tables and interfaces of a node."""
 
     saved: SavedRules = {}
+    """The output of iptables-save."""
     tables: Sequence[Table] = ()
     links: Sequence[Link] = ()
     addresses: Mapping[Address, str] = {}
+    """The interface of each address, except addresses of Services."""
     mode: Mode = Mode.NFT
-    interface: str = _FELIX_LOOKS_FOR
+    """The variant of our rules."""
+    interface: str = _FELIX_INTERFACE
+    """The interface of Service addresses; "" with the iptables backend."""
 
     @cached_property
     def rules(self) -> dict[tuple[Mode, Family, str], SavedTable]:
@@ -69,13 +71,15 @@ class Sight(Struct, frozen=True, dict=True):
 
 
 class _Sign(Struct, frozen=True):
-    """Says by what a program is known. chains, links: regular expressions of full names. tables: of nftables."""
+    """Defines how a program is recognized."""
 
     name: str
-    kind: Role
-    means: str
+    role: Role
+    effect: str
     chains: str = ""
+    """A regular expression that matches the whole name, like `links`."""
     tables: tuple[str, ...] = ()
+    """Tables of nftables."""
     links: str = ""
 
 
@@ -86,19 +90,17 @@ _SIGNS = (
     _Sign(
         "Cilium",
         Role.CNI,
-        "with kubeProxyReplacement on it serves Services before their packets come here; it must be off",
+        "with kubeProxyReplacement on it serves Services before this agent's rules apply; it must be off",
         r"CILIUM_\S+",
         (),
         r"cilium_\w+",
     ),
-    _Sign(
-        "flannel", Role.CNI, "nothing of it touches Service traffic", r"FLANNEL-\S+", ("flannel-ipv4",), r"flannel\S*"
-    ),
+    _Sign("flannel", Role.CNI, "it does not affect Service traffic", r"FLANNEL-\S+", ("flannel-ipv4",), r"flannel\S*"),
     _Sign("Weave Net", Role.CNI, _POLICIES, r"WEAVE\S*", (), "weave"),
     _Sign(
         "Antrea",
         Role.CNI,
-        "with AntreaProxy on it serves cluster IPs to pods in Open vSwitch; other clients are served here",
+        "with AntreaProxy on it serves cluster IPs to pods in Open vSwitch; this agent serves other clients",
         r"ANTREA-\S+",
         (),
         "antrea-gw0",
@@ -117,14 +119,14 @@ _SIGNS = (
     _Sign(
         "kube-proxy",
         Role.PROXY,
-        "it runs or left its rules: see the checks `kube-proxy` and `rules of kube-proxy`",
+        "it runs, or left its rules: see the checks `kube-proxy` and `rules of kube-proxy`",
         r"KUBE-(SERVICES|PROXY-CANARY|PROXY-FIREWALL|IPVS-FILTER|NODE-?PORTS?)",
         ("kube-proxy",),
     ),
     _Sign(
         "kubelet",
         Role.KUBELET,
-        "it drops what others send to 127.0.0.0/8; harmless",
+        "it drops what other hosts send to 127.0.0.0/8; harmless",
         r"KUBE-(FIREWALL|KUBELET-CANARY|IPTABLES-HINT)",
     ),
     _Sign(
@@ -137,50 +139,50 @@ _SIGNS = (
         r"(INPUT|FORWARD)_(ZONES|POLICIES_pre)|(IN|FWD[IO]?)_public",
         ("firewalld",),
     ),
-    _Sign("fail2ban", Role.FIREWALL, "whom it bans is banned from Services, too", r"f2b-\S+", ("f2b-table",)),
+    _Sign("fail2ban", Role.FIREWALL, "clients that it bans are banned from Services", r"f2b-\S+", ("f2b-table",)),
 )
 
 
-def neighbours(sight: Sight) -> tuple[Neighbour, ...]:
-    """Returns the programs that are seen, in a fixed order. flannel with Calico's policies is Canal."""
-    found = [neighbour for sign in _SIGNS if (neighbour := _neighbour(sign, sight))]
+def neighbours(node: NodeView) -> tuple[Neighbour, ...]:
+    """Return the programs that are recognized, in a fixed order. flannel with Calico's policies is Canal."""
+    found = [neighbour for sign in _SIGNS if (neighbour := _neighbour(sign, node))]
     by_name = {neighbour.name: neighbour for neighbour in found}
     calico, flannel = by_name.get("Calico"), by_name.get("flannel")
     if calico and flannel:
         found[found.index(calico)] = Neighbour(
-            "Canal", Role.CNI, (*flannel.seen, *calico.seen), calico.means, calico.remedy
+            "Canal", Role.CNI, (*flannel.evidence, *calico.evidence), calico.effect, calico.remedy
         )
         found.remove(flannel)
-    if cache := _dns_cache(sight):
+    if cache := _dns_cache(node):
         found.append(cache)
-    if denying := _default_denial(sight):
+    if denying := _default_denial(node):
         found.append(denying)
     return tuple(found)
 
 
-def _neighbour(sign: _Sign, sight: Sight) -> Neighbour | None:
+def _neighbour(sign: _Sign, node: NodeView) -> Neighbour | None:
     chains = re.compile(sign.chains or "(?!)")
     links = re.compile(sign.links or "(?!)")
-    seen = [
-        *_chains_seen(chains, sight),
-        *(f"table {table} of nftables" for table in sight.tables if table.name in sign.tables),
-        *_links_seen([link.name for link in sight.links if links.fullmatch(link.name)]),
+    evidence = [
+        *_chain_evidence(chains, node),
+        *(f"table {table} of nftables" for table in node.tables if table.name in sign.tables),
+        *_link_evidence([link.name for link in node.links if links.fullmatch(link.name)]),
     ]
-    if not seen:
+    if not evidence:
         return None
-    facts = [*_published(chains, sight), *_untracked(chains, sight), *_before_ours(chains, sight)]
+    facts = [*_published(chains, node), *_untracked(chains, node), *_before_ours(chains, node)]
     remedy = ""
-    if sign.name == "Calico" and (unaware := _unaware_of_ipvs(sight)):
+    if sign.name == "Calico" and (unaware := _unaware_of_ipvs(node)):
         fact, remedy = unaware
         facts.append(fact)
     return Neighbour(
-        sign.name, sign.kind, tuple(map(printable, seen)), printable("; ".join([sign.means, *facts])), remedy
+        sign.name, sign.role, tuple(map(printable, evidence)), printable("; ".join([sign.effect, *facts])), remedy
     )
 
 
-def _chains_seen(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
+def _chain_evidence(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
     names: dict[Mode, list[str]] = {}
-    for (mode, _, _), table in sight.rules.items():
+    for (mode, _, _), table in node.rules.items():
         names.setdefault(mode, []).extend(chain for chain in table.rules if chains.fullmatch(chain))
     for mode, found in names.items():
         different = sorted(set(found), key=lambda name: (len(name), name))
@@ -189,95 +191,96 @@ def _chains_seen(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
             yield f"chain {different[0]}{more} in iptables-{mode}"
 
 
-def _links_seen(names: list[str]) -> Iterator[str]:
+def _link_evidence(names: list[str]) -> Iterator[str]:
     if names:
         yield f"interface {min(names)}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
 
 
-def _published(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
-    """Names ports of any local address that are redirected in our variant of iptables; others are an obstacle."""
+def _published(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
+    """Yield which ports of any local address our variant of iptables redirects; those of the other are obstacles."""
     ports: set[str] = set()
-    for (mode, _, name), table in sight.rules.items():
-        if mode is not sight.mode or name != "nat":
+    for (mode, _, name), table in node.rules.items():
+        if mode is not node.mode or name != "nat":
             continue
         for hook in ("PREROUTING", "OUTPUT"):
             for rule in table.rules.get(hook, ()):
-                target = _TARGET.search(rule)
-                if "--dst-type LOCAL" in rule and target and chains.fullmatch(target[1]):
-                    ports |= redirected_ports(table, target[1])
+                target = split_rule(rule).target
+                if "--dst-type LOCAL" in rule and chains.fullmatch(target):
+                    ports |= redirected_ports(table, target)
     known = sorted(filter(None, ports), key=lambda port: int(port.partition(":")[0]))
     if len(known) == 1 and known[0].isdigit():
-        yield f"port {known[0]} of every local address goes to its pods or containers; a Service on it comes first"
+        yield f"port {known[0]} of every local address goes to its pods or containers; a Service on it takes precedence"
     elif ports:
         what = f"ports {', '.join(known)}" if known else "ports"
-        yield f"{what} of every local address go to its pods or containers; a Service on one of them comes first"
+        yield f"{what} of every local address go to its pods or containers; a Service on one of them takes precedence"
 
 
-def _untracked(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
-    """Names rules that exempt packets from connection tracking, which cannot be masqueraded then."""
+def _untracked(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
+    """Yield how many rules exempt packets from connection tracking; such packets cannot be masqueraded."""
     count = sum(
         "NOTRACK" in rule or "--notrack" in rule
-        for (_, _, name), table in sight.rules.items()
+        for (_, _, name), table in node.rules.items()
         if name == "raw"
         for chain, rules in table.rules.items()
         if chains.fullmatch(chain)
         for rule in rules
     )
     if count:
-        yield f"{count} of its rules exempt packets from connection tracking; such packets are not masqueraded here"
+        yield f"{count} of its rules exempt packets from connection tracking; such packets are not masqueraded"
 
 
-def _before_ours(chains: re.Pattern[str], sight: Sight) -> Iterator[str]:
-    """Names a chain before ours in filter INPUT, where ours refuse; the agent puts them first again."""
-    for (mode, _, name), table in sight.rules.items():
-        if mode is not sight.mode or name != "filter":
+def _before_ours(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
+    """Yield a chain before ours in filter INPUT, where ours refuse; the agent moves ours to the front again."""
+    for (mode, _, name), table in node.rules.items():
+        if mode is not node.mode or name != "filter":
             continue
-        targets = [match[1] for rule in table.rules.get("INPUT", ()) if (match := _TARGET.search(rule))]
+        targets = [target for rule in table.rules.get("INPUT", ()) if (target := split_rule(rule).target)]
         ours = next((i for i, target in enumerate(targets) if target.startswith(CHAIN_PREFIX)), 0)
         for target in targets[:ours]:
             if chains.fullmatch(target):
-                yield f"its chain {target} stands before ours in INPUT: what it accepts, source ranges do not refuse"
+                yield f"its chain {target} precedes ours in INPUT: source ranges do not refuse what it accepts"
                 return
 
 
-def _default_denial(sight: Sight) -> Neighbour | None:
-    """Says what is denied by default in our variant of iptables, whoever did it."""
+def _default_denial(node: NodeView) -> Neighbour | None:
+    """Return where our variant of iptables denies by default, whichever program configured that."""
     denying: dict[str, None] = {}
-    for (mode, _, name), table in sight.rules.items():
-        if mode is sight.mode and name == "filter":
+    for (mode, _, name), table in node.rules.items():
+        if mode is node.mode and name == "filter":
             steps = saved_steps(table, 0)
             for hook in ("INPUT", "FORWARD", "OUTPUT"):
                 if default_denial(hook, table.policies.get(hook) == "DROP", steps):
                     denying[hook] = None
     if not denying:
         return None
-    seen = f"{', '.join(denying)} in iptables-{sight.mode}"
-    means = "denied by default there; rules of ours let Service traffic through just before that"
-    return Neighbour("default denial", Role.FIREWALL, (seen,), means)
+    evidence = f"{', '.join(denying)} in iptables-{node.mode}"
+    effect = "denied by default there; our rules accept Service traffic directly before that"
+    return Neighbour("default denial", Role.FIREWALL, (evidence,), effect)
 
 
-def _unaware_of_ipvs(sight: Sight) -> tuple[str, str] | None:
-    """Felix takes pods' packets to Services for packets to the host, and drops them by default, unless it knows of
-    IPVS. It restarts by itself when the interface comes or goes (felix/dataplane/linux/int_dataplane.go)."""
-    chains = {chain for (_, _, name), table in sight.rules.items() if name == "filter" for chain in table.rules}
-    if not sight.interface or "cali-INPUT" not in chains:
+def _unaware_of_ipvs(node: NodeView) -> tuple[str, str] | None:
+    """Return the problem and its remedy if Felix has not detected IPVS: it then treats pods' packets to Services as
+    packets to the host, and drops them by default. It restarts by itself when the interface appears or disappears
+    (felix/dataplane/linux/int_dataplane.go)."""
+    chains = {chain for (_, _, name), table in node.rules.items() if name == "filter" for chain in table.rules}
+    if not node.interface or "cali-INPUT" not in chains:
         return None
-    if sight.interface != _FELIX_LOOKS_FOR:
+    if node.interface != _FELIX_INTERFACE:
         fact = (
-            f"it knows IPVS by the interface {_FELIX_LOOKS_FOR}, and takes packets of pods to Services for the host's"
+            f"it detects IPVS by the interface {_FELIX_INTERFACE}, and treats packets of pods to Services as the host's"
         )
-        return fact, f"Run with --interface {_FELIX_LOOKS_FOR}"
-    if "cali-forward-endpoint-mark" in chains or all(link.name != sight.interface for link in sight.links):
+        return fact, f"Run with --interface {_FELIX_INTERFACE}"
+    if "cali-forward-endpoint-mark" in chains or all(link.name != node.interface for link in node.links):
         return None
-    fact = "it has not noticed IPVS, and takes packets of pods to Services for the host's"
-    return fact, "Restart it: kubectl -n kube-system delete pod -l k8s-app=calico-node, for this node's"
+    fact = "it has not noticed IPVS, and treats packets of pods to Services as the host's"
+    return fact, "Restart it on this node: kubectl -n kube-system delete pod -l k8s-app=calico-node"
 
 
-def _dns_cache(sight: Sight) -> Neighbour | None:
-    links = [link.name for link in sight.links if link.name == "nodelocaldns"]
+def _dns_cache(node: NodeView) -> Neighbour | None:
+    links = [link.name for link in node.links if link.name == "nodelocaldns"]
     untracked = {
         match[1]
-        for (_, _, name), table in sight.rules.items()
+        for (_, _, name), table in node.rules.items()
         if name == "raw"
         for rules in table.rules.values()
         for rule in rules
@@ -285,10 +288,10 @@ def _dns_cache(sight: Sight) -> Neighbour | None:
     }
     if not links and not untracked:
         return None
-    own = {address for address, link in sight.addresses.items() if link in links} | untracked
-    seen = [*_links_seen(links), *([f"it listens on {', '.join(sorted(own))}"] if own else [])]
+    own = {address for address, link in node.addresses.items() if link in links} | untracked
+    evidence = [*_link_evidence(links), *([f"it listens on {', '.join(sorted(own))}"] if own else [])]
     taken = sorted(address for address in own if not address.startswith("169.254."))
-    if not taken or not sight.interface:
-        return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(seen), "nothing of it touches Service traffic")
-    means = f"if {', '.join(taken)} is the cluster IP of the DNS Service, it serves that here, and IPVS does not"
-    return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(seen), means)
+    if not taken or not node.interface:
+        return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(evidence), "it does not affect Service traffic")
+    effect = f"if {', '.join(taken)} is the cluster IP of the DNS Service, it serves that here, and IPVS does not"
+    return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(evidence), effect)

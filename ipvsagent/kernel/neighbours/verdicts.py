@@ -1,36 +1,34 @@
-"""Whether a chain of a packet filter denies by default, whichever program made it: iptables or nftables. Pure.
+"""Decides whether a chain of iptables or nftables denies by default. Pure.
 
-A chain denies by default if its policy is to drop, or a rule without a condition denies everything that comes so far;
-also if a jump or goto without a condition leads to such a rule. Rules with other conditions decide about some packets
-only, and are passed over, but for the few whose condition can be true of a Service's traffic as such.
+A chain denies by default if its policy is to drop, or if a rule without a condition denies all packets that reach it;
+also if a jump or goto without a condition leads to such a rule. Rules with conditions decide about some packets only
+and are skipped, except for the few conditions that can hold for all traffic of Services.
 """
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from msgspec import Struct
 
-from ipvsagent.kernel.iptables.text import save_lines
+from ipvsagent.kernel.iptables.save_format import save_lines, split_rule
 
-_DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables has loops refused as well
+_DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables refuses loops as well
 
 
 class Case(StrEnum):
-    """Tells which packets a rule is about.
-
-    ANSWERS: those of established connections. TRANSLATED: those of a connection that has another destination than its
-    client thinks. SERVICES: those whose connection has our bit in its conntrack mark. LOCAL: those to an address of
-    this node, as all are that IPVS is to take. OTHER: some, by another condition.
-    """
+    """The packets that a rule applies to."""
 
     ANSWERS = "established connections"
     TRANSLATED = "translated connections"
+    """Connections whose destination was translated."""
     SERVICES = "connections to Services"
+    """Connections with our bit in the conntrack mark."""
     LOCAL = "local addresses"
+    """Packets to an address of this node, like all that IPVS forwards."""
     OTHER = "other"
+    """Packets that another condition selects."""
 
 
 class Verdict(StrEnum):
@@ -43,11 +41,13 @@ class Verdict(StrEnum):
 
 
 class Step(Struct, frozen=True):
-    """Describes a rule. cases: it is about packets of any of them; empty = all packets. target: of a jump or goto."""
+    """Describes what a rule decides."""
 
     cases: frozenset[Case]
+    """The rule applies to packets of any of these; empty for all packets."""
     verdict: Verdict
     target: str = ""
+    """The chain of a jump or goto."""
 
 
 ALL: frozenset[Case] = frozenset()
@@ -55,17 +55,19 @@ SOME = frozenset([Case.OTHER])
 
 
 class Denial(Struct, frozen=True):
-    """Says how a chain denies by default. by: the chain whose rule denies, "" = the policy does. accepted: what rules
-    before it accept."""
+    """Describes how a chain denies by default."""
 
     by: str
+    """The chain whose rule denies, or "" for the policy."""
     accepted: frozenset[Case] = frozenset()
+    """What earlier rules accept."""
 
 
 def default_denial(chain: str, drops: bool, steps: Callable[[str], Sequence[Step]]) -> Denial | None:
-    """Follows a packet for which no condition holds; None if it is not denied.
+    """Follow a packet for which no condition holds; return None if it is not denied.
 
-    drops: the policy of the chain is to drop. steps: returns the rules of a chain."""
+    drops: the policy of the chain is to drop. steps: returns the rules of a chain.
+    """
     accepted: set[Case] = set()
     verdict, by = _follow(chain, steps, accepted, 0)
     if verdict is Verdict.DENY:
@@ -76,7 +78,7 @@ def default_denial(chain: str, drops: bool, steps: Callable[[str], Sequence[Step
 
 
 def _follow(chain: str, steps: Callable[[str], Sequence[Step]], accepted: set[Case], depth: int) -> tuple[Verdict, str]:
-    """Returns ACCEPT or DENY with the chain that says so, or NONE if the packet comes back."""
+    """Return ACCEPT or DENY with the chain that decides so, or NONE if the packet returns."""
     if depth > _DEEPEST:
         return Verdict.NONE, ""
     for step in steps(chain):
@@ -100,14 +102,16 @@ _STATES = {"ESTABLISHED": Case.ANSWERS, "DNAT": Case.TRANSLATED}
 
 
 class SavedTable(Struct, frozen=True):
-    """Holds a table as iptables-save prints it. policies: of built-in chains. rules: by chain, without `-A CHAIN`."""
+    """Holds one table of iptables-save."""
 
     policies: dict[str, str]
+    """The policies of built-in chains."""
     rules: dict[str, list[str]]
+    """The rules by chain, without `-A CHAIN`."""
 
 
 def saved_table(text: str, table: str) -> SavedTable:
-    """Parses the output of iptables-save for one family; the result is empty if the table is not there."""
+    """Parse one table in the output of iptables-save for one family; the result is empty if it does not exist."""
     found = SavedTable({}, {})
     is_inside = False
     for line in save_lines(text):
@@ -125,20 +129,15 @@ def saved_table(text: str, table: str) -> SavedTable:
 
 
 def saved_steps(table: SavedTable, bit: int) -> Callable[[str], Sequence[Step]]:
-    """Returns what `default_denial` needs. bit: of the conntrack mark that connections to Services have."""
+    """Return `steps` for `default_denial`. bit: the bit of the conntrack mark of connections to Services."""
     return lambda chain: [_saved_step(rule, table, bit) for rule in table.rules.get(chain, ())]
 
 
 def _saved_step(rule: str, table: SavedTable, bit: int) -> Step:
-    try:
-        words = list(_without_comments(shlex.split(rule)))
-    except ValueError:
+    matches, target, goto = split_rule(rule)
+    if not target:
         return Step(SOME, Verdict.NONE)
-    place = next((i for i, word in enumerate(words[:-1]) if word in ("-j", "-g")), None)
-    if place is None:
-        return Step(SOME, Verdict.NONE)
-    option, target = words[place], words[place + 1]
-    cases = _saved_cases(words[:place], bit)
+    cases = _saved_cases(matches.split(), bit)
     if target == "ACCEPT":
         return Step(cases, Verdict.ACCEPT)
     if target in ("DROP", "REJECT"):
@@ -146,21 +145,12 @@ def _saved_step(rule: str, table: SavedTable, bit: int) -> Step:
     if target == "RETURN":
         return Step(cases, Verdict.RETURN)
     if target in table.rules:
-        return Step(cases, Verdict.GOTO if option == "-g" else Verdict.JUMP, target)
+        return Step(cases, Verdict.GOTO if goto else Verdict.JUMP, target)
     return Step(cases, Verdict.NONE)
 
 
-def _without_comments(words: list[str]) -> Iterator[str]:
-    rest = iter(words)
-    for word in rest:
-        if word == "--comment":
-            next(rest, None)
-        else:
-            yield word
-
-
 def _saved_cases(words: list[str], bit: int) -> frozenset[Case]:
-    match [word for i, word in enumerate(words) if word != "comment" and words[i : i + 2] != ["-m", "comment"]]:
+    match words:
         case []:
             return ALL
         case ["-m", "conntrack", "--ctstate", states] | ["-m", "state", "--state", states]:

@@ -1,7 +1,7 @@
-"""Answers of nf_tables about tables, chains and rules (include/uapi/linux/netfilter/nf_tables.h). Pure.
+"""Parses the answers of nf_tables about tables, chains and rules (include/uapi/linux/netfilter/nf_tables.h). Pure.
 
-Rules are read as far as their expressions tell one of a few cases from the rest: what
-kernel/neighbours/verdicts.py calls a step, and which rules send connections somewhere else.
+Of a rule's expressions it interprets only those that show what the rule decides, as a step of
+kernel/neighbours/verdicts.py, and whether it gives connections another destination.
 """
 
 from __future__ import annotations
@@ -41,32 +41,33 @@ _TO, _TO_PORT = ((16, 4), (24, 16)), (2, 2)  # offset and size of a destination 
 _FIB_RESULT, _FIB_FLAGS, _FIB_TYPE, _FIB_DESTINATION, _LOCAL = 2, 3, 3, 2, 2  # NFTA_FIB_*, ADDRTYPE, DADDR, RTN_LOCAL
 _NAT_TYPE, _DNAT = 1, 1  # NFTA_NAT_TYPE, NFT_NAT_DNAT
 _FREE = frozenset(["counter", "log", "last"])
-"""Expressions that no packet fails."""
+"""Expressions that every packet passes."""
 
 
 class Table(Struct, frozen=True, order=True):
-    """Names a table of nftables.
-
-    family: as `nft` calls it: ip, ip6, inet. owned: only the process that made it can change it.
-    """
+    """Names a table of nftables."""
 
     family: str
+    """The name that `nft` uses: ip, ip6, inet."""
     name: str
     owned: bool = False
+    """Only the process that created the table can change it."""
 
     def __str__(self) -> str:
         return f"{self.family} {self.name}"
 
 
 class BaseChain(Struct, frozen=True, order=True):
-    """Describes a chain that packets enter at a hook. type: filter, nat or route. drops: its policy is drop."""
+    """Describes a chain that packets enter at a hook."""
 
     table: Table
     name: str
     type: str
+    """filter, nat or route."""
     hook: str
     priority: int
     drops: bool = False
+    """Its policy is drop."""
 
     def __str__(self) -> str:
         return f"{self.table} {self.name}"
@@ -91,7 +92,7 @@ def parse_table(data: bytes, start: int, end: int) -> Table:
 
 
 def parse_base_chain(data: bytes, start: int, end: int) -> BaseChain | None:
-    """Returns a chain whose table has no `owned` yet; None if it hangs on no hook of IP packets."""
+    """Return a chain, whose table lacks `owned`; None if it has no hook for IP packets."""
     found = attributes(data, start + NFGENMSG.size, end)
     hook = attributes(found.get(_CHAIN_HOOK, b""))
     number = _big(hook.get(_HOOK_NUMBER))
@@ -115,7 +116,7 @@ def parse_rule(data: bytes, start: int, end: int) -> Rule:
 
 
 def _expressions(data: bytes) -> Iterator[Expression]:
-    """Yields the elements of a list, which all have the same attribute number."""
+    """Yield the elements of a list, which all have the same attribute number."""
     offset = 0
     while offset + 4 <= len(data):
         length = int.from_bytes(data[offset : offset + 2], sys.byteorder)
@@ -127,10 +128,10 @@ def _expressions(data: bytes) -> Iterator[Expression]:
 
 
 def step_of(rule: Rule, bit: int) -> Step:
-    """Returns what a rule decides, and about which packets.
+    """Return what a rule decides, and about which packets.
 
-    bit: of the conntrack mark that connections to Services have. A set or map of connection states is taken for one
-    that accepts established connections, because its elements would have to be asked for with further messages.
+    bit: the bit of the conntrack mark of connections to Services. A set or map of connection states is assumed to
+    accept established connections, because its elements would have to be read with further messages.
     """
     conditions: list[Expression] = []
     for expression in rule.expressions:
@@ -208,7 +209,7 @@ def _is_map_of_states(conditions: list[Expression]) -> bool:
 
 
 def redirects(rule: Rule) -> bool:
-    """Returns whether the rule gives connections another destination."""
+    """Return whether the rule gives connections another destination."""
     return any(
         expression.name == "redir" or (expression.name == "nat" and _big(expression.attributes.get(_NAT_TYPE)) == _DNAT)
         for expression in rule.expressions
@@ -216,7 +217,7 @@ def redirects(rule: Rule) -> bool:
 
 
 def names_destination(rule: Rule) -> bool:
-    """Returns whether the rule is about certain destination addresses, and no others."""
+    """Return whether the rule applies only to certain destination addresses."""
     is_destination = False
     for expression in rule.expressions:
         if expression.name == "payload":
@@ -228,7 +229,7 @@ def names_destination(rule: Rule) -> bool:
 
 
 def port_of(rule: Rule) -> int | None:
-    """Returns the destination port that a rule is about, None if it is not about a single one."""
+    """Return the destination port that a rule applies to; None if it is not a single one."""
     is_port = False
     for expression in rule.expressions:
         if expression.name == "payload":

@@ -1,5 +1,7 @@
-"""Tables of nftables, over nfnetlink (include/uapi/linux/netfilter/nf_tables.h): the program `nft` need not be
-installed, and seldom is where iptables is."""
+"""Reads and deletes tables of nftables over nfnetlink (include/uapi/linux/netfilter/nf_tables.h).
+
+The program `nft` need not be installed, and on nodes with iptables it rarely is.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,12 @@ _NUMBERS = {name: number for number, name in FAMILIES.items()}
 
 
 def tables() -> Iterator[Table]:
-    """Returns the tables of all families; none on a kernel without nf_tables."""
+    """Return the tables of all families; none on a kernel without nf_tables."""
     return (parse_table(*body) for body in _dump(_GET_TABLE, NFGENMSG.pack(0, 0, 0)))
 
 
 def base_chains() -> list[BaseChain]:
-    """Returns the chains at hooks of IP packets (ip, ip6, inet), sorted; none on a kernel without nf_tables."""
+    """Return the chains at hooks of IP packets (ip, ip6, inet), sorted; none on a kernel without nf_tables."""
     by_name = {(table.family, table.name): table for table in tables()}
     found = []
     for body in _dump(_GET_CHAIN, NFGENMSG.pack(0, 0, 0)):
@@ -49,7 +51,7 @@ def base_chains() -> list[BaseChain]:
 
 
 def rules(table: Table) -> dict[str, list[Rule]]:
-    """Returns the rules of a table in order, by chain; none if the table is not there."""
+    """Return the rules of a table in order, by chain; none if the table does not exist."""
     found: dict[str, list[Rule]] = {}
     for body in _dump(_GET_RULE, NFGENMSG.pack(_NUMBERS[table.family], 0, 0) + _name(RULE_TABLE, table.name)):
         rule = parse_rule(*body)
@@ -59,7 +61,7 @@ def rules(table: Table) -> dict[str, list[Rule]]:
 
 
 def _dump(kind: int, body: bytes) -> list[Body]:
-    """Returns nothing where the kernel has no nf_tables, or refuses."""
+    """Return nothing if the kernel lacks nf_tables or refuses the request."""
     try:
         netlink = NetlinkSocket(NETLINK_NETFILTER)
     except OSError:
@@ -76,9 +78,9 @@ def _name(kind: int, name: str) -> bytes:
 
 
 def delete(table: Table) -> None:
-    """With its chains, rules, sets and maps, in one transaction; that it is gone already is no error.
+    """Delete a table with its chains, rules, sets and maps in one transaction; do nothing if it does not exist.
 
-    Raises KernelError, OSError where there is no netfilter.
+    Raises KernelError, and OSError on a kernel without netfilter.
     """
     netlink = NetlinkSocket(NETLINK_NETFILTER)
     try:
