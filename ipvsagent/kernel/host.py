@@ -128,7 +128,8 @@ def scheduler_listed(name: str, loaded: Path = _LOADED, modules: Path = _MODULES
     None if the modules of this kernel cannot be listed, as in a container."""
     module = f"ip_vs_{name}"
     try:
-        if any(line.split(" ", 1)[0] == module for line in loaded.read_text().splitlines()):
+        # A kernel without loadable modules has no such file.
+        if loaded.exists() and any(line.split(" ", 1)[0] == module for line in loaded.read_text().splitlines()):
             return True
         lines = [
             line for each in ("modules.builtin", "modules.dep") for line in (modules / each).read_text().splitlines()

@@ -24,7 +24,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from ipvsagent.address import Address, Family, parse_address
+from ipvsagent.address import Address, Family
 from ipvsagent.errors import KernelError
 from ipvsagent.kernel.netlink import ACK, CREATE, DUMP, EXCL, REPLACE, REQUEST, OutcomeUnknown
 from ipvsagent.rows import SetSpec
@@ -33,7 +33,7 @@ HEADER_SIZE = 16
 """Bytes of nlmsghdr."""
 
 _NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18  # RTM_*
-_NEW_ROUTE, _DELETE_ROUTE, _GET_ROUTE = 24, 25, 26
+_NEW_ROUTE, _DELETE_ROUTE = 24, 25
 _ERROR, _DONE = 2, 3  # NLMSG_*
 _DUMP_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
 _SOL_NETLINK, _EXT_ACK, _STRICT_CHECK = 270, 11, 12
@@ -48,7 +48,6 @@ _SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
 
 LOCAL_TABLE, LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
 SCOPE_HOST, SCOPE_NOWHERE = 254, 255
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
 class Link(Struct, frozen=True):
@@ -127,22 +126,6 @@ class Rtnetlink:
 
     def delete_link(self, index: int) -> None:
         self._ask(_DELETE_LINK, _link_message(index))
-
-    def local_routes(self, protocol: int = 0) -> Iterator[LocalRoute]:
-        """Yield local routes of both address families. protocol: only those of this number, which kernels from 4.20 on
-        filter; 0 = all."""
-        for family in _FAMILIES:
-            try:
-                answers = self._dump(_GET_ROUTE, partial(_route_message, family, protocol))
-            except KernelError as error:
-                if error.code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):  # IPv6 is off
-                    continue
-                raise
-            for answer in answers:
-                if (answer["table"], answer["type"]) == (LOCAL_TABLE, LOCAL) and answer.get_attr("RTA_DST"):
-                    route = _local_route(answer)
-                    if not protocol or route.protocol == protocol:
-                        yield route
 
     def replace_local_route(self, route: LocalRoute, device: int, mtu: int | None = None) -> None:
         """Create `local NETWORK dev DEVICE`, or give it another source. mtu: of packets of this node's processes."""
@@ -350,9 +333,3 @@ def _route_to(route: LocalRoute, device: int, scope: int, attributes: list[tuple
     message["dst_len"], message["scope"] = int(prefix), 0 if v6 else scope
     message["attrs"] = [("RTA_DST", address), ("RTA_OIF", device), *attributes]
     return message
-
-
-def _local_route(message: Any) -> LocalRoute:
-    source = message.get_attr("RTA_PREFSRC")
-    network = f"{parse_address(message.get_attr('RTA_DST'))}/{message['dst_len']}"
-    return LocalRoute(network, message["proto"], parse_address(source) if source else Address(""))

@@ -21,8 +21,9 @@ from ipvsagent.address import Address
 from ipvsagent.config import Network
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
 from ipvsagent.kernel.pyroute import LocalRoute, Rtnetlink
-from ipvsagent.kernel.routes import PROTOCOL
+from ipvsagent.kernel.routes import PROTOCOL, local_routes
 from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, RouteRow, Verb
 
 _OF_ADDRESSES = (0, 2)  # RTPROT_UNSPEC, of IPv6 addresses in older kernels, and RTPROT_KERNEL
@@ -37,12 +38,14 @@ class RouteTable:
         self.networks: set[Network] = set()
         """The ranges that are local by our routes, as far as this table has read and written; `Ownership` shares it."""
         self._held: dict[str, RouteRow] = {}
-        self._socket: Rtnetlink | None = None
+        self._reader = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
+        self._writer: Rtnetlink | None = None
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def refresh(self) -> set[Network]:
         """Read our routes again. Return `networks`, which every later read and write keeps up to date."""
@@ -51,7 +54,7 @@ class RouteTable:
 
     def read(self, keys: Keys) -> Iterator[Observed]:
         """Read all of ours, whatever is asked for, with a dump for each address family."""
-        found = [RouteRow(route.network, route.source) for route in self._rtnetlink().local_routes(PROTOCOL)]
+        found = [RouteRow(route.network, route.source) for route in local_routes(self._reader, PROTOCOL)]
         self._held = {row.network: row for row in found}
         self._note()
         return iter([Observed(row, Owner.OURS) for row in found if keys is None or row.key in set(keys)])
@@ -59,7 +62,7 @@ class RouteTable:
     def others(self) -> set[str]:
         """Return networks that are local by routes of other programs, and not by the kernel's for an address."""
         ordinary = (PROTOCOL, *_OF_ADDRESSES)
-        return {route.network for route in self._rtnetlink().local_routes() if route.protocol not in ordinary}
+        return {route.network for route in local_routes(self._reader) if route.protocol not in ordinary}
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
         """ADD replaces a route of ours with another source; DELETE is for exactly the row it names."""
@@ -94,9 +97,9 @@ class RouteTable:
         self._held[row.network] = row
 
     def _rtnetlink(self) -> Rtnetlink:
-        if self._socket is None:
-            self._socket = Rtnetlink(timeout=self._timeout)
-        return self._socket
+        if self._writer is None:
+            self._writer = Rtnetlink(timeout=self._timeout)
+        return self._writer
 
     def _mtu_of(self, source: Address) -> int | None:
         """Return the MTU of the interface that has this address; None if none has."""

@@ -22,8 +22,9 @@ from ipvsagent.errors import AlreadyThere, KernelError
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset.definitions import Definitions
 from ipvsagent.kernel.monitor import AddressMonitor
-from ipvsagent.kernel.netlink import OutcomeUnknown, attribute
+from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, OutcomeUnknown, attribute
 from ipvsagent.kernel.pyroute import LocalRoute, Rtnetlink, kernel_error, links
+from ipvsagent.kernel.routes import local_routes
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.rows import SetSpec
 
@@ -219,9 +220,9 @@ def test_nothing_is_left_of_the_interface(netns, monkeypatch):
 def test_routes_of_others_are_not_listed_with_ours(netns):
     netns.run("ip", "route", "add", "local", "10.97.0.0/16", "dev", "lo", "proto", "100")
     netns.run("ip", "route", "add", "local", "10.98.0.0/16", "dev", "lo", "proto", "119")
-    with netns.entered(), contextlib.closing(Rtnetlink()) as rtnetlink:
-        assert list(rtnetlink.local_routes(119)) == [LocalRoute("10.98.0.0/16", 119, Address(""))]
-        found = {(route.network, route.protocol) for route in rtnetlink.local_routes()}
+    with netns.entered(), contextlib.closing(NetlinkSocket(NETLINK_ROUTE)) as rtnetlink:
+        assert list(local_routes(rtnetlink, 119)) == [LocalRoute("10.98.0.0/16", 119, Address(""))]
+        found = {(route.network, route.protocol) for route in local_routes(rtnetlink)}
     assert {("10.97.0.0/16", 100), ("10.98.0.0/16", 119)} <= found
 
 
