@@ -12,6 +12,7 @@ from integration.bench.cluster import THIS_NODE
 from integration.bench.stand import INTERFACE, Stand, agent_argv, become_quiet, environment
 from integration.bench.worker import Measured
 from integration.lab import LabError
+from integration.waiting import wait_until
 
 _IN_SYNC = re.compile(r"in sync: .*\((?P<writes>\d+) writes")
 _START_LIMIT = 120.0
@@ -44,13 +45,14 @@ def measure(stand: Stand, source: Path, seconds: float) -> Measured:
 
 
 def wait_in_sync(process: subprocess.Popen[bytes], log: Path) -> int:
-    deadline = time.monotonic() + _START_LIMIT
-    while time.monotonic() < deadline:
-        if found := _IN_SYNC.search(log.read_text(errors="replace")):
-            return int(found["writes"])
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
+    """Returns how many writes the agent needed. Raises LabError if it ends first, or takes longer than _START_LIMIT."""
+
+    def in_sync_or_ended() -> bool:
+        return process.poll() is not None or _IN_SYNC.search(log.read_text(errors="replace")) is not None
+
+    wait_until(in_sync_or_ended, limit=_START_LIMIT, pause=0.1)
+    if found := _IN_SYNC.search(log.read_text(errors="replace")):
+        return int(found["writes"])
     raise LabError(f"the agent did not become in sync: {log.read_text(errors='replace')[-2000:]}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from integration.bench.cluster import API_ENDPOINT
 from integration.lab import LabError, Namespace
+from integration.waiting import wait_until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INTERFACE = "kube-ipvs0"
@@ -67,14 +68,14 @@ def stand(name: str, folder: Path) -> Iterator[Stand]:
 def become_quiet() -> bool:
     """Waits until the CPUs idle: the kernel takes a closed namespace with its 100,000 rows apart by and by. False if
     it did not become quiet, as on a machine with other work."""
-    deadline = time.monotonic() + _QUIET_LIMIT
-    while time.monotonic() < deadline:
-        idle, total = _cpu_ticks()
-        time.sleep(_QUIET_FOR)
-        idle_now, total_now = _cpu_ticks()
-        if idle_now - idle >= _QUIET_SHARE * (total_now - total):
-            return True
-    return False
+    return wait_until(_is_quiet, limit=_QUIET_LIMIT, pause=0)
+
+
+def _is_quiet() -> bool:
+    idle, total = _cpu_ticks()
+    time.sleep(_QUIET_FOR)
+    idle_now, total_now = _cpu_ticks()
+    return idle_now - idle >= _QUIET_SHARE * (total_now - total)
 
 
 def loop_seconds() -> float:

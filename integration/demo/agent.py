@@ -17,6 +17,7 @@ from typing import Any
 from integration.demo.cluster import THIS_NODE
 from integration.lab import Namespace
 from integration.lab.errors import LabError
+from integration.waiting import wait_until
 
 IN_SYNC = re.compile(r"in sync: .*\((?P<writes>\d+) writes, (?P<seconds>[\d.]+) s\)")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -64,17 +65,20 @@ class Agent:
             )
 
     def wait_in_sync(self, limit: float) -> Start:
-        """Returns when the log says so. AgentError if it ends first, or the time is up."""
+        """Waits until the log says so, at most `limit` seconds. Raises AgentError if it does not."""
+        start = wait_until(self._in_sync, limit=limit, pause=POLL)
+        if start is None:
+            raise AgentError(f"the agent was not in sync within {limit:.0f} s")
+        return start
+
+    def _in_sync(self) -> Start | None:
         assert self._process is not None
-        while True:
-            ended = self._process.poll()
-            if found := IN_SYNC.search(self.log.read_text(errors="replace")):
-                return Start(int(found["writes"]), time.monotonic() - self.began)
-            if ended is not None:
-                raise AgentError(f"the agent ended by itself, exit status {ended}")
-            if time.monotonic() > self.began + limit:
-                raise AgentError(f"the agent did not say within {limit:.0f} s that it is in sync")
-            time.sleep(POLL)
+        status = self._process.poll()  # before the log, whose last line may be the one
+        if found := IN_SYNC.search(self.log.read_text(errors="replace")):
+            return Start(int(found["writes"]), time.monotonic() - self.began)
+        if status is not None:
+            raise AgentError(f"the agent ended by itself, exit status {status}")
+        return None
 
     def kill(self) -> None:
         """As the kernel does when memory runs out: no chance to tidy up."""

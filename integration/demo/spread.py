@@ -89,7 +89,7 @@ def row(spread: Spread) -> list[str | Text]:
     answers = " ".join(f"{count:3}" for count in spread.answers)
     return [
         spread.port.short_name,
-        spread.port.cluster_ip.place,
+        spread.port.cluster_ip.authority,
         *(Text(str(len(report.answered)), "bold red" if report.lost else "") for report in spread.reports),
         Text(answers, "" if spread.is_even else "bold red"),
     ]

@@ -15,6 +15,7 @@ from integration.demo.spread import COLUMNS, PER_ENDPOINT, Spread, give, measure
 from integration.demo.stage import Stage
 from integration.lab import Lab, Load, Namespace, Report, Server, Servers, Target, send_requests
 from integration.lab.load import Conversation
+from integration.waiting import wait_until
 
 START_LIMIT = 40.0
 CHANGE_LIMIT = 10.0
@@ -108,7 +109,7 @@ class Demo:
             self.agent.start()
             with stage.live("waiting until it is in sync"):
                 start = self.agent.wait_in_sync(START_LIMIT)
-                answered = _until(lambda: load.so_far().answered, CHANGE_LIMIT)
+                answered = _until(lambda: load.so_far().answered)
         finally:
             load.stop()
         stage.say(
@@ -187,11 +188,15 @@ class Demo:
         try:
             began = time.monotonic()
             self.cluster.set_conditions(leaving, ready=False, terminating=True)
-            drained = _until(lambda: self._weight(name, place) == self._backend.drained_weight, CHANGE_LIMIT)
+            drained = wait_until(
+                lambda: self._weight(name, place) == self._backend.drained_weight, limit=CHANGE_LIMIT, pause=POLL
+            )
             noticed = time.monotonic()
             what = f"{self._backend.drained} {noticed - began:.2f} s after the file was written"
             stage.claim("not ready and terminating: no new connections", drained, what if drained else "not so")
-            later = _until(lambda: len(load.so_far().since(noticed).outcomes) >= 3 * PER_ENDPOINT, CHANGE_LIMIT)
+            later = wait_until(
+                lambda: len(load.so_far().since(noticed).outcomes) >= 3 * PER_ENDPOINT, limit=CHANGE_LIMIT, pause=POLL
+            )
             new = load.so_far().since(noticed)
             stage.claim(
                 "new ones go elsewhere",
@@ -205,7 +210,7 @@ class Demo:
             began = time.monotonic()
             self.cluster.remove(leaving)
             if self._backend.drained_weight is not None:  # else it is out already
-                gone = _until(lambda: place not in self._programmed.get(name, {}), CHANGE_LIMIT)
+                gone = _until(lambda: place not in self._programmed.get(name, {}))
                 figures = f"after {time.monotonic() - began:.2f} s" if gone else "not so"
                 stage.claim("out of its slice, out of the kernel", bool(gone), figures)
             with stage.live("load") as progress:
@@ -321,12 +326,8 @@ class Demo:
         return self._backend.programmed(self._node)
 
 
-def _until(look: Callable[[], T], limit: float) -> T:
-    """Polls until it is true; what it was at last."""
-    end = time.monotonic() + limit
-    while not (seen := look()) and time.monotonic() < end:
-        time.sleep(POLL)
-    return seen
+def _until(look: Callable[[], T]) -> T:
+    return wait_until(look, limit=CHANGE_LIMIT, pause=POLL)
 
 
 def _watch(load: Load, seconds: float, progress: Callable[[str], None]) -> None:

@@ -51,11 +51,10 @@ Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a client is. address: "" leaves it to the kernel."""
-
+class Client:
     machine: str
     address: str
+    """The source address; "" leaves it to the kernel."""
 
 
 def topology(*, bridged: bool, policies: bool = False) -> Topology:
@@ -111,12 +110,12 @@ def _served() -> Iterator[Protocol]:
     return (p for p in PROTOCOLS if p != "SCTP" or has_sctp())
 
 
-def place(case: Case) -> Place:
-    """The kernel chooses the address of a process of the node, and nobody else's."""
+def client_of(case: Case) -> Client:
+    """Returns the client of a case. Only a process of the node lets the kernel choose its address."""
     owner = CLIENTS.get(case.client, case.client)
     if owner not in ADDRESSES:
         raise LabError(f"the table has an unknown client {case.client}")
-    return Place(owner, "" if owner == "node" else _of(case.version, ADDRESSES[owner]))
+    return Client(owner, "" if owner == "node" else _of(case.version, ADDRESSES[owner]))
 
 
 def target(case: Case, table: Table) -> Target:

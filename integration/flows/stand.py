@@ -25,6 +25,7 @@ from integration.flows.table import Case, StandRow, Table
 from integration.flows.verdict import Result, judge
 from integration.lab import Failure, Lab, LabError, Namespace, Outcome, Question, Servers, ask
 from integration.nursery import Child, nursery
+from integration.waiting import wait_until
 
 START_LIMIT = 60.0
 HOLDS_AFTER = 2.0  # a denial that somebody appends behind rules of the agent
@@ -214,23 +215,25 @@ class Stand:
         return faults if seen else ["no packet had a mark that is right"]
 
     def _asked(self, cases: Sequence[Case], at_once: int, limit: float) -> list[Result]:
-        places = [network.place(case) for case in cases]
+        clients = [network.client_of(case) for case in cases]
         questions = [
-            Question(self._namespace(place.machine), network.target(case, self._table), place.address)
-            for case, place in zip(cases, places, strict=True)
+            Question(self._namespace(client.machine), network.target(case, self._table), client.address)
+            for case, client in zip(cases, clients, strict=True)
         ]
         outcomes: list[Outcome] = ask(questions, concurrency=at_once, timeout=limit)
         return [
-            judge(case, outcome, place.address, self._node_addresses)
-            for case, place, outcome in zip(cases, places, outcomes, strict=True)
+            judge(case, outcome, client.address, self._node_addresses)
+            for case, client, outcome in zip(cases, clients, outcomes, strict=True)
         ]
 
     def _await_listeners(self) -> None:
         """Another thread of the agent opens them, a moment after the agent says that it is in sync."""
         questions = [Question(self._lab.node, target) for target in network.health_checks(self._services)]
-        deadline = time.monotonic() + ANSWER_LIMIT
-        while any(o.failure is Failure.REFUSED for o in ask(questions)) and time.monotonic() < deadline:
-            time.sleep(POLL)
+
+        def listening() -> bool:
+            return all(outcome.failure is not Failure.REFUSED for outcome in ask(questions))
+
+        wait_until(listening, limit=ANSWER_LIMIT, pause=POLL)
 
     def _source(self, folder: Path) -> list[str]:
         """Options of the agent."""
@@ -356,14 +359,14 @@ class Agent:
         self._process.close()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + START_LIMIT
-        while True:
-            alive = self._process.alive
-            if IN_SYNC.search(self.log):
-                return
-            if not alive:
-                raise LabError(f"the agent ended by itself, exit status {self._process.status()}:\n{self.log}")
-            if time.monotonic() > deadline:
-                self.close()
-                raise LabError(f"the agent is not in sync after {START_LIMIT:.0f} s:\n{self.log}")
-            time.sleep(POLL)
+        if not wait_until(self._is_in_sync, limit=START_LIMIT, pause=POLL):
+            self.close()
+            raise LabError(f"the agent is not in sync after {START_LIMIT:.0f} s:\n{self.log}")
+
+    def _is_in_sync(self) -> bool:
+        alive = self._process.alive  # before the log, whose last line may be the one
+        if IN_SYNC.search(self.log):
+            return True
+        if not alive:
+            raise LabError(f"the agent ended by itself, exit status {self._process.status()}:\n{self.log}")
+        return False

@@ -79,12 +79,12 @@ class Target:
         return socket.AF_INET6 if ":" in self.address else socket.AF_INET
 
     @property
-    def place(self) -> str:
+    def authority(self) -> str:
         """`10.0.0.1:80` or `[fd00::1]:80`."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     def __str__(self) -> str:
-        return f"{self.protocol} {self.place}"
+        return f"{self.protocol} {self.authority}"
 
     def request(self, *, close: bool) -> bytes:
         if self.protocol == "UDP":

@@ -79,8 +79,8 @@ def test_words_have_addresses():
     assert network.target(table.cases[2], table) == Target("10.96.0.1", 80, "UDP", body=9)
     assert network.target(table.cases[-2], table) == Target("fd00:192:168:56::11", 22, "TCP")
     assert network.target(table.cases[-1], table) == Target("fd00:10:244:1::12", 8080, "TCP")
-    assert network.place(table.cases[0]) == network.Place("pod-b", "10.244.1.12")
-    assert {network.place(each) for each in chosen(table.cases, "node", [])} == {network.Place("node", "")}
+    assert network.client_of(table.cases[0]) == network.Client("pod-b", "10.244.1.12")
+    assert {network.client_of(each) for each in chosen(table.cases, "node", [])} == {network.Client("node", "")}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_nonsense_is_refused(old, new):
     ],
 )
 def test_verdicts(given, outcome, right):
-    own = network.place(given).address
+    own = network.client_of(given).address
     assert (judge(given, outcome, own, {"192.168.56.11"}).fault == "") is right
 
 
@@ -149,4 +149,4 @@ def test_the_table_and_its_defects_are_in_order():
         assert any(map(defect.is_about, table.cases)), defect
     for each in table.cases:
         ipaddress.ip_address(network.target(each, table).address)
-        network.place(each)
+        network.client_of(each)
