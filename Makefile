@@ -1,4 +1,4 @@
-# Everything a developer or a build machine calls. `make` lists the targets.
+# Every command that a developer or a build machine needs. `make` lists the targets.
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -30,10 +30,10 @@ $(STAMP): pyproject.toml requirements-dev.txt integration/setup.sh
 setup: ## install the Debian packages that demo and tests need
 	@sh integration/setup.sh
 
-demo: setup venv ## show the proxy at work on a kernel; BACKEND=iptables on one without IPVS, ALL=1 cuts nothing short
+demo: setup venv ## show the proxy at work on a kernel; BACKEND=iptables on one without IPVS, ALL=1 prints everything
 	@$(PYTHON) -m integration.demo $(if $(BACKEND),--backend $(BACKEND)) $(if $(ALL),--all)
 
-test: setup venv ## lint, then all tests (the kernel's in a guest)
+test: setup venv ## lint, then all tests; those of the kernel in a guest
 	@$(MAKE) lint
 	@$(MAKE) lint-deploy
 	@$(MAKE) test-native
@@ -61,19 +61,19 @@ test-image: venv ## build the container image and run it, also with real IPVS; a
 	@sh integration/setup.sh image
 	@integration/image/test.sh
 
-test-vagrant: venv ## boot the three machines of the Vagrantfile and ask their Services; as root, takes long
+test-vagrant: venv ## boot the three machines of the Vagrantfile and query their Services; as root, takes long
 	@sh integration/setup.sh vagrant
 	@integration/vagrant/test.sh
 
-test-apiserver: venv ## hold an API server made from Kubernetes' own library to the double's contract; as root
+test-apiserver: venv ## test the API double and a server made from Kubernetes' own library against one contract; as root
 	@sh integration/setup.sh apiserver
 	@integration/apiserver/real/test.sh
 
-requirements: venv ## write anew, by content, what the image and what developers install
+requirements: venv ## rewrite the hashed requirements of the image and of developers
 	@$(PIP) uv
-	@{ echo '# Every package that the agent runs with, by content. `make requirements` writes it anew.'; \
+	@{ echo '# Every package that the agent runs with, by hash. `make requirements` rewrites it.'; \
 		$(COMPILE) --upgrade pyproject.toml; } >requirements.new && mv requirements.new requirements.txt
-	@{ echo '# The same, and what tests and tools need. `make requirements` writes it anew.'; \
+	@{ echo '# The same, and what tests and tools need. `make requirements` rewrites it.'; \
 		$(COMPILE) --extra dev --constraints requirements.txt pyproject.toml; } >requirements.new && \
 		mv requirements.new requirements-dev.txt
 

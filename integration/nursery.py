@@ -1,4 +1,4 @@
-"""The agent as a process, many times over: a nursery has the modules loaded and forks one agent after the other.
+"""Starts the agent as a process many times: a nursery has the modules loaded, and forks one agent after the other.
 
 A Python that starts and imports takes three seconds in a guest, a fork a few hundredths. What is forked has one thread,
 nothing open of its own, and runs the command line from its beginning, in a namespace and with files of its own.
@@ -63,7 +63,7 @@ for line in sys.stdin:
 
 
 class Child:
-    """One run of a command. Its files are `<stem>.log` for standard error, and `.out`."""
+    """A run of a command. Its files are `<stem>.log` for standard error, and `<stem>.out`."""
 
     def __init__(self, pid: int, stem: Path) -> None:
         self.pid = pid
@@ -86,11 +86,11 @@ class Child:
         return not self.ends(0)
 
     def ends(self, patience: float) -> bool:
-        """Whether it has ended, or does within so many seconds."""
+        """Waits at most so many seconds; returns whether the process has ended."""
         return self._handle < 0 or bool(select.select([self._handle], [], [], patience)[0])
 
     def status(self) -> int | None:
-        """Of one that has ended, its exit status; None if it was killed."""
+        """Returns the exit status of a process that has ended, None if it was killed."""
         path = self._stem.with_suffix(".status")
         return int(path.read_text()) if path.exists() else None
 
@@ -99,7 +99,7 @@ class Child:
             signal.pidfd_send_signal(self._handle, number)
 
     def close(self) -> None:
-        """With no chance to tidy up; gone when this returns."""
+        """Kills the process, and returns when it has ended."""
         self.send(signal.SIGKILL)
         self.ends(60)
         if self._handle >= 0:
@@ -108,7 +108,7 @@ class Child:
 
 
 class Nursery:
-    """Lives as long as this process, which may have one for all that it starts: `nursery()`."""
+    """Forks agents for as long as this process lives, which needs only one: `nursery()`."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -117,7 +117,8 @@ class Nursery:
         assert self._process.stdout and self._process.stdout.readline() == "ready\n"
 
     def start(self, words: Sequence[str], namespace: str, stem: Path) -> int:
-        """Runs `ipvsagent WORDS` in the network namespace of that path; its process id. For the files see Child."""
+        """Runs `ipvsagent WORDS` in the network namespace at a path; returns the process id. For the files see
+        Child."""
         files = {"output": ".out", "log": ".log", "status": ".status"}
         order = {name: str(stem.with_suffix(suffix)) for name, suffix in files.items()}
         stem.with_suffix(".log").touch()

@@ -94,7 +94,7 @@ make_venv() {
         python=$(find_python) || { say "no Python from 3.11 on PATH" && return 1; }
         can_make_venv "$python" || { say "$python has no modules venv and ensurepip: install them" && return 1; }
     fi
-    # One left half made, or made with a Python that is gone, is made anew.
+    # An incomplete one, or one made with a Python that no longer exists, is made again.
     "$1/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$1"
 }
 
@@ -117,6 +117,6 @@ apiserver)
     programs="$programs mmdebstrap:mmdebstrap unshare:util-linux"
     install_packages
     ;;
-venv) make_venv "${2:?the folder of the virtual environment}" ;;
+venv) make_venv "${2:?the directory of the virtual environment}" ;;
 *) say "unknown word $1" && exit 2 ;;
 esac

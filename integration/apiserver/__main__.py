@@ -28,7 +28,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "(see integration/apiserver/control.py and faults.py). Ends with exit status 0 on SIGINT and SIGTERM.",
     )
     parser.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help="manifests, or folders of them, to begin with"
+        "files", nargs="*", type=Path, metavar="FILE", help="manifests, or directories of them, to begin with"
     )
     parser.add_argument("--listen", default=DEFAULT_ADDRESS, metavar="ADDRESS:PORT", help="(%(default)s; port 0: any)")
     parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="write one for clients, with token and CA")

@@ -45,11 +45,11 @@ class Certificates:
         )
         return b"".join(blob.bytes() for blob in made.cert_chain_pems), made.private_key_pem.bytes()
 
-    def write(self, folder: Path, user: str = "") -> None:
+    def write(self, directory: Path, user: str = "") -> None:
         """ca.crt, and client.crt and client.key for a user."""
-        (folder / "ca.crt").write_bytes(self.authority)
+        (directory / "ca.crt").write_bytes(self.authority)
         if user:
             certificate, key = self.client(user)
-            (folder / "client.crt").write_bytes(certificate)
-            (folder / "client.key").write_bytes(key)
-            (folder / "client.key").chmod(0o600)
+            (directory / "client.crt").write_bytes(certificate)
+            (directory / "client.key").write_bytes(key)
+            (directory / "client.key").chmod(0o600)

@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _reset(connection: socket.socket) -> None:
-    """RST at once, whoever else holds the socket: what connect(2) says of AF_UNSPEC."""
+    """Resets the connection at once, even if another process holds the socket (AF_UNSPEC in connect(2))."""
     _LIBC.connect(connection.fileno(), bytes(16), 16)
 
 

@@ -21,7 +21,7 @@ SYSTEM_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 
 
 def load(store: Store, paths: Iterable[Path]) -> int:
-    """Files, and the .yaml, .yml and .json files of folders. Objects of unknown kinds are left out. The number of
+    """Files, and the .yaml, .yml and .json files of directories. Objects of unknown kinds are left out. The number of
     objects. Raises OSError, yaml.YAMLError."""
     count = 0
     for path in paths:

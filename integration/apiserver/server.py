@@ -93,7 +93,7 @@ class ApiServer:
         threading.Thread(target=self._listener.accept_until_closed, name="api server", daemon=True).start()
 
     def stop(self) -> None:
-        """As a process ends: connections are closed, nobody is told."""
+        """Ends as a killed process does: connections are closed without notice."""
         self._stopping.set()
         self.store.wake()
         if self._listener is not None:
@@ -101,7 +101,7 @@ class ApiServer:
             self._listener = None
 
     def restart(self, *, down: float = 0.0, history: Literal["kept", "lost"] = "kept") -> None:
-        """down: seconds without a server. A real one loses its history: its watch cache begins anew."""
+        """Restarts. down: seconds without a server. As with a real one, the history of the watch cache is lost."""
         self.stop()
         time.sleep(down)
         if history == "lost":

@@ -38,8 +38,10 @@ class Snapshot:
 
 
 class Store:
-    """history: so many changes, and at most twice as many, are remembered. `lock` guards everything; whoever changes
-    more than one thing at once holds it, and so does whoever decides by what is there."""
+    """Holds the objects. history: the number of changes to remember at least; at most twice as many are.
+
+    `lock` guards everything; hold it to change several objects at once, or to decide by what exists.
+    """
 
     def __init__(self, history: int = HISTORY) -> None:
         self.lock = threading.RLock()

@@ -57,10 +57,10 @@ def main(argv: list[str]) -> int:
         if options.measure_into:
             return _measure(options, options.measure_into)
         reason = "asked to" if options.guest else why_not_here()
-        # The folder is shared with the guest, which has folders of its own in place of /tmp.
-        with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-", dir="/var/tmp" if reason else None) as folder:
-            results = Path(folder, "results.json")
-            own = {} if options.only == "route" else _own(options, Path(folder))
+        # The directory is shared with the guest, which has directories of its own in place of /tmp.
+        with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-", dir="/var/tmp" if reason else None) as directory:
+            results = Path(directory, "results.json")
+            own = {} if options.only == "route" else _own(options, Path(directory))
             status = _in_guest(argv, results, reason) if reason else _measure(options, results)
             if status != 0:
                 return status
@@ -71,11 +71,11 @@ def main(argv: list[str]) -> int:
         return EXIT_INTERRUPT
 
 
-def _own(options: argparse.Namespace, folder: Path) -> dict[str, dict[int, list[float]]]:
+def _own(options: argparse.Namespace, directory: Path) -> dict[str, dict[int, list[float]]]:
     """On this machine's own kernel, whatever it is."""
     from integration.bench.session import Session
 
-    session = Session(options.sizes, folder, changes=options.changes, only=options.only, say=_say)
+    session = Session(options.sizes, directory, changes=options.changes, only=options.only, say=_say)
     session.own()
     return session.samples
 
@@ -102,10 +102,10 @@ def _measure(options: argparse.Namespace, results: Path) -> int:
     from integration.bench.session import Session, machine
     from integration.lab import LabError
 
-    with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="ipvsagent-bench-") as directory:
         session = Session(
             options.sizes,
-            Path(folder),
+            Path(directory),
             repeats=max(1, options.repeats),
             changes=options.changes,
             events=options.events,

@@ -59,9 +59,9 @@ def measure(stand: Stand, cluster: Cluster, count: int) -> Measured:
     return figures
 
 
-def measure_lists(folder: Path, size: int) -> Measured:
+def measure_lists(directory: Path, size: int) -> Measured:
     """Seconds until both first lists are decoded. Needs no IPVS, and no network but the loopback."""
-    kubeconfig = folder / f"kubeconfig-{size}"
+    kubeconfig = directory / f"kubeconfig-{size}"
     with _process(contextlib.nullcontext(), "server", [str(size), str(kubeconfig)]) as server:
         _expect(server.stdout, LIMIT)
         argv = [sys.executable, "-m", "integration.bench.api_source", str(kubeconfig)]

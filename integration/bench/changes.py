@@ -92,7 +92,7 @@ def measure(chain: NodeChain, cluster: Cluster, count: int) -> Measured:
 
 
 def events(cluster: Cluster, step: Step, services: list[int]) -> list[Changes]:
-    """Decoded anew, as they would arrive: nothing in them is the object that the table has."""
+    """Returns objects decoded again, as they would arrive: none of them is the instance that the table holds."""
     return [Changes(upserts=(cluster.slice(service, step.extra),)) for service in services]
 
 

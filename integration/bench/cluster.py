@@ -75,7 +75,7 @@ class Cluster:
         for document in self.documents():
             yield _decoded(document["kind"], json.dumps(document).encode())
 
-    def write_files(self, folder: Path) -> int:
+    def write_files(self, directory: Path) -> int:
         """As `kubectl get -A -o json` prints them, one file for each kind. Returns their size in bytes."""
         items: dict[str, list[str]] = {}
         for document in self.documents():
@@ -83,7 +83,7 @@ class Cluster:
         written = 0
         for kind, texts in items.items():
             text = '{"apiVersion": "v1", "kind": "List", "items": [' + ",\n".join(texts) + "]}\n"
-            written += (folder / f"{kind.lower()}s.json").write_text(text)
+            written += (directory / f"{kind.lower()}s.json").write_text(text)
         return written
 
     def ipvsadm_rules(self) -> str:

@@ -67,7 +67,7 @@ def _wakeups(pid: int) -> int:
     return sum(status_of(thread)["voluntary_ctxt_switches"] for thread in Path("/proc", str(pid), "task").iterdir())
 
 
-def status_of(folder: Path) -> dict[str, int]:
+def status_of(directory: Path) -> dict[str, int]:
     """The numbers of a `status` file, in kB and counts."""
-    found = re.findall(r"^(\w+):\s+(\d+)(?: kB)?$", (folder / "status").read_text(), re.MULTILINE)
+    found = re.findall(r"^(\w+):\s+(\d+)(?: kB)?$", (directory / "status").read_text(), re.MULTILINE)
     return {name: int(value) for name, value in found}

@@ -27,7 +27,7 @@ class Session:
     """samples: by figure and size, in the order in which they were taken."""
 
     sizes: Sequence[int]
-    folder: Path
+    directory: Path
     repeats: int = 3
     changes: int = 1000
     events: int = 200
@@ -60,7 +60,7 @@ class Session:
         """What needs no IPVS, and so no guest."""
         for size in self.sizes:
             if self.only != "api":
-                source = self.folder / f"own-{size}"
+                source = self.directory / f"own-{size}"
                 source.mkdir()
                 cluster = Cluster(size)
                 cluster.write_files(source)
@@ -68,18 +68,18 @@ class Session:
                 argv = [sys.executable, "-m", "integration.bench.worker", *words]
                 done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
                 self._note("own", size, json.loads(done.stdout.splitlines()[-1]))
-            self._note("lists", size, api.measure_lists(self.folder, size))
+            self._note("lists", size, api.measure_lists(self.directory, size))
 
     def _reference(self, cluster: Cluster, turn: int) -> None:
         rules, commands = cluster.ipvsadm_rules(), cluster.ip_commands(INTERFACE)
-        with stand(f"reference-{cluster.size}-{turn}", self.folder) as place:
+        with stand(f"reference-{cluster.size}-{turn}", self.directory) as place:
             _, ipvs = place.run(["ipvsadm", "-R"], rules)
             _, addresses = place.run(["ip", "-batch", "-"], commands)
         measured = {"seconds": ipvs + addresses, "ipvs_seconds": ipvs, "address_seconds": addresses}
         self._note("reference", cluster.size, measured)
 
     def _floor(self, cluster: Cluster, turn: int) -> None:
-        with stand(f"floor-{cluster.size}-{turn}", self.folder) as place:
+        with stand(f"floor-{cluster.size}-{turn}", self.directory) as place:
             changes = self.changes if turn == self.repeats - 1 else 1
             measured = self._worker(place, "floor", cluster, f"changes={changes}")
         if turn < self.repeats - 1:
@@ -87,21 +87,21 @@ class Session:
         self._note("floor", cluster.size, measured)
 
     def _programming(self, cluster: Cluster, turn: int) -> None:
-        with stand(f"program-{cluster.size}-{turn}", self.folder) as place:
+        with stand(f"program-{cluster.size}-{turn}", self.directory) as place:
             self._note("program", cluster.size, self._worker(place, "program", cluster))
 
     def _route(self, cluster: Cluster, turn: int) -> None:
         """The same programming with a route for all cluster IPs, and with an address for each."""
         measured: Measured = {}
         for name, options in (("", ["routed=1"]), ("bound_", [])):
-            with stand(f"route-{name}{cluster.size}-{turn}", self.folder) as place:
+            with stand(f"route-{name}{cluster.size}-{turn}", self.directory) as place:
                 each = self._worker(place, "program", cluster, *options)
             wanted = ("seconds", "address_seconds", "rows", "failures", "rss_mib")
             measured |= {f"{name}{figure}": each[figure] for figure in wanted}
         self._note("route", cluster.size, measured)
 
     def _cold_start(self, cluster: Cluster, turn: int) -> None:
-        with stand(f"cold-{cluster.size}-{turn}", self.folder) as place, place.namespace.entered():
+        with stand(f"cold-{cluster.size}-{turn}", self.directory) as place, place.namespace.entered():
             argv = [sys.executable, "-m", "integration.bench.probe", str(LIMIT)]
             with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment()) as probe:
                 assert probe.stdout is not None
@@ -113,7 +113,7 @@ class Session:
 
     def _settled(self, cluster: Cluster) -> None:
         """What is done with a table that is complete: changes, restarts, nothing."""
-        with stand(f"settled-{cluster.size}", self.folder) as place:
+        with stand(f"settled-{cluster.size}", self.directory) as place:
             source = place.state / "manifests"
             source.mkdir()
             self._note("files", cluster.size, {"mib": cluster.write_files(source) / (1 << 20)})
@@ -124,7 +124,7 @@ class Session:
             self._note("idle", cluster.size, idle.measure(place, source, self.idle_seconds))
 
     def _api(self, cluster: Cluster) -> None:
-        with stand(f"api-{cluster.size}", self.folder) as place:
+        with stand(f"api-{cluster.size}", self.directory) as place:
             self._note("api", cluster.size, api.measure(place, cluster, self.events))
 
     def _worker(self, place: Stand, what: str, cluster: Cluster, *options: str) -> Measured:

@@ -22,11 +22,11 @@ _QUIET_SHARE, _QUIET_FOR, _QUIET_LIMIT = 0.9, 0.3, 15.0
 
 
 class Stand:
-    """`folder` is for state, gone with the session. The interface is there, as the agent leaves it."""
+    """`directory` is for state, gone with the session. The interface is there, as the agent leaves it."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, directory: Path) -> None:
         self.namespace = Namespace(name)
-        self.state = folder / name
+        self.state = directory / name
         self.state.mkdir()
         self.namespace.ip(
             ["link set lo up", f"address add {API_ENDPOINT}/32 dev lo", f"link add {INTERFACE} type dummy"]
@@ -55,10 +55,10 @@ class Stand:
 
 
 @contextlib.contextmanager
-def stand(name: str, folder: Path) -> Iterator[Stand]:
+def stand(name: str, directory: Path) -> Iterator[Stand]:
     """A new one, on a machine that has nothing else to do, as far as it becomes so."""
     become_quiet()
-    made = Stand(name, folder)
+    made = Stand(name, directory)
     try:
         yield made
     finally:

@@ -77,14 +77,14 @@ def _in_guest(options: argparse.Namespace, reason: str) -> int:
 
 def _here(options: argparse.Namespace) -> int:
     # Not above: what only decides where to run should not wait for what draws.
-    from integration.demo.folder import working_folder
+    from integration.demo.directory import working_directory
     from integration.demo.stage import Stage
     from integration.demo.steps import Demo
     from integration.lab import LabError
 
     stage = Stage(options.began)
-    with working_folder() as folder:
-        demo = Demo(stage, folder, BACKENDS[options.backend], seconds=options.seconds, show_all=options.all)
+    with working_directory() as directory:
+        demo = Demo(stage, directory, BACKENDS[options.backend], seconds=options.seconds, show_all=options.all)
         complete = False
         try:
             demo.run()

@@ -1,4 +1,4 @@
-"""The agent as an operator has it: a process in the node's namespace, and its commands."""
+"""Runs the agent as an operator does: a process in the node's namespace, and its commands."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ class AgentError(LabError):
 
 @dataclass(frozen=True)
 class Start:
-    """How one start went. seconds: from starting the process to its word that it is in sync."""
+    """A start of the agent. seconds: from starting the process until it is in sync."""
 
     writes: int
     seconds: float
 
 
 class Agent:
-    """Starts, ends and asks the agent. What its processes write goes to one log file each."""
+    """Starts, stops and queries the agent. Each of its processes has a log file."""
 
-    def __init__(self, namespace: Namespace, source: Path, folder: Path, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, namespace: Namespace, source: Path, directory: Path, options: tuple[str, ...] = ()) -> None:
         """options: more of `ipvsagent run`."""
         self._namespace = namespace
         self._source = source
-        self._folder = folder
+        self._directory = directory
         self._options = options
-        self._state = folder / "state"
+        self._state = directory / "state"
         self._process: subprocess.Popen[bytes] | None = None
         self._starts = 0
         self.began = 0.0
 
     @property
     def log(self) -> Path:
-        return self._folder / f"agent-{self._starts}.log"
+        return self._directory / f"agent-{self._starts}.log"
 
     def start(self) -> None:
         self._starts += 1
@@ -81,13 +81,13 @@ class Agent:
         return None
 
     def kill(self) -> None:
-        """As the kernel does when memory runs out: no chance to tidy up."""
+        """Kills the agent as the kernel does when memory runs out, so that it cannot clean up."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def stop(self, limit: float = 20.0) -> int:
-        """As Kubernetes does: its exit status."""
+        """Stops the agent as Kubernetes does, and returns its exit status."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -107,11 +107,11 @@ class Agent:
         return document
 
     def cleanup(self) -> str:
-        """What it said."""
+        """Runs `ipvsagent cleanup`, and returns its output."""
         return self._ask("cleanup", "--yes")
 
     def log_tail(self, lines: int = 20) -> Iterator[str]:
-        """The end of the last log that there is."""
+        """Yields the last lines of the last log."""
         if self._starts:
             yield from self.log.read_text(errors="replace").splitlines()[-lines:]
 
@@ -147,6 +147,6 @@ class Agent:
 
 
 def _environment() -> dict[str, str]:
-    """Runs from the checkout, whatever the current folder is. The log is read, not looked at: no colour."""
+    """Returns the environment: modules of the checkout, whatever the current directory is, and a log without colour."""
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}

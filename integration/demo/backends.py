@@ -1,4 +1,4 @@
-"""What the demo shows of each backend of the agent: how the kernel is read, and which claims are its own."""
+"""Describes each backend of the agent to the demo: how to read the kernel, and the claims specific to it."""
 
 from __future__ import annotations
 
@@ -39,21 +39,22 @@ class Backend(ABC):
     goes_on: ClassVar[str] = "the open connection goes on"
 
     def introduce(self, stage: Stage) -> None:  # noqa: B027
-        """Tells somebody who knows IPVS what to expect."""
+        """A line that tells somebody who knows IPVS what to expect."""
 
     @abstractmethod
     def trial(self, namespace: Namespace) -> str | None:
-        """Why it does not work there, None if it does. LabError if the kernel refuses it."""
+        """Returns why the backend does not work in a namespace, None if it does. Raises LabError if the kernel
+        fails."""
 
     def prepare(self, lab: Lab) -> None:  # noqa: B027
-        """What the network needs for it, before the agent starts."""
+        """Prepares the network for the backend before the agent starts."""
 
     @abstractmethod
     def programmed(self, node: Namespace) -> Programmed: ...
 
     @abstractmethod
     def compare_status(self, stage: Stage, node: Namespace, agent: Agent) -> None:
-        """Claims that the field's own program shows what `ipvsagent status` does."""
+        """Claims that the usual tool shows the same as `ipvsagent status`."""
 
 
 class Ipvs(Backend):
@@ -145,7 +146,7 @@ def _place(row: dict[str, object]) -> str:
 
 
 def _without_counters(listing: str) -> list[str]:
-    """`ipvsadm -Ln` without connection counters, which change by themselves."""
+    """Returns the output of `ipvsadm -Ln` without connection counters, which change by themselves."""
     return [
         " ".join(words[:4] if words[:1] == ["->"] else words)
         for line in listing.splitlines()

@@ -26,7 +26,7 @@ _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 @dataclass(frozen=True)
 class ServicePort:
-    """One port of a Service, its addresses, and who should answer there."""
+    """A port of a Service, its addresses, and the endpoints that should answer."""
 
     namespace: str
     service: str
@@ -43,7 +43,7 @@ class ServicePort:
 
     @property
     def short_name(self) -> str:
-        """For a narrow table: without namespace, and with the port's name only where a Service has several."""
+        """The name for a narrow table: without namespace, and with the port's name only where a Service has several."""
         return self.service if self.only else f"{self.service}:{self.port}"
 
     @property
@@ -52,15 +52,15 @@ class ServicePort:
 
 
 class Cluster:
-    """The objects, in a folder that the agent watches. localhost: node ports are on 127.0.0.1, too."""
+    """The objects in a directory that the agent watches. localhost: node ports are on 127.0.0.1, too."""
 
-    def __init__(self, folder: Path, *, localhost: bool = False) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, *, localhost: bool = False) -> None:
+        self.directory = directory
         self._localhost = localhost
         self._objects: list[dict[str, Any]] = yaml.load(OBJECTS.read_text(), _LOADER)["items"]
         self._nodes: list[dict[str, Any]] = yaml.load(NODES.read_text(), _LOADER)["items"]
-        (folder / NODES.name).write_bytes(NODES.read_bytes())
-        (folder / OBJECTS.name).write_bytes(OBJECTS.read_bytes())
+        (directory / NODES.name).write_bytes(NODES.read_bytes())
+        (directory / OBJECTS.name).write_bytes(OBJECTS.read_bytes())
 
     @property
     def services(self) -> list[dict[str, Any]]:
@@ -81,7 +81,7 @@ class Cluster:
         return next(port for port in self.service_ports() if port.name == name)
 
     def servers(self) -> list[Server]:
-        """One for each address and port that some slice lists. Services may share some."""
+        """Returns a server for each address and port of the slices, which Services may share."""
         return sorted({server for port in self.service_ports() for server in port.endpoints})
 
     def topology(self) -> Topology:
@@ -103,7 +103,7 @@ class Cluster:
         return Topology(this, (*machines.values(), *alone.values()))
 
     def set_conditions(self, server: Server, **conditions: bool) -> None:
-        """What the EndpointSlice controller writes when a pod's state changes."""
+        """Edits a slice as the EndpointSlice controller does when a pod's state changes."""
         for piece in self.slices:
             for endpoint in piece["endpoints"]:
                 if server.address in endpoint["addresses"]:
@@ -111,19 +111,19 @@ class Cluster:
         self._write()
 
     def remove(self, server: Server) -> None:
-        """What it writes when the pod is gone."""
+        """Edits a slice as that controller does when the pod is gone."""
         for piece in self.slices:
             piece["endpoints"] = [e for e in piece["endpoints"] if server.address not in e["addresses"]]
         self._write()
 
     def _write(self) -> None:
-        """At once, as seen by a reader: the agent must never find half a file."""
+        """Replaces the file atomically, so that the agent never reads half of it."""
         content = yaml.dump(
             {"apiVersion": "v1", "kind": "List", "items": self._objects}, Dumper=_DUMPER, sort_keys=False
         )
-        new = self.folder.with_name(f"{OBJECTS.name}.new")
+        new = self.directory.with_name(f"{OBJECTS.name}.new")
         new.write_text(content)
-        os.replace(new, self.folder / OBJECTS.name)
+        os.replace(new, self.directory / OBJECTS.name)
 
     def _service_port(self, service: dict[str, Any], port: dict[str, Any]) -> ServicePort:
         metadata, spec = service["metadata"], service["spec"]

@@ -10,7 +10,7 @@ from integration.lab import LabError, Namespace
 
 
 def why_not_here(backend: Backend = BACKENDS["ipvs"]) -> str | None:
-    """Why this kernel will not do, None if it will. Tried, not guessed, in a namespace that is then gone."""
+    """Returns why this kernel does not suffice, None if it does. It is tested in a namespace of its own."""
     if os.geteuid() != 0:
         return "not root"
     for program in backend.programs:

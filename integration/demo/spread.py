@@ -1,4 +1,4 @@
-"""How requests to one Service port spread over its endpoints, and whether that is as it should be."""
+"""Measures how requests to a Service port spread over its endpoints, and judges the result."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ class Spread:
 
     @property
     def share(self) -> float:
-        """What each endpoint would get if all got the same."""
+        """The share of an endpoint if all got the same."""
         return len(self.total.outcomes) / len(self.port.endpoints)
 
     @property
     def answers(self) -> list[int]:
-        """Of each endpoint, in the order of the port's."""
+        """The requests of each endpoint, in the order of the port's endpoints."""
         spread = self.total.spread
         return [spread[server.name] for server in self.port.endpoints]
 
     @property
     def is_even(self) -> bool:
-        """As even as it can be expected to be."""
+        """Whether the spread is as even as can be expected."""
         if self.at_random:
             limit = DEVIATIONS * math.sqrt(self.share * (1 - 1 / len(self.port.endpoints)))
         else:
@@ -63,12 +63,12 @@ class Spread:
 
     @property
     def strangers(self) -> list[str]:
-        """Who answered and is no endpoint of it."""
+        """The servers that answered and are not endpoints of the port."""
         return sorted(set(self.total.spread) - {server.name for server in self.port.endpoints})
 
 
 def measure(port: ServicePort, clients: Sequence[Namespace], *, at_random: bool = False) -> Spread:
-    """Asks its cluster IP, from one kind of client after the other."""
+    """Sends requests to the cluster IP from one kind of client after the other."""
     count = per_endpoint(at_random) * len(port.endpoints)
     reports = tuple(send_requests(client, port.cluster_ip, count) for client in clients)
     return Spread(port, reports, at_random)
@@ -80,12 +80,12 @@ def per_endpoint(at_random: bool) -> int:
 
 
 def give(at_random: bool) -> str:
-    """How far from its share an endpoint may be, in words."""
+    """Describes how far from its share an endpoint may be."""
     return f"within {DEVIATIONS:.0f} standard deviations" if at_random else f"give or take {UNEVEN:.0%}"
 
 
 def row(spread: Spread) -> list[str | Text]:
-    """Of a table with COLUMNS."""
+    """Returns a row of a table with COLUMNS."""
     answers = " ".join(f"{count:3}" for count in spread.answers)
     return [
         spread.port.short_name,

@@ -16,12 +16,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-PIPED_WIDTH = 1000  # whoever reads a file or a pipe wraps lines himself, or looks for them with grep
+PIPED_WIDTH = 1000  # a reader of a file or a pipe wraps lines himself, or searches them with grep
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that must hold. figures: what was measured, whether it holds or not."""
+    """A claim of the demo. figures: what was measured, whether the claim holds or not."""
 
     text: str
     holds: bool
@@ -33,7 +33,7 @@ class Claim:
 
 class Stage:
     def __init__(self, began: float) -> None:
-        """began: when the person who watches started it, a time.time()."""
+        """began: the time.time() at which the user started the demo."""
         terminal = sys.stdout.isatty()
         self.console = Console(highlight=False, width=None if terminal else PIPED_WIDTH)
         self.claims: list[Claim] = []
@@ -56,7 +56,7 @@ class Stage:
         self.console.print(Text(f"   {text}", style))
 
     def quote(self, lines: Sequence[str], limit: int | None = None) -> None:
-        """What another program wrote, as it is."""
+        """Prints the output of another program unchanged."""
         shown = lines if limit is None or len(lines) <= limit + 1 else lines[:limit]
         for line in shown:
             self.console.print(Text(f"   | {line}", "dim"), soft_wrap=True)
@@ -73,7 +73,7 @@ class Stage:
         self.console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
     def claim(self, text: str, holds: bool, figures: str = "") -> None:
-        """Shows and keeps it; the verdict counts it."""
+        """Prints a claim, and counts it for the verdict."""
         claim = Claim(text, holds, figures)
         self.claims.append(claim)
         line = Table.grid(padding=(0, 1, 0, 0))
@@ -85,7 +85,7 @@ class Stage:
 
     @contextmanager
     def live(self, text: str) -> Iterator[Callable[[str], None]]:
-        """A line that changes while something runs; nothing at all when nobody watches."""
+        """Prints a line that changes while something runs; nothing without a terminal."""
         if not self.console.is_terminal:
             yield lambda figures: None
             return
@@ -93,18 +93,18 @@ class Stage:
             yield lambda figures: status.update(f"{text} {figures}")
 
     def failure(self, reason: str) -> None:
-        """Why the demo ends here: the first thing that did not hold."""
+        """Prints why the demo ends here: the first claim that does not hold."""
         self.console.print()
         self.claims.append(Claim(reason, False))
 
     def log(self, lines: Sequence[str]) -> None:
-        """The end of the agent's log, for whoever looks for the cause."""
+        """Prints the end of the agent's log, to find the cause."""
         if lines:
             self.console.print("\n   The end of the agent's log:")
             self.quote(lines)
 
     def verdict(self, figures: str) -> bool:
-        """The last line. True if everything held."""
+        """Prints the last line; returns whether every claim held."""
         self.console.print()
         seconds = time.time() - self._began
         if not self.broken:

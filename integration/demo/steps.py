@@ -1,4 +1,4 @@
-"""The demo's steps, in order. Each does one thing an operator would do, and claims what must come of it."""
+"""The demo's steps, in order. Each does what an operator would do, and claims what must follow."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 
 class Demo:
-    """What the steps share. Closing takes away the agent, the servers and the lab, in that order."""
+    """The state that the steps share. Closing it stops the agent, the servers and the lab, in that order."""
 
-    def __init__(self, stage: Stage, folder: Path, backend: Backend, *, seconds: float, show_all: bool) -> None:
+    def __init__(self, stage: Stage, directory: Path, backend: Backend, *, seconds: float, show_all: bool) -> None:
         self._stage = stage
         self._backend = backend
         self._seconds = seconds
         self._show_all = show_all
-        source = folder / "objects"
+        source = directory / "objects"
         source.mkdir()
         self.cluster = Cluster(source, localhost=backend.localhost)
-        self._folder = folder
+        self._directory = directory
         self._requests = 0
         self._lost = 0
         self._first_answer = ""
@@ -99,10 +99,10 @@ class Demo:
         """(b)"""
         stage = self._stage
         options = "".join(f" {word}" for word in self._backend.options)
-        stage.headline(f"ipvsagent run --source {self.cluster.folder} --hostname-override {THIS_NODE}{options}")
+        stage.headline(f"ipvsagent run --source {self.cluster.directory} --hostname-override {THIS_NODE}{options}")
         self._backend.introduce(stage)
         api = self.cluster.service_port("default/kubernetes:https")
-        self.agent = Agent(self._node, self.cluster.folder, self._folder, self._backend.options)
+        self.agent = Agent(self._node, self.cluster.directory, self._directory, self._backend.options)
         # In short: until something is programmed nobody answers, and what is asked then says nothing.
         load = Load(self._pod, api.cluster_ip, rate=RATE, timeout=0.3)
         try:
@@ -331,7 +331,7 @@ def _until(look: Callable[[], T]) -> T:
 
 
 def _watch(load: Load, seconds: float, progress: Callable[[str], None]) -> None:
-    """Lets the load go on for a while, and shows how it goes."""
+    """Waits while the load goes on, and shows its progress."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         progress(str(load.so_far()))

@@ -58,7 +58,7 @@ class Client:
 
 
 def topology(*, bridged: bool, policies: bool = False) -> Topology:
-    """policies: there are two more pods on this node, with the links that Calico's rules are about."""
+    """Returns the network. policies: adds two pods to this node, with the links that Calico's rules name."""
     pods = tuple(Pod(name, ADDRESSES[name]) for name in ("pod-a", "pod-b"))
     if policies:
         pods += tuple(Pod(name, ADDRESSES[name], link) for name, link in zip(("pod-p", "pod-q"), LINKS, strict=True))
@@ -81,7 +81,7 @@ def node_addresses(*, bridged: bool) -> set[str]:
 
 
 def servers(*, policies: bool = False) -> list[Server]:
-    """At the pods, and outside."""
+    """Returns the servers of the pods, and the one outside."""
     names = ("pod-a", "pod-b", "pod-r", "outside", *(("pod-p", "pod-q") if policies else ()))
     return [Server(n, a, TARGET_PORT, p) for n in names for a in ADDRESSES[n] for p in _served()]
 
@@ -92,13 +92,13 @@ def host_servers() -> list[Server]:
 
 
 def service_addresses(services: Iterable[ServiceRow]) -> list[str]:
-    """Those that are nobody else's."""
+    """Returns the addresses that only Services have."""
     kinds = ("ClusterIP", "LoadBalancer", "ExternalIP")
     return sorted({a for service in services for kind in kinds for a in _service_addresses(service)[kind]})
 
 
 def caches(services: Iterable[ServiceRow]) -> tuple[list[str], list[Server], list[Server]]:
-    """Addresses of DNS, and the caches that serve them on this node and on the other one."""
+    """Returns the addresses of DNS, and the caches that serve them on this node and on the other one."""
     addresses = [a for s in services if s.name == DNS for a in _service_addresses(s)["ClusterIP"]]
     here, there = [
         [Server(name, a, DNS_PORT, p) for a in addresses for p in ("TCP", "UDP")] for name in ("cache", "other-cache")
@@ -126,14 +126,14 @@ def target(case: Case, table: Table) -> Target:
         service = table.service(case.service)
         address = _of(case.version, _service_addresses(service)[kind])
         own_port = _port(service, kind)
-    # Datagrams answer with who they are, whatever was asked.
-    wanted = case.size if case.protocol in ("TCP", "SCTP") else 0
+    # A datagram is answered with the server's name alone, whatever the size.
+    answer_size = case.size if case.protocol in ("TCP", "SCTP") else 0
     number = 0 if case.protocol == "PING" else int(port or own_port)
-    return Target(address, number, case.protocol, body=case.size, wanted=wanted)
+    return Target(address, number, case.protocol, body=case.size, answer_size=answer_size)
 
 
 def health_checks(services: Iterable[ServiceRow]) -> list[Target]:
-    """Where this node answers for these Services."""
+    """Returns where this node answers health checks of these Services."""
     checked = [service for service in services if "eTP" in service.policies]
     return [Target(a, _port(s, "HealthCheck"), "HTTP") for s in checked for a in ADDRESSES["node"]]
 

@@ -1,4 +1,4 @@
-"""Runs a stand's cases and keeps account of the known defects."""
+"""Runs the cases of a stand, and records which known defects they show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from integration.flows.verdict import Result
 
 @dataclass(frozen=True)
 class Done:
-    """built, asked: seconds."""
+    """The results of a stand. built, asked: the seconds to build it and to ask its cases."""
 
     results: list[Result]
     host_faults: list[str]
@@ -47,7 +47,7 @@ class Run:
         return "DEFECT" if self.reason(result) else "failed"
 
     def reason(self, result: Result) -> str:
-        """Of the known defect that explains it, if one does."""
+        """Returns the reason of the known defect that explains a result, "" if none does."""
         return next((d.reason for d in self.defects if d.explains(result.case, result.met)), "")
 
     def note(self, result: Result) -> str:
@@ -56,7 +56,7 @@ class Run:
         return f"{upstream}{f'   DEFECT: {reason}' if reason else ''}"
 
     def gone(self) -> list[Defect]:
-        """Defects all of whose cases were asked, none of which showed it."""
+        """Returns the defects that none of their cases shows, though all were asked."""
         return [defect for defect in self.defects if defect not in self._seen and self._all_asked(defect)]
 
     def _all_asked(self, defect: Defect) -> bool:

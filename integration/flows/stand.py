@@ -87,7 +87,7 @@ _TOOLS = {4: "iptables", 6: "ip6tables"}
 
 
 def sees_marks() -> bool:
-    """Whether the kernel that we run on can count packets by their marks, behind all of netfilter."""
+    """Whether this kernel can count packets by their marks, behind all of netfilter."""
     with contextlib.closing(Namespace("marks")) as namespace:
         namespace.ip(["link add mark0 type veth peer name mark1"])
         try:
@@ -103,7 +103,7 @@ class Through(Enum):
 
 
 class Stand:
-    """Built when entered; leaving it takes everything away. through: where the agent reads Services from."""
+    """A network with one agent, built on entry and removed on exit. through: where the agent reads Services."""
 
     def __init__(self, row: StandRow, table: Table, through: Through = Through.FILES) -> None:
         self.row = row
@@ -119,7 +119,7 @@ class Stand:
         self._has_policies = "calico" in self._neighbours
 
     def __enter__(self) -> Stand:
-        self._folder = tempfile.TemporaryDirectory(prefix="flows-")
+        self._directory = tempfile.TemporaryDirectory(prefix="flows-")
         self._agent: Agent | None = None
         self._api: ApiServer | None = None
         self._lab = Lab(network.topology(bridged=self.row.bridged, policies=self._has_policies))
@@ -132,9 +132,9 @@ class Stand:
                 if word in NEIGHBOURS:
                     install(word, self._site())
             self._serve_dns()
-            folder = Path(self._folder.name)
-            words = ["--backend", self._backend, *self._source(folder)]
-            self._agent = Agent(self._lab.node, folder, words, self.row)
+            directory = Path(self._directory.name)
+            words = ["--backend", self._backend, *self._source(directory)]
+            self._agent = Agent(self._lab.node, directory, words, self.row)
             self._await_listeners()
             self._change_host()
         except BaseException:
@@ -150,7 +150,7 @@ class Stand:
             self._api.stop()
         self._servers.close()
         self._lab.close()
-        self._folder.cleanup()
+        self._directory.cleanup()
 
     @property
     def node(self) -> Namespace:
@@ -158,7 +158,7 @@ class Stand:
 
     @contextlib.contextmanager
     def agent_halted(self) -> Iterator[None]:
-        """It repairs nothing meanwhile."""
+        """Halts the agent, so that it repairs nothing."""
         assert self._agent
         self._agent.signal(signal.SIGSTOP)
         try:
@@ -167,7 +167,7 @@ class Stand:
             self._agent.signal(signal.SIGCONT)
 
     def results(self, cases: Sequence[Case]) -> list[Result]:
-        """In the order of the cases."""
+        """Asks the cases, and returns the results in their order."""
         with self._calico_refreshed():
             return self._results(cases)
 
@@ -185,12 +185,12 @@ class Stand:
         return [found[case] for case in cases]
 
     def faults_of_the_host(self) -> list[str]:
-        """What the agent did to what is not its own, and what it does not know of it."""
+        """Returns what the agent did wrong to other programs, or does not know of them."""
         faults = self._faults_of_check()
         return [*faults, *self._faults_of_marks()] if self._counts else faults
 
     def _faults_of_check(self) -> list[str]:
-        """What `ipvsagent check` says of neighbours that is not as the table has it."""
+        """Returns how the neighbours that `ipvsagent check` names differ from the table's."""
         if not self.row.check:
             return []
         words = ["-m", "ipvsagent", "check", "-o", "json", "--backend", self._backend]
@@ -227,7 +227,7 @@ class Stand:
         ]
 
     def _await_listeners(self) -> None:
-        """Another thread of the agent opens them, a moment after the agent says that it is in sync."""
+        """Waits for the health check listeners, which another thread opens a moment after the agent is in sync."""
         questions = [Question(self._lab.node, target) for target in network.health_checks(self._services)]
 
         def listening() -> bool:
@@ -235,11 +235,11 @@ class Stand:
 
         wait_until(listening, limit=ANSWER_LIMIT, pause=POLL)
 
-    def _source(self, folder: Path) -> list[str]:
-        """Options of the agent."""
+    def _source(self, directory: Path) -> list[str]:
+        """Returns the agent's options for its source."""
         documents = network.documents(self._services)
         if self._through is Through.FILES:
-            objects = folder / "objects"
+            objects = directory / "objects"
             objects.mkdir()
             (objects / "flows.json").write_text(documents)
             return ["--source", str(objects)]
@@ -247,7 +247,7 @@ class Stand:
         self._api.put(json.loads(documents))
         with self._lab.node.entered():
             self._api.start()
-        return ["--kubeconfig", str(self._api.write_kubeconfig(folder / "kubeconfig"))]
+        return ["--kubeconfig", str(self._api.write_kubeconfig(directory / "kubeconfig"))]
 
     def _namespace(self, machine: str) -> Namespace:
         return self._lab.at(network.ADDRESSES[machine][0])
@@ -274,7 +274,7 @@ class Stand:
             node.run("tc", "-batch", "-", stdin="".join(counts))
 
     def _site(self) -> Site:
-        """What neighbours need to know. The pod with host ports is pod-b; strangers are banned."""
+        """Returns what neighbours need to know. The pod with host ports is pod-b; the stranger is banned."""
         addresses = network.ADDRESSES
         dns, *_ = network.caches(self._services)
         return Site(
@@ -289,7 +289,7 @@ class Stand:
         )
 
     def _serve_dns(self) -> None:
-        """Caches listen on the cluster IP of DNS, on either node."""
+        """Starts caches on the cluster IP of DNS, on both nodes."""
         if "node-local-dns" not in self._neighbours:
             return
         addresses, here, there = network.caches(self._services)
@@ -299,7 +299,7 @@ class Stand:
         self._servers.add(self._lab, there, at=other)
 
     def _change_host(self) -> None:
-        """What others do while the agent runs: ban a pod of the other node, or do what the agent says would help."""
+        """Does what others do while the agent runs: bans a pod of the other node, or applies the agent's remedy."""
         node, banned = self._lab.node, network.ADDRESSES["pod-s"]
         if "banned" in self._neighbours:
             ban(node, banned)
@@ -311,13 +311,13 @@ class Stand:
             assert self._agent
             commands = dict.fromkeys(_REMEDY.findall(self._agent.log))
             if not commands:
-                raise LabError("the agent says of no command that would let traffic of Services through")
+                raise LabError("the agent named no command that lets Service traffic through")
             for command in commands:
                 node.run(*command.split())
 
     @contextlib.contextmanager
     def _calico_refreshed(self) -> Iterator[None]:
-        """Calico puts its jumps first again and again, if it is there."""
+        """Moves Calico's jumps to the front again and again, as Calico does, if the stand has it."""
         if not self._has_policies:
             yield
             return
@@ -337,14 +337,14 @@ class Stand:
 
 
 class Agent:
-    """`ipvsagent run` as an operator has it. Constructed when it says that it is in sync."""
+    """`ipvsagent run` as an operator runs it. The constructor waits until it is in sync."""
 
-    def __init__(self, namespace: Namespace, folder: Path, source: Sequence[str], row: StandRow) -> None:
-        words = ["run", *source, "--state-dir", str(folder / "state")]
+    def __init__(self, namespace: Namespace, directory: Path, source: Sequence[str], row: StandRow) -> None:
+        words = ["run", *source, "--state-dir", str(directory / "state")]
         words += ["--hostname-override", network.THIS_NODE, "--allow-external-ips", network.EXTERNAL_IPS]
         meaning = {"PODS": network.CLUSTER_CIDRS, "SERVICES": network.SERVICE_CIDRS}
         words += [meaning.get(word, word) for word in row.agent]
-        stem = folder / "agent"
+        stem = directory / "agent"
         self._process = Child(nursery().start(words, namespace.path, stem), stem)
         self._wait()
 

@@ -88,7 +88,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Table:
-    """backend: what the agents of its stands are told, and whose column is expected."""
+    """backend: the one that the agents of its stands use, and whose column is expected."""
 
     backend: str
     stands: tuple[StandRow, ...]

@@ -1,4 +1,4 @@
-"""Whether what a client met is what the table says."""
+"""Judges whether the outcome of a case is what the table expects."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from integration.lab import Failure, Outcome
 
 # From the first packet to the client's error. A guest with many clients at once is slow; a lost refusal is 1 s.
 AT_ONCE = 0.5
-# A process of this node learns at once, by EPERM, that its datagram was dropped. Others never do. Whether that was
-# meant as a refusal or as silence cannot be told apart.
+# A process of this node gets EPERM at once when its datagram is dropped; other clients get nothing. Whether the rule
+# meant a refusal or silence cannot be distinguished.
 _SILENT = {Failure.TIMEOUT, Failure.FORBIDDEN}
 
 
 @dataclass(frozen=True)
 class Result:
-    """met: what the client met, in the table's words. fault: "" if that is right."""
+    """The judgement of a case."""
 
     case: Case
     met: str
+    """What happened to the client, in the table's words."""
     fault: str = ""
+    """What is wrong with it, "" if nothing is."""
 
 
 def judge(case: Case, outcome: Outcome, own: str, node: set[str]) -> Result:
-    """own: the client's address, "" for a process of the node. node: addresses of this node, virtual ones not."""
+    """Judges an outcome. own: the client's address, "" for a process of the node. node: this node's own addresses."""
     met = _met(case, outcome)
     if case.answer == "any":
         return Result(case, met)
@@ -32,20 +34,20 @@ def judge(case: Case, outcome: Outcome, own: str, node: set[str]) -> Result:
         return Result(case, met, "" if _failure_is_right(case, outcome) else f"{met}, not {case.expected}")
     if outcome.server != case.answer:
         return Result(case, met, f"{met}, not {case.expected}")
-    wanted = node if case.seen == "node" or (case.seen == "own" and not own) else {own}
-    right = {"own": outcome.client in wanted, "node": outcome.client in wanted, "changed": outcome.client != own}
+    expected = node if case.seen == "node" or (case.seen == "own" and not own) else {own}
+    right = {"own": outcome.client in expected, "node": outcome.client in expected, "changed": outcome.client != own}
     if not right.get(case.seen, True):
-        return Result(case, met, f"{met}, not {' or '.join(sorted(wanted))}")
+        return Result(case, met, f"{met}, not {' or '.join(sorted(expected))}")
     return Result(case, met)
 
 
 def _failure_is_right(case: Case, outcome: Outcome) -> bool:
     failure = outcome.failure
     if case.answer == "refused":
-        told = {Failure.REFUSED, Failure.RESET}
+        refusals = {Failure.REFUSED, Failure.RESET}
         if case.client == "node" and case.protocol == "UDP":
-            told.add(Failure.FORBIDDEN)
-        return failure in told and outcome.seconds <= AT_ONCE
+            refusals.add(Failure.FORBIDDEN)
+        return failure in refusals and outcome.seconds <= AT_ONCE
     if case.answer == "silence":
         return failure in _SILENT
     if case.answer == "closed":

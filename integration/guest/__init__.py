@@ -5,7 +5,7 @@ containers, build machines and many laptops do not have. Debian's package ``user
 kernel, with all of those modules, as an ordinary program: it needs no root, no KVM and no disk image, and is
 up in a few seconds. The guest's root is the host's (hostfs below, a tmpfs overlay above it), so the checkout,
 the virtual environment and Debian's tools are there at the same paths; what the guest writes is gone with it,
-except below shared folders.
+except below shared directories.
 
 Traps, all handled here unless it says otherwise:
 

@@ -18,7 +18,7 @@ from integration.guest.check import missing_packages, remedy
 from integration.guest.command import command_script, guest_environment
 from integration.guest.errors import GuestError, GuestTimeout
 from integration.guest.kernels import DEBIAN, Kernel, find_kernel
-from integration.guest.places import make_work_folder, memory_folder, parse_memory, resolve_shares
+from integration.guest.places import make_work_directory, memory_directory, parse_memory, resolve_shares
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOOT_LIMIT = 180.0  # seconds until the command is started; about 4 are usual
@@ -39,7 +39,7 @@ def run_in_guest(
 ) -> int:
     """Run a command in a new guest; its exit status (128 + n if signal n ended it).
 
-    What it writes goes to file descriptors 1 and 2. `shares` are the folders whose changes reach the host, in
+    What it writes goes to file descriptors 1 and 2. `shares` are the directories whose changes reach the host, in
     addition to the checkout; `env` is added to the environment. `kernel` is a name of `kernels`; `cpus` is the number
     of its processors (default: as many as this machine has, if the kernel can); `iptables` is what the command of that
     name means, `legacy` or `nft` (default: what is usual on that kernel). Raises GuestError (GuestTimeout) when the
@@ -56,14 +56,14 @@ def run_in_guest(
     if variant not in found.iptables:
         raise GuestError(f"iptables-{variant} does not work on kernel {found.name}: {', '.join(found.iptables)} does")
     _fill_standard_descriptors()
-    folder = os.path.realpath(cwd or os.getcwd())
-    share_list = resolve_shares([str(CHECKOUT), *(os.fspath(share) for share in shares or ())], folder)
-    memory_dir = memory_folder(parse_memory(memory))
+    directory = os.path.realpath(cwd or os.getcwd())
+    share_list = resolve_shares([str(CHECKOUT), *(os.fspath(share) for share in shares or ())], directory)
+    memory_dir = memory_directory(parse_memory(memory))
     terminal = os.isatty(1)
-    script = command_script(argv, folder, guest_environment(os.environ, env or {}, terminal=terminal))
-    work = make_work_folder()
+    script = command_script(argv, directory, guest_environment(os.environ, env or {}, terminal=terminal))
+    work = make_work_directory()
     try:
-        _write_work_folder(work, script, share_list, variant)
+        _write_work_directory(work, script, share_list, variant)
         for name in MODULE_LISTS:
             if (lists := found.program.with_name(name)).exists():
                 shutil.copy(lists, work / name)
@@ -81,7 +81,7 @@ def _fill_standard_descriptors() -> None:
             return
 
 
-def _write_work_folder(work: Path, script: bytes, shares: list[str], iptables: str) -> None:
+def _write_work_directory(work: Path, script: bytes, shares: list[str], iptables: str) -> None:
     (work / "root").mkdir()
     (work / "uml").mkdir()
     shutil.copyfile(Path(__file__).with_name("init.sh"), work / "init.sh")
@@ -172,8 +172,8 @@ def _kill_group(pid: int) -> None:
 
 
 def _read_status(work: Path) -> int:
-    if (work / "no-folder").exists():
-        raise GuestError("the guest does not have the current folder: add --share with it")
+    if (work / "no-directory").exists():
+        raise GuestError("the guest does not have the current directory: add --share with it")
     try:
         return int((work / "status").read_text())
     except (FileNotFoundError, ValueError):

@@ -22,7 +22,7 @@ TEST_PROGRAMS = {
 
 
 def find_program(name: str) -> str | None:
-    """The path of a program, looked for in PATH and in the folders only root has in its PATH."""
+    """The path of a program, looked for in PATH and in the directories only root has in its PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
 
 

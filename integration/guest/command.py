@@ -1,4 +1,4 @@
-"""The shell script that starts the command in the guest: environment, current folder, arguments."""
+"""The shell script that starts the command in the guest: environment, current directory, arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from integration.guest.check import SYSTEM_PATH
 from integration.guest.errors import GuestError
 
-# Host folders and job servers that do not exist in the guest.
+# Host directories and job servers that do not exist in the guest.
 _NOT_PASSED = {"TMPDIR", "TMP", "TEMP", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS"}
 _NOT_PASSED |= {"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "DISPLAY", "PWD", "OLDPWD"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -39,7 +39,7 @@ def command_script(argv: Sequence[str], cwd: str, env: Mapping[str, str]) -> byt
     if any("\0" in word for word in argv):
         raise GuestError("an argument of the command has a NUL in it: leave it out")
     lines = [f"export {key}={shlex.quote(value)}" for key, value in sorted(env.items())]
-    # Only a harness that is broken gets here with a folder that is not there: say so apart from the status.
-    lines.append(f"cd -- {shlex.quote(cwd)} || {{ : >/run/guest/no-folder; exit 125; }}")
+    # Only a harness that is broken gets here with a directory that is not there: say so apart from the status.
+    lines.append(f"cd -- {shlex.quote(cwd)} || {{ : >/run/guest/no-directory; exit 125; }}")
     lines.append("exec " + " ".join(shlex.quote(word) for word in argv))
     return os.fsencode("\n".join(lines) + "\n")

@@ -1,6 +1,6 @@
 # The guest's process 1: makes a writable copy of the host's root, runs the command, powers off.
-# Copied into the work folder, which both sides see, and run twice: first on the read-only hostfs root,
-# then on the overlay. Written back into the work folder: started, status, or failure (with the reason).
+# Copied into the work directory, which both sides see, and run twice: first on the read-only hostfs root,
+# then on the overlay. Written back into the work directory: started, status, or failure (with the reason).
 # shellcheck shell=sh disable=SC2094
 
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
@@ -44,10 +44,10 @@ change_root() {
     done
     chmod 755 "$new/run"
     mkdir "$new/run/guest" "$new/run/lock"
-    busybox mount -t hostfs none "$new/run/guest" -o "$here" || die "no work folder"
-    while IFS= read -r folder; do
-        mkdir -p "$new$folder"
-        busybox mount -t hostfs none "$new$folder" -o "$folder" || die "folder $folder cannot be shared"
+    busybox mount -t hostfs none "$new/run/guest" -o "$here" || die "no work directory"
+    while IFS= read -r directory; do
+        mkdir -p "$new$directory"
+        busybox mount -t hostfs none "$new$directory" -o "$directory" || die "directory $directory cannot be shared"
     done <"$here/shares"
 
     # Where modprobe looks, also when the kernel calls it by itself. It does that in the root of the kernel's

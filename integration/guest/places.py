@@ -9,8 +9,8 @@ from pathlib import Path
 
 from integration.guest.errors import GuestError
 
-# Folders that the guest has empty ones of its own in place of.
-FRESH_FOLDERS = ("/tmp", "/run", "/dev", "/proc", "/sys")
+# Directories that the guest replaces by empty ones of its own.
+FRESH_DIRECTORIES = ("/tmp", "/run", "/dev", "/proc", "/sys")
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -26,27 +26,27 @@ def parse_memory(text: str) -> int:
     return size
 
 
-def memory_folder(size: int) -> str:
-    """A folder for the sparse file of `size` bytes that is the guest's memory.
+def memory_directory(size: int) -> str:
+    """A directory for the sparse file of `size` bytes that is the guest's memory.
 
     User-Mode Linux maps that file executable, and dies of SIGBUS when the file system fills up; in containers
-    /dev/shm is often 64 MB. Memory-backed folders come first: elsewhere the host writes pages to disk.
+    /dev/shm is often 64 MB. Memory-backed directories come first: elsewhere the host writes pages to disk.
     """
     candidates = ["/dev/shm", os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp"]
-    for folder in candidates:
-        if not folder or not os.access(folder, os.W_OK | os.X_OK):
+    for directory in candidates:
+        if not directory or not os.access(directory, os.W_OK | os.X_OK):
             continue
-        stat = os.statvfs(folder)
+        stat = os.statvfs(directory)
         if stat.f_bavail * stat.f_frsize >= size and not stat.f_flag & os.ST_NOEXEC:
-            return os.path.abspath(folder)
+            return os.path.abspath(directory)
     raise GuestError(
         f"none of {', '.join(filter(None, candidates))} is writable, not mounted noexec and has "
         f"{size >> 20} MB free for the guest's memory: free some space, set TMPDIR or give a smaller --memory"
     )
 
 
-def make_work_folder() -> Path:
-    """A new folder with a short path without blanks (it stands on the kernel's command line)."""
+def make_work_directory() -> Path:
+    """A new directory with a short path without blanks (it stands on the kernel's command line)."""
     for parent in ("/tmp", "/var/tmp", "/dev/shm"):
         if os.access(parent, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix="uml-guest-", dir=parent))
@@ -54,20 +54,20 @@ def make_work_folder() -> Path:
 
 
 def resolve_shares(shares: list[str], cwd: str) -> list[str]:
-    """Absolute paths of the shared folders, outer ones first; refuses what the guest could not show."""
+    """Absolute paths of the shared directories, outer ones first; refuses what the guest could not show."""
     resolved = sorted({os.path.realpath(share) for share in shares})
     for share in resolved:
         if not os.path.isdir(share):
-            raise GuestError(f"shared folder {share} is not a folder: give one that is there")
-        if share == "/" or share in FRESH_FOLDERS or "\n" in share:
-            raise GuestError(f"folder {share!r} cannot be shared: give a folder further down")
+            raise GuestError(f"shared path {share} is not a directory: give one that exists")
+        if share == "/" or share in FRESH_DIRECTORIES or "\n" in share:
+            raise GuestError(f"directory {share!r} cannot be shared: give a directory further down")
     if not os.path.isdir(cwd):
-        raise GuestError(f"current folder {cwd} is not there: change to one that is")
-    hidden = any(_within(cwd, folder) for folder in FRESH_FOLDERS)
+        raise GuestError(f"current directory {cwd} does not exist: change to one that does")
+    hidden = any(_within(cwd, directory) for directory in FRESH_DIRECTORIES)
     if hidden and not any(_within(cwd, share) for share in resolved):
-        raise GuestError(f"the guest has its own folder in place of {cwd}: add --share {cwd}")
+        raise GuestError(f"the guest has its own directory in place of {cwd}: add --share {cwd}")
     return resolved
 
 
-def _within(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
+def _within(path: str, directory: str) -> bool:
+    return os.path.commonpath([path, directory]) == directory

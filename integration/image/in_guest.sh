@@ -1,7 +1,7 @@
 #!/bin/sh
 # In the guest: the image's files as a read-only root, one agent with few privileges, one pod, one request.
 #
-#   in_guest.sh FOLDER PYTHON    FOLDER/root: the image's files; PYTHON: of this machine
+#   in_guest.sh DIRECTORY PYTHON    DIRECTORY/root: the image's files; PYTHON: of this machine
 set -eu
 
 root=$1/root

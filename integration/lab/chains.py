@@ -17,16 +17,17 @@ Rule = dict[str, str]
 
 
 def translations(namespace: Namespace) -> Translations:
-    """Of both families. LabError if a table cannot be read."""
+    """Returns the translations of both families. Raises LabError if a table cannot be read."""
     return {
-        name: places
+        name: endpoints
         for tool in ("iptables-save", "ip6tables-save")
-        for name, places in parse(namespace.run(tool, "-t", "nat")).items()
+        for name, endpoints in parse(namespace.run(tool, "-t", "nat")).items()
     }
 
 
 def parse(text: str) -> Translations:
-    """What `iptables-save -t nat` prints. Rules that match one address and one port are where a Service begins."""
+    """Parses the output of `iptables-save -t nat`. A rule that matches one address and one port stands for a
+    Service."""
     chains: dict[str, list[Rule]] = {}
     for line in text.splitlines():
         if line.startswith("-A "):
@@ -37,20 +38,20 @@ def parse(text: str) -> Translations:
         for rule in rules:
             if {"-d", "-p", "--dport", "-j"} <= rule.keys():
                 name = f"{rule['-p'].upper()} {_endpoint(rule['-d'], rule['--dport'])}"
-                found.setdefault(name, set()).update(_places(chains, [rule]))
+                found.setdefault(name, set()).update(_endpoints(chains, [rule]))
     return found
 
 
-def _places(chains: dict[str, list[Rule]], rules: Iterable[Rule]) -> Iterator[str]:
-    """iptables lets no chain lead back to itself."""
+def _endpoints(chains: dict[str, list[Rule]], rules: Iterable[Rule]) -> Iterator[str]:
+    """Yields the endpoints of rules and the chains that they lead to, which iptables guarantees to be free of loops."""
     for rule in rules:
         if "--to-destination" in rule:
             yield rule["--to-destination"]
-        yield from _places(chains, chains.get(rule.get("-j", ""), ()))
+        yield from _endpoints(chains, chains.get(rule.get("-j", ""), ()))
 
 
 def _rule(line: str) -> tuple[str, Rule]:
-    """Its chain and the word after each option. An option that is given twice, as -m is, has its last one."""
+    """Returns a rule's chain, and the word after each option; of a repeated option, such as -m, the last one."""
     words = shlex.split(line)
     return words[1], {name: value for name, value in pairwise(words) if name.startswith("-")}
 

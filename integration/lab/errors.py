@@ -2,4 +2,4 @@
 
 
 class LabError(Exception):
-    """The lab cannot be built or has broken; the text says what to do or what went wrong."""
+    """The lab cannot be built, or has failed; the text says why or what to do."""

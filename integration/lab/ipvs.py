@@ -1,4 +1,4 @@
-"""What IPVS holds in a namespace, read from /proc: no process, no netlink, none of the code under test."""
+"""Reads the IPVS table of a namespace from /proc: without a process, netlink or any code under test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VirtualServers = dict[str, dict[str, RealServer]]
 
 
 def virtual_servers(namespace: Namespace) -> VirtualServers:
-    """LabError if the kernel has no IPVS."""
+    """Returns the table. Raises LabError if the kernel has no IPVS."""
     try:
         text = namespace.read_proc("ip_vs")
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def virtual_servers(namespace: Namespace) -> VirtualServers:
 
 
 def parse(text: str) -> VirtualServers:
-    """The content of /proc/net/ip_vs."""
+    """Parses the content of /proc/net/ip_vs."""
     found: VirtualServers = {}
     for line in text.splitlines()[3:]:
         words = line.split()
@@ -44,7 +44,7 @@ def parse(text: str) -> VirtualServers:
 
 
 def _endpoint(text: str) -> str:
-    """`0A600001:0050` -> `10.96.0.1:80`, and `[fd00:...:0001]:0050` -> `[fd00::1]:80`."""
+    """Decodes `0A600001:0050` as `10.96.0.1:80`, and `[fd00:...:0001]:0050` as `[fd00::1]:80`."""
     address, _, port = text.rpartition(":")
     if address.startswith("["):
         return f"[{ipaddress.IPv6Address(address[1:-1])}]:{int(port, 16)}"

@@ -1,8 +1,8 @@
-"""The load client: requests over real sockets, and what became of every one of them.
+"""The load client: sends requests over real sockets, and records the outcome of each.
 
-One thread and non-blocking sockets, so that requests at a steady rate start when they are due, whatever
-became of those before them: a client that waits for answers would send less just when something is wrong.
-Each request is a connection of its own, for a connection is what is balanced; `Conversation` is the long one.
+It uses one thread and non-blocking sockets, so that requests at a steady rate start when they are due, whatever
+happened to earlier ones: a client that waits for answers would send less just when something is wrong. Each request is
+a connection of its own, because connections are balanced; `Conversation` is a long one.
 """
 
 from __future__ import annotations
@@ -66,13 +66,15 @@ _ECHO_REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
 
 @dataclass(frozen=True, order=True)
 class Target:
-    """Where to send. body: bytes to send with each request; wanted: bytes to fill the answer with."""
+    """Where to send requests."""
 
     address: str
     port: int
     protocol: Protocol = "TCP"
     body: int = 0
-    wanted: int = 0
+    """The bytes to send with each request."""
+    answer_size: int = 0
+    """The bytes to fill the answer with."""
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -80,7 +82,7 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """`10.0.0.1:80` or `[fd00::1]:80`."""
+        """Address and port, as `10.0.0.1:80` or `[fd00::1]:80`."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     def __str__(self) -> str:
@@ -93,14 +95,14 @@ class Target:
             return bytes([_ECHO_REQUEST[self.family], 0, 0, 0, 0, 0, 0, 1]) + b"." * self.body
         if self.protocol == "HTTP":
             return f"GET / HTTP/1.1\r\nhost: {self.address}\r\nconnection: close\r\n\r\n".encode()
-        path = f"/bytes/{self.wanted}" if self.wanted else "/"
+        path = f"/bytes/{self.answer_size}" if self.answer_size else "/"
         fields = f"host: {self.address}\r\nconnection: {'close' if close else 'keep-alive'}\r\n"
         return f"POST {path} HTTP/1.1\r\n{fields}content-length: {self.body}\r\n\r\n".encode() + b"." * self.body
 
 
 @dataclass(frozen=True)
 class Question:
-    """One request from a place. source: the client's address, "" = the kernel's choice."""
+    """A request from a namespace. source: the client's address, "" = the kernel's choice."""
 
     namespace: Namespace
     target: Target
@@ -109,19 +111,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One request. begun: time.monotonic(). server, client: who answered, and the address it saw. HTTP: the status.
-
-    sent_again: how many segments of the client got lost, or seemed to (TCP): on a busy machine that an answer is late
-    says little.
-    """
+    """The outcome of a request."""
 
     target: Target
     begun: float
+    """The start by time.monotonic()."""
     seconds: float
     server: str = ""
+    """The server that answered; for HTTP, the status."""
     client: str = ""
+    """The client's address that the server saw."""
     failure: Failure | None = None
     sent_again: int = 0
+    """The number of retransmitted TCP segments. Unlike a late answer, it means something on a busy machine, too."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Report:
 
     @property
     def spread(self) -> Counter[str]:
-        """Answers by server."""
+        """The number of answers by server."""
         return Counter(outcome.server for outcome in self.answered)
 
     @property
@@ -151,12 +153,12 @@ class Report:
         return {outcome.client for outcome in self.answered}
 
     def latency(self, quantile: float) -> float:
-        """Seconds within which that part of the answers came; 0.0 without answers."""
+        """Returns the seconds within which that part of the answers arrived; 0.0 without answers."""
         times = sorted(outcome.seconds for outcome in self.answered)
         return times[min(len(times) - 1, int(quantile * len(times)))] if times else 0.0
 
     def since(self, moment: float) -> Report:
-        """Requests that began at or after a time.monotonic()."""
+        """Returns the requests that began at or after a time.monotonic()."""
         return Report(tuple(outcome for outcome in self.outcomes if outcome.begun >= moment))
 
     def of(self, target: Target) -> Report:
@@ -190,20 +192,20 @@ def send_requests(
 
 
 def ask(questions: Sequence[Question], *, concurrency: int = 16, timeout: float = TIMEOUT) -> list[Outcome]:
-    """One request each, from any number of namespaces at once; the outcomes in the same order."""
+    """Sends one request for each question, from any number of namespaces; returns the outcomes in the same order."""
     order = _Questions(questions, concurrency)
     outcomes = {call.number: outcome for call, outcome in _Calls(order, timeout).pairs()}
     return [outcomes[number] for number in range(len(questions))]
 
 
 def _allow_sockets() -> None:
-    """A guest allows 1,024 files, and requests that hang, at a rate that goes on, are more."""
+    """Raises the limit of open files: a guest allows 1,024, fewer than the requests that can hang at a steady rate."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(_SOCKETS, hard)), hard))
 
 
 class Load:
-    """Requests at a steady rate in the background, from construction until `stop`.
+    """Sends requests at a steady rate in the background, from construction until `stop`.
 
     ports: of the client, one for each request; None = the kernel's choice.
     """
@@ -226,7 +228,7 @@ class Load:
         self._thread.start()
 
     def stop(self) -> Report:
-        """No more requests; waits for the outcomes of those under way."""
+        """Stops sending, and waits for the outcomes of pending requests."""
         self._schedule.stopped.set()
         self._thread.join()
         if self._error is not None:
@@ -335,7 +337,7 @@ class _Call:
         self.received = b""
 
     def start(self) -> Outcome | None:
-        """The outcome if it failed at once."""
+        """Starts the request; returns the outcome if it failed at once."""
         try:
             if self._source != ("", 0):
                 self.socket.bind(self._source)
@@ -391,7 +393,7 @@ class _Call:
             server, client, received = identity["server"], identity["client"], identity["received"]
         except (ValueError, KeyError):
             return self._failed(Failure.GARBLED)
-        whole = received == self.target.body and len(answer) >= self.target.wanted
+        whole = received == self.target.body and len(answer) >= self.target.answer_size
         if self._is_stream and not whole:
             return self._failed(Failure.GARBLED)
         return Outcome(
@@ -507,7 +509,7 @@ class Conversation:
             raise
 
     def ask(self) -> Outcome:
-        """One request and its answer."""
+        """Sends a request and waits for its answer."""
         begun = time.monotonic()
         try:
             self._socket.sendall(self.target.request(close=False))
@@ -532,7 +534,7 @@ class Conversation:
 
 
 def _body(message: bytes) -> bytes | None:
-    """The body of an HTTP message, None if it is not complete."""
+    """Returns the body of an HTTP message, None if it is incomplete."""
     head, separator, body = message.partition(b"\r\n\r\n")
     if not separator:
         return None

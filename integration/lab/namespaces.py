@@ -1,8 +1,8 @@
 """Network namespaces without names, held by file descriptors.
 
-Why without names: `ip netns add` leaves a mount behind when its maker is killed. What a descriptor holds is
-gone with the process. Why no process per namespace: a socket stays in the namespace it was made in, so one
-thread can serve and call in all of them, and starting processes is what is slow in a guest.
+They have no names because `ip netns add` leaves a mount behind when its process is killed, while a descriptor goes with
+the process. They need no process each, because a socket stays in the namespace in which it was made: one thread can
+serve and send in all of them, and starting processes is slow in a guest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Namespace:
-    """A network namespace, new: loopback down, tables empty. Gone when closed and no process is in it."""
+    """A new network namespace: loopback is down, tables are empty. It is removed when closed and without processes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -42,12 +42,12 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """For tools that take a file, such as `nsenter --net=` or `ip link set DEVICE netns`."""
+        """The file for tools such as `nsenter --net=` or `ip link set DEVICE netns`."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread, and what it starts, is in the namespace."""
+        """Puts this thread, and what it starts, into the namespace."""
         before = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
         try:
             _call(_LIBC.setns(self._fd, CLONE_NEWNET), f"cannot enter the namespace {self.name}")
@@ -57,12 +57,12 @@ class Namespace:
             os.close(before)
 
     def socket(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
-        """A socket of this namespace, to be used from anywhere."""
+        """Returns a socket of this namespace, which may be used from any other."""
         with self.entered():
             return socket.socket(family, kind, protocol)
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """Runs a program to its end; what it wrote. LabError with its error text if it failed."""
+        """Runs a program to its end, and returns its output. Raises LabError with its error text if it fails."""
         try:
             with self.entered():
                 done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=COMMAND_LIMIT)
@@ -76,11 +76,11 @@ class Namespace:
         return done.stdout
 
     def ip(self, commands: Iterable[str]) -> None:
-        """Many `ip` commands by one process."""
+        """Runs many `ip` commands in one process."""
         self.run("ip", "-batch", "-", stdin="".join(f"{command}\n" for command in commands))
 
     def set_kernel(self, settings: Mapping[str, str]) -> None:
-        """Kernel settings here: `net/ipv4/ip_forward` -> `1`. Those that the kernel has not are left out."""
+        """Sets kernel settings, such as `net/ipv4/ip_forward` -> `1`; those that the kernel lacks are skipped."""
         with self.entered():
             for name, value in settings.items():
                 path = Path("/proc/sys", name)
@@ -88,7 +88,7 @@ class Namespace:
                     path.write_text(value)
 
     def read_proc(self, name: str) -> str:
-        """A file of /proc/net as this namespace has it."""
+        """Reads a file of this namespace's /proc/net."""
         with self.entered():
             return Path("/proc/thread-self/net", name).read_text()
 

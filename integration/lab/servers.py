@@ -1,4 +1,4 @@
-"""Real servers: HTTP on TCP and SCTP, echo on UDP, each answering with who it is.
+"""Real servers: HTTP on TCP and SCTP, echo on UDP. Each answers with its name.
 
 One thread serves all namespaces: a listening socket stays in the namespace it was made in, and so do the
 connections it accepts. Small answers and few system calls, because a guest is slow at those.
@@ -25,7 +25,7 @@ from integration.lab.namespaces import Namespace
 from integration.lab.topology import Lab
 
 Protocol = Literal["TCP", "UDP", "SCTP", "PING", "HTTP"]
-# Type and protocol of the socket. SCTP one-to-one sockets are used like TCP's. PING, and HTTP to whoever speaks it, are
+# Type and protocol of the socket. SCTP one-to-one sockets are used like TCP's. PING, and HTTP to any server of it, are
 # for clients only.
 SOCKETS: dict[Protocol, tuple[socket.SocketKind, int]] = {
     "TCP": (socket.SOCK_STREAM, 0),
@@ -38,7 +38,7 @@ _CHUNK = 65536
 
 
 def has_sctp() -> bool:
-    """Whether the kernel that we run on has it."""
+    """Whether this kernel has SCTP."""
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
     except OSError:
@@ -48,7 +48,7 @@ def has_sctp() -> bool:
 
 @dataclass(frozen=True, order=True)
 class Server:
-    """One listening address. `name` is what it calls itself: its pod."""
+    """A listening address. `name` is what it answers with: its pod."""
 
     name: str
     address: str
@@ -58,7 +58,7 @@ class Server:
 
 @dataclass
 class _Connection:
-    """A client of a TCP or SCTP server. received: what is not answered yet. unsent: what could not be written yet."""
+    """A client's connection to a TCP or SCTP server. received: bytes not answered yet. unsent: bytes not sent yet."""
 
     server: Server
     peer: str
@@ -82,7 +82,7 @@ class Servers:
         self._thread.start()
 
     def add(self, lab: Lab, servers: Iterable[Server], at: Namespace | None = None) -> None:
-        """Starts them where their addresses live, or in a namespace: `0.0.0.0` and `::` live everywhere."""
+        """Starts servers where their addresses are, or in the namespace `at`, as `0.0.0.0` and `::` need it."""
         for server in servers:
             kind, number = SOCKETS[server.protocol]
             family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
@@ -101,7 +101,7 @@ class Servers:
             self._selector.register(listener, selectors.EVENT_READ, server)
 
     def close(self) -> None:
-        """Ends all servers and connections. LabError if serving had broken down before."""
+        """Ends all servers and connections. Raises LabError if serving had failed before."""
         self._wake.send(b"x")
         self._thread.join()
         for key in list(self._selector.get_map().values()):
@@ -164,7 +164,7 @@ class Servers:
             endpoint.sendto(_identity(server, peer[0], len(data)), peer)
 
     def _converse(self, client: socket.socket, connection: _Connection, events: int) -> bool:
-        """False when the connection is over."""
+        """Serves a connection; returns False when it has ended."""
         if events & selectors.EVENT_READ:
             try:
                 data = client.recv(_CHUNK)
@@ -180,13 +180,13 @@ class Servers:
                 connection.unsent = connection.unsent[client.send(connection.unsent) :]
         if connection.last and not connection.unsent:
             return False
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
-        if self._selector.get_key(client).events != wanted:
-            self._selector.modify(client, wanted, connection)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.unsent else 0)
+        if self._selector.get_key(client).events != events:
+            self._selector.modify(client, events, connection)
         return True
 
     def _answer(self, connection: _Connection) -> bytes:
-        """The answer to the first request that is complete, nothing if none is."""
+        """Returns the answer to the first complete request, and nothing if there is none."""
         head, separator, rest = connection.received.partition(b"\r\n\r\n")
         if not separator:
             return b""
@@ -208,6 +208,6 @@ class Servers:
 
 
 def _identity(server: Server, peer: str, received: int) -> bytes:
-    """`client` is the address that the server sees, which tells whether the source was kept."""
+    """Returns the text of an answer. `client` is the address that the server sees, which shows whether it was kept."""
     identity = {"server": server.name, "address": server.address, "port": server.port}
     return json.dumps({**identity, "client": peer, "received": received}).encode()

@@ -1,4 +1,4 @@
-"""What the lab's network looks like, and building it.
+"""Describes and builds the lab's network.
 
     client ---- wire (router and switch) ---- other machines, each with its pods' addresses on its loopback
                  |
@@ -90,7 +90,7 @@ class Topology:
         return (self.node, *self.others)
 
     def check(self) -> None:
-        """Raises LabError for what could not work and would be found late."""
+        """Raises LabError for a topology that cannot work."""
         seen: dict[str, str] = {}
         for owner, addresses in self._addresses():
             for address in addresses:
@@ -114,7 +114,7 @@ class Topology:
 
 
 class Lab:
-    """The built network. A context manager; closing it (or the end of the process) takes everything away."""
+    """The built network. It is a context manager; closing it, or the end of the process, removes everything."""
 
     def __init__(self, topology: Topology) -> None:
         topology.check()
@@ -134,7 +134,7 @@ class Lab:
             raise
 
     def at(self, address: str) -> Namespace:
-        """Where an address lives."""
+        """Returns the namespace that has an address."""
         try:
             return self._by_address[address]
         except KeyError:
@@ -265,7 +265,7 @@ def _pod_side(pod: Pod, number: int, bridge: tuple[str, ...]) -> Iterator[str]:
 
 
 def _address(address: str, device: str) -> str:
-    """Usable at once: IPv6 would first look for a second owner for a second."""
+    """Makes an address usable at once, without the second of IPv6's duplicate address detection."""
     return f"address add {address} dev {device}{' nodad' if ':' in address else ''}"
 
 

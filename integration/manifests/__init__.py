@@ -19,19 +19,19 @@ _KNOWN = {"apiVersion", "kind", "resources", "patches"}
 Object = dict[str, Any]
 
 
-def rendered(folder: Path) -> list[Object]:
+def rendered(directory: Path) -> list[Object]:
     """The objects of a kustomization. Raises ValueError for what this reader does not know."""
-    kustomization = _documents(folder / "kustomization.yaml")[0]
+    kustomization = _documents(directory / "kustomization.yaml")[0]
     unknown = kustomization.keys() - _KNOWN
     if unknown:
-        raise ValueError(f"{folder}: cannot read {', '.join(sorted(unknown))}")
+        raise ValueError(f"{directory}: cannot read {', '.join(sorted(unknown))}")
     objects: list[Object] = []
     for name in kustomization["resources"]:
-        path = folder / name
+        path = directory / name
         objects += rendered(path) if path.is_dir() else _documents(path)
     for patch in kustomization.get("patches", ()):
         for target in _targets(objects, patch["target"]):
-            for operation in _documents(folder / patch["path"])[0]:
+            for operation in _documents(directory / patch["path"])[0]:
                 _patch(target, operation)
     return objects
 

@@ -3,12 +3,12 @@
 #
 #   box.sh FILE.box WHEELS     as root, in a checkout; takes about two minutes and 3 GB below $TMPDIR
 #
-# It is Debian 12 with the packages that provision.sh asks for, and the folder WHEELS as pip's only index, from which what
+# It is Debian 12 with the packages that provision.sh asks for, and the directory WHEELS as pip's only index, from which what
 # the agent needs is installed already: machines made from it need no way out to the network. The agent itself is not in it.
 set -eu
 
 box=${1:?the box to write}
-wheels=${2:?the folder with wheels}
+wheels=${2:?the directory with wheels}
 suite=${SUITE:-bookworm}
 size=4G
 here=$(cd "$(dirname "$0")" && pwd)

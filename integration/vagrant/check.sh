@@ -23,14 +23,14 @@ same() {
         failed=1
     fi
 }
-# told COMMAND...: runs it, and says what it prints, with the time, without the settings of machines and bars of progress.
-told() {
+# log COMMAND...: runs it, and prints its output with the time, without machine settings and progress bars.
+log() {
     rm -f "$work/failed"
     { "$@" 2>&1 || echo "$?" >"$work/failed"; } | sed -u 's/.*\r//; / -- /d; /^[[:space:]]*$/d' |
         while IFS= read -r line; do say "$line"; done
     [ ! -e "$work/failed" ] || exit "$(cat "$work/failed")"
 }
-# state: what runs on each machine since when, and what the kernel was told.
+# state: what runs on each machine and since when, and the kernel's tables.
 state() {
     for machine in front node-1 node-2; do
         on "$machine" "hostname
@@ -56,7 +56,7 @@ vagrant box add --force --name "$IPVSAGENT_BOX" "$1" >/dev/null
 trap finish EXIT
 trap 'exit 130' INT TERM
 say "booting three machines"
-told vagrant up
+log vagrant up
 say "up"
 vagrant ssh-config >"$work/ssh"
 printf 'Host *\n  ControlMaster auto\n  ControlPath %s/%%h\n  ControlPersist 600\n' "$work" >>"$work/ssh"
@@ -100,12 +100,12 @@ same "systemd hears its watchdog" "1min" "$(on front 'systemctl show -P Watchdog
 
 say "provisioning again"
 before=$(state)
-told vagrant provision
+log vagrant provision
 same "provisioning again changes nothing" "$before" "$(state)"
 
 say "restarting node-2"
 ssh -q -F "$work/ssh" -O exit node-2 || true
-told vagrant reload node-2
+log vagrant reload node-2
 same "a machine that was restarted serves as before" "$pods" "$(spread front 10.96.0.80)"
 same "by its own address, too" "$pods" "$(spread front "$network.12:30080")"
 

@@ -24,7 +24,7 @@ ip link set lo up
 umount --lazy /sys
 mount -t sysfs sysfs /sys
 
-# QEMU without KVM: where /dev/kvm opens but runs no guest, libvirt looks at QEMU anew for minutes each time.
+# QEMU without KVM: where /dev/kvm opens but runs no guest, libvirt probes QEMU again for minutes each time.
 if [ "${IPVSAGENT_LIBVIRT_DRIVER:-kvm}" = qemu ] && [ -e /dev/kvm ]; then
     : >"$work/no-kvm"
     chmod 0 "$work/no-kvm"

@@ -17,7 +17,7 @@ up() {
     done
     [ "$NODE" != front ] || return 0
     # Pods of one bridge would answer each other past IPVS, with the wrong address: kubeadm asks for this, too. Then the
-    # bridge sends the answer of a pod to itself back where it came from, which its port must be told to allow, as the CNI
+    # bridge sends the answer of a pod to itself back where it came from, which its port must allow, as the CNI
     # plugin "bridge" does with hairpinMode.
     if modprobe br_netfilter; then sysctl -qw net.bridge.bridge-nf-call-iptables=1; fi
     ip link show pods >/dev/null 2>&1 || ip link add pods type bridge

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes one of the machines what it is: its pods, the agent from the checkout, the Services. Safe to run again: what is
-# there is left alone, and only what changed is started anew.
+# there is left alone, and only what changed is restarted.
 #
 #   provision.sh front|node-1|node-2 NETWORK     as root; NETWORK: the first three numbers of the machines' addresses
 #

@@ -16,7 +16,7 @@ def cluster(tmp_path):
 
 
 def read(cluster):
-    return yaml.safe_load((cluster.folder / "online-boutique.yaml").read_text())["items"]
+    return yaml.safe_load((cluster.directory / "online-boutique.yaml").read_text())["items"]
 
 
 def test_ports_know_their_addresses_and_endpoints(cluster):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from integration.guest import GuestError, check, run_in_guest
 from integration.guest.__main__ import main
 from integration.guest.command import command_script, guest_environment
-from integration.guest.places import memory_folder, parse_memory, resolve_shares
+from integration.guest.places import memory_directory, parse_memory, resolve_shares
 
 
 @pytest.mark.parametrize(("text", "size"), [("512M", 512 << 20), ("2G", 2 << 30), ("2g", 2 << 30)])
@@ -26,7 +26,7 @@ def test_memory_sizes_that_cannot_boot_are_refused(text):
 
 def test_memory_that_fits_nowhere_says_what_to_do():
     with pytest.raises(GuestError, match="--memory"):
-        memory_folder(1 << 60)
+        memory_directory(1 << 60)
 
 
 def test_shares_are_absolute_and_outer_ones_first(tmp_path):
@@ -38,7 +38,7 @@ def test_shares_are_absolute_and_outer_ones_first(tmp_path):
 
 
 def test_folders_the_guest_cannot_show_are_refused(tmp_path):
-    with pytest.raises(GuestError, match="not a folder"):
+    with pytest.raises(GuestError, match="not a directory"):
         resolve_shares([str(tmp_path / "none")], "/")
     with pytest.raises(GuestError, match="cannot be shared"):
         resolve_shares(["/tmp"], "/")

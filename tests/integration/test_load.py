@@ -52,7 +52,7 @@ def test_answers_are_counted_by_server_and_by_client(shop, servers):
 
 
 def test_large_bodies_arrive_whole(shop):
-    report = send_requests(shop.client, Target(POD, 8080, body=300_000, wanted=500_000), 5)
+    report = send_requests(shop.client, Target(POD, 8080, body=300_000, answer_size=500_000), 5)
     assert not report.lost
 
 

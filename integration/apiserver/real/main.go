@@ -65,7 +65,7 @@ func init() {
 }
 
 func run() error {
-	folder := flag.String("folder", "", "for the certificate and the kubeconfig")
+	directory := flag.String("directory", "", "for the certificate and the kubeconfig")
 	port := flag.Int("port", 16443, "to listen on at 127.0.0.1")
 	etcd := flag.String("etcd", "http://127.0.0.1:12379", "address of etcd")
 	flag.Parse()
@@ -80,7 +80,7 @@ func run() error {
 
 	serving := options.NewSecureServingOptions()
 	serving.BindAddress, serving.BindPort = net.IPv4(127, 0, 0, 1), *port
-	serving.ServerCert.CertDirectory, serving.ServerCert.PairName = *folder, "apiserver"
+	serving.ServerCert.CertDirectory, serving.ServerCert.PairName = *directory, "apiserver"
 	if err := serving.MaybeDefaultWithSelfSignedCerts("localhost", nil, []net.IP{net.IPv4(127, 0, 0, 1)}); err != nil {
 		return err
 	}
@@ -133,14 +133,14 @@ func run() error {
 			return err
 		}
 	}
-	if err := writeKubeconfig(*folder, *port); err != nil {
+	if err := writeKubeconfig(*directory, *port); err != nil {
 		return err
 	}
 	return server.PrepareRun().RunWithContext(genericapiserver.SetupSignalContext())
 }
 
-func writeKubeconfig(folder string, port int) error {
-	certificate, err := os.ReadFile(filepath.Join(folder, "apiserver.crt"))
+func writeKubeconfig(directory string, port int) error {
+	certificate, err := os.ReadFile(filepath.Join(directory, "apiserver.crt"))
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ contexts: [{name: real, context: {cluster: real, user: real}}]
 clusters: [{name: real, cluster: {server: "https://127.0.0.1:%d", certificate-authority-data: %s}}]
 users: [{name: real, user: {token: a-token}}]
 `, port, base64.StdEncoding.EncodeToString(certificate))
-	return os.WriteFile(filepath.Join(folder, "kubeconfig"), []byte(text), 0o600)
+	return os.WriteFile(filepath.Join(directory, "kubeconfig"), []byte(text), 0o600)
 }
 
 func main() {

@@ -2,7 +2,7 @@
 # Holds an API server made from Kubernetes' own library to what the double is held to: `make test-apiserver`, as root.
 #
 # Nothing is fetched but packages of Debian's unstable suite, as only that has a library of this decade: a change there
-# may break the build of the three files beside this one, which fit 0.36.4. They are compiled in a folder of
+# may break the build of the three files beside this one, which fit 0.36.4. They are compiled in a directory of
 # ~/.cache/ipvsagent (4 GB): 13 minutes at first, on two processors that had other work, and one minute later. The server,
 # etcd and the tests run in a network namespace without a way out, and end with it. Words are for pytest.
 set -eu
@@ -60,9 +60,9 @@ inside go build -o /build/realserver realserver
 etcd=http://127.0.0.1:2379
 inside etcd --data-dir /run/etcd --listen-client-urls $etcd --advertise-client-urls $etcd \
     --listen-peer-urls http://127.0.0.1:2380 --log-level error &
-# The first versions must be history before the server looks: the suite asks for the first one, and is told so.
+# The first versions must be history before the server looks: the suite asks for the first one, and expects 410.
 patiently inside etcdctl --endpoints $etcd put /first version
-inside /build/realserver -folder /run/server -etcd $etcd >"$root/server.log" 2>&1 &
+inside /build/realserver -directory /run/server -etcd $etcd >"$root/server.log" 2>&1 &
 kube() { inside kubectl --kubeconfig /run/server/kubeconfig "$@"; }
 patiently kube get --raw /readyz
 echo '{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}' | kube create -f - >/dev/null
