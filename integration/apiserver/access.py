@@ -1,4 +1,4 @@
-"""Who a request comes from: bearer tokens and client certificates."""
+"""Authenticates requests by bearer tokens and client certificates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Access:
     required: bool = False
 
     def user(self, headers: Mapping[str, str], certificate: Mapping[str, object] | None) -> str:
-        """certificate: as SSLSocket.getpeercert gives it, verified. Raises ApiError (401)."""
+        """Returns the user. certificate: a verified one, as SSLSocket.getpeercert returns it. Raises ApiError (401)."""
         scheme, _, token = (headers.get("Authorization") or "").partition(" ")
         if scheme:
             user = self.tokens.get(token.strip()) if scheme.lower() == "bearer" else None

@@ -1,4 +1,4 @@
-"""From a request to its answer: everything between HTTP and the store."""
+"""Answers requests: everything between HTTP and the store."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Api:
         self._closed = closed
 
     def answer(self, request: Request) -> tuple[Answer | Watch, Disturbance]:
-        """Never raises for what a client does."""
+        """Answers a request; never raises, whatever the client sends."""
         entry = Entry(time.time(), request.method, request.path, dict(request.query), dict(request.headers.items()))
         self.journal.append(entry)
         disturbance = Disturbance([])

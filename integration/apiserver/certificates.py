@@ -22,16 +22,16 @@ class Certificates:
 
     @property
     def authority(self) -> bytes:
-        """PEM."""
+        """The authority's certificate in PEM."""
         return self._authority.cert_pem.bytes()
 
     @property
     def authority_data(self) -> str:
-        """As a kubeconfig holds it."""
+        """The authority's certificate as a kubeconfig holds it."""
         return base64.b64encode(self.authority).decode()
 
     def server_context(self) -> ssl.SSLContext:
-        """Client certificates of this authority are verified; none is required."""
+        """Returns the server's TLS context, which verifies client certificates, and requires none."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._server.configure_cert(context)
         self._authority.configure_trust(context)
@@ -39,14 +39,14 @@ class Certificates:
         return context
 
     def client(self, user: str, expires: datetime | None = None) -> tuple[bytes, bytes]:
-        """Certificate and key for a user, PEM."""
+        """Returns certificate and key for a user in PEM."""
         made = self._authority.issue_cert(
             f"{user.replace(':', '-')}.client.invalid", common_name=user, not_after=expires
         )
         return b"".join(blob.bytes() for blob in made.cert_chain_pems), made.private_key_pem.bytes()
 
     def write(self, directory: Path, user: str = "") -> None:
-        """ca.crt, and client.crt and client.key for a user."""
+        """Writes ca.crt, and client.crt and client.key for a user."""
         (directory / "ca.crt").write_bytes(self.authority)
         if user:
             certificate, key = self.client(user)

@@ -51,7 +51,7 @@ class Listener(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.process_request(request, address)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients may do what they like; a mistake of ours is kept for tests to see."""
+        """Serves a connection. Errors of a client are ignored; an error of the double is kept for tests."""
         if not isinstance(sys.exception(), OSError):
             self.breakdowns.append(traceback.format_exc())
 

@@ -1,4 +1,4 @@
-"""What clients ask to find out what there is: kubectl before everything, client libraries now and then."""
+"""Answers discovery: kubectl asks before everything else, client libraries now and then."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEALTH = ("/healthz", "/livez", "/readyz")
 
 
 def discovery(path: str) -> dict[str, Any] | None:
-    """The document at a path, None if there is none."""
+    """Returns the document at a path, None if there is none."""
     documents: dict[str, dict[str, Any]] = {
         "/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
         "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [_group(name) for name in _GROUPS]},
@@ -41,7 +41,7 @@ def discovery(path: str) -> dict[str, Any] | None:
 
 
 def _schema(group: str, path: str) -> dict[str, Any]:
-    """Says that PATCH takes fieldValidation, which is how kubectl finds out that it need not check objects itself."""
+    """Declares fieldValidation for PATCH, by which kubectl knows that it need not check objects itself."""
     paths = {}
     for resource in RESOURCES:
         if resource.group == group:

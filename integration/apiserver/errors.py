@@ -1,4 +1,4 @@
-"""Failures as the API tells them: a Status object and an HTTP code."""
+"""Failures as the API reports them: a Status object and an HTTP code."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def expired(message: str) -> ApiError:
 
 
 def too_large_version(asked: int, current: int) -> ApiError:
-    """Clients tell it by the cause (apiserver/pkg/storage/errors.go)."""
+    """Returns the error that clients recognise by its cause (apiserver/pkg/storage/errors.go)."""
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
     text = f"Too large resource version: {asked}, current: {current}"
     return ApiError(504, "Timeout", f"Timeout: {text}", {"causes": [cause]}, retry_after=1)

@@ -1,4 +1,4 @@
-"""What the API server asks of an Event that is written by events.k8s.io/v1 (pkg/apis/core/validation/events.go)."""
+"""Validates Events written by events.k8s.io/v1, as the API server does (pkg/apis/core/validation/events.go)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _of_a_new_one(thing: Thing) -> dict[str, str]:
 
 
 def _check_times(thing: Thing) -> None:
-    """Microseconds must be there: Go's RFC 3339 with six digits (apimachinery/pkg/apis/meta/v1/micro_time.go)."""
+    """Requires microseconds: Go's RFC 3339 with six digits (apimachinery/pkg/apis/meta/v1/micro_time.go)."""
     for text in (thing.get("eventTime"), (thing.get("series") or {}).get("lastObservedTime")):
         if text is not None and not (isinstance(text, str) and _MICRO_TIME.fullmatch(text)):
             raise bad_request(f'Event in version "v1" cannot be handled as a Event: parsing time "{text}"')

@@ -59,7 +59,7 @@ class Break(_Fault, tag="break"):
 
 
 class Slow(_Fault, tag="slow"):
-    """So many bytes, then so many seconds of silence."""
+    """Sends so many bytes, then nothing for so many seconds."""
 
     bytes: int = 64
     seconds: float = 0.01
@@ -98,7 +98,7 @@ _SCRIPT = msgspec.json.Decoder(list[Fault])
 
 
 def read_script(text: bytes) -> list[Fault]:
-    """Of a list in JSON. Raises ValueError."""
+    """Reads faults from a JSON list. Raises ValueError."""
     return _SCRIPT.decode(text)
 
 
@@ -122,12 +122,12 @@ class Faults:
 
     @property
     def left(self) -> list[Fault]:
-        """What has not come to its end."""
+        """Returns the faults that are not used up."""
         with self._lock:
             return list(self._left)
 
     def meet(self, verb: str, resource: str) -> Disturbance:
-        """What a request that begins now will meet."""
+        """Returns the faults of a request that begins now."""
         met: list[Fault] = []
         with self._lock:
             left: list[Fault] = []
@@ -171,7 +171,7 @@ class Disturbance:
         return next((WatchList(fault.how) for fault in self.faults if isinstance(fault, NoWatchList)), WatchList.SERVED)
 
     def apply(self, events: list[Event]) -> Iterator[Event | Break]:
-        """What is sent in place of a batch of events; nothing comes after a Break."""
+        """Yields what is sent in place of a batch of events; nothing follows a Break."""
         if not self.faults:
             yield from events
             return

@@ -37,7 +37,7 @@ def load(store: Store, paths: Iterable[Path]) -> int:
 
 
 def put(store: Store, resource: Resource, thing: Thing) -> None:
-    """With its namespace, if that is missing."""
+    """Returns an object with its namespace filled in."""
     namespace = thing["metadata"].get("namespace")
     if namespace and store.get(NAMESPACES, namespace) is None:
         add_namespace(store, namespace)

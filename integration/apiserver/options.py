@@ -1,4 +1,4 @@
-"""The query of a list or watch, checked as the API server checks it.
+"""Reads the query of a list or watch, and checks it as the API server does.
 
 Defaults and refusals are those of apimachinery/pkg/apis/meta/internalversion (defaults.go, validation.go) with the
 feature WatchList, which is on since Kubernetes 1.32.
@@ -71,7 +71,7 @@ def read_options(query: Mapping[str, str], resource: Resource, watch_list: Watch
 
 
 def flag(query: Mapping[str, str], name: str) -> bool:
-    """Everything but false and 0 means yes, even nothing (apimachinery/pkg/runtime/conversion.go)."""
+    """Reads a flag: everything but false and 0 means true, even "" (apimachinery/pkg/runtime/conversion.go)."""
     return name in query and query[name].lower() not in ("0", "false")
 
 

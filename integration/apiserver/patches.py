@@ -33,7 +33,7 @@ _MERGED_VALUES = {"metadata.finalizers", "spec.podCIDRs"}
 
 
 def patched(thing: Thing, content_type: str, body: bytes) -> Thing:
-    """A new object. Raises ApiError."""
+    """Returns a new object. Raises ApiError."""
     media = content_type.partition(";")[0].strip()
     patch = _read(body, media)
     if media == JSON_PATCH:

@@ -47,7 +47,7 @@ def selects(options: Options, namespace: str, record: Record) -> bool:
 
 
 def wait_until_fresh(store: Store, version: int | None) -> None:
-    """Raises ApiError (504) if the version is not reached in time."""
+    """Waits for a version. Raises ApiError (504) if it is not reached in time."""
     if version and not store.wait(version - 1, store.fresh_within):
         raise too_large_version(version, store.version)
 
@@ -98,7 +98,7 @@ def list_body(resource: Resource, page: Page) -> bytes:
 
 
 def _token(version: int | None, start: str) -> str:
-    """Without a version: goes on with whatever is there then."""
+    """Encodes a continue token. One without a version continues with the present objects."""
     content = {"v": "meta.k8s.io/v1", "rv": -1 if version is None else version, "start": start}
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 

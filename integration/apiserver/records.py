@@ -1,4 +1,4 @@
-"""Objects as they are kept: encoded once, so that a list or an event of any number of them is only joined."""
+"""Stored objects, encoded once, so that lists and events only join their bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from integration.apiserver.resources import Resource
 
 Thing = dict[str, Any]
-"""An object as JSON has it."""
+"""An object as decoded from JSON."""
 _encode = msgspec.json.Encoder().encode
 _NO_LABELS: Mapping[str, str] = {}
 
@@ -29,16 +29,16 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Lists are in this order, as in etcd."""
+        """The key by which lists are ordered, as in etcd."""
         return key_of(self.namespace, self.name)
 
     @property
     def item(self) -> bytes:
-        """As a list holds it: the API server leaves out kind and apiVersion there."""
+        """The object in a list, where the API server omits kind and apiVersion."""
         return b'{"metadata":{"resourceVersion":"%d",' % self.version + self.rest
 
     def encoded(self) -> bytes:
-        """On its own: with kind and apiVersion."""
+        """The object on its own, with kind and apiVersion."""
         resource = self.resource
         head = f'{{"kind":"{resource.kind}","apiVersion":"{resource.api_version}","metadata":{{"resourceVersion":"'
         return head.encode() + b'%d",' % self.version + self.rest
@@ -56,7 +56,7 @@ def key_of(namespace: str, name: str) -> str:
 
 
 def record(resource: Resource, thing: Thing, version: int) -> Record:
-    """Of an object with metadata.name, and metadata.namespace if it is namespaced."""
+    """Encodes an object with metadata.name, and metadata.namespace if it is namespaced."""
     metadata = {key: value for key, value in thing["metadata"].items() if key != "resourceVersion"}
     others = {key: value for key, value in thing.items() if key not in ("metadata", "kind", "apiVersion")}
     # {"name":...},"spec":...}: the brace that opens metadata is written with the version.

@@ -1,4 +1,4 @@
-"""From method and path to what is asked for."""
+"""Parses the method and path of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API server double as a whole: its life, what it holds, and how clients get at it."""
+"""The API server double: starting and stopping it, its objects, and access for clients."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class ApiServer:
 
     @property
     def watching(self) -> int:
-        """Watches that are open."""
+        """The number of open watches."""
         return self._listener.watches if self._listener else 0
 
     def start(self) -> None:
-        """Raises OSError if the port is taken."""
+        """Starts serving. Raises OSError if the port is in use."""
         self._stopping = threading.Event()
         context = self.certificates.server_context() if self.certificates else None
         self._listener = Listener((self.host, self.port), self._serve, context, self._stopping)
@@ -109,7 +109,7 @@ class ApiServer:
         self.start()
 
     def disconnect(self) -> None:
-        """Every open connection is reset."""
+        """Resets every open connection."""
         if self._listener is not None:
             self._listener.reset_all()
 
@@ -119,7 +119,7 @@ class ApiServer:
         return self.api.answer(request)
 
     def put(self, thing: Thing) -> None:
-        """Creates or replaces an object of a known kind, as it is."""
+        """Creates or replaces an object of a known kind, without defaults or checks."""
         for resource, each in manifests.objects(thing):
             manifests.put(self.store, resource, each)
 
@@ -135,7 +135,7 @@ class ApiServer:
         return found.decoded()
 
     def kubeconfig(self, user: Mapping[str, Any] | None = None, *, server: str = "") -> str:
-        """Text of a file for clients. user: the fields of its user, by default the first token."""
+        """Returns a kubeconfig for clients. user: the fields of its user, by default the first token."""
         if user is None:
             token = next(iter(self.access.tokens), "")
             user = {"token": token} if token else {}

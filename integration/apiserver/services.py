@@ -1,4 +1,4 @@
-"""What the API server fills in when a Service is written: defaults, addresses, node ports.
+"""Fills in what the API server does when a Service is written: defaults, addresses, node ports.
 
 Only for Services that clients write; those from files are taken as they are.
 """
@@ -79,7 +79,7 @@ def _give_node_ports(spec: Thing, before: Thing, used: set[object]) -> None:
 
 
 def _used(store: Store) -> set[object]:
-    """Addresses and node ports."""
+    """Allocates addresses and node ports."""
     used: set[object] = set()
     for record in store.records(SERVICES):
         spec = record.decoded().get("spec") or {}

@@ -1,4 +1,4 @@
-"""All objects, one counter of versions for all kinds, and the log of what happened lately.
+"""Stores all objects, with one counter of versions for all kinds, and a log of the latest changes.
 
 What etcd and the API server's watch cache do together: a version that the log does not reach back to is expired.
 """
@@ -31,7 +31,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a backup of etcd holds."""
+    """The content of a backup of etcd."""
 
     version: int
     objects: dict[Resource, dict[str, Record]]
@@ -89,7 +89,7 @@ class Store:
             return list(there.values())
 
     def put(self, resource: Resource, thing: Thing) -> Record:
-        """Creates or replaces. As etcd, it makes no new version of what stays the same."""
+        """Creates or replaces an object. As in etcd, an unchanged object keeps its version."""
         with self.lock:
             made = record(resource, thing, self._version + 1)
             there = self._objects[resource]
@@ -101,7 +101,7 @@ class Store:
             return made
 
     def remove(self, resource: Resource, key: str) -> Record:
-        """Raises KeyError. The object as it was, with the version of its end."""
+        """Deletes an object, and returns its last state with the version of the deletion. Raises KeyError."""
         with self.lock:
             before = self._objects[resource].pop(key)
             change = Change(self._version + 1, resource, before, None)
@@ -132,19 +132,19 @@ class Store:
             return self._changed.wait_for(lambda: self._version > version, timeout)
 
     def wake(self) -> None:
-        """Whoever waits looks once more."""
+        """Wakes all waiting requests."""
         with self.lock:
             self._changed.notify_all()
 
     def compact(self) -> None:
-        """Forgets all that happened."""
+        """Discards the history."""
         with self.lock:
             self._forget(len(self._log))
             self._compacted = self._version
             self._changed.notify_all()
 
     def advance(self, versions: int) -> None:
-        """The counter moves on as if other kinds had changed."""
+        """Advances the counter as if other kinds had changed."""
         with self.lock:
             self._version += versions
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Lists as `kubectl get` prints them: the server makes the cells (kubernetes/pkg/printers/internalversion)."""
+"""Makes the tables that `kubectl get` prints, with the server's cells (kubernetes/pkg/printers/internalversion)."""
 
 from __future__ import annotations
 

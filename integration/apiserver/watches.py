@@ -1,4 +1,4 @@
-"""A watch: what is there, then what happens, then the end (apiserver/pkg/storage/cacher).
+"""A watch: the present objects, then changes, then the end (apiserver/pkg/storage/cacher).
 
     query                                     begins with              then
     no resourceVersion, or 0                  ADDED for what is there  changes

@@ -71,12 +71,12 @@ class Case:
 
     @property
     def payload(self) -> tuple[str, int]:
-        """What is asked by: protocol and size."""
+        """The protocol and the size of the request."""
         return self.protocol, self.size
 
     @property
     def id(self) -> str:
-        """Unique, and what --only is matched against."""
+        """The unique id, which --only matches."""
         size = f"/{self.size}" if self.size else ""
         words = [self.client, self.address, self.service, f"{self.protocol}{size}", f"IPv{self.version}"]
         return f"{self.stand}/{self.section}/{' '.join(filter(None, words))}"
@@ -115,7 +115,7 @@ class Defect:
 
 
 def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
-    """LabError, with the line, for what is no table."""
+    """Reads the table. Raises LabError with the line for a syntax error."""
     stands: list[StandRow] = []
     services: list[ServiceRow] = []
     cases: list[Case] = []
@@ -137,7 +137,7 @@ def read_table(text: str | None = None, backend: str = "ipvs") -> Table:
 
 
 def read_defects(text: str | None = None, backend: str = "ipvs") -> list[Defect]:
-    """Lines of `CASES | MET | REASON`."""
+    """Reads lines of the form `CASES | MET | REASON`."""
     found = []
     for line in _lines(DEFECTS[backend].read_text() if text is None else text):
         words = [word.strip() for word in line.split("|")]
@@ -152,7 +152,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _rows(text: str) -> Iterator[tuple[Row, Row]]:
-    """Every row, with the settings of its section. A line that follows an empty one names columns."""
+    """Yields every row with the settings of its section. A line that follows an empty one names the columns."""
     section: dict[str, str] = {}
     columns: list[str] = []
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):

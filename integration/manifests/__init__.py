@@ -20,7 +20,7 @@ Object = dict[str, Any]
 
 
 def rendered(directory: Path) -> list[Object]:
-    """The objects of a kustomization. Raises ValueError for what this reader does not know."""
+    """Returns the objects of a kustomization. Raises ValueError for anything that this reader does not support."""
     kustomization = _documents(directory / "kustomization.yaml")[0]
     unknown = kustomization.keys() - _KNOWN
     if unknown:
@@ -55,7 +55,7 @@ def _targets(objects: list[Object], target: dict[str, str]) -> Iterator[Object]:
 
 
 def _patch(target: Any, operation: dict[str, Any]) -> None:
-    """RFC 6902, three of its operations."""
+    """Applies one of the three supported operations of RFC 6902."""
     *way, last = operation["path"].lstrip("/").split("/")
     for step in way:
         target = target[int(step) if isinstance(target, list) else step.replace("~1", "/")]
