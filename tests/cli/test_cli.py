@@ -78,7 +78,11 @@ def test_options_change_the_plan() -> None:
         (["plan", "--source", "/nonexistent"], 1, "/nonexistent does not exist"),
         (["plan", "--source", ".", "--drain-timeout", "soon"], 64, "'soon' is not a duration"),
         (["plan", "--source", ".", "--exclude-cidrs", "10.0.0.0/99"], 64, "'10.0.0.0/99' is not a CIDR"),
-        (["plan", "--source", ".", "--nodeport-addresses", "primary,10.0.0.0/8"], 64, '"primary" stands alone'),
+        (
+            ["plan", "--source", ".", "--nodeport-addresses", "primary,10.0.0.0/8"],
+            64,
+            '"primary" cannot be combined with other values',
+        ),
         (["plan", "--source", ".", "--no-such-option"], 64, "No such option"),
         (["fly"], 64, "there is no command 'fly'; the commands are run, plan, status"),
     ],
