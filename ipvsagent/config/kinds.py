@@ -31,7 +31,7 @@ def _is_empty(value: Any) -> bool:
 
 
 class Kind(Struct, frozen=True):
-    """What may be written for a setting."""
+    """Describes what may be written for a setting."""
 
     wire: Any
     """The type of a document's value."""
