@@ -107,7 +107,10 @@ def test_a_service_that_was_never_applied_is_named_by_plan(tmp_path: Path) -> No
     (tmp_path / "web.yaml").write_text(manifest)
     done = ipvsagent(*EMPTY, "--source", tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert f"{tmp_path}/web.yaml: Service default/web spec.clusterIP: is missing: the Service was never" in done.stderr
+    assert (
+        f"{tmp_path}/web.yaml: Service default/web spec.clusterIP: is missing, so the Service is not served"
+        in done.stderr
+    )
 
 
 def test_version_and_help() -> None:
