@@ -1,14 +1,14 @@
 """Settings: one frozen `Config`, and everything that turns what people write into it.
 
-    settings.py   Config: the values that everything else is given
-    schema.py     the table: each setting's field, path in a document, options, kind; the one place that knows them.
-                  Its lines are in service_settings.py and host_settings.py, and setting.py says what they mean
+    settings.py   Config: the values that the rest of the program gets
+    schema.py     the table: each setting's field, path in a document, options and kind. Its lines are in
+                  service_settings.py and host_settings.py, and setting.py documents their columns
     documents.py  which fields a file sets
-    kube_proxy.py what kube-proxy has and we mean otherwise, or not at all
+    kube_proxy.py settings of kube-proxy's that have another meaning here, or none
     kinds.py      what may be written for a setting, in a document and on a command line
     parsers.py    durations, CIDRs, addresses, ranges of ports
-    resolve.py    defaults, documents and options become a Config; every problem at once
-    takeover.py   what of a new Config a running agent takes up
+    resolve.py    makes a Config of defaults, documents and options, and reports every problem at once
+    takeover.py   which settings of a new Config a running agent can change
     write.py      a Config as documents that load back to it
 
 A new setting is a field of `Config` and a line of the table; option, help text and document follow from it. Nothing

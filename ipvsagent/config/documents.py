@@ -1,7 +1,7 @@
 """Configuration files: which documents they have, and which fields those set.
 
-A file holds KubeProxyConfiguration and IPVSAgentConfiguration documents, YAML or JSON, or a ConfigMap that has such
-files in it, as `kubectl -n kube-system get configmap kube-proxy -o yaml` prints one.
+A file contains KubeProxyConfiguration and IPVSAgentConfiguration documents, YAML or JSON, or a ConfigMap with such
+files, as `kubectl -n kube-system get configmap kube-proxy -o yaml` prints it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ipvsagent.yaml_documents import yaml_documents
 
 
 class Written(Struct, frozen=True):
-    """A document as it stands in a file, without apiVersion and kind."""
+    """A document in a file, without apiVersion and kind."""
 
     document: Document
     file: str
@@ -29,7 +29,7 @@ class Written(Struct, frozen=True):
 
 
 def documents_in(file: str, content: bytes) -> tuple[list[Written], list[Remark]]:
-    """What a file has, and what is wrong with it as a whole."""
+    """Return the documents of a file, and what is wrong with the file as a whole."""
     try:
         found = list(yaml_documents(content))
     except yaml.YAMLError as error:
@@ -55,7 +55,7 @@ def _documents(file: str, document: object) -> tuple[list[Written], list[Remark]
     for known in Document:
         if document.get("kind") == known.kind:
             if document.get("apiVersion") != known.api_version:
-                reason = f"is {document.get('apiVersion')!r}; only {known.api_version} is known"
+                reason = f"is {document.get('apiVersion')!r}; only {known.api_version} is supported"
                 return [], [Remark(reason, "apiVersion", known.kind, file)]
             fields = {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
             return [Written(known, file, fields)], []
@@ -66,7 +66,7 @@ def _documents(file: str, document: object) -> tuple[list[Written], list[Remark]
 
 
 def _in_config_map(file: str, config_map: Mapping[str, object]) -> tuple[list[Written], list[Remark]]:
-    """Its other entries, as kubeadm's kubeconfig, are left alone."""
+    """Return the documents in a ConfigMap. Its other entries, such as kubeadm's kubeconfig, are ignored."""
     data = config_map.get("data")
     found: list[Written] = []
     problems: list[Remark] = []
@@ -82,25 +82,28 @@ def _in_config_map(file: str, config_map: Mapping[str, object]) -> tuple[list[Wr
 
 
 class Unknown(Struct, frozen=True):
-    """A field that the kind does not have. instead: the known one that looks most like it, or ""."""
+    """A field that the kind does not have."""
 
     path: str
     instead: str
+    """The known field with the most similar path, or ""."""
 
 
 class NoMapping(Struct, frozen=True):
-    """A field that has other fields, but was given something else."""
+    """A field that must be a mapping, but has another value."""
 
     path: str
 
 
 class Value(Struct, frozen=True):
+    """A field with its value."""
+
     path: str
     value: object
 
 
 def values_in(fields: Mapping[str, object], known: Collection[str]) -> Iterator[Value | Unknown | NoMapping]:
-    """The fields that a document sets. known: the paths of all that its kind has. Null is not set."""
+    """Yield the fields that a document sets; null counts as not set. known: the paths of all fields of its kind."""
     branches = {path.rsplit(".", depth)[0] for path in known for depth in range(1, path.count(".") + 1)}
     return _values(fields, "", known, branches)
 

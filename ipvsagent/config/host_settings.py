@@ -7,8 +7,8 @@ from ipvsagent.config.setting import HOST, PROCESS, SERVERS, Setting, of_agent, 
 
 
 def _timeout(field: str, path: str, *options: str, of: str, optional: bool = False) -> Setting:
-    """of: which of the kernel's timeouts."""
-    text = f"{of}; 0 = the kernel's."
+    """Return the setting of one of the kernel's timeouts, which `of` describes."""
+    text = f"{of}; 0 keeps the kernel's value."
     return of_kube_proxy(field, path, kinds.duration(), *options, help=text, section=HOST, live=True, optional=optional)
 
 
@@ -18,8 +18,8 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "idleTimeout",
         kinds.duration(),
         "--idle-timeout",
-        help="How long a TCP connection to a Service may be idle: sets IPVS' timeout, and raises connection tracking's "
-        "where that is shorter; 0 = what they are.",
+        help="How long a TCP connection to a Service may be idle: sets the timeout of IPVS, and raises that of "
+        "connection tracking if it is shorter; 0 changes neither.",
         section=HOST,
     ),
     _timeout(
@@ -42,8 +42,8 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "ipvs.strictARP",
         kinds.FLAG,
         "--ipvs-strict-arp",
-        help="Set arp_ignore=1 and arp_announce=2 for the whole host, as kube-proxy's strictARP; for Service addresses "
-        "alone it is not needed.",
+        help="Set arp_ignore=1 and arp_announce=2 for the whole host, as kube-proxy's strictARP does; not needed for "
+        "Service addresses.",
         section=HOST,
     ),
     of_agent(
@@ -60,7 +60,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         kinds.integer(0, 2**31 - 1),
         "--conntrack-max-per-core",
         optional=True,
-        help="Tracked connections per CPU core; 0 leaves the kernel's limit alone.",
+        help="Limit of tracked connections per CPU core; 0 keeps the kernel's limit.",
         section=HOST,
         live=True,
     ),
@@ -70,7 +70,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         kinds.integer(0, 2**31 - 1),
         "--conntrack-min",
         optional=True,
-        help="Tracked connections at least, however few the cores.",
+        help="Lower bound for the limit of tracked connections, whatever the number of cores.",
         section=HOST,
         live=True,
     ),
@@ -93,7 +93,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "conntrack.tcpBeLiberal",
         kinds.FLAG,
         "--conntrack-tcp-be-liberal",
-        help="Packets out of the TCP window are tracked, too.",
+        help="Do not mark packets outside the TCP window as invalid.",
         section=HOST,
         live=True,
     ),
@@ -114,8 +114,8 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "serviceNodePortRange",
         kinds.PORT_RANGE,
         "--service-node-port-range",
-        help="kube-apiserver's range of node ports: this node's own connections take no source port from it, as IPVS "
-        "would take the answers for packets to a node port.",
+        help="kube-apiserver's range of node ports. This node's own connections use no source port from it, because "
+        "IPVS would handle the replies as packets to a node port.",
         section=HOST,
         live=True,
     ),
@@ -125,7 +125,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         kinds.integer(-1000, 1000),
         "--oom-score-adj",
         optional=True,
-        help="How readily the kernel ends this process when memory is short.",
+        help="The oom-score-adj of this process: how likely the kernel is to kill it when memory is short.",
         section=PROCESS,
         live=True,
     ),
@@ -134,7 +134,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "healthzBindAddress",
         kinds.listener(10256, "0.0.0.0:0"),
         "--healthz-bind-address",
-        help="Where the health server listens; port 0 = nowhere.",
+        help="Address of the health server; port 0 disables it.",
         section=SERVERS,
     ),
     of_kube_proxy(
@@ -142,7 +142,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "metricsBindAddress",
         kinds.listener(10249, "127.0.0.1:0"),
         "--metrics-bind-address",
-        help="Where the metrics server listens; port 0 = nowhere.",
+        help="Address of the metrics server; port 0 disables it.",
         section=SERVERS,
     ),
     of_kube_proxy(
@@ -150,7 +150,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "bindAddressHardFail",
         kinds.FLAG,
         "--bind-address-hard-fail",
-        help="End when a server cannot listen, instead of trying again.",
+        help="Exit if a server cannot listen, instead of retrying.",
         section=SERVERS,
     ),
     of_agent(
@@ -158,7 +158,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "events",
         kinds.FLAG,
         "--events",
-        help="Write Events about what is wrong with a Service, and with this node, to the Kubernetes API.",
+        help="Write Events about problems of Services, and of this node, to the Kubernetes API.",
         section=SERVERS,
     ),
     of_kube_proxy(
@@ -166,7 +166,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "ipvs.syncPeriod",
         kinds.duration(positive=True),
         "--ipvs-sync-period",
-        help="A change that waits for twice as long makes the node unhealthy.",
+        help="The node is unhealthy if a change waits for more than twice this period.",
         section=SERVERS,
     ),
     of_agent(
@@ -174,7 +174,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "logLevel",
         kinds.choice("debug", "info", "warning", "error"),
         "--log-level",
-        help="What is written to standard error.",
+        help="Lowest level of log messages on standard error.",
         section=PROCESS,
         live=True,
     ),
@@ -183,7 +183,7 @@ HOST_SETTINGS: tuple[Setting, ...] = (
         "stateDir",
         kinds.PATH,
         "--state-dir",
-        help="Where the lock, the ledger and the status socket are.",
+        help="Directory of the lock, the ledger and the status socket.",
         section=PROCESS,
         planned=True,
     ),

@@ -1,4 +1,5 @@
-"""What may be written for a setting: the type that a document has there, what it means, and how it is written back."""
+"""Kinds of settings: the type of a document's value, how it and an option's text are read, and how it is written
+back."""
 
 from __future__ import annotations
 
@@ -30,28 +31,30 @@ def _is_empty(value: Any) -> bool:
 
 
 class Kind(Struct, frozen=True):
-    """wire: the type of a document's value. meaning: from that to the value of `Config`; raises ConfigError.
-
-    text: from an option's text to the document's value; raises ConfigError. write: from `Config` to the document.
-    metavar: what `--help` calls the value. flag: an option without a value means true.
-    many: the option may be given more than once, each time with more elements.
-    unset: a document's value that means the default, for settings that cannot tell both apart.
-    off: "" as an option's text is a value, too, and not the default.
-    words: what may be written, or is most often, where that is a few words: for completion.
-    doubts: what of a document's value that has a meaning is most likely meant otherwise, a sentence each.
-    """
+    """Describes what may be written for a setting."""
 
     wire: Any
+    """The type of a document's value."""
     meaning: Callable[[Any], Any]
+    """From a document's value to that of `Config`; raises ConfigError."""
     text: Callable[[str], Any]
+    """From an option's text to a document's value; raises ConfigError."""
     write: Callable[[Any], Any]
+    """From the value of `Config` to a document's."""
     metavar: str = "TEXT"
+    """The placeholder for the value in `--help`."""
     flag: bool = False
+    """The option without a value means true."""
     many: bool = False
+    """The option may be given more than once; each adds elements."""
     unset: Callable[[Any], bool] = _is_empty
+    """Whether a document's value means the default, for settings that do not distinguish the two."""
     off: bool = False
+    """An option's empty text is a value, too, and not the default."""
     words: tuple[str, ...] = ()
-    doubts: Callable[[Any], list[str]] = lambda value: []
+    """The values, or the most frequent ones, for completion."""
+    warnings: Callable[[Any], list[str]] = lambda value: []
+    """What in a valid value is probably a mistake, a sentence each."""
 
 
 def _same(value: Any) -> Any:
@@ -63,16 +66,16 @@ def _words(text: str) -> list[str]:
 
 
 def _each(values: Iterable[str], parse: Callable[[str], Any]) -> tuple[Any, ...]:
-    """All of them parsed, or every problem at once."""
-    done, problems = [], []
+    """Return all values parsed. Raises ConfigError with every problem."""
+    parsed, problems = [], []
     for value in values:
         try:
-            done.append(parse(value))
+            parsed.append(parse(value))
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return tuple(done)
+    return tuple(parsed)
 
 
 def _networks(values: Iterable[str]) -> tuple[Network, ...]:
@@ -84,7 +87,7 @@ def _node_ports(values: Iterable[str]) -> tuple[str, ...]:
     if words == (PRIMARY,):
         return words
     if PRIMARY in words:
-        raise ConfigError([f'"{PRIMARY}" stands alone'])
+        raise ConfigError([f'"{PRIMARY}" cannot be combined with other values'])
     return tuple(str(network) for network in _networks(words))
 
 
@@ -95,15 +98,15 @@ def _cluster_cidrs(text: str) -> tuple[Network, ...]:
     return networks
 
 
-def _doubtful_networks(text: str) -> list[str]:
-    """Taken as they are, because kube-proxy does."""
-    said = []
+def _network_warnings(text: str) -> list[str]:
+    """Return what is odd about CIDRs that are accepted because kube-proxy accepts them."""
+    warnings = []
     for word, network in zip(_words(text), _networks(_words(text)), strict=True):
         if "/" not in word:
-            said.append(f"{word} has no length: it is taken for the one address {network}")
+            warnings.append(f"{word} has no prefix length: it counts as the one address {network}")
         elif parse_address(word.partition("/")[0]) != str(network.network_address):
-            said.append(f"{word} has bits beyond its length: it is taken for {network}")
-    return said
+            warnings.append(f"{word} has bits beyond its prefix length: it counts as {network}")
+    return warnings
 
 
 def _strings(values: Iterable[Any]) -> list[str]:
@@ -111,7 +114,7 @@ def _strings(values: Iterable[Any]) -> list[str]:
 
 
 def _bool(text: str) -> bool:
-    """As Go's strconv.ParseBool."""
+    """Parse a boolean as Go's strconv.ParseBool does."""
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
@@ -146,12 +149,12 @@ def _fraction(text: str) -> float:
 def _mask(value: int | str) -> int:
     number = value if isinstance(value, int) else _number(value)
     if not 0 <= number < 1 << 32:
-        raise ConfigError([f"{value} is not a mask of 32 bits"])
+        raise ConfigError([f"{value} is not a 32-bit mask"])
     return number
 
 
 def _mode(text: str) -> BackendChoice:
-    """Empty is kube-proxy's own default, and nftables what it advises: neither is meant as a refusal of IPVS."""
+    """Parse a mode. Empty is kube-proxy's own default, and nftables its recommendation: neither rules out IPVS."""
     if text in ("", "nftables"):
         return BackendChoice.AUTO
     try:
@@ -168,7 +171,7 @@ def _node_name(text: str) -> str:
 
 
 def interface(*, optional: bool = False) -> Kind:
-    """What the kernel takes for one (dev_valid_name, net/core/dev.c). optional: "" is none."""
+    """Return the kind of an interface's name (dev_valid_name, net/core/dev.c). optional: "" means none."""
 
     def meaning(text: str) -> str:
         name = text.strip()
@@ -180,6 +183,8 @@ def interface(*, optional: bool = False) -> Kind:
 
 
 def integer(low: int, high: int) -> Kind:
+    """Return the kind of a whole number in a range, both ends included."""
+
     def meaning(value: int) -> int:
         if not low <= value <= high:
             raise ConfigError([f"{value} is not in the range {low} to {high}"])
@@ -189,7 +194,7 @@ def integer(low: int, high: int) -> Kind:
 
 
 def duration(*, positive: bool = False) -> Kind:
-    """positive: 0 is refused."""
+    """Return the kind of a duration. positive: 0 is rejected."""
 
     def meaning(text: str) -> float:
         if text.strip().startswith("-") and parse_duration(text.strip()[1:]) > 0:
@@ -209,6 +214,8 @@ def duration(*, positive: bool = False) -> Kind:
 
 
 def choice(*names: str) -> Kind:
+    """Return the kind of one of several words."""
+
     def meaning(text: str) -> str:
         if text in names:
             return text
@@ -218,7 +225,7 @@ def choice(*names: str) -> Kind:
 
 
 def listener(port: int, off: str) -> Kind:
-    """off: how no listener is written."""
+    """Return the kind of a server's address. port: the default one. off: the document's value for no server."""
 
     def write(address: str) -> str:
         return address or off
@@ -235,7 +242,7 @@ FLAG = Kind(bool, _same, _bool, _same, "true|false", flag=True, words=("true", "
 FRACTION = Kind(float, _same, _fraction, _same, "NUMBER")
 NETWORKS = Kind(list[str], _networks, _words, _strings, "CIDR,...", many=True)
 CLUSTER_CIDRS = Kind(
-    str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...", doubts=_doubtful_networks
+    str, _cluster_cidrs, _same, lambda networks: ",".join(map(str, networks)), "CIDR,...", warnings=_network_warnings
 )
 NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True, words=("primary",))
 ANYTHING = Kind(Any, _same, _same, _same, flag=True)

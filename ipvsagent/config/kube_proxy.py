@@ -1,7 +1,7 @@
-"""What kube-proxy's configuration has and ours means otherwise, or not at all, and what ours no longer means.
+"""Settings that are accepted but have another meaning here, or none: kube-proxy's, and those that ours had once.
 
 Fields and options are those of kube-proxy 1.36 (staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go,
-cmd/kube-proxy/app/options.go), and some that older ones had, because files and command lines outlive releases.
+cmd/kube-proxy/app/options.go), and some of older releases, because files and command lines outlive releases.
 """
 
 from __future__ import annotations
@@ -20,33 +20,32 @@ EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")
 
 
 class Translated(Struct, frozen=True):
-    """A setting of kube-proxy's that is no setting here, but says something about `field`.
-
-    meaning: what it says, None = nothing. It yields to what is said about the field itself.
-    logging: the option counts beside a file.
-    """
+    """A setting of kube-proxy's that does not exist here, but implies a value of `field`."""
 
     field: str
     path: str
     kind: Kind
     meaning: Callable[[Any], Any]
+    """Returns the implied value; None = none. An explicit value of the field overrides it."""
     options: tuple[str, ...] = ()
     logging: bool = False
+    """The option counts even if there is a file."""
     document: Document = Document.KUBE_PROXY
 
 
 class WithoutEffect(Struct, frozen=True):
-    """Accepted, checked, and said to do nothing, unless it is empty or what kube-proxy takes by default (`usual`).
-
-    why: what to say. document: where `path` is a field.
-    """
+    """A setting that is accepted and checked, but has no effect. A warning says so, unless the value is empty or
+    usual."""
 
     path: str
     kind: Kind
     why: str
+    """The reason in the warning."""
     options: tuple[str, ...] = ()
     usual: tuple[object, ...] = ()
+    """kube-proxy's default, which needs no warning."""
     document: Document = Document.KUBE_PROXY
+    """The document that has the field `path`."""
 
 
 def _gates(gates: dict[str, bool]) -> tuple[Any, ...] | None:
@@ -54,12 +53,13 @@ def _gates(gates: dict[str, bool]) -> tuple[Any, ...] | None:
 
 
 def _verbosity(level: int) -> str | None:
-    """klog's convention: 4 and more is for debugging (the logging conventions of Kubernetes' contributor guide)."""
+    """Return the log level of a klog verbosity: 4 and more is for debugging (Kubernetes' logging conventions)."""
     return "debug" if level >= 4 else None
 
 
 def _off(port: int) -> str | None:
-    """addressFromDeprecatedFlags, cmd/kube-proxy/app/options.go; any other port yields to the address's own."""
+    """Return no server for port 0; another port does not count, since an address has its own
+    (addressFromDeprecatedFlags, cmd/kube-proxy/app/options.go)."""
     return "" if port == 0 else None
 
 
@@ -72,11 +72,11 @@ TRANSLATED = (
     Translated("metrics_address", "", kinds.integer(0, 65535), _off, ("--metrics-port",)),
 )
 
-_EVENTS = "changes come as events, and every look of the audit repairs what differs"
+_EVENTS = "changes arrive as events, and each audit repairs what differs"
 _NOT_HERE = "kube-proxy uses it on Windows only"
-_CLIENT = "the Kubernetes API is asked for lists and watches, which need no limit, and Events have limits of their own"
-_LOG = "the log is text on standard error; --log-level says how much"
-_OLD = "kube-proxy has no such setting any more"
+_CLIENT = "requests to the Kubernetes API are lists and watches, which need no limit; Events have limits of their own"
+_LOG = "the log is text on standard error; --log-level sets its level"
+_OLD = "kube-proxy no longer has this setting"
 _PERIOD, _COUNT, _WORD, _YES = kinds.duration(), kinds.integer(0, 2**31), kinds.TEXT, kinds.FLAG
 _ANYTHING = kinds.ANYTHING
 
@@ -161,9 +161,9 @@ WITHOUT_EFFECT = (
 )
 
 
-def says_nothing(value: object) -> bool:
-    """What kubeadm writes for a setting that nobody has made: null, an empty text or list, zero, false; also as the
-    only contents of a mapping."""
+def is_unset(value: object) -> bool:
+    """Report whether a value is one that kubeadm writes for a setting that is not set: null, an empty text or list,
+    zero, false, or a mapping that has only these."""
     if isinstance(value, dict):
-        return all(says_nothing(each) for each in value.values())
+        return all(is_unset(each) for each in value.values())
     return value in (None, "", 0, False, "0", "0s", [])

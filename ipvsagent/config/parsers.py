@@ -1,4 +1,4 @@
-"""Values as people write them. Each parser raises ConfigError with one sentence."""
+"""Parsers of values as people write them. Each raises ConfigError with one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class PortRange(Struct, frozen=True):
-    """Ports from first to last, both of them in it; 1 to 65535."""
+    """A range of ports, 1 to 65535, both ends included."""
 
     first: int
     last: int
@@ -32,7 +32,7 @@ class PortRange(Struct, frozen=True):
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a Go duration such as `1h30m`, `15m`, `100ms` or `0`."""
+    """Return the seconds of a Go duration such as `1h30m`, `15m`, `100ms` or `0`."""
     text = text.strip()
     if text == "0":
         return 0.0
@@ -43,7 +43,7 @@ def parse_duration(text: str) -> float:
 
 
 def write_duration(seconds: float) -> str:
-    """A Go duration that `parse_duration` reads back as the same number."""
+    """Return a Go duration that `parse_duration` reads back as the same number."""
     whole = int(seconds)
     if whole != seconds:
         return f"{seconds!r}s" if "e" not in repr(seconds) else f"{seconds:.9f}s"
@@ -54,7 +54,7 @@ def write_duration(seconds: float) -> str:
 
 
 def parse_network(text: str) -> Network:
-    """An IPv4 or IPv6 CIDR, host bits allowed."""
+    """Parse an IPv4 or IPv6 CIDR, which may have host bits."""
     try:
         return ipaddress.ip_network(text.strip(), strict=False)
     except ValueError:
@@ -62,7 +62,7 @@ def parse_network(text: str) -> Network:
 
 
 def parse_address(text: str) -> str:
-    """An IP address, written the usual way."""
+    """Return an IP address in its canonical form."""
     try:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:
@@ -70,8 +70,11 @@ def parse_address(text: str) -> str:
 
 
 def parse_port_range(text: str) -> PortRange:
-    """`FIRST-LAST`, `FIRST+MORE` (so many ports after the first), or one port, as kube-apiserver's flag takes them
-    (PortRange.Set, k8s.io/apimachinery/pkg/util/net/port_range.go); port 0, which it takes, is none."""
+    """Parse `FIRST-LAST`, `FIRST+COUNT` (that many ports after the first), or one port.
+
+    These are the forms of kube-apiserver's flag (PortRange.Set, k8s.io/apimachinery/pkg/util/net/port_range.go), which
+    however accepts port 0, too.
+    """
     found = _PORT_RANGE.fullmatch(text.strip())
     if not found:
         raise ConfigError([f"{text!r} is not a range of ports; write for example 30000-32767"])
@@ -79,16 +82,17 @@ def parse_port_range(text: str) -> PortRange:
     if found[2] == "+":
         last += first
     if first < 1 or last > 65535:
-        raise ConfigError([f"{text!r} has ports that are not from 1 to 65535"])
+        raise ConfigError([f"{text!r} has a port outside the range 1 to 65535"])
     if last < first:
         raise ConfigError([f"{text!r} ends before it begins"])
     return PortRange(first, last)
 
 
 def parse_listener(text: str, port: int) -> str:
-    """`ADDRESS:PORT`, `[IPv6]:PORT`, or an address alone, which gets `port`. Port 0: no listener, which is "".
+    """Parse `ADDRESS:PORT`, `[IPv6]:PORT`, or an address alone, which gets `port`. Returns "" for port 0: no listener.
 
-    (AppendPortIfNeeded, pkg/proxy/util/utils.go, and validateHostPort, pkg/proxy/apis/config/validation.)
+    It accepts what AppendPortIfNeeded, pkg/proxy/util/utils.go, and validateHostPort, pkg/proxy/apis/config/validation,
+    accept.
     """
     text = text.strip()
     if text in ("", "0"):
@@ -104,7 +108,7 @@ def parse_listener(text: str, port: int) -> str:
     except ValueError:
         raise ConfigError([f"{text!r} is not an IP address and a port; write for example 0.0.0.0:{port}"]) from None
     if not number.isdecimal() or int(number) > 65535:
-        raise ConfigError([f"{text!r} has no port from 1 to 65535 (or 0, which switches it off)"])
+        raise ConfigError([f"{text!r} has no port from 1 to 65535 (or 0, which disables it)"])
     if int(number) == 0:
         return ""
     return f"[{address}]:{int(number)}" if address.version == 6 else f"{address}:{int(number)}"

@@ -1,4 +1,4 @@
-"""What there is to say about something that was written: it is wrong, or it is not what its writer may think."""
+"""Remarks about configuration files and options: errors and warnings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from msgspec import Struct
 
 
 class Remark(Struct, frozen=True, order=True, omit_defaults=True):
-    """file: "" for an option. path: a field inside the file's document `kind`, `ipvs.syncPeriod`, or the option as it
-    is written. reason: one sentence."""
+    """An error or a warning about one value, or about a whole file."""
 
     reason: str
+    """One sentence."""
     path: str = ""
+    """A field of the document, `ipvs.syncPeriod`, or the option as typed."""
     kind: str = ""
+    """The kind of the document, "" for an option."""
     file: str = ""
+    """The name of the file, "" for an option."""
 
     def __str__(self) -> str:
         where = " ".join(word for word in (self.kind, self.path) if word)

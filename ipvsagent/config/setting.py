@@ -1,7 +1,7 @@
-"""A setting: what it is called in `Config`, in a document, and on the command line.
+"""A setting: its names in `Config`, in a document and on the command line.
 
-Two documents. kube-proxy's own (KubeProxyConfiguration) has the settings that kube-proxy knows, under its names;
-ours (IPVSAgentConfiguration) has the rest. A setting with no document is an option only.
+There are two documents. kube-proxy's own (KubeProxyConfiguration) has the settings that kube-proxy has, under the same
+names; ours (IPVSAgentConfiguration) has the rest. A setting without a document is an option only.
 """
 
 from __future__ import annotations
@@ -31,25 +31,27 @@ class Document(Enum):
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """field: of Config. path: inside the document, `ipvs.syncPeriod`. options: the first is the one that is shown.
-
-    optional: a document's null and zero differ; elsewhere kube-proxy takes "", 0 and 0s for "not set".
-    planned: it changes what `plan` prints, so that `plan` shows it, too.
-    pending: nothing uses it yet; it is accepted, hidden, and said to be without effect. Who makes it work removes this.
-    live: a running agent takes a new value up; others need a restart.
-    """
+    """One line of the table of settings."""
 
     field: str
+    """The field of `Config`."""
     kind: Kind
     options: tuple[str, ...] = ()
+    """The option's names; help shows the first."""
     help: str = ""
     section: str = ""
+    """One of SECTIONS."""
     document: Document | None = None
     path: str = ""
+    """The path inside the document, `ipvs.syncPeriod`."""
     optional: bool = False
+    """null and zero differ in a document; in other fields of kube-proxy's, "", 0 and 0s mean "not set"."""
     planned: bool = False
+    """It changes what `plan` prints, so that `plan` has the option, too."""
     pending: bool = False
+    """Nothing uses it yet: it is accepted and hidden, and a warning says that it has no effect."""
     live: bool = False
+    """A running agent applies a new value; others need a restart."""
 
     @property
     def default(self) -> Any:
@@ -60,12 +62,14 @@ _DEFAULTS = Config()
 READ, SERVED, RULES = "What is read", "What is served", "Packet rules"
 HOST, SERVERS, PROCESS = "The host", "Servers", "The process"
 SECTIONS = (READ, SERVED, RULES, HOST, SERVERS, PROCESS)
-"""Of `--help`, in its order."""
+"""The sections of `--help`, in order."""
 
 
 def of_kube_proxy(field: str, path: str, kind: Kind, *options: str, **more: Any) -> Setting:
+    """Return a setting of kube-proxy's document."""
     return Setting(field=field, path=path, kind=kind, options=options, document=Document.KUBE_PROXY, **more)
 
 
 def of_agent(field: str, path: str, kind: Kind, *options: str, **more: Any) -> Setting:
+    """Return a setting of our own document."""
     return Setting(field=field, path=path, kind=kind, options=options, document=Document.AGENT, **more)

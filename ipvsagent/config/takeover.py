@@ -1,4 +1,4 @@
-"""What of a new configuration a running agent takes up, and what waits for a restart."""
+"""Decides which settings of a new configuration a running agent can change, and which need a restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from ipvsagent.findings import Finding, FindingKind, Severity
 
 
 def taken_up(running: Config, wanted: Config, origins: Mapping[str, Remark]) -> tuple[Config, tuple[Finding, ...]]:
-    """(the configuration to go on with, what needs a restart). origins: where wanted values were written."""
+    """Return (the configuration to continue with, a finding for each setting that needs a restart).
+
+    origins: where the values of `wanted` were written.
+    """
     values = {}
     waiting = []
     for setting in SETTINGS:
@@ -33,6 +36,6 @@ def taken_up(running: Config, wanted: Config, origins: Mapping[str, Remark]) -> 
 
 
 def finding(remark: Remark, severity: Severity = Severity.WARNING) -> Finding:
-    """A remark as what status, log and metrics show."""
+    """Return a remark as a finding, for status, log and metrics."""
     subject, field = (remark.kind, remark.path) if remark.kind else (remark.path or "configuration", "")
     return Finding(FindingKind.CONFIGURATION, subject, remark.reason, field, remark.file, severity)

@@ -1,4 +1,4 @@
-"""A `Config` as the documents that load back to it. What is an option only is not in them."""
+"""Writes a `Config` as documents that load back to it, except for settings that are options only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ipvsagent.config.settings import Config
 
 
 def document_of(config: Config, document: Document) -> dict[str, Any]:
-    """Every setting of the kind, with its value."""
-    made: dict[str, Any] = {"apiVersion": document.api_version, "kind": document.kind}
+    """Return the document of one kind, with the value of every setting."""
+    content: dict[str, Any] = {"apiVersion": document.api_version, "kind": document.kind}
     for setting in SETTINGS:
         if setting.document is document:
             *branches, leaf = setting.path.split(".")
-            inner = made
+            inner = content
             for branch in branches:
                 inner = inner.setdefault(branch, {})
             inner[leaf] = setting.kind.write(getattr(config, setting.field))
-    return made
+    return content
 
 
 def written(config: Config) -> str:
-    """Both documents, as YAML."""
+    """Return both documents as YAML."""
     return yaml.safe_dump_all((document_of(config, document) for document in Document), sort_keys=False)

@@ -78,7 +78,7 @@ class VirtualServerRow(ServerRow, frozen=True, gc=False):
 
 
 class Tunnel(Struct, frozen=True, gc=False):
-    """How a TUNNEL real server is reached."""
+    """Describes how a TUNNEL real server is reached."""
 
     kind: int = 0
     """0 ipip, 1 gue, 2 gre"""

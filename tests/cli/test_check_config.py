@@ -29,7 +29,7 @@ def test_every_problem_is_printed_and_the_status_is_64(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         f"error: {file}: IPVSAgentConfiguration drainTimeout: 'soon' is not a duration; write for example 30s, 15m or "
         "1h30m",
-        f"error: {file}: IPVSAgentConfiguration new: is no field of IPVSAgentConfiguration",
+        f"error: {file}: IPVSAgentConfiguration new: is not a field of IPVSAgentConfiguration",
     ]
     assert done.stderr == "2 errors: `run` would refuse this\n"
 

@@ -69,7 +69,11 @@ def test_options_change_the_plan() -> None:
         (["plan", "--source", "/nonexistent"], 1, "/nonexistent does not exist"),
         (["plan", "--source", ".", "--drain-timeout", "soon"], 64, "'soon' is not a duration"),
         (["plan", "--source", ".", "--exclude-cidrs", "10.0.0.0/99"], 64, "'10.0.0.0/99' is not a CIDR"),
-        (["plan", "--source", ".", "--nodeport-addresses", "primary,10.0.0.0/8"], 64, '"primary" stands alone'),
+        (
+            ["plan", "--source", ".", "--nodeport-addresses", "primary,10.0.0.0/8"],
+            64,
+            '"primary" cannot be combined with other values',
+        ),
         (["plan", "--source", ".", "--no-such-option"], 64, "No such option"),
         (["fly"], 64, "no such command 'fly'; the commands are run, plan, status"),
     ],
@@ -94,7 +98,10 @@ def test_a_service_that_was_never_applied_is_named_by_plan(tmp_path: Path) -> No
     (tmp_path / "web.yaml").write_text(manifest)
     done = ipvsagent(*EMPTY, "--source", tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
-    assert f"{tmp_path}/web.yaml: Service default/web spec.clusterIP: is missing: the Service was never" in done.stderr
+    assert (
+        f"{tmp_path}/web.yaml: Service default/web spec.clusterIP: is missing, so the Service is not served"
+        in done.stderr
+    )
 
 
 def test_version_and_help() -> None:

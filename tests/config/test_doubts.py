@@ -10,8 +10,11 @@ from ipvsagent.config import resolve
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("10.244.0.0", ["--cluster-cidr: 10.244.0.0 has no length: it is taken for the one address 10.244.0.0/32"]),
-        ("10.244.1.0/16", ["--cluster-cidr: 10.244.1.0/16 has bits beyond its length: it is taken for 10.244.0.0/16"]),
+        ("10.244.0.0", ["--cluster-cidr: 10.244.0.0 has no prefix length: it counts as the one address 10.244.0.0/32"]),
+        (
+            "10.244.1.0/16",
+            ["--cluster-cidr: 10.244.1.0/16 has bits beyond its prefix length: it counts as 10.244.0.0/16"],
+        ),
         ("10.244.0.0/16, fd00:0::/48", []),
     ],
 )

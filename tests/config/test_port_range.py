@@ -40,10 +40,10 @@ def test_what_is_a_range(text: str, first: int, last: int) -> None:
         ("30000-32767,40000", "is not a range"),
         ("٣٠٠٠٠", "is not a range"),
         ("200-100", "'200-100' ends before it begins"),
-        ("60000-70000", "'60000-70000' has ports that are not from 1 to 65535"),
-        ("70000+80000", "has ports that are not from 1 to 65535"),
-        ("1+65535", "has ports that are not from 1 to 65535"),
-        ("0-100", "has ports that are not from 1 to 65535"),
+        ("60000-70000", "'60000-70000' has a port outside the range 1 to 65535"),
+        ("70000+80000", "has a port outside the range 1 to 65535"),
+        ("1+65535", "has a port outside the range 1 to 65535"),
+        ("0-100", "has a port outside the range 1 to 65535"),
     ],
 )
 def test_what_is_none(text: str, reason: str) -> None:

@@ -119,7 +119,7 @@ def test_zero_is_not_set_where_kube_proxy_cannot_tell(path: str, value: object) 
         (KUBE_PROXY, "ipvs.minSyncPeriod", "x", "'x' is not a duration"),
         (KUBE_PROXY, "mode", "userspace", "'userspace' is not one of auto, ipvs, iptables, nftables"),
         (KUBE_PROXY, "iptables.masqueradeBit", 32, "32 is not in the range 0 to 31"),
-        (KUBE_PROXY, "nodePortAddresses", ["primary", "10.0.0.0/8"], '"primary" stands alone'),
+        (KUBE_PROXY, "nodePortAddresses", ["primary", "10.0.0.0/8"], '"primary" cannot be combined with other values'),
         (KUBE_PROXY, "nodePortAddresses", ["secondary"], "'secondary' is not a CIDR"),
         (KUBE_PROXY, "bindAddress", "eth0", "'eth0' is not an IP address"),
         (KUBE_PROXY, "healthzBindAddress", "localhost:80", "'localhost:80' is not an IP address and a port"),
@@ -136,9 +136,9 @@ def test_zero_is_not_set_where_kube_proxy_cannot_tell(path: str, value: object) 
         (AGENT, "drainTimeout", "", "'' is not a duration"),
         (AGENT, "interface", "a/b", "'a/b' is not the name of an interface"),
         (AGENT, "interface", "", "'' is not the name of an interface"),
-        (AGENT, "drainTimeOut", "1s", "is no field of IPVSAgentConfiguration; is drainTimeout meant?"),
-        (AGENT, "scheduler", "rr", "is no field of IPVSAgentConfiguration"),
-        (AGENT, "localMarkMask", -1, "-1 is not a mask of 32 bits"),
+        (AGENT, "drainTimeOut", "1s", "is not a field of IPVSAgentConfiguration; did you mean drainTimeout?"),
+        (AGENT, "scheduler", "rr", "is not a field of IPVSAgentConfiguration"),
+        (AGENT, "localMarkMask", -1, "-1 is not a 32-bit mask"),
         (AGENT, "serviceNodePortRange", "", "'' is not a range of ports; write for example 30000-32767"),
         (AGENT, "serviceNodePortRange", "40000-30000", "'40000-30000' ends before it begins"),
         (AGENT, "serviceNodePortRange", 30000, "must be text, not a whole number"),
@@ -173,7 +173,7 @@ drain: 1s
         "or fd00::/64",
         "c.yaml: KubeProxyConfiguration ipvs.excludeCIDRs: 'b' is not a CIDR; write for example 10.0.0.0/8 "
         "or fd00::/64",
-        "c.yaml: IPVSAgentConfiguration drain: is no field of IPVSAgentConfiguration",
+        "c.yaml: IPVSAgentConfiguration drain: is not a field of IPVSAgentConfiguration",
         "--allow-external-ips: 'c' is not a CIDR; write for example 10.0.0.0/8 or fd00::/64",
     ]
 
@@ -204,7 +204,7 @@ def test_files_that_are_no_configuration(content: bytes, said: str) -> None:
 def test_the_same_kind_twice_is_refused() -> None:
     one = document(KUBE_PROXY, "mode", "ipvs")
     (problem,) = resolve({}, {"a": one, "b": one}).problems
-    assert str(problem) == "b: KubeProxyConfiguration: is there twice; the other is in a"
+    assert str(problem) == "b: KubeProxyConfiguration: is there twice; the first is in a"
 
 
 def test_two_files_and_json() -> None:
@@ -215,8 +215,8 @@ def test_two_files_and_json() -> None:
 
 def test_unknown_fields_of_kube_proxy_are_warnings() -> None:
     assert said(of_field(KUBE_PROXY, "ipvs.sheduler", "lc")) == [
-        "c.yaml: KubeProxyConfiguration ipvs.sheduler: is no field of kube-proxy's and has no effect; is "
-        "ipvs.scheduler meant?"
+        "c.yaml: KubeProxyConfiguration ipvs.sheduler: is not a field of kube-proxy's and has no effect; did you mean "
+        "ipvs.scheduler?"
     ]
 
 
@@ -242,7 +242,7 @@ def test_without_effect_is_said(entry: Any) -> None:
 
 
 def test_modes_that_are_not_ours_mean_auto() -> None:
-    for mode, said_of_it in (("nftables", "is nftables"), ("", "is empty, which kube-proxy takes for iptables")):
+    for mode, said_of_it in (("nftables", "is nftables"), ("", "is empty, which means iptables for kube-proxy")):
         resolved = of_field(KUBE_PROXY, "mode", mode)
         assert resolved.required().backend is BackendChoice.AUTO
         assert f"KubeProxyConfiguration mode: {said_of_it}; here it means auto" in str(resolved.warnings[0])
@@ -254,8 +254,8 @@ def test_external_ips_by_feature_gate() -> None:
     resolved = of_field(KUBE_PROXY, "featureGates", gates)
     assert resolved.required().allowed_external == EVERY_ADDRESS
     assert said(resolved) == [
-        "c.yaml: KubeProxyConfiguration featureGates.TopologyAwareHints: has no effect: there is no such feature gate "
-        "here"
+        "c.yaml: KubeProxyConfiguration featureGates.TopologyAwareHints: has no effect: ipvsagent does not have this "
+        "feature gate"
     ]
     assert resolve({"--feature-gates": "AllowServiceExternalIPs=true"}).required().allowed_external == EVERY_ADDRESS
     assert of_field(KUBE_PROXY, "featureGates", {"AllowServiceExternalIPs": False}).required() == Config()
