@@ -4,7 +4,7 @@ Goals, and how each is met:
 
 1. Rules, chains, policies and counters of other programs stay as they are. Ours are chains with our prefix, and jumps
    to them; only these are ever written. Whatever has the prefix is ours.
-2. No packet meets half of our rules: the chains and jumps of a table are replaced in one transaction. Between tables
+2. No packet passes half of our rules: the chains and jumps of a table are replaced in one transaction. Between tables
    the state is mixed for a moment; after a crash there, the next `apply` repairs it.
 3. What others deny stays denied. Our refusals, marks and translations come first, and apply to packets to Services
    alone; accepts come directly before a chain's default, and only where that denies (`defaults.py`). Where others put a
@@ -246,8 +246,8 @@ class RuleTable:
         return [f"{COMMAND[self.family]} {line}" for line in (*jumps, *chains)]
 
     def supports(self, feature: Feature) -> bool:
-        """Return whether a feature is there. Until it is, every call tries it with a rule in a chain that no packet
-        meets, because a module may be loaded later.
+        """Return whether a feature is supported. Until it is, every call tries it with a rule in an unused chain,
+        because a module may be loaded later.
 
         Raises RulesRefused, KernelError if that cannot be found out now.
         """
@@ -280,7 +280,7 @@ class RuleTable:
     def ignore_chains(self, ignored: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
         """From now on ignore these chains of ours, and no others; the next `verify` finds those ignored before.
 
-        first: packets meet the ignored chains before ours.
+        first: packets pass the ignored chains before ours.
         """
         self._ignored = ignored
         self._ignored_first = first

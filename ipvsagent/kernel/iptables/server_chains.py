@@ -4,7 +4,7 @@ Goals, and how each is met:
 
 1. A write is as large as the change: one iptables-restore contains what differs of all virtual servers of a round, and
    nothing else. (The kernel's own cost remains: legacy iptables copies the whole table at every write.)
-2. A virtual server is replaced in one transaction, so that no packet meets half of it.
+2. A virtual server is replaced in one transaction, so that no packet passes half of it.
 3. A restore is all or nothing, and one bad virtual server must not keep the others out: the one whose line iptables
    names is left out; where it names none, the batch is halved until the bad one is alone.
 4. The chains are read once and then remembered; they are read again when the kernel reports that somebody else wrote,

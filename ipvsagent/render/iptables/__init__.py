@@ -1,1 +1,1 @@
-"""Virtual servers and constant packet rules in iptables' words."""
+"""Renders virtual servers and constant packet rules as iptables rules."""

@@ -1,27 +1,29 @@
-"""The packet rules beside IPVS: a constant number, whatever the Services, but for one for each external address with a
-Local policy; the sets of members.py carry the rest.
+"""The constant packet rules that accompany IPVS. Their number does not depend on the Services, except for one rule for
+each external address with a Local policy; what depends on Services is in the sets of render/set_members.py.
 
-IPVS takes a packet in LOCAL_IN, after filter INPUT, or in LOCAL_OUT, before filter OUTPUT; what it forwards passes
-POSTROUTING. Goals, and where each is met:
+IPVS receives a packet in LOCAL_IN, after filter INPUT, or in LOCAL_OUT, before filter OUTPUT; the packets that it
+forwards pass POSTROUTING. Goals, and where each is met:
 
-1. An answer finds its way back (`MASQ`): what would be answered past this node is masqueraded. The decision needs the
-   Service's address, so it is taken in mangle INPUT or OUTPUT as a mark bit (`MARK-IN`, `MARK-OUT`) and carried out in
-   nat POSTROUTING, where only the endpoint's address is left. An endpoint that reaches itself is found by comparing
-   source and destination there, without a set of endpoints. Needs net.ipv4.vs.conntrack=1.
-2. A Service address shows its Services and nothing of the host (`INPUT`, its second half).
-3. loadBalancerSourceRanges hold against everybody: pods and clients in mangle INPUT, where no accept of others comes
-   first, and this node's own processes in mangle OUTPUT, the last place that sees the address before it is translated.
-4. No endpoint: refused at once; TCP by a reset, because a bare ICMP error is rate limited and may be missed.
+1. Answers return through this node (`MASQ`): packets whose answers would bypass it are masqueraded. The decision needs
+   the Service's address, so it is made in mangle INPUT or OUTPUT, recorded as a mark bit (`MARK-IN`, `MARK-OUT`), and
+   applied in nat POSTROUTING, where only the endpoint's address is known. There an endpoint that connects to itself is
+   recognized by comparing source and destination, without a set of endpoints. This needs net.ipv4.vs.conntrack=1.
+2. A Service address exposes its Services and nothing of the host (`INPUT`, second half).
+3. loadBalancerSourceRanges apply to all clients: to pods and outside clients in mangle INPUT, before any accept of
+   others, and to this node's own processes in mangle OUTPUT, the last chain before the address is translated.
+4. A Service without endpoints refuses at once; TCP by a reset, because a bare ICMP error is rate limited and may be
+   missed.
 5. Default-drop policies do not break Services (`ALLOW-IN`, `ALLOW-FWD`, `ALLOW-OUT`), and no other rule is overridden:
-   these chains are entered directly before a chain's default, and only where there is one. The bit as a connection
-   mark, set before IPVS, shows what belongs to a Service.
-6. Only our bit of a mark is ever touched, and only on packets to Services. No mark selects a virtual server.
+   packets enter these chains directly before a chain's default, and only where there is one. The bit as a connection
+   mark, set before IPVS, shows which packets belong to a Service.
+6. Only our bit of a mark is ever changed, and only on packets to Services. No mark selects a virtual server.
 7. Clients on this node reach every endpoint of a Service with a Local policy: in nat PREROUTING and OUTPUT they are
-   translated to where IPVS has all of them (`INSIDE`), which is the cluster IP, or a hidden port of it where that has a
-   Local policy itself. Clients outside get endpoints of this node or nothing (`MARK-IN`, with INNER).
-8. internalTrafficPolicy Local: what has endpoints elsewhere alone is dropped, for clients on the node as well (SILENT).
-9. Redirections of local addresses by others (hostPort, `docker run -p`) do not take Service traffic (`SERVICES`): its
-   accept in nat is the one that comes before rules of others, and it is for members of SERVICE alone.
+   translated to a virtual server with all endpoints (`INSIDE`), which is the cluster IP, or a hidden port of it if the
+   cluster IP has a Local policy itself. Outside clients only reach endpoints of this node (`MARK-IN`, with INNER).
+8. With internalTrafficPolicy Local, packets to a Service whose endpoints are all on other nodes are dropped, also those
+   of clients on this node (SILENT).
+9. Redirections of local addresses by others (hostPort, `docker run -p`) do not capture Service traffic (`SERVICES`):
+   an accept in nat precedes the rules of others, and it applies to members of SERVICE only.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from ipvsagent.rows import TranslationRow
 from ipvsagent.rows.packet_rules import INSIDE, Chain, Exemption, Jump, Place, RuleSet
 
 NEW = "-m conntrack --ctstate NEW"
-# Passes packets whose source is their destination: IPv4 at offsets 12 and 16, IPv6 the four words at 8 and 24.
+# Matches packets whose source is their destination: IPv4 at offsets 12 and 16, IPv6 the four words at 8 and 24.
 _SELF_V4 = "6,32 0 0 12,7 0 0 0,32 0 0 16,29 0 1 0,6 0 0 65535,6 0 0 0"
 _SELF_V6 = (
     "18,32 0 0 8,7 0 0 0,32 0 0 24,29 0 13 0,32 0 0 12,7 0 0 0,32 0 0 28,29 0 9 0,32 0 0 16,7 0 0 0,32 0 0 32,"
@@ -47,7 +49,7 @@ SELF_MATCH = {family: f'-m bpf --bytecode "{_SELF_V6 if family is Family.IPV6 el
 
 
 class Detector(StrEnum):
-    """How traffic of pods is told from other traffic; kube-proxy's names (pkg/proxy/apis/config/types.go)."""
+    """How traffic of pods is recognized, by the names of kube-proxy (pkg/proxy/apis/config/types.go)."""
 
     CLUSTER_CIDR = "ClusterCIDR"
     NODE_CIDR = "NodeCIDR"
@@ -56,27 +58,29 @@ class Detector(StrEnum):
 
 
 class RuleOptions(Struct, frozen=True):
-    """masquerade_bit: 0 to 31, of both kinds of marks. interface: of the interface detectors; a prefix ends in +.
-
-    pods_known: some network is in the POD set of this family. random_fully, self_match: what iptables here can do.
-    """
+    """What the constant rules of one family depend on."""
 
     masquerade_all: bool = False
     masquerade_bit: int = 14
+    """From 0 to 31, in packet marks and connection marks."""
     detector: Detector = Detector.CLUSTER_CIDR
     interface: str = ""
+    """The interface of an interface detector; a prefix ends in +."""
     pods_known: bool = False
+    """The POD set of this family contains a network."""
     random_fully: bool = True
+    """iptables on this node supports --random-fully."""
     self_match: bool = True
+    """iptables on this node supports the match `bpf`."""
 
 
 def rule_set(family: Family, options: RuleOptions, translations: Iterable[TranslationRow] = ()) -> RuleSet:
-    """All rules of one family. translations: those of this family, in any order."""
+    """Return all rules of one family. translations: those of this family, in any order."""
     inside = tuple(row.rule for row in sorted(translations))
     chains = (
         Chain("mangle", "IPVSAGENT-MARK-IN", tuple(_mark_in(family, options))),
         Chain("mangle", "IPVSAGENT-MARK-OUT", tuple(_mark_out(family, options))),
-        Chain("nat", "IPVSAGENT-SERVICES", tuple(_services(family, _from_pods(family, options)))),
+        Chain("nat", "IPVSAGENT-SERVICES", tuple(_services(family, f"{from_pods(family, options)} "))),
         Chain("nat", "IPVSAGENT-SERVICES-OUT", tuple(_services(family, ""))),
         Chain("nat", INSIDE, inside, ordered=False),
         Chain("nat", "IPVSAGENT-MASQ", tuple(_masq(family, options))),
@@ -101,7 +105,7 @@ def rule_set(family: Family, options: RuleOptions, translations: Iterable[Transl
 
 
 def _exemptions(family: Family) -> Iterable[Exemption]:
-    """What kube-proxy denied when it ran last holds for the Services of that time; it would refuse new ones."""
+    """Exempt Services from what kube-proxy denied when it last ran: its rules would refuse newer Services."""
     served = in_set("SERVICE", family)
     for chain in ("KUBE-IPVS-FILTER", "KUBE-PROXY-FIREWALL", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES"):
         yield Exemption(chain, served)
@@ -109,30 +113,30 @@ def _exemptions(family: Family) -> Iterable[Exemption]:
 
 
 def denied_to_all(family: Family) -> Iterable[str]:
-    """What holds against processes of this node, too: loadBalancerSourceRanges, and a Local policy without an endpoint
-    here."""
+    """Drop what no client may reach, not even processes of this node: the packets outside loadBalancerSourceRanges, and
+    those to a Local policy without an endpoint on this node."""
     yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j DROP"
     yield f"{in_set('SILENT', family)} {NEW} -j DROP"
 
 
 def _mark_in(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Packets of pods and of other hosts, on their way into IPVS."""
+    """Drop or mark packets of pods and of other hosts before IPVS receives them."""
     mark = _mark(options)
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
     yield from denied_to_all(family)
     yield f"{in_set('INNER', family)} {from_outside(family, options)}{NEW} -j DROP"
     yield f"-j CONNMARK --set-xmark {bit_of(options)}"
     yield f"{in_set('EXTERNAL', family)} {mark}"
-    translated = f"{in_set('CLUSTER', family)} {_from_pods(family, options)}-m conntrack --ctstate DNAT"
+    translated = f"{in_set('CLUSTER', family)} {from_pods(family, options)} -m conntrack --ctstate DNAT"
     if options.pods_known and not options.interface:
-        # A pod of another node would be answered past this node by an endpoint that is not here.
+        # An endpoint on another node would answer a pod of another node directly, bypassing this node.
         yield f"{translated} {not_in_set('HOME', family, 'src')} {mark}"
     yield f"{translated} -j RETURN"
     yield f"{in_set('CLUSTER', family)} {_not_from_pods(family, options)}{mark}"
 
 
 def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Packets of this node's own processes."""
+    """Drop or mark packets of this node's own processes."""
     mark = _mark(options)
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
     yield from denied_to_all(family)
@@ -146,17 +150,17 @@ def _mark_out(family: Family, options: RuleOptions) -> Iterable[str]:
 
 
 def _services(family: Family, clients: str) -> Iterable[str]:
-    """What begins a connection to a Service goes to IPVS, whatever other programs do with local addresses. clients: a
-    match of those who are on this node; ends in a space, or is empty for everybody."""
+    """Leave connections to Services to IPVS, whatever other programs do with local addresses. clients: matches clients
+    on this node; it ends in a space, or is empty to match all."""
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
-    # Untranslated it is still known by its address where it is dropped.
+    # An untranslated packet can still be recognized by its address where it is dropped.
     yield f"{in_set('LIMITED', family)} {not_in_set('RANGE', family, 'dst,dst,src')} -j ACCEPT"
     yield f"{in_set('INSIDE', family)} {clients}-j {INSIDE}"
     yield "-j ACCEPT"
 
 
 def _not_from_pods(family: Family, options: RuleOptions) -> str:
-    """Matches what is to be masqueraded on its way to a cluster IP; ends in a space, or is empty for everything."""
+    """Match the packets to a cluster IP that must be masqueraded; ends in a space, or is empty to match all."""
     if options.masquerade_all:
         return ""
     if options.interface:
@@ -166,33 +170,44 @@ def _not_from_pods(family: Family, options: RuleOptions) -> str:
     return in_set("VIP", family, "src") + " "
 
 
-def _from_pods(family: Family, options: RuleOptions) -> str:
-    """Matches packets of pods; ends in a space."""
+def from_pods(family: Family, options: RuleOptions) -> str:
+    """Match packets of pods."""
     if options.interface:
-        return f"-i {options.interface} "
-    return in_set("POD" if options.pods_known else "HOME", family, "src") + " "
+        return f"-i {options.interface}"
+    return in_set("POD" if options.pods_known else "HOME", family, "src")
 
 
 def from_outside(family: Family, options: RuleOptions) -> str:
-    """Matches the other packets that come into mangle or filter INPUT; ends in a space."""
+    """Match packets in mangle or filter INPUT that are not from pods; the text ends in a space."""
     if options.interface:
         return f"! -i {options.interface} "
     return not_in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
 def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Only the first packet of a connection comes here. Answers are left alone: they have their way back."""
-    target = "-j MASQUERADE" + (" --random-fully" if options.random_fully else "")
+    """Masquerade the first packet of a connection, the only one that passes nat, if it is marked. Answers stay as they
+    are."""
+    target = masquerade_target(options)
     yield "-m ipvs ! --ipvs -j RETURN"
     yield "-m ipvs --ipvs --vdir REPLY -j RETURN"
     if options.self_match:
         yield f"{SELF_MATCH[family]} {target}"
-    # The kernel chose the Service's address as the source of a process of this node: no other node could answer.
+    # The kernel chose the Service's address as the source for a process of this node; other nodes could not answer it.
     bit = bit_of(options)
     yield f"-m mark ! --mark {bit} {in_set('VIP', family, 'src')} {target}"
+    yield from masquerade_marked(options)
+
+
+def masquerade_target(options: RuleOptions) -> str:
+    return "-j MASQUERADE" + (" --random-fully" if options.random_fully else "")
+
+
+def masquerade_marked(options: RuleOptions) -> Iterable[str]:
+    """Clear our bit of marked packets, and masquerade them."""
+    bit = bit_of(options)
     yield f"-m mark ! --mark {bit} -j RETURN"
     yield f"-j MARK --set-xmark 0x0/{bit.partition('/')[2]}"
-    yield target
+    yield masquerade_target(options)
 
 
 def _input(family: Family) -> Iterable[str]:
@@ -205,30 +220,35 @@ def _input(family: Family) -> Iterable[str]:
 
 
 def _host(family: Family) -> Iterable[str]:
-    """A Service address on a port that is no Service's: whatever listens on this host is not to be seen there."""
+    """Hide what listens on this host from Service addresses with a port that no Service has."""
     yield f"{_echo_request(family)} -j RETURN"
     yield "-p tcp -m conntrack --ctstate NEW -j REJECT --reject-with tcp-reset"
     yield "-m conntrack --ctstate NEW -j REJECT"
 
 
 def _allow_in(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Requests, pings of Service addresses, and answers of endpoints to this node's own processes."""
+    """Accept requests, pings of Service addresses, and answers of endpoints to this node's own processes."""
     yield f"{in_set('SERVICE', family)} -j ACCEPT"
     yield f"{in_set('VIP', family, 'dst')} {_echo_request(family)} -j ACCEPT"
     yield _of_services(options)
 
 
 def _of_services(options: RuleOptions) -> str:
-    """Accepts packets of connections to Services, but for the first."""
+    """Accept packets of connections to Services, except the first."""
     return f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 
 def _allow_out(family: Family, options: RuleOptions) -> Iterable[str]:
-    """What IPVS forwards, what connection tracking alone forwards of it (all but the first packet of a translated
-    client on this node), what a Service address answers by itself (ping, resets), and our ICMP refusals."""
+    """Accept what IPVS forwards, what connection tracking forwards without it (all but the first packet of a translated
+    client on this node), what a Service address answers by itself (pings, resets), and our ICMP refusals."""
     yield "-m ipvs --ipvs -j ACCEPT"
     yield _of_services(options)
     yield f"{in_set('VIP', family, 'src')} -j ACCEPT"
+    yield from allow_refusals(family)
+
+
+def allow_refusals(family: Family) -> Iterable[str]:
+    """Accept our own refusals: resets, and ICMP errors."""
     yield f"{in_set('SERVICE', family, 'src,src')} -j ACCEPT"
     yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
 
@@ -240,7 +260,7 @@ def _echo_request(family: Family) -> str:
 
 
 def _mark(options: RuleOptions) -> str:
-    """Only what begins a connection: nat looks at nothing else, and on later packets the mark would leave the node."""
+    """Mark only packets that begin a connection: later ones do not pass nat, so their mark would leave the node."""
     return f"-m conntrack --ctstate NEW -j MARK --set-xmark {bit_of(options)}"
 
 

@@ -1,14 +1,13 @@
-"""A virtual server as chains of iptables' nat table, for kernels without IPVS.
+"""Renders a virtual server as chains of iptables' nat table, for kernels without IPVS.
 
 The chain of a virtual server chooses an endpoint at random, by weight, and translates the destination to it; conntrack
-keeps to that choice for as long as the connection lasts, so that a changed chain never cuts one. What does not depend
-on endpoints (masquerade, refusals, source ranges) is in the constant rules of nat_rules.py and in sets.
+applies that choice as long as the connection lasts, so a changed chain never breaks a connection. What does not depend
+on endpoints (masquerading, refusals, source ranges) is in the constant rules of nat_rules.py and in sets.
 
-Affinity (ClientIP) is remembered in sets with a timeout, because the match `recent` forgets after 100 clients.
-A set's member is (client, Service's port, Service's address), and the set's number stands for the endpoint: a slot of
-256, so that the number of sets is bounded by the endpoints of the largest Service with affinity. An endpoint's slot
-follows from its address alone unless two collide, so that endpoints that come and go leave the clients of others where
-they are.
+Affinity (ClientIP) is stored in sets with a timeout, because the match `recent` remembers only 100 clients. A member of
+a set is (client, Service's port, Service's address), and the set's number stands for the endpoint: a slot of 256, so
+that the number of sets is bounded by the endpoints of the largest Service with affinity. An endpoint's slot depends on
+its address alone unless two collide, so other endpoints can come and go without moving its clients.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from msgspec.structs import replace
 
 from ipvsagent.address import Family, endpoint_text
 from ipvsagent.model import RealServer, VirtualServer
-from ipvsagent.render.iptables.ipvs_rules import RuleOptions, in_set, not_in_set
-from ipvsagent.render.iptables.nat_rules import from_pods, mark_to_masquerade
+from ipvsagent.render.iptables.ipvs_rules import RuleOptions, from_pods, in_set, not_in_set
+from ipvsagent.render.iptables.nat_rules import mark_to_masquerade
 from ipvsagent.render.set_members import members, set_name
 from ipvsagent.rows import SharedRow
 from ipvsagent.rows.nat_chains import (
@@ -41,16 +40,18 @@ from ipvsagent.rows.nat_chains import (
 SLOTS = 256
 
 Rules = list[tuple[str, str]]
+"""Each rule with the remark for people in its comment, or ""."""
 
 
 class IptablesRenderer:
-    """options: of each family, as the constant rules have them."""
+    """Renders the rows of virtual servers for the iptables backend."""
 
     def __init__(self, options: dict[Family, RuleOptions]) -> None:
+        """options: those of the constant rules of each family."""
         self._options = options
 
     def configure(self, options: dict[Family, RuleOptions]) -> bool:
-        """From now on with these; whether any row may be another one."""
+        """Use these options from now on; return whether any row may change."""
         changed = options != self._options
         self._options = options
         return changed
@@ -67,8 +68,9 @@ class IptablesRenderer:
         return [ChainsRow(server_id, bucket, dispatch, chains, sets)]
 
     def shared(self, server: VirtualServer) -> list[SharedRow]:
-        """Without endpoints of any weight it is one without endpoints; with such as a Local policy keeps from clients
-        outside, it is in the same sets as beside IPVS, so that these can stay as they are when a node changes over."""
+        """Return the members of sets. A virtual server whose endpoints all have weight 0 counts as one without
+        endpoints. One whose endpoints a Local policy hides from outside clients is in the same sets as with IPVS, so
+        that these need not change when the node changes its backend."""
         if server.real_servers and not _weighted(server, server.real_servers):
             server = replace(server, real_servers=())
         if not server.real_servers and server.node_real_servers:
@@ -100,11 +102,11 @@ class IptablesRenderer:
         return (server_chain(entry, rules), *chains, *ends), sets
 
     def _short_circuit(self, family: Family, chain: str) -> Iterator[tuple[str, str]]:
-        """A Local policy does not bind clients on this node: pods keep their address, the node's own processes may
-        have one that no endpoint elsewhere could answer."""
+        """Yield rules for clients on this node, to which a Local policy does not apply. Pods keep their address; the
+        node's own processes may have one that endpoints on other nodes could not answer."""
         options = self._options[family]
         if options.pods_known and not options.interface:
-            # An endpoint on their own node would answer pods of other nodes past this one.
+            # An endpoint on their own node would answer pods of other nodes directly, bypassing this node.
             elsewhere = f"{in_set('POD', family, 'src')} {not_in_set('HOME', family, 'src')}"
             yield f"{elsewhere} {mark_to_masquerade(options)}", ""
         yield f"{from_pods(family, options)} -j {chain}", ""
@@ -115,15 +117,16 @@ class IptablesRenderer:
 def _choice(
     server: VirtualServer, real_servers: Sequence[RealServer], slots: dict[tuple[str, int], int]
 ) -> Iterator[tuple[str, str]]:
-    """Known clients to where they were, all others at random."""
+    """Yield the rules that send known clients to their endpoint, and all others to a random one."""
     if slots:
         for real in real_servers:
             known = f"-m set --match-set {_client_set(server, slots[real.address, real.port])} src,dst,dst"
             yield f"{known} -j {_end(server, real)}", ""
-    left = sum(real.weight for real in real_servers)
+    remaining = sum(real.weight for real in real_servers)
     for real in real_servers:
-        chance = "" if real.weight == left else f"-m statistic --mode random --probability {real.weight / left:.11f} "
-        left -= real.weight
+        share = f"{real.weight / remaining:.11f}"
+        chance = "" if real.weight == remaining else f"-m statistic --mode random --probability {share} "
+        remaining -= real.weight
         remark = f"weight {real.weight}" if real.weight != 1 else ""
         if slots:
             yield f"{chance}-j {_end(server, real)}", remark
@@ -132,7 +135,8 @@ def _choice(
 
 
 def _remember(server: VirtualServer, real: RealServer, slots: dict[tuple[str, int], int]) -> Iterator[tuple[str, str]]:
-    """Every new connection begins the time anew, as kube-proxy's do."""
+    """Yield the rules that record a client and translate; every new connection restarts its timeout, as with
+    kube-proxy."""
     clients = _client_set(server, slots[real.address, real.port])
     yield f"-j SET --add-set {clients} src,dst,dst --exist --timeout {server.persistence_timeout}", ""
     yield f"-p {server.id.protocol.lower()} {_translate(real)}", ""
@@ -151,7 +155,7 @@ def _client_set(server: VirtualServer, slot: int) -> str:
 
 
 def _weighted(server: VirtualServer, real_servers: Iterable[RealServer]) -> list[RealServer]:
-    """Those that get connections, with the weights that count: rr knows no weights but 0."""
+    """Return the endpoints that get connections, with their effective weights: rr ignores all weights but 0."""
     some = [real for real in real_servers if real.weight]
     if server.scheduler == "rr":
         return [replace(real, weight=1) if real.weight != 1 else real for real in some]
@@ -159,8 +163,8 @@ def _weighted(server: VirtualServer, real_servers: Iterable[RealServer]) -> list
 
 
 def _slots(server: VirtualServer) -> dict[tuple[str, int], int]:
-    """Of every endpoint that is listed, used or not: one that is not ready for a while comes back to its own. More than
-    SLOTS endpoints take as many slots again, and so on: those that have one keep it."""
+    """Return the slot of every listed endpoint, also of unused ones, so that one that is not ready for a while gets its
+    slot back. More than SLOTS endpoints use further blocks of SLOTS; those that have a slot keep it."""
     listed = {*server.real_servers, *(server.node_real_servers or ()), *server.unused}
     places = sorted({(real.address, real.port) for real in listed}, key=lambda place: (_hash(place), place))
     taken: set[int] = set()

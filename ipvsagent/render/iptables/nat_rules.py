@@ -1,18 +1,20 @@
-"""The constant packet rules of the iptables backend: what holds for every Service, whatever its endpoints.
+"""The constant packet rules of the iptables backend, which apply to every Service, whatever its endpoints.
 
 A packet that begins a connection to a Service passes nat PREROUTING (pods, other hosts) or OUTPUT (this node's
-processes), where `DNAT` finds the Service's own chains (iptables.py); from then on it goes to an endpoint. Goals:
+processes), where `DNAT` leads to the Service's own chains (nat_chains.py); after that its destination is an endpoint.
+Goals, and how each is met:
 
-1. What is no Service's costs one look into a set, and no rule of ours decides on it.
+1. A packet to no Service costs one lookup in a set, and no rule of ours decides on it.
 2. Services are found through one of 64 buckets by the last bits of the address, not in one long chain.
-3. An answer finds its way back: as in rules.py, with the mark decided before the translation and carried out, by
-   `SNAT`, after it. An endpoint that reaches itself is found by comparing source and destination.
-4. Without endpoints: refused at once; TCP by a reset, since ICMP errors are rate limited. A packet that is still
-   addressed to a Service behind nat was not translated: `REFUSE` says why in table filter, and `NAT-DROP` drops in
-   table mangle, where no accept of others comes first, what source ranges and Local policies keep out.
-5. Default-drop policies do not break Services, and no other rule is overridden: the accepts (`NAT-ALLOW-IN`, `-FWD`,
-   `-OUT`) stand directly before a chain's default. Connections that we translated carry our bit as a connection mark.
-6. Only our bit of a mark is ever touched, and only on packets to Services.
+3. Answers return through this node as in ipvs_rules.py; the mark is set before the translation and applied by `SNAT`
+   after it. An endpoint that connects to itself is recognized by comparing source and destination.
+4. A Service without endpoints refuses at once; TCP by a reset, since ICMP errors are rate limited. A packet that is
+   still addressed to a Service after nat was not translated: `REFUSE` refuses it in table filter, unless `NAT-DROP`
+   dropped it in table mangle, before any accept of others, because of source ranges or a Local policy.
+5. Default-drop policies do not break Services, and no other rule is overridden: packets enter the chains that accept
+   (`NAT-ALLOW-IN`, `-FWD`, `-OUT`) directly before a chain's default. Connections that we translated carry our bit as a
+   connection mark.
+6. Only our bit of a mark is ever changed, and only on packets to Services.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ from ipvsagent.render.iptables.ipvs_rules import (
     NEW,
     SELF_MATCH,
     RuleOptions,
+    allow_refusals,
     bit_of,
     denied_to_all,
     from_outside,
     in_set,
+    masquerade_marked,
+    masquerade_target,
     not_in_set,
 )
 from ipvsagent.rows.nat_chains import BUCKETS, bucket_name
@@ -39,11 +44,11 @@ _ANSWER = "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 def nat_rule_set(
     family: Family, options: RuleOptions, *, localhost: bool = False, drop_invalid: bool = True
 ) -> RuleSet:
-    """All constant rules of one family.
+    """Return all constant rules of one family.
 
-    localhost: node ports are served on 127.0.0.1, which takes net.ipv4.conf.all.route_localnet.
+    localhost: node ports are served on 127.0.0.1, which needs net.ipv4.conf.all.route_localnet.
 
-    drop_invalid: packets that conntrack can make nothing of are not forwarded.
+    drop_invalid: packets that conntrack considers invalid are not forwarded.
     """
     localhost = localhost and family is Family.IPV4
     chains = (
@@ -75,13 +80,6 @@ def nat_rule_set(
     return RuleSet(family, chains, jumps)
 
 
-def from_pods(family: Family, options: RuleOptions) -> str:
-    """Matches what pods send."""
-    if options.interface:
-        return f"-i {options.interface}"
-    return in_set("POD" if options.pods_known else "HOME", family, "src")
-
-
 def mark_to_masquerade(options: RuleOptions) -> str:
     return f"-j MARK --set-xmark {bit_of(options)}"
 
@@ -109,15 +107,11 @@ def _dnat(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str
 
 
 def _snat(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Only the first packet of a connection comes here."""
-    target = "-j MASQUERADE" + (" --random-fully" if options.random_fully else "")
-    bit = bit_of(options)
-    yield f"-m connmark ! --mark {bit} -j RETURN"
+    """Masquerade the first packet of a connection, the only one that passes nat, if it is marked."""
+    yield f"-m connmark ! --mark {bit_of(options)} -j RETURN"
     if options.self_match:
-        yield f"-m conntrack --ctstate DNAT {SELF_MATCH[family]} {target}"
-    yield f"-m mark ! --mark {bit} -j RETURN"
-    yield f"-j MARK --set-xmark 0x0/{bit.partition('/')[2]}"
-    yield target
+        yield f"-m conntrack --ctstate DNAT {SELF_MATCH[family]} {masquerade_target(options)}"
+    yield from masquerade_marked(options)
 
 
 def _translated(options: RuleOptions) -> str:
@@ -125,29 +119,28 @@ def _translated(options: RuleOptions) -> str:
 
 
 def _drop(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str]:
-    """Packets of pods and of other hosts, behind nat. The guard is kubelet's: with route_localnet, other hosts could
-    reach what listens on 127.0.0.1 alone (CVE-2020-8558)."""
+    """Drop packets of pods and of other hosts after nat. The first rule is kubelet's guard: with route_localnet, other
+    hosts could reach what listens on 127.0.0.1 only (CVE-2020-8558)."""
     if localhost:
         yield "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
     yield from denied_to_all(family)
-    # Clients on the node are translated; while they are not yet, IPVS serves them still.
+    # Clients on the node are translated; until they are, IPVS still serves them.
     yield f"{in_set('INNER', family)} {from_outside(family, options)}{NEW} -j DROP"
 
 
 def _forward(family: Family, drop_invalid: bool) -> Iterable[str]:
-    """An answer that is late, or out of its window, is INVALID and not translated back: it would reach the client from
-    the pod's own address, and the reset that it is answered with ends the connection (kubernetes/kubernetes#74839)."""
+    """Drop answers that conntrack considers INVALID because they are late or out of the window. They are not translated
+    back, so they would reach the client from the pod's address, and the client's reset would end the connection
+    (kubernetes/kubernetes#74839)."""
     if drop_invalid:
         yield "-m conntrack --ctstate INVALID -j DROP"
     yield f"{in_set('SERVICE', family)} {NEW} -j IPVSAGENT-REFUSE"
 
 
 def _allow_out(family: Family, options: RuleOptions) -> Iterable[str]:
-    """The last two let our own refusals out."""
     yield _translated(options)
-    yield f"{in_set('SERVICE', family, 'src,src')} -j ACCEPT"
-    yield f"-p {'ipv6-icmp' if family is Family.IPV6 else 'icmp'} -m conntrack --ctstate RELATED -j ACCEPT"
+    yield from allow_refusals(family)
 
 
 def _refuse(family: Family) -> Iterable[str]:
