@@ -22,7 +22,7 @@ Where do I change...
     what a broken or vanished object does      cluster/mirror.py for the API, cluster/manifest_set.py for files
     how files are read and followed            cluster/manifests.py (rules), sources/manifests.py (I/O)
     a setting, an option                       config/service_settings.py, config/host_settings.py, config/settings.py
-    what a changed configuration file does     sources/configuration.py, config/takeover.py, agent/reconfiguration.py
+    what a changed configuration file does     sources/configuration.py, config/reload.py, agent/reconfiguration.py
 
   what should be
     which endpoints get traffic                policy/endpoints.py

@@ -9,8 +9,8 @@ import msgspec
 
 from ipvsagent.backends.backend import Backend
 from ipvsagent.config import Config
+from ipvsagent.config.reload import reloaded
 from ipvsagent.config.schema import SETTINGS
-from ipvsagent.config.takeover import taken_up
 from ipvsagent.errors import KernelError
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.pipeline import Origins, Pipeline
@@ -48,7 +48,7 @@ class Reconfiguration:
         return self._apply(self._newest, now) if self._newest and self._incomplete else []
 
     def _apply(self, newest: NewConfig, now: float) -> Origins:
-        config, waiting = taken_up(self._config, newest.config, newest.origins)
+        config, waiting = reloaded(self._config, newest.config, newest.origins)
         findings = list(waiting)
         self._incomplete = False
         if config.scheduler != self._config.scheduler and not self._backend.scheduler_works(config.scheduler):

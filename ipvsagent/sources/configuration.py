@@ -1,6 +1,6 @@
 """Follows configuration files: a new version is used as a whole if it is valid, or not at all.
 
-config/takeover.py decides which settings a running agent can change.
+config/reload.py decides which settings a running agent can change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from ipvsagent.config import Config, Remark, for_this_node, resolve
-from ipvsagent.config.takeover import finding
+from ipvsagent.config.reload import finding
 from ipvsagent.findings import Finding, FindingKind, Severity
 from ipvsagent.sources.files import Stamp, is_settled, read_whole
 from ipvsagent.sources.inbox import Findings, Inbox

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from ipvsagent.config import Config, resolve
+from ipvsagent.config.reload import reloaded
 from ipvsagent.config.schema import SETTINGS
-from ipvsagent.config.takeover import taken_up
 from tests.support.setting_examples import FIELDS
 
 LIVE = {setting.field for setting in SETTINGS if setting.live}
@@ -16,7 +16,7 @@ LIVE = {setting.field for setting in SETTINGS if setting.live}
 @pytest.mark.parametrize("field", sorted(FIELDS))
 def test_taken_up_or_waited_for(field: str) -> None:
     wanted = msgspec.structs.replace(Config(), **{field: FIELDS[field][5]})
-    config, waiting = taken_up(Config(), wanted, {})
+    config, waiting = reloaded(Config(), wanted, {})
     if field in LIVE:
         assert config == wanted and waiting == ()
     else:
@@ -28,7 +28,7 @@ def test_taken_up_or_waited_for(field: str) -> None:
 def test_where_it_was_written_is_said() -> None:
     text = b"apiVersion: ipvsagent.io/v1alpha1\nkind: IPVSAgentConfiguration\ninterface: svc0\n"
     resolved = resolve({}, {"c.yaml": text})
-    _, (finding,) = taken_up(Config(), resolved.required(), resolved.origins)
+    _, (finding,) = reloaded(Config(), resolved.required(), resolved.origins)
     assert str(finding) == (
         "c.yaml: IPVSAgentConfiguration interface: is 'kube-ipvs0' and becomes 'svc0' when the agent is restarted"
     )

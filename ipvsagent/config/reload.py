@@ -12,7 +12,7 @@ from ipvsagent.config.settings import Config
 from ipvsagent.findings import Finding, FindingKind, Severity
 
 
-def taken_up(running: Config, wanted: Config, origins: Mapping[str, Remark]) -> tuple[Config, tuple[Finding, ...]]:
+def reloaded(running: Config, wanted: Config, origins: Mapping[str, Remark]) -> tuple[Config, tuple[Finding, ...]]:
     """Return (the configuration to continue with, a finding for each setting that needs a restart).
 
     origins: where the values of `wanted` were written.
