@@ -35,6 +35,7 @@ Where do I change...
   what is written
     how long a real server drains              reconcile/drain.py, its table
     what is repaired, and when                 reconcile/reconciler.py; what is looked at: reconcile/audit.py
+    what is known of a virtual server          reconcile/states.py; of those in a round: reconcile/batch.py
     a kind of kernel row                       rows/ipvs.py, rows/shared.py, rows/nat_chains.py
     a netlink message                          kernel/ipvs/requests.py, kernel/ipvs/answers.py, kernel/addresses.py
     a member of an ipset                       render/set_members.py; its message: kernel/ipset/messages.py
@@ -51,6 +52,8 @@ Where do I change...
     which other programs are known             kernel/neighbours/programs.py
 
   the node
+    a message to the loop, what is due when    agent/loop.py, agent/deadlines.py
+    what is looked at each second, or tenth    agent/loop.py, agent/host_look.py; packet rules: agent/packet_rules.py
     which backend, a further one               backends/selection.py, backends/backend.py
     what `cleanup` removes                     backends/removal.py
     from one backend to another                backends/hand_over.py, backends/ipvs_retirement.py
@@ -65,7 +68,8 @@ Where do I change...
     a command, such as explain                 cli/, one file per command
     what `check` looks at                      agent/preflight.py; for IPVS: backends/ipvs_checks.py
     a column of status                         status/native.py; ipvsadm's own text: status/ipvsadm.py, cli/save.py
-    a metric, also one per Service             monitoring/metrics.py, monitoring/rule_metrics.py
+    a metric, also one per Service             monitoring/metrics.py, monitoring/rule_metrics.py; its state:
+                                               agent/self_report.py
     what makes the agent unhealthy             monitoring/health.py; reported by monitoring/vitals.py
     an HTTP path                               monitoring/server.py
     which finding is an Event, and when        events/event.py, events/plan.py
