@@ -99,7 +99,7 @@ BUGS: dict[str, tuple[Any, str, str, str]] = {
         "        if drain is None or",
         "return None\n        if drain is None or",
     ),
-    "a removed slice makes nothing dirty": (table.ServiceTable, "_put_slice", "if touched:", "if touched and new:"),
+    "a removed slice makes nothing dirty": (table.ServiceTable, "_put_slice", "if affected:", "if affected and new:"),
     "clients are translated to what an older Service has": (
         pipeline.Pipeline,
         "_translated",

@@ -56,8 +56,12 @@ def source_at(kubeconfig, **options) -> ApiSource:
 def following(kubeconfig):
     made = []
 
-    def start(**options):
-        made.append(Following(source_at(kubeconfig, **options)))
+    def start(server=None, **options):
+        """server: replaces the address that the source reports as the server's."""
+        source = source_at(kubeconfig, **options)
+        if server:
+            source._server = lambda: server
+        made.append(Following(source))
         return made[-1]
 
     yield start
@@ -209,8 +213,7 @@ def test_the_cluster_ip_is_no_way_to_the_api(server, following):
     # An address that no Service has in truth: what is compared is the server's with that of the Service.
     document["spec"]["clusterIP"] = "10.96.0.1"
     server.objects["services"] = [document]
-    seen = following()
-    seen.source._server = lambda: "https://10.96.0.1:443"
+    seen = following("https://10.96.0.1:443")
     seen.until(lambda: seen.error)
     assert isinstance(seen.error, StartError) and "--master" in str(seen.error)
 
