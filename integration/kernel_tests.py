@@ -1,4 +1,4 @@
-"""`python -m integration.kernel_tests [PYTEST ARGUMENTS]` runs the tests marked `kernel`, in a guest for each core.
+"""`python -m integration.kernel_tests [--kernel NAME] [--iptables VARIANT] [PYTEST ARGUMENTS]` runs the tests marked `kernel`, in a guest for each core.
 
 A guest has one processor, so two guests side by side take half the time. Each is given all files with kernel tests and
 claims one after the other, the slowest first, so that none is idle while another has much to do.
@@ -6,6 +6,7 @@ claims one after the other, the slowest first, so that none is idle while anothe
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from integration.guest.kernels import DEBIAN, find_kernel
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MOST_GUESTS = 4
@@ -64,11 +67,18 @@ def files() -> list[str]:
     return sorted(names, key=lambda name: rank.get(name, len(rank)))
 
 
-def main(arguments: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Run the guests and return the worst of their exit statuses; a guest's output is printed when it has ended."""
+    parser = argparse.ArgumentParser(prog="python -m integration.kernel_tests", allow_abbrev=False)
+    parser.add_argument("--kernel", default=DEBIAN, help="as for integration.guest (default %(default)s)")
+    parser.add_argument("--iptables", choices=("legacy", "nft"), help="as for integration.guest")
+    options, arguments = parser.parse_known_args(argv)
+    find_kernel(options.kernel)  # two guests would build it, one after the other
     count = max(1, min(os.cpu_count() or 1, MOST_GUESTS))
     with tempfile.TemporaryDirectory(prefix="kernel-tests-") as claims:
         guest = [sys.executable, "-m", "integration.guest", "--timeout", str(LIMIT), "--share", claims]
+        guest += ["--kernel", options.kernel]
+        guest += ["--iptables", options.iptables] if options.iptables else []
         guest += [f"--env={name}={value}" for name, value in KEEP_MEMORY.items()]
         tests = [sys.executable, "-m", "pytest", "-q", "-m", "kernel", "--no-skips", "--claims", claims, *arguments]
         return _side_by_side([*guest, "--", *tests, *files()], count)
