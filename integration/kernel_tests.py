@@ -1,7 +1,9 @@
-"""`python -m integration.kernel_tests [--kernel NAME] [--iptables VARIANT] [PYTEST ARGUMENTS]` runs the tests marked `kernel`, in a guest for each core.
+"""Runs the tests marked `kernel`, in a guest for each core.
 
-A guest has one processor, so two guests side by side take half the time. Each is given all files with kernel tests and
-claims one after the other, the slowest first, so that none is idle while another has much to do.
+    python -m integration.kernel_tests [--kernel NAME] [--iptables VARIANT] [PYTEST ARGUMENTS]
+
+Debian's User-Mode Linux has one processor, so two guests side by side take half the time. Each is given all files with
+kernel tests and claims one after the other, the slowest first, so that none is idle while another has much to do.
 """
 
 from __future__ import annotations
