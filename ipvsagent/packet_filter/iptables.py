@@ -21,14 +21,13 @@ from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.iptables.commands import COMMAND, Mode, RulesLocked, RulesRefused, find_variant
-from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_from_variant
 from ipvsagent.kernel.iptables.translations import parse_translation
 from ipvsagent.kernel.neighbours.obstacles import Obstacle, find_obstacles
 from ipvsagent.packet_filter.profiles import BESIDE_IPVS, INSTEAD_OF_IPVS, RuleProfile, families, rule_options
 from ipvsagent.rows import TranslationRow
-from ipvsagent.rows.packet_rules import INSIDE, RuleSet
+from ipvsagent.rows.packet_rules import INSIDE, RuleCounts, RuleSet
 
 log = logging.getLogger("ipvsagent")
 

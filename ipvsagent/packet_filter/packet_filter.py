@@ -9,8 +9,8 @@ from typing import Protocol
 from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.rows import TranslationRow
+from ipvsagent.rows.packet_rules import RuleCounts
 
 
 class PacketFilter(Protocol):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, ObjectKey, Service
-from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
+from ipvsagent.kernel.iptables.counts import rules_in
 from ipvsagent.monitoring import metrics as metrics_module
 from ipvsagent.monitoring.metrics import Metrics, MetricsQuery, Readings
+from ipvsagent.rows.packet_rules import RuleCounts
 from ipvsagent.status.snapshot import Totals
 from tests.support.exposition import samples_of
 

@@ -24,13 +24,12 @@ from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset.definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables.commands import COMMAND, IptablesCommands, Mode, RulesRefused, Variant
-from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.defaults import UnansweredDenial
 from ipvsagent.kernel.iptables.front_pace import FrontPace
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, update_text
 from ipvsagent.rows import SetSpec
-from ipvsagent.rows.packet_rules import CHAIN_PREFIX, Place, RuleSet
+from ipvsagent.rows.packet_rules import CHAIN_PREFIX, Place, RuleCounts, RuleSet
 
 _TRIES = 3
 _SCRATCH = f"{CHAIN_PREFIX}TRY"
