@@ -127,7 +127,7 @@ class IptablesBackend:
         rows = tuple(self.servers.read(None))
         return Listing(None, 0, tuple(as_entries(rows)), names_of(rows))
 
-    def left_by_others(self) -> tuple[Finding, ...]:
+    def findings_on_others(self) -> tuple[Finding, ...]:
         return self.retirement().findings()
 
     def repair_addresses(self) -> int:

@@ -225,7 +225,7 @@ class IpvsBackend:
         info = self.ipvs.info()
         return Listing(info.version, info.table_size, tuple(grouped(self.ipvs.read(None, counters=counters))))
 
-    def left_by_others(self) -> tuple[Finding, ...]:
+    def findings_on_others(self) -> tuple[Finding, ...]:
         """Return nothing: rules of the iptables backend are among the differences of the packet rules."""
         return ()
 

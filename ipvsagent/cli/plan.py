@@ -76,7 +76,7 @@ def command(against: str, output: str, **options: Any) -> int:
         pipeline = backend.dry_pipeline(ops)
         pipeline.set_node_addresses(backend.node_addresses())
         rules = _rule_differences(backend, book)
-        left = tuple(backend.left_by_others())
+        left = tuple(backend.findings_on_others())
         book.replace("backend", backend.findings)
         book.replace("other backend", left)
     book.replace("source", findings)

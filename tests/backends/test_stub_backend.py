@@ -179,7 +179,7 @@ class StubBackend:
     def ledger_findings(self) -> tuple[Finding, ...]:
         return ()
 
-    after_rules_installed = left_by_others = ledger_findings
+    after_rules_installed = findings_on_others = ledger_findings
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
         return ()
