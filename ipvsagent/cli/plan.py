@@ -38,7 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     operations: tuple[PlannedOp, ...]
     packet_rules: tuple[str, ...]
-    """How the packet rules of the node differ from those that `run` would write, a sentence each."""
+    """How the packet rules of the node differ from those that `run` would write, one sentence each."""
     findings: tuple[Finding, ...]
 
 

@@ -54,7 +54,7 @@ class Kind(Struct, frozen=True):
     words: tuple[str, ...] = ()
     """The values, or the most frequent ones, for completion."""
     warnings: Callable[[Any], list[str]] = lambda value: []
-    """What in a valid value is probably a mistake, a sentence each."""
+    """What in a valid value is probably a mistake, one sentence each."""
 
 
 def _same(value: Any) -> Any:

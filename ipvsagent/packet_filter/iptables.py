@@ -86,7 +86,7 @@ class IptablesPacketFilter:
         return self._install_all([table for table in self._tables if read_all or table.changed()])
 
     def differences(self) -> list[str]:
-        """Return what `install` would repair, a sentence each, without a write. Raises KernelError.
+        """Return what `install` would repair, one sentence each, without a write. Raises KernelError.
 
         It does not try which features iptables lacks, but compares with the rule set that differs least.
         """
@@ -284,7 +284,7 @@ class IptablesPacketFilter:
 
 
 def _foreign_rule_findings(table: RuleTable) -> Iterator[Finding]:
-    """Yield findings on rules of others that defeat ours, with what an operator can do."""
+    """Yield findings on rules of others that override ours, with what an operator can do."""
     tool = COMMAND[table.family]
     for hook, unanswered in table.unanswered.items():
         for denial in unanswered:
