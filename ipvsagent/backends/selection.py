@@ -1,4 +1,4 @@
-"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that names the backends."""
+"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that imports the backends."""
 
 from __future__ import annotations
 
