@@ -16,7 +16,8 @@ To understand it in ten minutes: `model.py`, `rows/__init__.py`, `reconcile/reco
 Where do I change...
 
   what is read
-    a field of Service, Node or EndpointSlice  cluster/decode.py, decode_service.py, decode_node.py, decode_slice.py
+    a field of Service, Node or EndpointSlice  cluster/wire.py, objects.py, then cluster/decode.py, decode_service.py,
+                                               cluster/decode_node.py, decode_slice.py
     how the API is listed and watched          sources/watch.py, sources/states.py; their edge: sources/follow.py
     how the API is reached, and as whom        api/credentials.py, api/kubeconfig.py, api/transport.py
     what a broken or vanished object does      cluster/mirror.py for the API, cluster/manifest_set.py for files
@@ -27,13 +28,15 @@ Where do I change...
   what should be
     which endpoints get traffic                policy/endpoints.py
     which addresses a Service is served on     policy/fronts.py; who wins one of two: policy/desired.py
-    an annotation, a scheduler flag            policy/annotations.py; its name in ipvsadm: rows/ipvs.py
+    an annotation, a scheduler flag            policy/annotations.py, then policy/virtual_servers.py; of a Node:
+                                               policy/node.py; a flag's name in ipvsadm: rows/ipvs.py
     health checks of Services                  policy/health_checks.py
     ranges delivered by a route                policy/routes.py, kernel/service_routes.py
     what a backend can do                      policy/capabilities.py
 
   what is written
-    how long a real server drains              reconcile/drain.py, its table
+    how long a real server drains              the setting: config/service_settings.py; when it may go:
+                                               reconcile/drain.py, its table
     what is repaired, and when                 reconcile/reconciler.py; what is looked at: reconcile/audit.py
     what is known of a virtual server          reconcile/states.py; of those in a round: reconcile/batch.py
     a kind of kernel row                       rows/ipvs.py, rows/shared.py, rows/nat_chains.py
@@ -45,16 +48,21 @@ Where do I change...
     a packet rule beside IPVS                  render/iptables/ipvs_rules.py
     where an accept of ours stands             kernel/iptables/defaults.py
     a packet rule of the iptables backend      render/iptables/nat_rules.py
+    a packet rule with both backends           the public functions of render/iptables/ipvs_rules.py
     a virtual server without IPVS              render/iptables/nat_chains.py, kernel/iptables/server_chains.py
     how rules are written and repaired         kernel/iptables/rule_table.py, kernel/iptables/text.py
-    a second rule tool                         packet_filter/packet_filter.py, beside packet_filter/iptables.py
+    a second rule tool                         chosen in packet_filter/selection.py; its protocol:
+                                               packet_filter/packet_filter.py; the rules: packet_filter/profiles.py,
+                                               whose `Feature` is of kernel/iptables/rule_table.py
     which tables of others are in the way      kernel/neighbours/obstacles.py
     which other programs are known             kernel/neighbours/programs.py
 
   the node
     a message to the loop, what is due when    agent/loop.py, agent/deadlines.py
     what is looked at each second, or tenth    agent/loop.py, agent/host_look.py; packet rules: agent/packet_rules.py
-    which backend, a further one               backends/selection.py, backends/backend.py
+    which backend, a further one               backends/selection.py, backends/backend.py; `BackendChoice`:
+                                               config/settings.py; what `status` says of it when no agent runs:
+                                               status/native.py
     what `cleanup` removes                     backends/removal.py
     from one backend to another                backends/hand_over.py, backends/ipvs_retirement.py
     what kube-proxy left                       kernel/kube_proxy/cleanup.py, kernel/kube_proxy/sets.py
@@ -65,9 +73,11 @@ Where do I change...
     what happens to stale UDP flows            agent/udp_flows.py, kernel/conntrack.py
 
   what is shown
-    a command, such as explain                 cli/, one file per command
+    a command, such as explain                 cli/__init__.py (`_COMMANDS`), then a file of its own in cli/
     what `check` looks at                      agent/preflight.py; for IPVS: backends/ipvs_checks.py
-    a column of status                         status/native.py; ipvsadm's own text: status/ipvsadm.py, cli/save.py
+    a column of status                         status/snapshot.py (what the agent knows), status/document.py (joined
+                                               with the kernel), then status/native.py; ipvsadm's own text:
+                                               status/ipvsadm.py, status/ipvsadm_rules.py
     a metric, also one per Service             monitoring/metrics.py, monitoring/rule_metrics.py; its state:
                                                agent/self_report.py
     what makes the agent unhealthy             monitoring/health.py; reported by monitoring/vitals.py

@@ -39,7 +39,7 @@ Origins = list[tuple[object, tuple[Finding, ...]]]
 
 
 class Pipeline:
-    """Keeps what the source reported, what is desired, and what is believed of the kernel."""
+    """Keeps what the source reported, what is desired, and what is believed about the kernel."""
 
     def __init__(self, node_name: str, options: PolicyOptions, tables: KernelTables, drains: Drains) -> None:
         self.table = ServiceTable()

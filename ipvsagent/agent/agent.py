@@ -1,8 +1,9 @@
 """The running agent: its loop, the threads around it, and the signals that end it.
 
-The loop's thread owns all state and every kernel handle that it writes with. The threads of the source, the address
-monitor, the packet rules, the watch for rules of kube-proxy, the UDP flows and the status server only put messages into
-the inbox. A signal is a message, too. Nothing is undone at exit: traffic must outlive the agent.
+The loop's thread owns all state and every handle that writes virtual servers, addresses and members of sets. The
+threads of the source, the address monitor, the packet rules, the watch for rules of kube-proxy, the UDP flows and the
+status server report to it only through the inbox. A signal is a message, too. Nothing is undone at exit: traffic must
+outlive the agent.
 """
 
 from __future__ import annotations

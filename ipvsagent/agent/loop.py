@@ -1,7 +1,7 @@
 """The main loop: what an agent does with messages and with time.
 
-It owns all state and every kernel handle that writes. What other threads know reaches it through the inbox, and it
-starts no thread itself.
+It owns all state and every handle that writes virtual servers, addresses and members of sets. What other threads know
+reaches it through the inbox, and it starts no thread itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ipvsagent.status.snapshot import in_sync
 log = logging.getLogger("ipvsagent")
 
 POLLED_AT_ONCE = 64
-"""The most virtual servers whose connections one look reads."""
+"""The maximum number of virtual servers whose connections one look reads."""
 
 
 class Stop(Struct, frozen=True):
@@ -62,7 +62,7 @@ class Rules(Protocol):
 
 
 class Loop:
-    """Owns the pipeline and all kernel handles that write; `turn` does what is due."""
+    """Owns the pipeline and every handle that writes what it computes; `turn` does what is due."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Loop:
         clock: Callable[[], float],
     ) -> None:
         """configure: passes a changed configuration to the parts that other threads run. udp_changed: is called with
-        UDP virtual servers whose real servers have changed; must not wait."""
+        UDP virtual servers whose real servers have changed; must not block."""
         self._interface = config.interface
         self._backend = backend
         self._inbox = inbox
@@ -97,7 +97,8 @@ class Loop:
         )
         self._rules_installed = False
         self._was_in_sync = False
-        self._odd_addresses = False  # some address of ours may be bound with other attributes than ours
+        self._has_been_in_sync = False
+        self._may_have_odd_addresses = False  # bound by another program, with other attributes than ours
         self._handlers: dict[type, Callable[[Any], None]] = {
             Changes: self._on_changes,
             Findings: self._on_findings,
@@ -117,7 +118,7 @@ class Loop:
         return self._pipeline.reconciler.started
 
     def turn(self) -> bool:
-        """Wait for messages or the next deadline, then do what is due. Return False when the loop is to end.
+        """Wait for messages or the next deadline, then do what is due. Return False when the loop must end.
 
         Raises an exception that another thread sent as a message.
         """
@@ -133,7 +134,7 @@ class Loop:
         self._vitals.heartbeat()
         for message in messages:
             if isinstance(message, Stop):
-                log.info("stopping (%s); what is programmed stays", message.reason)
+                log.info("stopping (%s), leaving the kernel state in place", message.reason)
                 return False
             if isinstance(message, BaseException):
                 raise message
@@ -142,7 +143,7 @@ class Loop:
 
     def _do_what_is_due(self) -> None:
         deadlines = self._deadlines
-        if self._odd_addresses:
+        if self._may_have_odd_addresses:
             self._recorder.attempt("odd addresses", lambda report: self._repair_addresses())
         now = self._clock()
         if now >= deadlines.node_addresses:
@@ -174,7 +175,7 @@ class Loop:
 
     def _on_address_change(self, change: AddressChange) -> None:
         if change.interface == self._interface:
-            self._odd_addresses |= change.odd
+            self._may_have_odd_addresses |= change.odd
             self._pipeline.reconciler.shared_changed(AddressRow(change.address), change.present, self._clock())
         elif is_ipv6_link_local(change.address):
             return
@@ -183,15 +184,17 @@ class Loop:
 
     def _on_link_change(self, change: LinkChange) -> None:
         if change.interface == self._interface and not change.present:
-            self._mark_addresses_suspect()
+            self._mark_addresses_and_routes_suspect()
 
     def _on_overflow(self, _: Overflow) -> None:
-        self._mark_addresses_suspect()
+        self._mark_addresses_and_routes_suspect()
         self._deadlines.node_addresses = self._clock()
 
     def _on_rules_repaired(self, message: RulesRepaired) -> None:
         self._recorder.drift["rules"] += message.differences
-        log.warning("repaired %d packet-rule differences: another program changed our rules", message.differences)
+        count = message.differences
+        plural = "" if count == 1 else "s"
+        log.warning("repaired %d packet-rule difference%s: another program changed our rules", count, plural)
 
     def _on_status_query(self, query: status_socket.Query) -> None:
         query.answer.put(self._self_report.snapshot(self._clock()))
@@ -202,23 +205,25 @@ class Loop:
     # Addresses
 
     def _refresh_node_addresses(self, now: float) -> None:
-        """Read this node's other addresses; if that fails, do it again a little later."""
+        """Read the addresses on interfaces other than ours; on failure, retry shortly."""
 
         def read(report: Report) -> None:
             report.findings += self._pipeline.set_node_addresses(self._backend.node_addresses())
 
-        known = self._recorder.attempt("node addresses", read)
-        self._deadlines.node_addresses = now + READ_AGAIN_AFTER if known is None else NEVER
+        report = self._recorder.attempt("node addresses", read)
+        self._deadlines.node_addresses = now + READ_AGAIN_AFTER if report is None else NEVER
 
     def _repair_addresses(self) -> None:
         count = self._backend.repair_addresses()
-        self._odd_addresses = False
+        self._may_have_odd_addresses = False
         if count:
             self._recorder.drift["edited"] += count
-            log.warning("repaired drift (edited): %d addresses were bound in a way that answers ARP", count)
+            log.warning(
+                "repaired drift (edited): addresses whose binding made this node answer ARP for them: %d", count
+            )
 
-    def _mark_addresses_suspect(self) -> None:
-        self._odd_addresses = True
+    def _mark_addresses_and_routes_suspect(self) -> None:
+        self._may_have_odd_addresses = True
         now = self._clock()
         shared = self._pipeline.reconciler.shared
         for row in shared:
@@ -230,13 +235,13 @@ class Loop:
     def _start(self, now: float) -> None:
         report = self._recorder.attempt("start", lambda report: self._program(now, report))
         ended = self._clock()
-        self._vitals.synced(ended - now, success=report is not None)
+        self._vitals.round_ended(ended - now, success=report is not None)
         if report is None:
             self._deadlines.start_failed(now)
             return
         self._deadlines.last_round = ended
         self._self_report.start_writes, self._self_report.start_seconds = report.written, ended - now
-        self._was_in_sync = self._self_report.in_sync()
+        self._was_in_sync = self._has_been_in_sync = self._self_report.in_sync()
         # Most of what is known of the cluster now stays: no later collection needs to look at it.
         gc.collect()
         gc.freeze()
@@ -267,15 +272,16 @@ class Loop:
     def _round(self, now: float) -> None:
         report = self._recorder.attempt("round", lambda report: self._pipeline.round(now, report))
         ended = self._deadlines.last_round = self._clock()
-        self._vitals.synced(ended - now, success=report is not None)
+        self._vitals.round_ended(ended - now, success=report is not None)
         synced = in_sync(self._pipeline) and (self._was_in_sync or not self._backend.rules_pending)
         if synced and not self._was_in_sync:
-            log.info("in sync again")
+            log.info("in sync again" if self._has_been_in_sync else "in sync")
+            self._has_been_in_sync = True
         self._was_in_sync = synced
 
     def _look(self, now: float) -> None:
-        """Look at connections of real servers that drain, sizes of sets and the next slice of the audit. A table that
-        cannot be read does not keep the others from being looked at."""
+        """Look at the host, packet rules, draining real servers, set sizes and routes, then audit the next batch. One
+        unreadable table does not stop the others."""
         attempt, audit, shared = self._recorder.attempt, self._pipeline.audit, self._pipeline.reconciler.shared
         if now >= self._deadlines.host:
             self._deadlines.host = now + HOST_LOOK_EVERY

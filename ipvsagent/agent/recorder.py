@@ -18,7 +18,7 @@ class Recorder:
     """Does work on the kernel, and records and logs what is found and repaired."""
 
     def __init__(self, vitals: Vitals, udp_changed: Callable[[Sequence[VirtualServer]], None]) -> None:
-        """udp_changed: is called with UDP virtual servers whose real servers have changed; must not wait."""
+        """udp_changed: is called with UDP virtual servers whose real servers have changed; must not block."""
         self._vitals = vitals
         self._udp_changed = udp_changed
         self._failing: set[str] = set()

@@ -82,7 +82,7 @@ def pipeline_for(
 ) -> Pipeline:
     """Return a pipeline on these tables.
 
-    window: how many seconds to wait for a vanished endpoint to return; 0 if the source is read only once.
+    window: how many seconds to wait for a vanished endpoint to return; 0 if the source is read just once.
     """
     drains = Drains(config.drain_timeout, window)
     options = policy_options(config, scheduler_works, capabilities=capabilities)

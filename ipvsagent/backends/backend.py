@@ -1,6 +1,6 @@
-"""The interface of a backend, which serves Services on this node in one way, to the rest of the agent.
+"""The interface between a backend, which serves Services in one particular way, and the rest of the agent.
 
-Only `selection.py` names the backends. A new one implements this protocol and is opened there; no caller changes.
+Only `selection.py` imports the backends. A new one implements this protocol and is opened there; no caller changes.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ipvsagent.rows import Failure, Observed, Op
 
 
 class Listing(Struct, frozen=True):
-    """Listing is what the kernel holds of virtual servers, for `status`."""
+    """Listing contains the virtual servers that the kernel holds, for `status`."""
 
     version: tuple[int, int, int] | None
-    """Of IPVS; None if the backend does not use it."""
+    """The version of IPVS; None if the backend does not use it."""
     table_size: int
     """Buckets of the connection table of IPVS; 0 if the backend does not use it."""
     entries: tuple[tuple[Observed, list[Observed]], ...]
@@ -39,7 +39,10 @@ class Listing(Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """Backend serves Services in one way, in the network namespace that the process is in. Opening one only reads."""
+    """Backend serves Services in one way, in the network namespace that the process is in.
+
+    Opening one only reads, except that it loads ip_vs if the caller allows it.
+    """
 
     config: Config
     socket_path: Path
@@ -51,16 +54,17 @@ class Backend(Protocol):
         """The name that `--backend` and `status` use."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What this backend can do, with its configuration."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Why it is this backend, and which parts of the configuration have no effect on it."""
+        """Why this backend was chosen, and which settings have no effect with it."""
 
     @property
     def rules_in_loop(self) -> bool:
         """Whether the main loop keeps the packet rules, because the virtual servers are packet rules themselves.
-        Otherwise a thread keeps them, because iptables may wait for other programs."""
+        Otherwise a thread keeps them, because iptables may block on the lock held by other programs."""
 
     @property
     def rules_pending(self) -> bool:
@@ -75,7 +79,7 @@ class Backend(Protocol):
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
         """Return a pipeline on these tables.
 
-        window: how many seconds to wait for a vanished endpoint to return; 0 if the source is read only once.
+        window: how many seconds to wait for a vanished endpoint to return; 0 if the source is read just once.
         """
 
     def dry_pipeline(self, ops: list[Op]) -> Pipeline:
@@ -89,11 +93,10 @@ class Backend(Protocol):
         KernelError."""
 
     def prepare(self) -> None:
-        """Set up the host for an agent that writes. It stays so when the agent ends. Raises StartError."""
+        """Set up the host for an agent that writes. The changes remain after the agent ends. Raises StartError."""
 
     def prepare_host(self) -> None:
-        """Do the part of `prepare` that may need more than CAP_NET_ADMIN, as far as it is not done yet. Raises
-        StartError."""
+        """Do whatever part of `prepare` may need more than CAP_NET_ADMIN and is still undone. Raises StartError."""
 
     def check(self) -> BackendChecks:
         """Check what this backend needs of the host. Raises KernelError."""
@@ -112,34 +115,39 @@ class Backend(Protocol):
         """Restore settings that another program changed. Return findings, and the names of those that were changed."""
 
     def set_limits(self) -> None:
-        """Set what Services work without if they must: sizes and timeouts of conntrack, the OOM score, and so on."""
+        """Set what helps Services but is not essential: sizes and timeouts of conntrack, the OOM score, reserved ports.
+        `unset_limits` then has what could not be set."""
 
     def conn_reuse(self) -> ConnReuse | None:
         """Return how IPVS treats reused ports; None if this backend does not use IPVS."""
 
     def repair_addresses(self) -> int:
-        """Give bound addresses the attributes that we bind with. Return how many had others. Raises KernelError."""
+        """Restore the attributes with which we bind addresses. Return how many addresses had others. Raises
+        KernelError."""
 
-    def scheduler_works(self, name: str) -> bool: ...
+    def scheduler_works(self, name: str) -> bool:
+        """Return whether a Service may ask for this scheduler: the kernel accepts it, or the backend ignores it."""
 
-    def policy(self, config: Config) -> PolicyOptions: ...
+    def policy(self, config: Config) -> PolicyOptions:
+        """Return what the policy needs of this configuration and this backend."""
 
     def reconfigure(self, config: Config) -> bool:
         """Apply the settings that may change while the agent runs. Return whether this changes the rows of virtual
         servers.
 
-        Raises KernelError if the kernel refuses some of them. The others are in force then, and the same configuration
+        Raises KernelError if the kernel refuses some of them. The others then take effect, and the same configuration
         can be applied again.
         """
 
-    def ledger_findings(self) -> tuple[Finding, ...]: ...
+    def ledger_findings(self) -> tuple[Finding, ...]:
+        """Return findings about the file in which the backend records its virtual servers, if it has one."""
 
     def after_rules_installed(self) -> tuple[Finding, ...]:
         """Do what has to wait for the packet rules, and return findings about what failed. Raises KernelError."""
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """Remove what other backends left on this node, as its connections end, and return findings about the rest. To
-        be called while this backend serves and the packet rules are correct. Raises KernelError, StartError."""
+        """Remove what other backends left on this node, as their connections end, and return findings about the rest.
+        To be called while this backend serves and the packet rules are correct. Raises KernelError, StartError."""
 
-    def left_by_others(self) -> Iterable[Finding]:
+    def findings_on_others(self) -> Iterable[Finding]:
         """Return findings about what other backends left on this node. Only reads."""

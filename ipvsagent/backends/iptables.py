@@ -24,9 +24,9 @@ from ipvsagent.kernel.iptables.server_chains import ServerRules
 from ipvsagent.kernel.ipvs.ownership import Ledger
 from ipvsagent.kernel.sysctls import FORWARDING, LOCALHOST, ConnReuse, Setting, Sysctls, read_sysctl
 from ipvsagent.model import VirtualServerId
-from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.packet_filter.profiles import INSTEAD_OF_IPVS, rule_options, serves_localhost
+from ipvsagent.packet_filter.selection import open_packet_filter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPTABLES, Capabilities
 from ipvsagent.policy.virtual_servers import PolicyOptions
@@ -95,7 +95,7 @@ class IptablesBackend:
 
     def packet_filter(self) -> PacketFilter:
         """Open the constant rules, on the tables of the virtual servers: one reading serves both."""
-        return IptablesPacketFilter(self.config, INSTEAD_OF_IPVS, self.servers.tables)
+        return open_packet_filter(self.config, INSTEAD_OF_IPVS, self.servers.tables)
 
     def pipeline(self, tables: KernelTables, *, window: float) -> Pipeline:
         return iptables_pipeline(self.config, tables, window=window)
@@ -127,7 +127,7 @@ class IptablesBackend:
         rows = tuple(self.servers.read(None))
         return Listing(None, 0, tuple(as_entries(rows)), names_of(rows))
 
-    def left_by_others(self) -> tuple[Finding, ...]:
+    def findings_on_others(self) -> tuple[Finding, ...]:
         return self.retirement().findings()
 
     def repair_addresses(self) -> int:

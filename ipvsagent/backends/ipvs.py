@@ -31,8 +31,9 @@ from ipvsagent.kernel.pyroute import links
 from ipvsagent.kernel.reserved_ports import RESERVED
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.model import VirtualServerId
-from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
+from ipvsagent.packet_filter.profiles import BESIDE_IPVS
+from ipvsagent.packet_filter.selection import open_packet_filter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.annotations import LINUX_SCHEDULERS
 from ipvsagent.policy.capabilities import IPVS, Capabilities
@@ -122,7 +123,7 @@ class IpvsBackend:
     def packet_filter(self) -> PacketFilter:
         """Open the packet rules beside IPVS. From then on, they hold the translations of this node, too. Raises
         StartError."""
-        self._filter = IptablesPacketFilter(self.config)
+        self._filter = open_packet_filter(self.config, BESIDE_IPVS)
         return self._filter
 
     def _held_translations(self) -> frozenset[TranslationRow]:
@@ -224,7 +225,7 @@ class IpvsBackend:
         info = self.ipvs.info()
         return Listing(info.version, info.table_size, tuple(grouped(self.ipvs.read(None, counters=counters))))
 
-    def left_by_others(self) -> tuple[Finding, ...]:
+    def findings_on_others(self) -> tuple[Finding, ...]:
         """Return nothing: rules of the iptables backend are among the differences of the packet rules."""
         return ()
 

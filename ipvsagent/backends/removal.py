@@ -16,8 +16,9 @@ from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset.table import SetTable
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.kernel.sysctls import LOCALHOST
-from ipvsagent.packet_filter.iptables import IptablesPacketFilter
 from ipvsagent.packet_filter.packet_filter import PacketFilter
+from ipvsagent.packet_filter.profiles import BESIDE_IPVS
+from ipvsagent.packet_filter.selection import open_packet_filter
 from ipvsagent.rows import Failure, Op, Verb
 
 
@@ -100,7 +101,7 @@ def open_shared_state(config: Config) -> SharedState:
         addresses,
         RouteTable(addresses),
         SetTable(),
-        IptablesPacketFilter(config),
+        open_packet_filter(config, BESIDE_IPVS),
         saved_settings(config),
         (socket_path(config), ledger_path(config)),
     )

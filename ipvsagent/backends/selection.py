@@ -1,4 +1,4 @@
-"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that names the backends."""
+"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that imports the backends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel import host
 from ipvsagent.kernel.host import IpvsAbsent, IpvsPresence
 from ipvsagent.kernel.iptables.commands import Variant
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.rows import Op
 
@@ -89,12 +90,12 @@ def _ip_vs_check(choice: BackendChoice) -> Check:
     return Check("ip_vs", State.OK, "the kernel has IPVS")
 
 
-def open_ipvs(config: Config) -> IpvsBackend:
-    """Open the IPVS backend, to read its table, whichever backend serves. Raises StartError, and IpvsAgentError if
-    Services are on iptables and there is no IPVS."""
+def open_ipvs_table(config: Config) -> IpvsTable:
+    """Open the table of IPVS, to read it, whichever backend serves. Raises StartError, and IpvsAgentError if Services
+    are on iptables and there is no IPVS."""
     if host.ip_vs_presence() is IpvsPresence.ABSENT and any(IptablesBackend.open(config).servers.read(None)):
         raise IpvsAgentError("Services are on iptables here: there is no IPVS to list; use `iptables-save -t nat`")
-    return IpvsBackend.open(config)
+    return IpvsBackend.open(config).ipvs
 
 
 def empty_pipeline(config: Config, ops: list[Op]) -> Pipeline:

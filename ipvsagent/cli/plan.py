@@ -38,7 +38,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     operations: tuple[PlannedOp, ...]
     packet_rules: tuple[str, ...]
-    """How the packet rules of the node differ from those that `run` would write, a sentence each."""
+    """How the packet rules of the node differ from those that `run` would write, one sentence each."""
     findings: tuple[Finding, ...]
 
 
@@ -76,7 +76,7 @@ def command(against: str, output: str, **options: Any) -> int:
         pipeline = backend.dry_pipeline(ops)
         pipeline.set_node_addresses(backend.node_addresses())
         rules = _rule_differences(backend, book)
-        left = tuple(backend.left_by_others())
+        left = tuple(backend.findings_on_others())
         book.replace("backend", backend.findings)
         book.replace("other backend", left)
     book.replace("source", findings)

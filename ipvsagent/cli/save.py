@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ipvsagent.backends.selection import open_ipvs
+from ipvsagent.backends.selection import open_ipvs_table
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.status.ipvsadm_order import grouped
 from ipvsagent.status.ipvsadm_rules import saved
@@ -23,6 +23,6 @@ from ipvsagent.status.ipvsadm_rules import saved
 @config_files
 def command(thresholds: bool, files: tuple[Path, ...], interface: str | None, state_dir: Path | None) -> int:
     """Print the IPVS table exactly as `ipvsadm -Sn` does, for `ipvsadm -R` to restore."""
-    node = open_ipvs(found_by(files, interface, state_dir))
-    click.echo(saved(grouped(node.ipvs.read(None)), complete=thresholds), nl=False)
+    table = open_ipvs_table(found_by(files, interface, state_dir))
+    click.echo(saved(grouped(table.read(None)), complete=thresholds), nl=False)
     return 0

@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from ipvsagent.backends.assembly import socket_path
-from ipvsagent.backends.ipvs import IpvsBackend
-from ipvsagent.backends.selection import open_active_backend, open_ipvs
+from ipvsagent.backends.selection import open_active_backend, open_ipvs_table
 from ipvsagent.cli.options import config_files, found_by, interface, state_dir
 from ipvsagent.cli.output import print_document
 from ipvsagent.errors import IpvsAgentError
 from ipvsagent.kernel import host
 from ipvsagent.kernel.ipvs.connections import connections
+from ipvsagent.kernel.ipvs.table import IpvsTable
 from ipvsagent.kernel.ipvs.timeouts import idle_timeouts
 from ipvsagent.model import Protocol
 from ipvsagent.status import ipvsadm, ipvsadm_tables, native
@@ -73,15 +73,16 @@ def command(output: str, files: tuple[Path, ...], interface: str | None, state_d
     options = _list_options(output, listing)
     config = found_by(files, interface, state_dir)
     if output == "ipvsadm":
-        _print_listing(open_ipvs(config), options)
+        _print_listing(open_ipvs_table(config), options)
         return 0
     if options.timeout:
-        _print_timeouts(open_ipvs(config), output)
+        _print_timeouts(open_ipvs_table(config), output)
         return 0
     host.require_privilege()
     snapshot = ask(socket_path(config))
-    held = open_active_backend(config, snapshot.backend if snapshot else "").listing(counters=output != "native")
-    shown = document(held.version, held.table_size, held.entries, snapshot, held.names)
+    backend = open_active_backend(config, snapshot.backend if snapshot else "")
+    held = backend.listing(counters=output != "native")
+    shown = document(backend.name, held.version, held.table_size, held.entries, snapshot, held.names)
     if output != "native":
         print_document(shown, output)
         return 0
@@ -113,8 +114,8 @@ def _list_options(output: str, given: dict[str, Any]) -> ListOptions:
     return options
 
 
-def _print_timeouts(backend: IpvsBackend, output: str) -> None:
-    timeouts = idle_timeouts(backend.ipvs)
+def _print_timeouts(table: IpvsTable, output: str) -> None:
+    timeouts = idle_timeouts(table)
     if output == "native":
         for text, _ in timeout_lines(timeouts):
             click.echo(text)
@@ -122,20 +123,20 @@ def _print_timeouts(backend: IpvsBackend, output: str) -> None:
         print_document(timeouts, output)
 
 
-def _print_listing(backend: IpvsBackend, options: ListOptions) -> None:
+def _print_listing(table: IpvsTable, options: ListOptions) -> None:
     if options.connections:
         for line in ipvsadm_tables.connection_lines(connections(), persistence=options.persistent_conn):
             click.echo(line.encode(errors="surrogateescape"), nl=False)
     elif options.timeout:
-        click.echo(ipvsadm_tables.timeout_line(backend.ipvs.timeouts()), nl=False)
+        click.echo(ipvsadm_tables.timeout_line(table.timeouts()), nl=False)
     elif options.daemon:
-        click.echo("".join(ipvsadm_tables.daemon_lines(backend.ipvs.sync_daemons())), nl=False)
+        click.echo("".join(ipvsadm_tables.daemon_lines(table.sync_daemons())), nl=False)
     else:
         server, columns = options.virtual_server(), options.columns
         counters = columns in (Columns.STATS, Columns.RATE)
-        entries = grouped(backend.ipvs.read(None if server is None else [server], counters))
+        entries = grouped(table.read(None if server is None else [server], counters))
         if server is None:
-            info = backend.ipvs.info()
+            info = table.info()
             click.echo(ipvsadm.version_line(info.version, info.table_size), nl=False)
         elif not entries:
             raise IpvsAgentError(f"IPVS has no virtual server {server}")

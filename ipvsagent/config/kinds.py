@@ -54,7 +54,7 @@ class Kind(Struct, frozen=True):
     words: tuple[str, ...] = ()
     """The values, or the most frequent ones, for completion."""
     warnings: Callable[[Any], list[str]] = lambda value: []
-    """What in a valid value is probably a mistake, a sentence each."""
+    """What in a valid value is probably a mistake, one sentence each."""
 
 
 def _same(value: Any) -> Any:
@@ -160,7 +160,7 @@ def _mode(text: str) -> BackendChoice:
     try:
         return BackendChoice(text)
     except ValueError:
-        raise ConfigError([f"{text!r} is not one of auto, ipvs, iptables, nftables"]) from None
+        raise ConfigError([f"{text!r} is not one of {', '.join(BackendChoice)}, nftables"]) from None
 
 
 def _node_name(text: str) -> str:
@@ -246,7 +246,7 @@ CLUSTER_CIDRS = Kind(
 )
 NODE_PORTS = Kind(list[str], _node_ports, _words, list, "CIDR,...|primary", many=True, words=("primary",))
 ANYTHING = Kind(Any, _same, _same, _same, flag=True)
-MODE = Kind(str, _mode, _same, str, "auto|ipvs|iptables", words=("auto", "ipvs", "iptables"))
+MODE = Kind(str, _mode, _same, str, "|".join(BackendChoice), words=tuple([choice.value for choice in BackendChoice]))
 PORT_RANGE = Kind(str, parse_port_range, _same, str, "PORT-PORT")
 ADDRESS = Kind(str, parse_address, _same, _same, "ADDRESS")
 GATES = Kind(dict[str, bool], _same, _gates, _same, "NAME=true,...")

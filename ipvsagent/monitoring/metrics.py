@@ -148,7 +148,7 @@ class Metrics:
                 self._endpoint_changes.labels(family).inc(slices)
                 self._endpoints_pending.labels(family).inc(slices)
 
-    def synced(self, seconds: float, *, success: bool) -> None:
+    def round_ended(self, seconds: float, *, success: bool) -> None:
         """Record how long a round, or the first programming, took."""
         now = time.time()
         for family in self._families:

@@ -10,8 +10,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ipvsagent.address import Family
-from ipvsagent.kernel.iptables.counts import RuleCounts
-from ipvsagent.rows.packet_rules import TABLES
+from ipvsagent.rows.packet_rules import TABLES, RuleCounts
 
 _PREFIX = "kubeproxy_sync_proxy_rules_iptables_"
 

@@ -53,9 +53,9 @@ class Vitals:
     def changed(self, changes: Changes) -> None:
         self.metrics.changed(changes)
 
-    def synced(self, seconds: float, *, success: bool) -> None:
+    def round_ended(self, seconds: float, *, success: bool) -> None:
         """Report how long a round, or the first programming, took."""
-        self.metrics.synced(seconds, success=success)
+        self.metrics.round_ended(seconds, success=success)
 
     def report_state(self, pipeline: Pipeline, *, failing: bool) -> None:
         """Report the state after a turn. failing: some table of the kernel could not be read or made."""

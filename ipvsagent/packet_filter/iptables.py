@@ -21,14 +21,13 @@ from ipvsagent.errors import KernelError, StartError
 from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.ipset.client_sets import ClientSets
 from ipvsagent.kernel.iptables.commands import COMMAND, Mode, RulesLocked, RulesRefused, find_variant
-from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.rule_table import Feature, RuleTable, remove_from_variant
 from ipvsagent.kernel.iptables.translations import parse_translation
 from ipvsagent.kernel.neighbours.obstacles import Obstacle, find_obstacles
 from ipvsagent.packet_filter.profiles import BESIDE_IPVS, INSTEAD_OF_IPVS, RuleProfile, families, rule_options
 from ipvsagent.rows import TranslationRow
-from ipvsagent.rows.packet_rules import INSIDE, RuleSet
+from ipvsagent.rows.packet_rules import INSIDE, RuleCounts, RuleSet
 
 log = logging.getLogger("ipvsagent")
 
@@ -87,7 +86,7 @@ class IptablesPacketFilter:
         return self._install_all([table for table in self._tables if read_all or table.changed()])
 
     def differences(self) -> list[str]:
-        """Return what `install` would repair, a sentence each, without a write. Raises KernelError.
+        """Return what `install` would repair, one sentence each, without a write. Raises KernelError.
 
         It does not try which features iptables lacks, but compares with the rule set that differs least.
         """
@@ -285,7 +284,7 @@ class IptablesPacketFilter:
 
 
 def _foreign_rule_findings(table: RuleTable) -> Iterator[Finding]:
-    """Yield findings on rules of others that defeat ours, with what an operator can do."""
+    """Yield findings on rules of others that override ours, with what an operator can do."""
     tool = COMMAND[table.family]
     for hook, unanswered in table.unanswered.items():
         for denial in unanswered:

@@ -9,8 +9,8 @@ from typing import Protocol
 from ipvsagent.address import Family
 from ipvsagent.config import Config
 from ipvsagent.findings import Finding
-from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.rows import TranslationRow
+from ipvsagent.rows.packet_rules import RuleCounts
 
 
 class PacketFilter(Protocol):
@@ -37,7 +37,7 @@ class PacketFilter(Protocol):
         """Do the same as `install`, at almost no cost if nobody changed any rule. To be called once a second."""
 
     def differences(self) -> list[str]:
-        """Return what `install` would repair, a sentence each, without a write. Raises KernelError."""
+        """Return what `install` would repair, one sentence each, without a write. Raises KernelError."""
 
     def configure(self, config: Config) -> None:
         """Make the next `apply_pending` use this configuration. Any thread may call this."""

@@ -1,7 +1,7 @@
 """The reconciler: one round, and the full comparison. Read `_apply` first; everything ends there.
 
 Start, repair and audit call `_apply` with rows that were read; a change calls it with rows that are believed.
-`states.py` defines what is believed of a virtual server. Deletions of rows that were only found in the kernel wait
+`states.py` defines what is believed about a virtual server. Deletions of rows that were only found in the kernel wait
 while the source has blind spots: an object that could not be read may claim them. Deletions that follow from a changed
 desired value never wait.
 """
@@ -43,7 +43,7 @@ CHUNK = 1000
 
 
 class Reconciler:
-    """Owns what is believed of the kernel, and makes it what is desired."""
+    """Owns what is believed about the kernel, and makes it what is desired."""
 
     def __init__(self, desired: DesiredState, tables: KernelTables, drains: Drains) -> None:
         self._desired = desired
@@ -318,7 +318,7 @@ class Reconciler:
     # Questions
 
     def is_settled(self, server_id: VirtualServerId) -> bool:
-        """Whether nothing is pending for it, so that what the kernel holds should be what is believed."""
+        """Whether nothing is pending for it, so that what the kernel holds should match what is believed."""
         return self.states.of(server_id).settled and server_id not in self._by_mark
 
     def differences(self, server_id: VirtualServerId, rows: Sequence[Row]) -> list[Op]:

@@ -1,16 +1,17 @@
-"""What is believed of each virtual server in the kernel. Pure: `now` is an argument.
+"""What is believed about each virtual server in the kernel. Pure: `now` is an argument.
 
-The facts about one virtual server are independent of each other, and each changes for a reason of its own:
+Several facts may apply to one virtual server, and each begins for a reason of its own:
 
 *dirty*      the desired value may have changed since the last round;
-*confirmed*  the kernel accepted everything of the last desired value: its rows are the rows of that value plus those of
-             drains, so nothing need be read to change it (the confirmed value is that very object);
-*suspect*    a write failed or an audit found a difference: its rows are read before the next write;
-*held*       the kernel holds rows of it that are not desired, as far as is known, and that stay for now;
+*confirmed*  the kernel accepted everything of the last desired value (the confirmed value is that very object) and of
+             drains; unless also suspect or held, its rows are exactly these, so it can be changed without reading;
+*suspect*    its rows are uncertain (a read or write failed, an audit found it missing, or a new look was asked for), so
+             they are read before the next write;
+*held*       the kernel has rows that no known object asks for, kept for now;
 *foreign*    another program has a virtual server in its place.
 
-Each fact is a container of the ids that it applies to, because a round costs what is dirty, suspect or held, not what
-there is.
+To mark a virtual server foreign ends *confirmed* and *suspect*; to confirm it ends *suspect*. Each fact is a container
+of the ids that it applies to, so that a round costs what is dirty or suspect, not what there is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ipvsagent.reconcile.retry import RetryQueue, Suspect
 
 
 class State(Struct, frozen=True):
-    """Combines all that is believed of one virtual server."""
+    """Combines all that is believed about one virtual server."""
 
     confirmed: VirtualServer | None
     suspect: Suspect | None
@@ -32,7 +33,7 @@ class State(Struct, frozen=True):
 
     @property
     def settled(self) -> bool:
-        """Whether what the kernel holds should be what is believed."""
+        """Whether what the kernel holds should match what is believed."""
         return not (self.suspect or self.dirty or self.held)
 
 
@@ -56,11 +57,12 @@ class States:
         )
 
     def must_be_read(self, server_id: VirtualServerId) -> bool:
-        """Whether its rows have to be read before they are changed."""
+        """Whether the rows of this virtual server have to be read before they are changed."""
         return server_id in self.suspects or server_id in self.foreign
 
     def confirm(self, server_id: VirtualServerId, desired: VirtualServer | None) -> bool:
-        """Record that the kernel accepted everything. Return whether the virtual server was suspect until now."""
+        """Record that the kernel accepted every write for this virtual server. Return whether it was suspect until
+        now."""
         if desired is None:
             self.confirmed.pop(server_id, None)
         else:
@@ -71,18 +73,18 @@ class States:
         return True
 
     def mark_foreign(self, server_id: VirtualServerId) -> None:
-        """Record that another program has its place, and a Service asks for it."""
+        """Record that another program has the place of this virtual server, which a Service asks for."""
         self.forget(server_id)
         self.foreign.add(server_id)
 
     def forget(self, server_id: VirtualServerId) -> None:
-        """Drop what is believed: another program has its place, and no Service asks for it."""
+        """Drop what is believed: another program has the place of this virtual server, and no Service asks for it."""
         self.suspects.settle(server_id)
         self.confirmed.pop(server_id, None)
         self.foreign.discard(server_id)
 
     def unmark_foreign(self, server_id: VirtualServerId) -> bool:
-        """Record that no other program has its place. Return whether one had until now."""
+        """Record that no other program has the place of this virtual server. Return whether one had until now."""
         if server_id not in self.foreign:
             return False
         self.foreign.discard(server_id)
@@ -95,5 +97,6 @@ class States:
         self.held.clear()
 
     def mark_all_suspect(self, now: float) -> None:
+        """Have the next round read everything that is confirmed."""
         for server_id in self.confirmed:
             self.suspects.mark_suspect(server_id, now)

@@ -122,3 +122,12 @@ def chain_lines(chains: list[Chain]) -> Iterator[str]:
     for chain in chains:
         for _, text in chain.marked_rules():
             yield f"-A {chain.name} {text}"
+
+
+class RuleCounts(Struct, frozen=True):
+    """Numbers of rules of one address family, by table."""
+
+    held: dict[str, int]
+    """Rules in our chains, as last read."""
+    written: dict[str, int]
+    """Rules that the last successful write contained."""

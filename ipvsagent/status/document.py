@@ -68,7 +68,7 @@ class StatusDocument(Struct, frozen=True):
     """Contains all that `status` shows."""
 
     backend: str
-    """Which backend serves here, ipvs or iptables; "" if there is neither IPVS nor a Service on iptables nor an
+    """The name of the backend that serves here; "" if there is neither IPVS nor a Service on another backend nor an
     agent."""
     ipvs_version: str
     """ "" with the iptables backend."""
@@ -79,6 +79,7 @@ class StatusDocument(Struct, frozen=True):
 
 
 def document(
+    backend: str,
     version: tuple[int, int, int] | None,
     size: int,
     entries: Iterable[tuple[Observed, list[Observed]]],
@@ -87,7 +88,8 @@ def document(
 ) -> StatusDocument:
     """Join what the kernel holds with an agent's snapshot.
 
-    version: None with the iptables backend. names: Service and frontend as the kernel has them, for when no agent runs.
+    backend: its name. version: of IPVS, None if the backend does not use it. names: Service and frontend as the kernel
+    has them, for when no agent runs.
     """
     views = {view.id: view for view in snapshot.virtual_servers} if snapshot else {}
     unclaimed = dict.fromkeys(snapshot.held, "held") if snapshot else {}
@@ -109,8 +111,8 @@ def document(
         )
     found.extend(_missing(server_id, view) for server_id, view in views.items())
     agent = replace(snapshot, virtual_servers=(), held=()) if snapshot else None
-    backend = "ipvs" if version else "iptables" if found or snapshot else ""
-    return StatusDocument(backend, ".".join(map(str, version or ())), size, agent, tuple(found))
+    serves = bool(version or found or snapshot)
+    return StatusDocument(backend if serves else "", ".".join(map(str, version or ())), size, agent, tuple(found))
 
 
 def _virtual_server(

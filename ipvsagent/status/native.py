@@ -61,18 +61,18 @@ def lines(document: StatusDocument) -> Iterator[Line]:
 
 _ALONE = {
     "ipvs": ": names and conditions are not known. ",
-    "iptables": ": conditions are not known. Services are on ",
     "": ", and it left no Services: the kernel has no IPVS, and no rules of Services are on ",
 }
+_WITHOUT_IPVS = ": conditions are not known. Services are on "
 
 
 def _head(document: StatusDocument) -> Iterator[Line]:
     agent = document.agent
-    ipvs = "iptables"
+    where = document.backend or "iptables"
     if document.ipvs_version:
-        ipvs = f"IPVS {document.ipvs_version}, connection table of {document.connection_table_size}"
+        where = f"IPVS {document.ipvs_version}, connection table of {document.connection_table_size}"
     if agent is None:
-        yield f"No agent is running here{_ALONE.get(document.backend, _ALONE['ipvs'])}{ipvs}", "yellow"
+        yield f"No agent is running here{_ALONE.get(document.backend, _WITHOUT_IPVS)}{where}", "yellow"
         return
     totals = agent.totals
     text = (
@@ -83,7 +83,7 @@ def _head(document: StatusDocument) -> Iterator[Line]:
     drift = sum(agent.drift.values())
     yield (
         (
-            f"ipvsagent {agent.version} (pid {agent.pid}, up {span(agent.uptime)}), {ipvs}, "
+            f"ipvsagent {agent.version} (pid {agent.pid}, up {span(agent.uptime)}), {where}, "
             f"{agent.ops_written} writes since start" + (f", {drift} rows repaired after drift" if drift else "")
         ),
         "dim",

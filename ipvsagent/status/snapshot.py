@@ -32,7 +32,7 @@ class DrainView(Struct, frozen=True):
 
 
 class ServerView(Struct, frozen=True, omit_defaults=True):
-    """Describes a desired virtual server, and what is believed of it."""
+    """Describes a desired virtual server, and what is believed about it."""
 
     id: VirtualServerId
     service: str

@@ -14,18 +14,22 @@ from ipvsagent.backends import selection
 from ipvsagent.backends.assembly import Recorder, pipeline_for, policy_options, socket_path
 from ipvsagent.backends.backend import Backend, Listing
 from ipvsagent.backends.checks import BackendChecks, Check, State
-from ipvsagent.backends.kernel_handles import SavedSettings
-from ipvsagent.backends.removal import SharedState
+from ipvsagent.backends.iptables import IptablesBackend
+from ipvsagent.backends.ipvs import IpvsBackend
+from ipvsagent.backends.kernel_handles import IptablesHandles, IpvsHandles, SavedSettings
+from ipvsagent.backends.removal import SharedState, open_shared_state
 from ipvsagent.cli import cleanup, main
 from ipvsagent.config import Config
 from ipvsagent.errors import StartError
 from ipvsagent.findings import Finding
 from ipvsagent.kernel import host
 from ipvsagent.kernel.fake.kernel import FakeKernel
+from ipvsagent.kernel.fake.rules import server_rules
 from ipvsagent.kernel.host import IpvsPresence
 from ipvsagent.kernel.iptables.commands import Mode, Variant
 from ipvsagent.kernel.reserved_ports import ReservedPorts
 from ipvsagent.kernel.sysctls import ConnReuse, RaisedSysctls, Setting
+from ipvsagent.packet_filter import selection as rule_tools
 from ipvsagent.packet_filter.packet_filter import PacketFilter
 from ipvsagent.pipeline import Pipeline
 from ipvsagent.policy.capabilities import IPVS
@@ -175,7 +179,7 @@ class StubBackend:
     def ledger_findings(self) -> tuple[Finding, ...]:
         return ()
 
-    after_rules_installed = left_by_others = ledger_findings
+    after_rules_installed = findings_on_others = ledger_findings
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
         return ()
@@ -212,7 +216,7 @@ def test_a_backend_that_only_the_composition_root_names(monkeypatch, tmp_path, c
     capsys.readouterr()
     assert ran(["status", "-o", "json", "--state-dir", str(tmp_path)]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["ipvs_version"] == "9.9.9" and len(shown["virtual_servers"]) > 1
+    assert shown["backend"] == "stub" and shown["ipvs_version"] == "9.9.9" and len(shown["virtual_servers"]) > 1
 
     monkeypatch.setattr(host, "require_privilege", lambda: None)
     monkeypatch.setattr(host, "kube_proxy_here", lambda: None)
@@ -230,6 +234,19 @@ def test_a_backend_that_only_the_composition_root_names(monkeypatch, tmp_path, c
     assert "ipvsadm -D -t" in capsys.readouterr().out and KERNEL[0].rows
     assert ran(words) == 0
     assert re.match(r"removed \d+ virtual servers", capsys.readouterr().err) and not KERNEL[0].rows
+
+
+def test_a_rule_tool_that_only_its_selection_names(monkeypatch, tmp_path):
+    """Both backends and `cleanup` get the packet filter that the selection names."""
+    stub = StubFilter()
+    monkeypatch.setattr(rule_tools, "IptablesPacketFilter", lambda *_: stub)
+    config, saved = Config(state_dir=tmp_path), shared_state(tmp_path).saved
+    kernel: Any = FakeKernel()
+    addresses, sets = kernel.addresses, kernel.sets
+    handles = IpvsHandles(addresses, kernel.routes_table, kernel.ownership, kernel.ipvs, sets, saved)
+    beside = IpvsBackend(config, handles)
+    instead = IptablesBackend(config, IptablesHandles(addresses, sets, server_rules(kernel), saved))
+    assert beside.packet_filter() is instead.packet_filter() is open_shared_state(config).rules is stub
 
 
 def shared_state(folder: Path) -> SharedState:

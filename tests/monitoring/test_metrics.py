@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ipvsagent.address import Family
 from ipvsagent.cluster.objects import Changes, ObjectKey, Service
-from ipvsagent.kernel.iptables.counts import RuleCounts, rules_in
+from ipvsagent.kernel.iptables.counts import rules_in
 from ipvsagent.monitoring import metrics as metrics_module
 from ipvsagent.monitoring.metrics import Metrics, MetricsQuery, Readings
+from ipvsagent.rows.packet_rules import RuleCounts
 from ipvsagent.status.snapshot import Totals
 from tests.support.exposition import samples_of
 
@@ -45,7 +46,7 @@ def test_names_of_kube_proxy() -> None:
     assert found['kubeproxy_sync_proxy_rules_service_changes_total{ip_family="IPv6"}'] == 1
     assert found['kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"}'] == 1
     assert found['kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}'] == 0
-    metrics.synced(0.003, success=True)
+    metrics.round_ended(0.003, success=True)
     found = samples(metrics)
     assert found['kubeproxy_sync_proxy_rules_endpoint_changes_pending{ip_family="IPv4"}'] == 0
     assert found['kubeproxy_sync_proxy_rules_duration_seconds_bucket{ip_family="IPv4",le="0.004"}'] == 1
@@ -58,7 +59,7 @@ def test_names_of_kube_proxy() -> None:
 def test_a_failed_round_leaves_its_changes_pending() -> None:
     metrics = Metrics((Family.IPV4,), answering)
     metrics.changed(Changes(upserts=(Service(namespace="a", name="b"),)))
-    metrics.synced(0.1, success=False)
+    metrics.round_ended(0.1, success=False)
     assert samples(metrics)['kubeproxy_sync_proxy_rules_service_changes_pending{ip_family="IPv4"}'] == 1
 
 

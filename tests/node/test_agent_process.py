@@ -282,7 +282,7 @@ def test_sigterm_leaves_everything_and_cleanup_removes_ours_only(place, agents, 
     try:
         with place.held(address, 2) as conversations:
             assert agent.stop() == 0
-            agent.says(r"stopping \(SIGTERM\); what is programmed stays")
+            agent.says(r"stopping \(SIGTERM\), leaving the kernel state in place")
             assert place.saved() == held and place.bound() == {address}
             assert all(each.ask().failure is None for each in conversations)
             dry = agents.end_of("cleanup", "--dry-run")

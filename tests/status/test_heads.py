@@ -48,7 +48,7 @@ def test_a_lost_api_server_is_said_first(synced: bool, first: str) -> None:
 
 
 def test_chains_without_an_agent_have_names_and_no_counts() -> None:
-    made = document(None, 0, ROWS, None, {ID: ("shop/web:http", "ClusterIP")})
+    made = document("iptables", None, 0, ROWS, None, {ID: ("shop/web:http", "ClusterIP")})
     assert made.backend == "iptables"
     assert made.virtual_servers[0].real_servers[0].active is None
     text = text_of(made)
@@ -58,9 +58,9 @@ def test_chains_without_an_agent_have_names_and_no_counts() -> None:
 
 
 def test_a_bare_node() -> None:
-    made = document(None, 0, (), None)
+    made = document("iptables", None, 0, (), None)
     assert made.backend == "" and "left no Services" in text_of(made)[0]
-    assert document((1, 2, 1), 4096, ROWS, None).backend == "ipvs"
+    assert document("ipvs", (1, 2, 1), 4096, ROWS, None).backend == "ipvs"
 
 
 def test_names_are_in_the_comments_of_rules() -> None:

@@ -34,7 +34,7 @@ def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **fields: object) 
         **{name: known[name] if name in known else kinds[kind] for name, kind in get_type_hints(Snapshot).items()}
     )
     if isinstance(agent, AgentOnIptables):
-        made = document(None, 0, as_entries(agent.servers.read(None)), snapshot)
+        made = document("iptables", None, 0, as_entries(agent.servers.read(None)), snapshot)
         return "\n".join(text for text, _ in lines(made)), made
     entries: list[tuple[Observed, list[Observed]]] = []
     for seen in kernel.ipvs.read(None):
@@ -42,5 +42,5 @@ def shown(kernel: FakeKernel, agent: Agent | AgentOnIptables, **fields: object) 
             entries.append((seen, []))
         else:
             entries[-1][1].append(seen)
-    made = document((1, 2, 1), 4096, entries, snapshot)
+    made = document("ipvs", (1, 2, 1), 4096, entries, snapshot)
     return "\n".join(text for text, _ in lines(made)), made

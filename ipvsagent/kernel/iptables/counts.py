@@ -1,23 +1,12 @@
-"""Counts packet rules, for metrics."""
+"""Counts the packet rules in a text for iptables-restore, for metrics."""
 
 from __future__ import annotations
 
 import re
 
-from msgspec import Struct
-
 from ipvsagent.rows.packet_rules import TABLES
 
 _TABLE = re.compile(r"^\*", re.MULTILINE)
-
-
-class RuleCounts(Struct, frozen=True):
-    """Numbers of rules of one address family, by table."""
-
-    held: dict[str, int]
-    """Rules in our chains, as last read."""
-    written: dict[str, int]
-    """Rules that the last successful write contained."""
 
 
 def rules_in(text: str) -> dict[str, int]:

@@ -2,14 +2,15 @@
 
 Goals, and how each is met:
 
-1. Rules, chains, policies and counters of other programs stay as they are. Ours are chains with our prefix, and jumps
-   to them; only these are ever written. Whatever has the prefix is ours.
-2. No packet passes half of our rules: the chains and jumps of a table are replaced in one transaction. Between tables
-   the state is mixed for a moment; after a crash there, the next `apply` repairs it.
-3. What others deny stays denied. Our refusals, marks and translations come first, and apply to packets to Services
-   alone; accepts come directly before a chain's default, and only where that denies (`defaults.py`). Where others put a
-   rule in front of ours, ours is moved to the front again at a slow pace (`front_pace.py`), never in a race.
-4. Changes by others are noticed at the price of a system call (`changed`), and named (`verify`).
+1. Rules, chains, policies and counters of other programs stay as they are. Ours are chains with our prefix, jumps to
+   them, and exemptions in kube-proxy's chains; only these are ever written. Whatever has the prefix is ours.
+2. No packet traverses a half-written table: the chains and jumps of a table are replaced in one transaction. Between
+   tables the state is mixed for a moment; after a crash there, the next `apply` repairs it.
+3. What a rule of others denies stays denied. Our refusals, marks and translations come first, and apply to packets to
+   Services alone; accepts come directly before a chain's default, and only where that denies (`defaults.py`). Where
+   others put a rule in front of ours, ours is moved to the front again at a slow pace (`front_pace.py`), never in a
+   race.
+4. Changes by others are noticed at the cost of a few system calls (`changed`), and named (`verify`).
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from ipvsagent.address import Family
 from ipvsagent.errors import KernelError, StartError
 from ipvsagent.kernel.ipset.definitions import TRIAL, Definitions
 from ipvsagent.kernel.iptables.commands import COMMAND, IptablesCommands, Mode, RulesRefused, Variant
-from ipvsagent.kernel.iptables.counts import RuleCounts
 from ipvsagent.kernel.iptables.defaults import UnansweredDenial
 from ipvsagent.kernel.iptables.front_pace import FrontPace
 from ipvsagent.kernel.iptables.kernel_rules import KernelRules
 from ipvsagent.kernel.iptables.text import Held, differences, is_displaced, parse_all, update_text
 from ipvsagent.rows import SetSpec
-from ipvsagent.rows.packet_rules import CHAIN_PREFIX, Place, RuleSet
+from ipvsagent.rows.packet_rules import CHAIN_PREFIX, Place, RuleCounts, RuleSet
 
 _TRIES = 3
 _SCRATCH = f"{CHAIN_PREFIX}TRY"
@@ -59,25 +59,26 @@ _TRIALS = {
     Feature.CONNMARK: ("mangle", "-m connmark --mark 0x1/0x1 -j CONNMARK --set-xmark 0x1/0x1"),
     Feature.TCP_RESET: ("filter", "-p tcp -j REJECT --reject-with tcp-reset"),
 }
+"""Table and rule to try each feature with."""
 
 
 class ChainOwner(Protocol):
-    """Owns further chains of ours, which a `RuleTable` leaves alone; both parse the same reading."""
+    """Owns further chains of ours, which a `RuleTable` leaves alone; both parse the same output."""
 
     read_pause: float
-    """`changed` reports nothing for this many times as long as the last reading took."""
+    """`changed` returns False for this multiple of the time that the last reading took."""
 
     def owns(self, chain: str) -> bool: ...
 
     def parse(self, text: str) -> None:
-        """Take up the output of iptables-save."""
+        """Parse the output of iptables-save."""
 
     def prepare(self) -> None:
-        """Create what the constant rules lead to, and remove what nothing leads to. Raises RulesRefused,
-        RulesLocked."""
+        """Create the chains that the constant rules jump to; remove those that nothing jumps to. Raises
+        RulesRefused, RulesLocked."""
 
     def differences(self) -> list[str]:
-        """Return what `prepare` would repair, a sentence each."""
+        """Return what `prepare` would repair, one sentence each."""
 
     def rule_count(self) -> int:
         """Return the number of rules in table nat."""
@@ -120,9 +121,9 @@ class RuleTable:
     blocking: tuple[str, ...]
     """Built-in chains with policy DROP, as last read."""
     unanswered: dict[str, tuple[UnansweredDenial, ...]]
-    """Denials that our accepts cannot answer, by built-in chain, as last verified."""
+    """Denials that our accepts cannot override, by built-in chain, as last verified."""
     accepts: dict[str, str]
-    """The chain of our accepts for each built-in chain, as last verified."""
+    """Our ACCEPT chain for each built-in chain, as last verified."""
     accepts_before: dict[str, str]
     """Rules of others that accept packets before our refusals, by built-in chain, as last verified."""
 
@@ -145,7 +146,7 @@ class RuleTable:
         self._other = other or _NoOwner()
         self._clock = clock
         self._pace = FrontPace()
-        self._is_displaced = False
+        self._any_displaced = False
         self._supported: set[Feature] = set()
         self._held_counts: dict[str, int] = {}
         self.ignore_chains()
@@ -159,19 +160,21 @@ class RuleTable:
         found: list[str] = []
         for _ in range(_TRIES):
             held = self._read()
-            moves = any(self._displaced(desired, held))
+            moves = any(self._displaced_hooks(desired, held))
             self.kernel.restore(update_text(desired, held, ignored_first=self._ignored_first))
             if moves:
                 self._pace.moved(self._clock())
             found = self.verify(desired)
             if not found:
                 return
-        raise RulesRefused(f"the packet rules change again right after they are written: {'; '.join(found)}")
+        raise RulesRefused(
+            f"the packet rules still differ right after writing them ({_TRIES} attempts): {'; '.join(found)}"
+        )
 
     def verify(self, desired: RuleSet) -> list[str]:
-        """Return what differs in the kernel, a sentence each. If nothing does, `changed` reports later changes.
+        """Return what differs in the kernel, one sentence each. If nothing does, `changed` reports later changes.
 
-        Rules that others put in front of ours count when it is time to move ours to the front again. Raises
+        Rules that others put in front of ours count as differences only once ours may be moved again. Raises
         RulesRefused, KernelError.
         """
         generation = self.kernel.begin_verification(desired.tables())
@@ -180,20 +183,20 @@ class RuleTable:
         found = differences(desired, held, to_front=to_front, ignored_first=self._ignored_first)
         found += self._other.differences()
         self._inspect_foreign_rules(desired, held)
-        self._is_displaced = any(self._displaced(desired, held))
+        self._any_displaced = any(self._displaced_hooks(desired, held))
         if not found:
             self.kernel.mark_verified(generation)
         return found
 
-    def _displaced(self, desired: RuleSet, held: Sequence[Held]) -> Iterator[str]:
+    def _displaced_hooks(self, desired: RuleSet, held: Sequence[Held]) -> Iterator[str]:
         """Yield the built-in chains in which others put rules in front of our jumps."""
-        for one in held:
-            for hook in desired.hooks_of(one.table):
-                if is_displaced(desired, one, hook, ignored_first=self._ignored_first):
+        for table in held:
+            for hook in desired.hooks_of(table.table):
+                if is_displaced(desired, table, hook, ignored_first=self._ignored_first):
                     yield hook
 
     def _inspect_foreign_rules(self, desired: RuleSet, held: Sequence[Held]) -> None:
-        """Record which rules of others defeat ours."""
+        """Record which rules of others override ours."""
         for one in held:
             if one.table == "filter":
                 hooks = desired.hooks_of("filter", Place.DEFAULT)
@@ -204,11 +207,10 @@ class RuleTable:
                 self.accepts_before = {h: rule for h, j in refusals.items() if (rule := one.accept_before(j, h))}
 
     def changed(self) -> bool:
-        """Return whether anybody changed the rules since `apply` or `verify` found them as desired; also True if they
-        were not, or if that is not known."""
+        """Return whether the rules should be verified again; False during `read_pause`."""
         if self.kernel.may_skip_reading(self._other.read_pause):
             return False
-        return (self._is_displaced and self._pace.may_move(self._clock())) or self.kernel.modified()
+        return (self._any_displaced and self._pace.may_move(self._clock())) or self.kernel.modified()
 
     def counts(self) -> RuleCounts:
         """Return the numbers of rules as last read and written. Any thread may call this."""
@@ -216,8 +218,8 @@ class RuleTable:
         return RuleCounts(held, self.kernel.written)
 
     def rules_of_chain(self, table: str, chain: str) -> list[str]:
-        """Return the rules of a chain of ours, as iptables-save prints them; none if it does not exist. Raises
-        KernelError."""
+        """Return the rules of a chain of ours, as iptables-save prints them; an empty list if it does not exist.
+        Raises KernelError."""
         return next((one.chains.get(chain, []) for one in self._read() if one.table == table), [])
 
     def remove(self) -> list[str]:
@@ -278,9 +280,9 @@ class RuleTable:
         return True
 
     def ignore_chains(self, ignored: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
-        """From now on ignore these chains of ours, and no others; the next `verify` finds those ignored before.
+        """From now on ignore these chains of ours, and no others; the next `verify` reports chains ignored until now.
 
-        first: packets pass the ignored chains before ours.
+        first: packets traverse the ignored chains before ours.
         """
         self._ignored = ignored
         self._ignored_first = first
