@@ -1,4 +1,4 @@
-"""The two ends of the status socket: a Unix socket in the state directory that answers with one JSON document.
+"""Serves and queries the status socket: a Unix socket in the state directory that answers with one JSON document.
 
 The serving thread owns nothing: it puts a `Query` into the inbox and waits for the loop to answer between rounds.
 Only root may connect (the directory and the socket are 0700 and 0600).
