@@ -280,7 +280,8 @@ class Pipeline:
         return replace(server, inside=None)
 
     def _is_local(self, address: Address) -> bool:
-        """Whether a Service's address that is served here is local: on an interface, ours or another, or by a route."""
+        """Return whether a Service's address that is served here is local: on an interface, ours or another, or by a
+        route."""
         return address in self._interfaces or (
             self._options.capabilities.binds and address not in self._facts.own_addresses
         )

@@ -1,4 +1,4 @@
-"""The running agent: its loop, the threads around it, and the signals that end it.
+"""Runs the agent: its loop, the threads around it, and the signals that end it.
 
 The loop's thread owns all state and every kernel handle that it writes with. The threads of the source, the address
 monitor, the packet rules, the watch for rules of kube-proxy, the UDP flows and the status server only put messages into

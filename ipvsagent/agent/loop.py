@@ -1,4 +1,4 @@
-"""The main loop: what an agent does with messages and with time.
+"""Runs the main loop, which decides what an agent does with messages and with time.
 
 It owns all state and every kernel handle that writes. What other threads know reaches it through the inbox, and it
 starts no thread itself.
@@ -52,7 +52,7 @@ class Stop(Struct, frozen=True):
 
 
 class Rules(Protocol):
-    """The packet rules, as the loop drives them; see `PacketRules` for what each call does and raises."""
+    """Lets the loop drive the packet rules; see `PacketRules` for what each call does and raises."""
 
     def install(self) -> Sequence[Finding]: ...
 
@@ -77,8 +77,8 @@ class Loop:
         udp_changed: Callable[[Sequence[VirtualServer]], None],
         clock: Callable[[], float],
     ) -> None:
-        """configure: passes a changed configuration to the parts that other threads run. udp_changed: is called with
-        UDP virtual servers whose real servers have changed; must not wait."""
+        """configure: passes a changed configuration to the parts that other threads run. udp_changed: called with UDP
+        virtual servers whose real servers have changed; it must not wait."""
         self._interface = config.interface
         self._backend = backend
         self._inbox = inbox
@@ -113,7 +113,7 @@ class Loop:
 
     @property
     def started(self) -> bool:
-        """Whether Services are served. Any thread may ask."""
+        """Return whether Services are served. Any thread may ask."""
         return self._pipeline.reconciler.started
 
     def turn(self) -> bool:

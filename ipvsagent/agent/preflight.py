@@ -1,4 +1,4 @@
-"""Whether this node is fit for the agent: what `ipvsagent check` prints.
+"""Checks whether this node is fit for the agent, for `ipvsagent check`.
 
 Here are the checks that hold for every backend; each backend adds its own (backends/backend.py). They change nothing,
 except that the IPVS backend tries the scheduler on a virtual server that exists for a moment only.
@@ -32,7 +32,7 @@ from ipvsagent.kernel.sysctls import ConnReuse, conn_reuse
 
 
 class NodeChecks(Struct, frozen=True):
-    """NodeChecks is the document that `check` prints. conn_reuse, timeouts and arp are the facts behind some checks."""
+    """Holds the document that `check` prints. conn_reuse, timeouts and arp are the facts behind some checks."""
 
     version: str
     node: str

@@ -42,7 +42,8 @@ class UdpFlows:
             self._changed.put(concerned)
 
     def run(self, put: Callable[[Findings], None]) -> None:
-        """End flows for ever, in a thread of its own. A failure is put as a finding; the next change tries again."""
+        """End stale flows for ever, in a thread of its own. A failure is put as a finding; the next change tries
+        again."""
         failed = False
         while True:
             servers = {server.id: server for server in self._changed.get()}

@@ -1,4 +1,4 @@
-"""The thread that writes Events to the Kubernetes API; events/plan.py decides which, and when.
+"""Runs the thread that writes Events to the Kubernetes API; events/plan.py decides which, and when.
 
 Nothing waits for Events. A server that does not accept them is asked less and less often, and failures are logged once
 and counted.
@@ -34,7 +34,7 @@ _TRANSIENT = (401, 403, 408, 429)
 
 
 class EventTransport(Protocol):
-    """What an event writer needs of HTTP."""
+    """Does what an event writer needs of HTTP."""
 
     def get(self, request: Request) -> Response:
         """Send the request. Raises TransportError."""

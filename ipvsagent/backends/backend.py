@@ -1,4 +1,4 @@
-"""The interface of a backend, which serves Services on this node in one way, to the rest of the agent.
+"""Defines the interface of a backend, which serves Services on this node in one way, to the rest of the agent.
 
 Only `selection.py` names the backends. A new one implements this protocol and is opened there; no caller changes.
 """
@@ -26,10 +26,10 @@ from ipvsagent.rows import Failure, Observed, Op
 
 
 class Listing(Struct, frozen=True):
-    """Listing is what the kernel holds of virtual servers, for `status`."""
+    """Describes the virtual servers that the kernel holds, for `status`."""
 
     version: tuple[int, int, int] | None
-    """Of IPVS; None if the backend does not use it."""
+    """The version of IPVS; None if the backend does not use it."""
     table_size: int
     """Buckets of the connection table of IPVS; 0 if the backend does not use it."""
     entries: tuple[tuple[Observed, list[Observed]], ...]
@@ -39,7 +39,7 @@ class Listing(Struct, frozen=True):
 
 
 class Backend(Protocol):
-    """Backend serves Services in one way, in the network namespace that the process is in. Opening one only reads."""
+    """Serves Services in one way, in the network namespace that the process is in. Opening one only reads."""
 
     config: Config
     socket_path: Path
@@ -48,23 +48,23 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that `--backend` and `status` use."""
+        """Return the name that `--backend` and `status` use."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Why it is this backend, and which parts of the configuration have no effect on it."""
+        """Return why it is this backend, and which parts of the configuration have no effect on it."""
 
     @property
     def rules_in_loop(self) -> bool:
-        """Whether the main loop keeps the packet rules, because the virtual servers are packet rules themselves.
+        """Return whether the main loop keeps the packet rules, because the virtual servers are packet rules themselves.
         Otherwise a thread keeps them, because iptables may wait for other programs."""
 
     @property
     def rules_pending(self) -> bool:
-        """Whether packet rules have yet to be written."""
+        """Return whether packet rules have yet to be written."""
 
     def kernel_tables(self) -> KernelTables:
         """Return tables that write, and that create what they need if it is missing."""
@@ -138,8 +138,8 @@ class Backend(Protocol):
         """Do what has to wait for the packet rules, and return findings about what failed. Raises KernelError."""
 
     def retire_others(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """Remove what other backends left on this node, as its connections end, and return findings about the rest. To
-        be called while this backend serves and the packet rules are correct. Raises KernelError, StartError."""
+        """Remove what other backends left on this node, as its connections end, and return findings about the rest.
+        Call it while this backend serves and the packet rules are correct. Raises KernelError, StartError."""
 
     def left_by_others(self) -> Iterable[Finding]:
         """Return findings about what other backends left on this node. Only reads."""

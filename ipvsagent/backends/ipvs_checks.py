@@ -1,4 +1,4 @@
-"""What the IPVS backend checks on a host. Nothing is changed, except that a virtual server on a documentation address
+"""Checks a host for the IPVS backend. Nothing is changed, except that a virtual server on a documentation address
 exists for the moment in which the scheduler is tried."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the IPVS backend left on a node that uses iptables now, and how it is removed without losing a connection.
+"""Removes what the IPVS backend left on a node that uses iptables now, without losing a connection.
 
 New connections traverse the rules of nat first and never reach IPVS. Connections that IPVS has continue there as long
 as their virtual server and its address exist. So a virtual server is removed when it has no connections any more, or
@@ -48,7 +48,7 @@ _OUTSIDE = {
 
 
 class Retirement:
-    """Retirement removes what the IPVS backend left on this node."""
+    """Removes what the IPVS backend left on this node."""
 
     def __init__(self, config: Config, addresses: AddressTable, ledger: Ledger, sets: SetTable) -> None:
         """Read what there is to remove. Raises StartError, KernelError."""
@@ -65,7 +65,7 @@ class Retirement:
             kube_proxy_sets.claim_kube_proxy_servers(self._ownership, sets, addresses)
             self._ipvs = IpvsTable(self._ownership)
         self.left = sum(seen.owner is Owner.OURS for seen in self._ipvs.services()) if self._ipvs else 0
-        """How many virtual servers are left."""
+        """The number of virtual servers that are left."""
 
     def begin(self) -> None:
         """Turn bound addresses into routes. Connections do not notice. Raises StartError, KernelError."""

@@ -1,4 +1,4 @@
-"""What `cleanup` removes: what every backend serves, and what backends have in common on a node."""
+"""Does the work of `cleanup`: removes what every backend serves, and what backends have in common on a node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ipvsagent.rows import Failure, Op, Verb
 
 
 class SharedState(Struct):
-    """SharedState is what an agent leaves on a node, whichever backend it has."""
+    """Holds what an agent leaves on a node, whichever backend it has."""
 
     addresses: AddressTable
     routes: RouteTable
@@ -33,18 +33,18 @@ class SharedState(Struct):
 
 
 class RemovalPlan(Struct, frozen=True):
-    """RemovalPlan is what there is to remove."""
+    """Lists what there is to remove."""
 
     ops: list[Op]
     packet_rules: list[str]
-    """As commands."""
+    """The commands that would remove them."""
     sets: list[str]
-    """Their names."""
+    """The names of the sets."""
     has_interface: bool
 
 
 class Removal:
-    """Removal removes everything that agents made on this node."""
+    """Removes everything that agents made on this node."""
 
     def __init__(self, backends: Sequence[Backend], shared: SharedState) -> None:
         self._backends = backends

@@ -1,4 +1,4 @@
-"""The choice of a backend: IPVS, or iptables if the kernel has no IPVS. The only module that names the backends."""
+"""Chooses a backend: IPVS, or iptables if the kernel has no IPVS. No other module names the backends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ipvsagent.rows import Op
 def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
     """Open the configured backend. Raises StartError, and IpvsAbsent if `ipvs` is configured but absent.
 
-    `auto` falls back to iptables only if the kernel reports that it has no IPVS. Any other trouble with IPVS is for an
+    `auto` falls back to iptables only if the kernel reports that it has no IPVS. Any other problem with IPVS is for an
     operator to fix: virtual servers of ours may exist, and iptables must not serve beside them.
     """
     if config.backend is BackendChoice.IPTABLES:

@@ -1,4 +1,4 @@
-"""Options that several commands share. The options of settings are generated from the tables in config/."""
+"""Defines options that several commands share. The options of settings are generated from the tables in config/."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ interface = click.option(
 
 
 class Given(Struct, frozen=True):
-    """A command's settings and what they were read from."""
+    """Holds a command's settings and what they were read from."""
 
     written: Config
     """The settings as they were given."""
@@ -52,7 +52,7 @@ class Given(Struct, frozen=True):
 
     @property
     def config(self) -> Config:
-        """The settings with this node's name filled in."""
+        """Return the settings with this node's name filled in."""
         return for_this_node(self.written)
 
 

@@ -1,4 +1,4 @@
-"""Remarks about configuration files and options: errors and warnings."""
+"""Defines remarks about configuration files and options: errors and warnings."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Outcome(Enum):
 
 
 class Write(Struct, frozen=True):
-    """A request to the API."""
+    """Describes a request to the API."""
 
     event: Event
     count: int = 0
@@ -56,7 +56,7 @@ class Write(Struct, frozen=True):
 
 
 class _TopicState:
-    """Says what is to be written about a topic, from `since` on, and what was."""
+    """Records what is to be written about a topic, from `since` on, and what was."""
 
     __slots__ = ("asked_at", "count", "findings", "name", "pending", "since", "tokens")
 

@@ -1,4 +1,4 @@
-"""What the agent needs of the host: privileges, IPVS, a scheduler, and that no second agent writes.
+"""Establishes what the agent needs of the host: privileges, IPVS, a scheduler, and that no second agent writes.
 
 Each `require_...` function returns if the condition holds or could be established. Otherwise it raises a StartError
 with a command as the remedy.
@@ -41,7 +41,7 @@ class IpvsPresence(StrEnum):
 
 
 class IpvsAbsent(StartError):
-    """The kernel reports that it has no IPVS. Only then may another backend be chosen instead."""
+    """Reports that the kernel has no IPVS. Only then may another backend be chosen instead."""
 
 
 def require_privilege() -> None:
@@ -212,8 +212,8 @@ def kube_proxy_here() -> int | None:
 
 
 class AgentLock:
-    """AgentLock lets only one agent write in a network namespace. It is an flock, which the kernel releases when the
-    process is killed."""
+    """Lets only one agent write in a network namespace. It is an flock, which the kernel releases when the process is
+    killed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -122,7 +122,7 @@ class IptablesPacketFilter:
 
     @property
     def pending(self) -> bool:
-        """Whether `apply_pending` has something to write. Any thread may read this."""
+        """Return whether `apply_pending` has something to write. Any thread may read this."""
         desired = self._desired_translations
         return self._next is not None or (desired is not None and desired != self._translations)
 

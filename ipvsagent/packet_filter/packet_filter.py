@@ -50,7 +50,7 @@ class PacketFilter(Protocol):
 
     @property
     def pending(self) -> bool:
-        """Whether `apply_pending` has something to write. Any thread may read this."""
+        """Return whether `apply_pending` has something to write. Any thread may read this."""
 
     def apply_pending(self) -> None:
         """Write new translations, and the rules of a new configuration, if there are any. Raises what `install`

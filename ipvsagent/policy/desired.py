@@ -65,7 +65,7 @@ class DesiredState:
         return self._ids.get(key, ())
 
     def would_win(self, key: ServiceKey, rank: Rank, server_id: VirtualServerId) -> bool:
-        """Report whether a claim of this Service would win over those of all others."""
+        """Return whether a claim of this Service would win over those of all others."""
         return all(rank < claim.rank for claim in self._claims.get(server_id, ()) if _claimant(claim) != key)
 
     def replace(self, key: ServiceKey, rank: Rank, servers: Iterable[VirtualServer]) -> Replaced:

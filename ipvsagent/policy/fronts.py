@@ -52,7 +52,7 @@ def fronts_of(service: Service, port: ServicePort, node: NodeFacts) -> Iterable[
 
 
 def _external_local(service: Service) -> bool:
-    """Report whether externalTrafficPolicy Local applies: only where the Service can be reached from outside
+    """Return whether externalTrafficPolicy Local applies: only where the Service can be reached from outside
     (pkg/api/v1/service/util.go ExternalPolicyLocal)."""
     return service.external_local and (
         service.type in ("LoadBalancer", "NodePort") or (service.type == "ClusterIP" and bool(service.external_ips))

@@ -255,8 +255,8 @@ class Reconciler:
             report.replace_findings(server_id)
 
     def _all_refused(self, server_id: VirtualServerId, failures: Sequence[Failure]) -> bool:
-        """Whether the kernel refused all real servers that are desired: those that serve now must go on until a retry
-        succeeds."""
+        """Return whether the kernel refused all real servers that are desired: those that serve now must go on until a
+        retry succeeds."""
         desired = self._desired.get(server_id)
         refused = {f.op.row.key for f in failures if isinstance(f.op.row, RealServerRow)}
         return bool(desired and desired.real_servers and {(r.address, r.port) for r in desired.real_servers} <= refused)
@@ -318,7 +318,7 @@ class Reconciler:
     # Questions
 
     def is_settled(self, server_id: VirtualServerId) -> bool:
-        """Whether nothing is pending for it, so that what the kernel holds should be what is believed."""
+        """Return whether nothing is pending for it, so that what the kernel holds should be what is believed."""
         return self.states.of(server_id).settled and server_id not in self._by_mark
 
     def differences(self, server_id: VirtualServerId, rows: Sequence[Row]) -> list[Op]:

@@ -219,7 +219,7 @@ class SharedRows:
         return ops
 
     def _is_drift(self, op: Op) -> bool:
-        """Whether another program made this difference: no write of ours failed."""
+        """Return whether another program made this difference: no write of ours failed."""
         assert isinstance(op.row, SharedRow)
         suspect = self.retry.get(op.row)
         return suspect is not None and suspect.attempts == 0 and op.row not in self._awaited

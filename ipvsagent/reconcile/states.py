@@ -32,7 +32,7 @@ class State(Struct, frozen=True):
 
     @property
     def settled(self) -> bool:
-        """Whether what the kernel holds should be what is believed."""
+        """Return whether what the kernel holds should be what is believed."""
         return not (self.suspect or self.dirty or self.held)
 
 
@@ -56,7 +56,7 @@ class States:
         )
 
     def must_be_read(self, server_id: VirtualServerId) -> bool:
-        """Whether its rows have to be read before they are changed."""
+        """Return whether its rows have to be read before they are changed."""
         return server_id in self.suspects or server_id in self.foreign
 
     def confirm(self, server_id: VirtualServerId, desired: VirtualServer | None) -> bool:

@@ -97,7 +97,7 @@ SETTLED_AFTER = 1.0
 
 
 def is_settled(before: Stamp | None, stamp: Stamp, now: float) -> bool:
-    """Report whether a file was renamed into its place, or has not changed since the last poll or for SETTLED_AFTER.
+    """Return whether a file was renamed into its place, or has not changed since the last poll or for SETTLED_AFTER.
 
     before: its stamp at the last poll. now: seconds since 1970.
     """
@@ -121,7 +121,7 @@ def read_whole(path: str, stamp: Stamp) -> bytes | Busy:
 
 
 def _has_writer(fd: int) -> bool:
-    """Report whether a process has the file open for writing; False also where the kernel cannot tell."""
+    """Return whether a process has the file open for writing; False also where the kernel cannot tell."""
     try:
         # The kernel sends a signal if a writer comes while the lease is held. Its default, SIGIO, would end this
         # process; SIGURG is ignored by default.

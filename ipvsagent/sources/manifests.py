@@ -66,7 +66,7 @@ class ManifestSource:
 
     @property
     def synced(self) -> bool:
-        """Whether every file has been read once, or given up for the moment."""
+        """Return whether every file has been read once, or given up for the moment."""
         return self._synced
 
     @property

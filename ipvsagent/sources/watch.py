@@ -251,7 +251,7 @@ class Reflector:
         return self._turn(Turn.COMPLETE, now)
 
     def _is_suspect(self, now: float) -> bool:
-        """Report whether a watch that ends now must be followed by a list."""
+        """Return whether a watch that ends now must be followed by a list."""
         if self._quiet and self._bookmarks and now - self._asked_at >= QUIET:
             return True
         return self._empty and now - self._listed_at >= EMPTY_AGAIN
@@ -324,5 +324,5 @@ class _Refused(Exception):
 
 
 def _is_older(version: str, known: str) -> bool:
-    """Report whether a version is older; only decimal versions have an order. (`int` refuses long ones.)"""
+    """Return whether a version is older; only decimal versions have an order. (`int` refuses long ones.)"""
     return version.isdecimal() and known.isdecimal() and (len(version), version) < (len(known), known)

@@ -12,7 +12,7 @@ _TABLE = re.compile(r"^\*", re.MULTILINE)
 
 
 class RuleCounts(Struct, frozen=True):
-    """Numbers of rules of one address family, by table."""
+    """Counts the rules of one address family, by table."""
 
     held: dict[str, int]
     """Rules in our chains, as last read."""

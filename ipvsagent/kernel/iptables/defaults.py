@@ -34,7 +34,7 @@ _PASSING_STATES = re.compile(r"--(?:ct)?state (?:(?:RELATED|ESTABLISHED|DNAT|SNA
 
 
 class Default(Struct, frozen=True):
-    """A denial that our accepts override: they are inserted before rule `index` of `chain`."""
+    """Describes a denial that our accepts override: they are inserted before rule `index` of `chain`."""
 
     chain: str
     index: int
@@ -44,7 +44,8 @@ class Default(Struct, frozen=True):
 
 
 class UnansweredDenial(Struct, frozen=True):
-    """A denial that serves as a default for packets of some interface only, or in a chain that other packets also pass.
+    """Describes a denial that serves as a default for packets of some interface only, or in a chain that other packets
+    also pass.
 
     It is rule `index` of `chain`, counted as in `Default`.
     """
@@ -55,7 +56,7 @@ class UnansweredDenial(Struct, frozen=True):
 
 
 class _End(Enum):
-    """How packets leave a chain that denies none by default; LEFT if some of them leave it early."""
+    """Names how packets leave a chain that denies none by default; LEFT if some of them leave it early."""
 
     PASSED = 1
     LEFT = 2
@@ -63,7 +64,7 @@ class _End(Enum):
 
 
 class Defaults(Struct, frozen=True):
-    """The denials of one built-in chain."""
+    """Holds the denials of one built-in chain."""
 
     default: Default | None = None
     unanswered: tuple[UnansweredDenial, ...] = ()
@@ -189,8 +190,8 @@ class _Walk:
 
 
 def accepts_in(rules: Sequence[str], chains: Chains) -> str:
-    """Return the first of these rules, or of the chains that they lead to, that accepts packets which begin a
-    connection from another host; "" if none does."""
+    """Return the first of these rules, or of the chains that they lead to, that accepts packets that begin a connection
+    from another host; "" if none does."""
     seen: set[str] = set()
 
     def search(where: str, some: Sequence[str]) -> str:
