@@ -1,4 +1,4 @@
-"""The pipeline: changes in, kernel state out.
+"""Runs the pipeline: changes in, kernel state out.
 
 `run`, `plan`, `cleanup` and the tests are this pipeline with different ends: a source or none; real tables, tables that
 only record, or the fake kernel. It is pure, given the tables and `now`. Calls return findings by origin, for a
@@ -35,7 +35,7 @@ NOBODY: Rank = (0.0, "", "")
 """The rank of a deleted Service."""
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
-"""What is wrong now at each origin; replaces what the same origin reported before."""
+"""What is wrong now at each origin, which replaces what the same origin reported before."""
 
 
 class Pipeline:

@@ -48,7 +48,7 @@ class NodeChecks(Struct, frozen=True):
 
 
 def check_node(config: Config) -> NodeChecks:
-    """Run all checks. A check that depends on another one that failed is left out."""
+    """Run all checks. A check that depends on a failed one is omitted."""
     checks: list[Check] = []
     own = BackendChecks(())
     found: tuple[Check, ...] = ()

@@ -2,8 +2,8 @@
 
 It knows rtnetlink, and nothing of Services. The routes lead to the loopback interface, because the kernel refuses IPv6
 ones on an interface that is down. Their preferred source is an address of the node, so that its processes need no
-masquerade; their MTU is that of the interface that has this address; otherwise the first large datagram of a process
-would be lost: loopback's own MTU is 64 KiB, and IPVS does not fragment (ip_vs_xmit.c).
+masquerade. Their MTU is that of the interface that has this address; otherwise the first large datagram of a process
+would be lost, as loopback's own MTU is 64 KiB and IPVS does not fragment (ip_vs_xmit.c).
 
 The kernel keeps a route whose source is gone from the node; a caller that wants routes writes them again when addresses
 change.

@@ -1,4 +1,4 @@
-"""Which virtual server each id gets, when several Services claim it.
+"""Decides which virtual server each id gets when several Services claim it.
 
 The oldest Service wins: by creation time, then namespace and name; one without a creation time comes after all that
 have one. kube-proxy does not notice such conflicts, and the winner changes at random. The rank is part of the claim: a
@@ -26,7 +26,7 @@ def rank_of(service: Service) -> Rank:
 
 
 class Claim(Struct, frozen=True, gc=False):
-    """A virtual server that a Service asks for, with the rank of that Service."""
+    """Holds a virtual server that a Service asks for, with the rank of that Service."""
 
     rank: Rank
     server: VirtualServer

@@ -1,4 +1,4 @@
-"""The fronts of a Service on this node: the addresses and ports that it is reached at, and why one is refused.
+"""Finds the fronts of a Service on this node: the addresses and ports that it is reached at, and why one is refused.
 
 An address of a family that the Service has no cluster IP of is refused, and so is an address of another Node, and an
 external IP outside the allowed ranges. A cluster IP that another program put on an interface of its own, as
@@ -25,7 +25,7 @@ from ipvsagent.source_ranges import NOBODY, Networks, networks_of
 
 
 class Front(Struct, frozen=True):
-    """One address and port of a Service port."""
+    """Describes one address and port of a Service port."""
 
     frontend: Frontend
     address: Address
@@ -112,7 +112,7 @@ def no_node_port_address(subject: str, port: ServicePort) -> Finding:
 
 
 def source_ranges_of(service: Service, front: Front, node: NodeFacts) -> tuple[str, ...]:
-    """Return the CIDRs that may reach a front; empty = everybody.
+    """Return the CIDRs that may reach a front; empty = all clients.
 
     Source ranges apply to load balancer addresses only. A node that is inside one may connect to such an address, and
     then has that very address as its source (pkg/proxy/ipvs/proxier.go, KUBE-LOAD-BALANCER-SOURCE-IP).

@@ -1,4 +1,4 @@
-"""One Service becomes its virtual servers on this node.
+"""Turns one Service into its virtual servers on this node.
 
 Each address and port of a Service is a `Front` (fronts.py). Every virtual server of one Service port shares the same
 tuples of real servers.
@@ -59,7 +59,7 @@ class PolicyOptions(Struct, frozen=True):
     scheduler: str = "rr"
     """The scheduler of Services that name none."""
     allowed_external: tuple[Network, ...] = ()
-    """CIDRs from which external IPs are served. None are by default, because anybody who may edit a Service can take
+    """CIDRs in which external IPs are served. None are by default, because any user that may edit a Service can take
     over any address with an external IP (CVE-2020-8554)."""
     node_ports_on: tuple[str, ...] = ()
     """CIDRs, or the one word "primary"; empty = every address of the node."""
@@ -147,7 +147,8 @@ def virtual_servers_for(
 
 
 class _EndpointSets:
-    """The cluster and the local endpoints of one Service port and family as real servers, made once and shared."""
+    """Holds the cluster and the local endpoints of one Service port and family as real servers, made once and
+    shared."""
 
     def __init__(self, choice: Choice, node: NodeFacts, overrides: ServiceOverrides) -> None:
         self.choice = choice

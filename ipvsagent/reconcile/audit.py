@@ -1,4 +1,4 @@
-"""The audit: reads a part of the kernel now and then, so that what other programs change there is repaired.
+"""Audits the kernel: reads a part of it now and then, so that what other programs change there is repaired.
 
 It reads and compares; the reconciler repairs. The caller decides how much is read and when.
 """

@@ -1,6 +1,7 @@
-"""Rows that several virtual servers need: one count for each row; 0 to 1 and 1 to 0 are the kernel operations.
+"""Counts the rows that several virtual servers need: one count for each row; 0 to 1 and 1 to 0 are the kernel
+operations.
 
-Counts come from what is desired, never from the kernel, so a lost or stray row is just a difference to repair. A row
+Counts come from what is desired, never from the kernel, so a lost or stray row is merely a difference to repair. A row
 whose write failed is retried by itself, and does not make its virtual servers suspect.
 """
 
@@ -33,7 +34,7 @@ class SharedRows:
         self.retry: RetryQueue[SharedRow] = RetryQueue()
         """Rows whose kernel state is uncertain."""
         self.held = False
-        """Whether strays stay because the source has blind spots."""
+        """Whether stray rows are kept because the source has blind spots."""
         self._strays_due: float | None = None  # when to look for strays that were held
         self.blind: BlindSpots = EVERYTHING_KNOWN
 

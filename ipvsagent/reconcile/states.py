@@ -1,4 +1,4 @@
-"""What is believed of each virtual server in the kernel. Pure: `now` is an argument.
+"""Holds what is believed of each virtual server in the kernel. Pure: `now` is an argument.
 
 The facts about one virtual server are independent of each other, and each changes for a reason of its own:
 

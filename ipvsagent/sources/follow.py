@@ -34,7 +34,7 @@ SETTLED = 2.0
 
 
 class Transport(Protocol):
-    """What a follower needs of HTTP."""
+    """Does what a follower needs of HTTP."""
 
     def get(self, request: Request) -> Response:
         """Send the request. Raises TransportError."""

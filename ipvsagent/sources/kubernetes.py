@@ -1,4 +1,4 @@
-"""The Kubernetes API as a source: one thread for each kind, and one `Mirror` for what all of them receive.
+"""Follows the Kubernetes API as a source: one thread for each kind, and one `Mirror` for what all of them receive.
 
 Losing the server changes nothing: the last state stays in use and its age is reported. Once the server is back, only
 differences are delivered.

@@ -1,4 +1,5 @@
-"""The states that following one kind of object passes through, and every transition between them (for watch.py).
+"""Defines the states that following one kind of object passes through, and every transition between them (for
+watch.py).
 
 A watch also counts as expired when what it goes on from is suspect: its list was empty (EMPTY_AGAIN ago), a version
 is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
@@ -21,7 +22,7 @@ class State(Enum):
 
 
 class Turn(Enum):
-    """What can happen to a request."""
+    """Names what can happen to a request."""
 
     COMPLETE = "complete"
     """The list ends: with the bookmark after the initial events (the answer goes on as a watch), or the last page."""
@@ -44,7 +45,7 @@ class Turn(Enum):
 
 
 class Pause(Enum):
-    """Whether a pause follows a turn."""
+    """Names whether a pause follows a turn."""
 
     NONE = "none"
     ALWAYS = "always"
@@ -53,7 +54,7 @@ class Pause(Enum):
 
 
 class UnexpectedTurn(Exception):
-    """A turn that cannot happen in a state: a defect of this program."""
+    """Reports a turn that cannot happen in a state: a defect of this program."""
 
     def __init__(self, state: State, turn: Turn) -> None:
         super().__init__(f"{turn.value!r} cannot happen to a {state.value}")

@@ -1,4 +1,4 @@
-"""Following one kind of object through list and watch, as a state machine without I/O, clock or chance.
+"""Follows one kind of object through list and watch, as a state machine without I/O, clock or chance.
 
 The edge calls `request` for what to ask the server, then reports what came back: `accepted` or `refused` for the head
 of the answer, `receive` for its body, `ended` for its end. `receive` returns events for a `Mirror`; the others return
@@ -56,7 +56,7 @@ conversion.go), and for one that has none, as Services in Kubernetes 1.20 (apima
 
 
 class Trouble(Struct, frozen=True):
-    """Why the next request has to wait."""
+    """Describes why the next request has to wait."""
 
     reason: str
     """A clause for a person."""
@@ -67,7 +67,7 @@ class Trouble(Struct, frozen=True):
 
 
 class Listed(Struct, frozen=True):
-    """A complete list: no other object of the kind exists."""
+    """Reports a complete list: no other object of the kind exists."""
 
     objects: tuple[Decoded, ...]
 
@@ -305,7 +305,7 @@ class Reflector:
 
 
 class Stopped(Exception):
-    """The body of an answer contains a reason to end it. outputs: what came before that."""
+    """Reports that the body of an answer contains a reason to end it. outputs: what came before that."""
 
     def __init__(self, outputs: list[Output], trouble: Trouble | None) -> None:
         super().__init__()

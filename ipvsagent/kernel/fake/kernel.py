@@ -55,8 +55,8 @@ RealServers = dict[tuple[Address, int], RealServerRow]
 
 
 class Killed(BaseException):
-    """Raised instead of executing an op after `crash_after`: the agent is dead. `except Exception` does not catch
-    it."""
+    """Reports, in place of executing an op after `crash_after`, that the agent is dead. `except Exception` does not
+    catch it."""
 
 
 class FakeKernel:
@@ -89,7 +89,7 @@ class FakeKernel:
         self.calls = 0
         """The number of calls of `read` and `write`. Tests may reset this and the following counters."""
         self.ops_written = 0
-        """Including those that were refused."""
+        """The number of ops, including those that were refused."""
         self.rows_read = 0
         self.log: list[Op] = []
         """Every op of `ops_written`."""

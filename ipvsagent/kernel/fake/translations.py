@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FakeTranslationTable(TranslationTable):
-    """Delays what is written until `FakeKernel.keep_rules`. An agent that dies before loses it."""
+    """Delays what is written until `FakeKernel.keep_rules`. It is lost if the agent dies before that."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         super().__init__(lambda: kernel.translated, self._set_desired)
