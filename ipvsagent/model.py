@@ -124,7 +124,7 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     the kernel already has keeps its connections at weight 0."""
     when_empty: WhenEmpty = WhenEmpty.REFUSE
     bind: bool = True
-    """Its address goes on our interface; False if another interface of this node has it."""
+    """Its address is added to our interface; False if another interface of this node has it."""
     preserve_client_address: bool = True
     source_ranges: tuple[str, ...] = ()
     """CIDRs that may reach it; empty = all clients."""

@@ -104,7 +104,7 @@ class Agent:
                 pass
         except StartError as error:
             if self._events:
-                reason = f"it cannot go on: {error}"
+                reason = f"it cannot continue: {error}"
                 self._events.last_word(Finding(FindingKind.HOST, "ipvsagent", reason, severity=Severity.ERROR))
             raise
         finally:

@@ -1,4 +1,4 @@
-"""Ends UDP flows that no real server answers any more, in a thread beside the main loop.
+"""Ends UDP flows that no real server answers, in a thread beside the main loop.
 
 Reading the connection tracking table takes as long as the node has traffic, and no change of a Service may wait for
 that. The loop reports which virtual servers have changed real servers; one look at the table serves all that were
@@ -65,7 +65,7 @@ def end_stale_flows(servers: Iterable[VirtualServer], on_look: OnLook = lambda *
             ended = sum(_look(table, family, concerned, on_look) for family in Family)
     except (KernelError, OSError) as error:
         reason = (
-            f"conntrack entries of stale UDP flows cannot be removed ({error}): clients that go on sending from one "
+            f"conntrack entries of stale UDP flows cannot be removed ({error}): clients that keep sending from one "
             "port may get no answer; load the kernel module nf_conntrack_netlink"
         )
         return (Finding(FindingKind.HOST, "conntrack", reason),)

@@ -31,7 +31,7 @@ class Predecessor(Protocol):
     """Represents what another backend left on this node, and its connections."""
 
     def drain(self, now: float) -> bool:
-        """Remove what has no connections any more. Return whether nothing is left. Raises KernelError."""
+        """Remove what no longer has connections. Return whether nothing is left. Raises KernelError."""
 
     def finish(self) -> None:
         """Remove what the rules of the other backend needed, which no longer exist. Raises KernelError."""

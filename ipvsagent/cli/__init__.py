@@ -30,7 +30,7 @@ _COMMANDS = {
     "save": "Print the IPVS table as `ipvsadm -Sn` does.",
     "check": "Check whether ipvsagent can work on this node.",
     "check-config": "Check configuration files and report every problem.",
-    "cleanup": "Remove from this node everything that ipvsagent made.",
+    "cleanup": "Remove everything from this node that ipvsagent created.",
 }
 
 

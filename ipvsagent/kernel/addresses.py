@@ -54,7 +54,7 @@ def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None
     body += attribute(_LOCAL, pack(address))
     if verb is Verb.DELETE:
         return message(DELETE_ADDRESS, 0, sequence, body)
-    if v6:  # duplicate address detection takes a second during which nobody can use the address
+    if v6:  # duplicate address detection takes a second during which the address cannot be used
         body += attribute(_FLAGS, struct.pack("=I", _NO_DAD))
         # Deprecated for ever: or masquerading towards an interface without an address of its own would take a Service
         # address as the source (ipv6_dev_get_saddr), and the answer would end here.

@@ -201,7 +201,7 @@ class NetlinkSocket:
             except OutcomeUnknown as error:
                 if error.code != errno.ENOBUFS:
                     raise
-                complete = False  # the kernel goes on with the dump, and refuses another until it is read
+                complete = False  # the kernel continues the dump, and refuses another until it is read
                 continue
             for answer, flags, number, start, end in _split(data):
                 if number != sequence:

@@ -1,7 +1,7 @@
 """Makes the rare netlink calls through pyroute2: interfaces, local routes, notifications, and the creation of ipsets.
 
-This module alone knows pyroute2's objects; it hands out ours, and raises `KernelError` with errno and the kernel's
-words. Its defects that bite here are worked around here (docs/pyroute2.md).
+This module alone knows pyroute2's objects; it returns ours, and raises `KernelError` with errno and the kernel's words.
+It works around those defects of pyroute2 that matter here (docs/pyroute2.md).
 
 Rtnetlink goes through `IPRSocket`, pyroute2's socket outside of asyncio: no loop, no thread, one file descriptor. A
 socket of ipsets has an event loop, and lives for one call.

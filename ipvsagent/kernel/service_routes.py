@@ -5,8 +5,7 @@ ones on an interface that is down. Their preferred source is an address of the n
 masquerade. Their MTU is that of the interface that has this address; otherwise the first large datagram of a process
 would be lost, as loopback's own MTU is 64 KiB and IPVS does not fragment (ip_vs_xmit.c).
 
-The kernel keeps a route whose source is gone from the node; a caller that wants routes writes them again when addresses
-change.
+The kernel keeps a route whose source is gone from the node, so callers write routes again when addresses change.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ class RouteTable:
         return {route.network for route in local_routes(self._reader) if route.protocol not in ordinary}
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        """ADD replaces a route of ours with another source; DELETE is for exactly the row it names."""
+        """Write ops: ADD replaces a route of ours with another source, and DELETE deletes exactly the row that it
+        names."""
         failures = []
         wanted = dict(self._held)
         for op in ops:

@@ -112,7 +112,7 @@ def read_annotations(
         report(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
         scheduler = "wrr"
     elif scheduler not in LINUX_SCHEDULERS and scheduler != default_scheduler:
-        # To ask the kernel is to load a module of that name, and anybody who may edit a Service chooses the name.
+        # Asking the kernel loads a module of that name, and any user that may edit a Service chooses the name.
         report(source, f"{scheduler[:40]!r} is not an IPVS scheduler of Linux; {default_scheduler} is used")
         scheduler = default_scheduler
     elif not scheduler_works(scheduler):

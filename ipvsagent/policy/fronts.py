@@ -142,7 +142,7 @@ def too_many_ranges(service: Service) -> Iterable[Finding]:
     if service.source_ranges and any(len(networks_of(service.source_ranges, family)) > limit for family in Family):
         reason = (
             f"has more than {limit} source ranges, the most for {len(service.ports)} ports: its load balancer "
-            "addresses are closed to everybody; use fewer and wider ranges"
+            "addresses are closed to all clients; use fewer and wider ranges"
         )
         field = "spec.loadBalancerSourceRanges"
         yield Finding(FindingKind.INVALID_OBJECT, str(service.key), reason, field, severity=Severity.ERROR)
@@ -150,6 +150,6 @@ def too_many_ranges(service: Service) -> Iterable[Finding]:
 
 @lru_cache(maxsize=4096)
 def is_within(address: Address, networks: tuple[Network, ...] | Networks) -> bool:
-    """Report whether any of the networks contains the address."""
+    """Return whether any of the networks contains the address."""
     ip = ipaddress.ip_address(address)
     return any(ip in network for network in networks)

@@ -101,7 +101,7 @@ class Reconciler:
         while chunk := {server_id: Read(rows) for server_id, rows in islice(in_kernel, CHUNK)}:
             self._apply(chunk, now, report, present, count_drift=before)
             done.update(chunk)
-        # Also what is neither desired nor there any more, but still believed: its shared rows have to go.
+        # Include what no longer exists and is not desired, but is still believed: its shared rows must be removed.
         known = dict.fromkeys([*self._desired, *self.states.dirty, *self.states.confirmed])
         missing = (i for i in known if i not in done)
         while absent := dict.fromkeys(islice(missing, CHUNK), NOT_THERE):

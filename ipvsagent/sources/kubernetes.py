@@ -181,7 +181,8 @@ class ApiSource:
         )
 
     def _deliver(self, kind: str, outputs: list[Output], inbox: Inbox) -> None:
-        """Put what one answer brought into the inbox as one message, in the order in which the kinds' threads call."""
+        """Put what one answer contained into the inbox as one message, in the order in which the kinds' threads
+        call."""
         with self._lock:
             first = False
             triggers = []

@@ -1,7 +1,7 @@
 """Defines the states that following one kind of object passes through, and every transition between them (for
 watch.py).
 
-A watch also counts as expired when what it goes on from is suspect: its list was empty (EMPTY_AGAIN ago), a version
+A watch also counts as expired when what it continues from is suspect: its list was empty (EMPTY_AGAIN ago), a version
 is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
 follows is then not answered from a cache. The watch after one that was cut is a short one, so that the last of these
 shows soon.
@@ -25,13 +25,13 @@ class Turn(Enum):
     """Names what can happen to a request."""
 
     COMPLETE = "complete"
-    """The list ends: with the bookmark after the initial events (the answer goes on as a watch), or the last page."""
+    """The list ends: with the bookmark after the initial events (the answer continues as a watch), or the last page."""
     MORE = "more"
     """The page is not the last one."""
     ENDED = "ended"
     """The time of the watch is over."""
     EXPIRED = "expired"
-    """410, or the version that a watch goes on from is suspect."""
+    """410, or the version that a watch continues from is suspect."""
     FIELDS_UNKNOWN = "fields unknown"
     """400, in the words of a server that cannot select by this field: it is not asked to again."""
     UNSUPPORTED = "unsupported"
@@ -60,7 +60,7 @@ class UnexpectedTurn(Exception):
         super().__init__(f"{turn.value!r} cannot happen to a {state.value}")
 
 
-# A server that does not stream lists is asked for pages instead; one that refuses goes on with the same page.
+# A server that does not stream lists is asked for pages instead; one that refuses is asked for the same page again.
 TABLE: dict[State, dict[Turn, tuple[State, Pause]]] = {
     State.STREAMED_LIST: {
         Turn.COMPLETE: (State.WATCH, Pause.NONE),

@@ -264,7 +264,7 @@ class Reflector:
         return self._turn(Turn.EXPIRED, now, reason)
 
     def _refusal(self, status: Status, now: float, turn: Turn = Turn.REFUSED) -> Trouble | None:
-        """Turn by what a refusal means. turn: for a status without a meaning of its own."""
+        """Make the turn that a refusal means. turn: for a status without a meaning of its own."""
         code = status.code
         reason = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
         if "Too large resource version" in status.message:

@@ -87,7 +87,7 @@ class IptablesCommands:
             self._generation = None
 
     def generation(self, tables: Sequence[str]) -> Hashable:
-        """Return a value that stays equal while nobody changes these tables, as far as the kernel shows. Raises
+        """Return a value that stays equal while these tables do not change, as far as the kernel shows. Raises
         KernelError."""
         if self._generation is None:
             try:

@@ -108,7 +108,7 @@ class KernelRules:
         self._verified_at = None
 
     def modified(self) -> bool:
-        """Return whether anybody wrote rules since they were verified; also True if that is not known."""
+        """Return whether rules were written since they were verified; also True if that is not known."""
         if self._verified_at is None:
             return True
         try:

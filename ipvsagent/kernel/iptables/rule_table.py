@@ -204,8 +204,8 @@ class RuleTable:
                 self.accepts_before = {h: rule for h, j in refusals.items() if (rule := one.accept_before(j, h))}
 
     def changed(self) -> bool:
-        """Return whether anybody changed the rules since `apply` or `verify` found them as desired; also True if they
-        were not, or if that is not known."""
+        """Return whether the rules changed since `apply` or `verify` found them as desired; also True if they were not,
+        or if that is not known."""
         if self.kernel.may_skip_reading(self._other.read_pause):
             return False
         return (self._is_displaced and self._pace.may_move(self._clock())) or self.kernel.modified()
@@ -278,7 +278,7 @@ class RuleTable:
         return True
 
     def ignore_chains(self, ignored: Callable[[str], bool] = lambda chain: False, *, first: bool = False) -> None:
-        """From now on ignore these chains of ours, and no others; the next `verify` finds those ignored before.
+        """Ignore these chains of ours from now on, and no others; the next `verify` finds those ignored before.
 
         first: packets pass the ignored chains before ours.
         """

@@ -7,8 +7,8 @@ Goals, and how each is met:
 2. A virtual server is replaced in one transaction, so that no packet passes half of it.
 3. A restore is all or nothing, and one bad virtual server must not keep the others out: the one whose line iptables
    names is left out; where it names none, the batch is halved until the bad one is alone.
-4. The chains are read once and then remembered; they are read again when the kernel reports that somebody else wrote,
-   or when a write was refused. A reading covers all rules of the node, so `RuleTable.changed` spaces readings out.
+4. The chains are read once and then remembered; they are read again when the kernel reports that others wrote, or
+   when a write was refused. A reading covers all rules of the node, so `RuleTable.changed` spaces readings out.
 """
 
 from __future__ import annotations
