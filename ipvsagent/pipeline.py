@@ -236,7 +236,7 @@ class Pipeline:
                 self._dirty |= replaced.passed
         finally:
             if not self._dirty:
-                self._dirty = set()  # looking through one that once held every Service takes as long as if it did
+                self._dirty = set()  # a set that once held every Service stays slow to iterate over
             moved, findings = self._health_checks.recompute(self._facts.node_port_addresses, self._is_local)
             if moved:
                 self._set_static_rows(0.0)

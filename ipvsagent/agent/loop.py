@@ -237,7 +237,7 @@ class Loop:
         self._deadlines.last_round = ended
         self._self_report.start_writes, self._self_report.start_seconds = report.written, ended - now
         self._was_in_sync = self._self_report.in_sync()
-        # Most of what is known of the cluster now stays: no later collection needs to look at it.
+        # Most of what is known of the cluster now stays, so later garbage collections need not look at it.
         gc.collect()
         gc.freeze()
         log.info(

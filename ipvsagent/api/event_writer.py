@@ -127,7 +127,7 @@ class EventWriter:
             status = self._write(write)
         except TransportError as error:
             status = Status(message=str(error))
-        except Exception as error:  # no Event is worth an agent
+        except Exception as error:  # an Event that cannot be written must not end the agent
             self._log_once(f"no Events are written for now: {type(error).__name__}: {error}")
             status = Status()
         if status is None:

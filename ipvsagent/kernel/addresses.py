@@ -56,8 +56,8 @@ def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None
         return message(DELETE_ADDRESS, 0, sequence, body)
     if v6:  # duplicate address detection takes a second during which the address cannot be used
         body += attribute(_FLAGS, struct.pack("=I", _NO_DAD))
-        # Deprecated for ever: or masquerading towards an interface without an address of its own would take a Service
-        # address as the source (ipv6_dev_get_saddr), and the answer would end here.
+        # Deprecated for ever; otherwise masquerading towards an interface without an address of its own would take a
+        # Service address as the source (ipv6_dev_get_saddr), and the answer would end here.
         body += attribute(_CACHEINFO, struct.pack("=IIII", 0, _FOREVER, 0, 0))
     return message(NEW_ADDRESS, CREATE | (EXCL if verb is Verb.ADD else REPLACE), sequence, body)
 
@@ -254,7 +254,7 @@ class AddressTable:
                     if not as_ours:
                         self.odd.add(address)
             except KernelError as error:
-                if error.code != errno.ENODEV:  # it went away since
+                if error.code != errno.ENODEV:  # it was removed meanwhile
                     raise
         self.bound.clear()
         self.bound.update(found)

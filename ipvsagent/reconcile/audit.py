@@ -77,7 +77,7 @@ class Audit:
                 if not is_foreign(rows):
                     differing[server_id] = rows
             elif not rows and server_id in states.confirmed:
-                # It stays suspect if the comparison breaks off before it gets here.
+                # It stays suspect if the comparison fails before this point.
                 states.suspects.mark_suspect(server_id, now)
                 return reconciler.start(now, report)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):

@@ -187,7 +187,7 @@ class SetTable:
         try:
             bodies = self._socket.dump(LIST, self._definitions.codec.named(name))
         except KernelError as error:
-            if error.code == errno.ENOENT:  # it went away since
+            if error.code == errno.ENOENT:  # it was destroyed meanwhile
                 return []
             raise refusal(error, name) from error
         if self._headers[name].kind not in KINDS:
