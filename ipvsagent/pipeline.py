@@ -214,8 +214,8 @@ class Pipeline:
         finding = Finding(
             FindingKind.NODE_UNKNOWN,
             f"Node {self.node_name}",
-            f"no Node object has this name (there are: {known}), so this node's zone and the addresses of other nodes "
-            "are not known; --hostname-override sets the name",
+            f"no Node object has this name (known Nodes: {known}), so this node's zone and the addresses of other "
+            "nodes are not known; --hostname-override sets the name",
         )
         return ("node", (finding,))
 

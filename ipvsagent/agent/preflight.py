@@ -112,7 +112,7 @@ def _others(config: Config, saved: SavedRules) -> Iterator[Check]:
     left = kube_proxy_rules.find_leftovers(saved)
     if left.translating or left.canary:
         remedy = f"Once kube-proxy is stopped for good, run `{kube_proxy_rules.REMEDY}`"
-        what = "its chain KUBE-PROXY-CANARY is there: it runs here, or ran and left its rules"
+        what = "its chain KUBE-PROXY-CANARY exists: it runs here, or ran and left its rules"
         if left.translating:
             what = f"translate packets to its last endpoints ({', '.join(left.translating)})"
         yield Check("rules of kube-proxy", State.WARNING, what, remedy)

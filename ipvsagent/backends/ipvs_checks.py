@@ -52,7 +52,7 @@ def timeout_checks(timeouts: tuple[IdleTimeout, ...]) -> Iterator[Check]:
             continue
         if each.conntrack is None:
             yield Check(
-                "idle TCP", State.OK, f"forgotten after {each.ipvs} s by IPVS; connection tracking does not say"
+                "idle TCP", State.OK, f"forgotten after {each.ipvs} s by IPVS; connection tracking does not report it"
             )
         elif each.conntrack < each.ipvs:
             found = f"forgotten after {each.conntrack} s by connection tracking, before the {each.ipvs} s of IPVS"

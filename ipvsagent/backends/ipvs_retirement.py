@@ -121,7 +121,7 @@ class Retirement:
         if not self.left:
             return ()
         reason = (
-            "virtual servers, which this node used before, are left; each is removed after its last connection, all "
+            "virtual servers, which this node used before, remain; each is removed after its last connection, all "
             f"of them after {self._config.drain_timeout:.0f} s"
         )
         return (Finding(FindingKind.HOST, "IPVS", reason),)

@@ -22,7 +22,7 @@ from ipvsagent.sources.inbox import Findings, Inbox
 
 ORIGIN = "configuration files"
 POLL_INTERVAL = 1.0
-_STAYS = "the settings in force stay"
+_STAYS = "the settings in force are kept"
 
 
 class NewConfig(Struct, frozen=True):

@@ -63,7 +63,7 @@ def _pack_place(text: str, what: str, family: Family, address_kind: int, prefix_
     if not slash:
         return packed
     if what != "net":
-        raise ValueError(f"{text}: only addresses fit here, no networks")
+        raise ValueError(f"{text}: only addresses fit here, not networks")
     return packed + _pack_prefix(text, raw, length, prefix_kind)
 
 

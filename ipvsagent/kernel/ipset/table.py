@@ -250,6 +250,6 @@ def _set_of(op: Op) -> str:
 
 def cannot_replace(name: str, why: str) -> StartError:
     return StartError(
-        f"set {name} is there with another definition and cannot be replaced: {why}",
+        f"set {name} exists with another definition and cannot be replaced: {why}",
         f"Run `ipvsagent cleanup`, or remove the rules that use it and `ipset destroy {name}`",
     )

@@ -181,7 +181,7 @@ def find_variant(saved: SavedRules | None = None) -> Variant:
     texts = working_modes(saved)
     for mode, text in texts.items():
         if hint := _HINT.search(text):
-            return Variant(mode, f"kubelet's chain {hint[1]} is there")
+            return Variant(mode, f"kubelet's chain {hint[1]} exists")
     if not texts:
         tool = program(Family.IPV4, Mode.NFT, "-save")  # raises if it is not installed
         raise StartError(
