@@ -1,8 +1,8 @@
 """Ends UDP flows that no real server answers, in a thread beside the main loop.
 
-Reading the connection tracking table takes as long as the node has traffic, and no change of a Service may wait for
-that. The loop reports which virtual servers have changed real servers; one look at the table serves all that were
-reported meanwhile.
+Reading the connection tracking table takes longer the more connections the node has, and no change of a Service may
+wait for that. The loop reports which virtual servers have changed real servers; one look at the table serves all that
+were reported meanwhile.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Outcome(Enum):
     POINTLESS = "pointless"
     """The object is gone, or the API server will never accept the Event."""
     FAILED = "failed"
-    """It is to be tried again."""
+    """The write failed, and is to be tried again."""
 
 
 class Write(Struct, frozen=True):

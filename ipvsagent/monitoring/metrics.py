@@ -2,8 +2,8 @@
 dashboards and alerts keep working, and our own under `ipvsagent_`.
 
 Durations and counts of events are recorded by the loop as they happen. Everything that is a state (how many virtual
-servers, which findings) is asked of the loop at each scrape; if it does not answer in time, the last known state is
-shown, since numbers are needed most when the loop hangs.
+servers, which findings) is requested from the loop at each scrape; if the loop does not answer in time, the last known
+state is shown, since numbers are needed most when the loop hangs.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ With IPVS a virtual server has one set of real servers, while an external addres
 endpoints of this node for clients outside, and all of them for clients on this node, as in
 pkg/proxy/iptables/proxier.go. The packet rules translate the latter to `inside`: the cluster IP or, where that has a
 Local policy, too, a hidden port of it. While a translation is missing, these clients get what kube-proxy's ipvs mode
-gives them, and never no answer: the virtual server of an address without endpoints here holds those elsewhere, as
-kube-proxy's does, and packet rules keep clients from outside away from it.
+would give them, which is always an answer: the virtual server of an address without endpoints here holds those
+elsewhere, as kube-proxy's does, and packet rules keep clients from outside away from it.
 
 Not every served address is bound (`bind` in `_virtual_server`): an external address of this node's other interfaces
 is not, node ports never are, and neither is an address that a route makes local.

@@ -9,8 +9,8 @@ The facts about one virtual server are independent of each other, and each chang
 *held*       the kernel holds rows of it that are not desired, as far as is known, and that stay for now;
 *foreign*    another program has a virtual server in its place.
 
-Each fact is a container of the ids that it applies to, because a round costs what is dirty, suspect or held, not what
-there is.
+Each fact is a container of the ids that it applies to, so that the cost of a round depends on what is dirty, suspect or
+held, and not on what exists.
 """
 
 from __future__ import annotations

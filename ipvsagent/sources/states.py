@@ -1,13 +1,13 @@
 """Defines the states that following one kind of object passes through, and every transition between them (for
 watch.py).
 
-A watch also counts as expired when what it continues from is suspect: its list was empty (EMPTY_AGAIN ago), a version
-is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
-follows is then not answered from a cache. The watch after one that was cut is a short one, so that the last of these
-shows soon.
+A watch also counts as expired when the version that it continues from is suspect: its list was empty (EMPTY_AGAIN ago),
+a version is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The
+list that follows must then not come from a cache. The watch after one that was cut is short, so that the last of these
+cases is detected soon.
 
-Only progress is followed by another request at once. A server that answers nonsense is asked as seldom as one that
-does not answer.
+Only progress is followed by another request at once. A server whose answers make no sense is asked as seldom as one
+that does not answer.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ The edge calls `request` for what to ask the server, then reports what came back
 of the answer, `receive` for its body, `ended` for its end. `receive` returns events for a `Mirror`; the others return
 None to ask again at once, or a `Trouble` to ask again after a pause.
 
-The states and the transitions between them are a table of their own (states.py).
+The states, and the transitions between them, are a table in states.py.
 
 A list replaces everything that was known, whether it is streamed or comes in pages. Versions of initial events are
-ignored, because these events come in no order.
+ignored, because these events come in no particular order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHORT = 1.0
 """Seconds that a watch must last to count as progress."""
 FRESH = 10.0
 EMPTY_AGAIN = 30.0
-"""Seconds after which an empty list is requested again: a `Mirror` holds it suspect until one has objects."""
+"""Seconds after which an empty list is requested again: a `Mirror` treats it as a mistake until a list has objects."""
 QUIET = 120.0
 """Seconds of silence after which a watch is suspect: bookmarks come each minute, unless the watch waits for a version
 that a restore of etcd has lost."""

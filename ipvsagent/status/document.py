@@ -68,8 +68,7 @@ class StatusDocument(Struct, frozen=True):
     """Contains all that `status` shows."""
 
     backend: str
-    """Which backend serves here, ipvs or iptables; "" if there is neither IPVS nor a Service on iptables nor an
-    agent."""
+    """The backend that serves here, ipvs or iptables; "" if there is no IPVS, no Service on iptables, and no agent."""
     ipvs_version: str
     """ "" with the iptables backend."""
     connection_table_size: int

@@ -1,12 +1,12 @@
 """Finds where a built-in chain denies the packets that no rule has decided on, in the output of iptables-save. Pure.
 
-Our accepts override a default, and never a rule: they come directly before the default, after everything else.
-A default is the policy DROP of a built-in chain, or an unconditional DROP or REJECT that serves as one: at the end of
-the built-in chain (the rules that RHEL ships), in a chain that contains nothing else and is jumped to without a match
-(`ufw default reject`), or at the end of a chain that every packet passes and that has no other way in (the zone of
-firewalld that no interface is bound to). Rules that log before a default are part of it. A denial that only packets of
-some interface reach, or only those that no rule with a match returned before, is a rule of its owner. If it serves as a
-default for those packets, it is an `UnansweredDenial`.
+Our accepts override a default, and never a rule: they come directly before the default, after everything else. A
+default is the policy DROP of a built-in chain, or an unconditional DROP or REJECT that serves as one: at the end of the
+built-in chain (the rules that RHEL ships), in a chain that contains nothing else and is jumped to without a match (`ufw
+default reject`), or at the end of a chain that every packet passes and that no others enter (the zone of firewalld that
+no interface is bound to). Rules that log before a default are part of it. A denial that only packets of some interface
+reach, or only those that no rule with a match returned before, is a rule of its owner, and not overridden. If it serves
+as a default for those packets, it is an `UnansweredDenial`.
 """
 
 from __future__ import annotations
