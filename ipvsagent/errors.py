@@ -26,7 +26,7 @@ import os
 
 
 class IpvsAgentError(Exception):
-    """The base of all others. `str()` is one sentence for people."""
+    """Is the base of all others. `str()` is one sentence for people."""
 
 
 class ConfigError(IpvsAgentError):

@@ -46,7 +46,7 @@ POLLED_AT_ONCE = 64
 
 
 class Stop(Struct, frozen=True):
-    """A message that ends the loop; `reason` is logged."""
+    """Ends the loop; `reason` is logged."""
 
     reason: str
 

@@ -99,7 +99,7 @@ class Backend(Protocol):
         """Check what this backend needs of the host. Raises KernelError."""
 
     def removals(self) -> list[Op]:
-        """Return what `remove` would remove. Only reads. Raises KernelError, StartError."""
+        """Return what `remove` would remove. This only reads. Raises KernelError, StartError."""
 
     def remove(self) -> list[Failure]:
         """Remove the virtual servers of this backend and what they need, and return what could not be removed. The
@@ -142,4 +142,4 @@ class Backend(Protocol):
         Call it while this backend serves and the packet rules are correct. Raises KernelError, StartError."""
 
     def left_by_others(self) -> Iterable[Finding]:
-        """Return findings about what other backends left on this node. Only reads."""
+        """Return findings about what other backends left on this node. This only reads."""

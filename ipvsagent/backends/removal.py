@@ -51,7 +51,7 @@ class Removal:
         self._shared = shared
 
     def plan(self) -> RemovalPlan:
-        """Return what `remove` would remove. Only reads."""
+        """Return what `remove` would remove. This only reads."""
         ops = [op for backend in self._backends for op in backend.removals()]
         shared = self._shared
         planned = {op.row for op in ops}

@@ -1,4 +1,4 @@
-"""The command `ipvsagent check-config`."""
+"""Implements the command `ipvsagent check-config`."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Given(Struct, frozen=True):
 
 
 class TextOption(click.Option):
-    """An option whose text is kept as it is: all are parsed together, so that all problems are reported at once."""
+    """Keeps the text of an option as it is: all are parsed together, so that all problems are reported at once."""
 
     def __init__(self, names: tuple[str, ...], kind: Kind, *, help: str = "", section: str = "", hidden: bool) -> None:
         self.section = section
@@ -82,7 +82,7 @@ class TextOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help shows the options of settings by section, after its own ones."""
+    """Shows the options of settings by section in the help of a command, after its own options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = [word.partition("=")[0] for word in args]

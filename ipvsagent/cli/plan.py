@@ -1,4 +1,4 @@
-"""The command `ipvsagent plan`."""
+"""Implements the command `ipvsagent plan`."""
 
 from __future__ import annotations
 

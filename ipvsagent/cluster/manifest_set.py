@@ -39,7 +39,7 @@ class Update(Struct, frozen=True):
 
 
 class _Input:
-    """A file, or a directory that cannot be listed."""
+    """Describes a file, or a directory that cannot be listed."""
 
     def __init__(self) -> None:
         self.objects: dict[ObjectKey, Object] = {}

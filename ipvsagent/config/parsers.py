@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class PortRange(Struct, frozen=True):
-    """A range of ports, 1 to 65535, both ends included."""
+    """Holds a range of ports, 1 to 65535, both ends included."""
 
     first: int
     last: int

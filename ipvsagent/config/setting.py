@@ -16,7 +16,7 @@ from ipvsagent.config.settings import Config
 
 
 class Document(Enum):
-    """A kind of document, as `apiVersion` and `kind` name it."""
+    """Names a kind of document, as `apiVersion` and `kind` name it."""
 
     KUBE_PROXY = ("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration")
     AGENT = ("ipvsagent.io/v1alpha1", "IPVSAgentConfiguration")

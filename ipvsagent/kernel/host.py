@@ -63,7 +63,7 @@ def make_state_dir(path: Path) -> None:
 
 
 def ip_vs_presence() -> IpvsPresence:
-    """Return whether this process can use IPVS in this network namespace. Changes nothing."""
+    """Return whether this process can use IPVS in this network namespace. This changes nothing."""
     try:
         table = IpvsTable(Ownership(Ledger(None), set()))
     except NotThere:
@@ -124,8 +124,8 @@ def scheduler_works(name: str) -> bool:
 
 
 def scheduler_listed(name: str, loaded: Path = _LOADED, modules: Path = _MODULES) -> bool | None:
-    """Return whether a scheduler is built in, loaded, or a module that the kernel would load on demand. Tries nothing.
-    None if the modules of this kernel cannot be listed, as in a container."""
+    """Return whether a scheduler is built in, loaded, or a module that the kernel would load on demand. This tries
+    nothing. None if the modules of this kernel cannot be listed, as in a container."""
     module = f"ip_vs_{name}"
     try:
         # A kernel without loadable modules has no such file.

@@ -93,7 +93,7 @@ def format_ports(ports: Iterable[int]) -> str:
 
 
 def source_ports(node_ports: PortRange) -> SourcePorts:
-    """Compare the node ports with the current settings. Only reads."""
+    """Compare the node ports with the current settings. This only reads."""
     reserved, ephemeral = _reserved(), _ephemeral()
     usable = set(ephemeral.ports if ephemeral else ()) - reserved
     missing = set(node_ports.ports) - reserved

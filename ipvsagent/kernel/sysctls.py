@@ -135,7 +135,7 @@ def is_writable(name: str) -> bool:
 
 
 def require(settings: Iterable[Setting]) -> None:
-    """Raise StartError if vital settings are wrong and could not be set, naming all of them. Only reads."""
+    """Raise StartError if vital settings are wrong and could not be set, naming all of them. This only reads."""
     wrong = {
         f"{each.name}={each.value}": f"{each.name} is {value} and cannot be set"
         for each in settings

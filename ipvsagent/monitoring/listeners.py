@@ -51,7 +51,7 @@ Answer = Callable[[Hashable, str, str], Response]
 
 
 class ListenAddress(Struct, frozen=True):
-    """An address to listen on."""
+    """Names an address to listen on."""
 
     host: str
     port: int
@@ -65,7 +65,7 @@ class ListenAddress(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True):
-    """An address that cannot be listened on at present."""
+    """Reports an address that cannot be listened on at present."""
 
     group: str
     key: Hashable

@@ -56,7 +56,7 @@ class Readings(Struct, frozen=True):
 
 
 class MetricsQuery(Struct, frozen=True):
-    """A message to the loop, which puts its readings into `answer`."""
+    """Asks the loop for its readings, which it puts into `answer`."""
 
     answer: SimpleQueue[Readings]
 

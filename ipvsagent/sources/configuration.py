@@ -26,7 +26,7 @@ _STAYS = "the settings in force are kept"
 
 
 class NewConfig(Struct, frozen=True):
-    """A complete and valid new configuration."""
+    """Reports a complete and valid new configuration."""
 
     config: Config
     warnings: tuple[Remark, ...]

@@ -59,7 +59,7 @@ class Trouble(Struct, frozen=True):
     """Describes why the next request has to wait."""
 
     reason: str
-    """A clause for a person."""
+    """A clause for people."""
     status: int = 0
     """The HTTP status, 0 if there was none."""
     retry_after: float | None = None

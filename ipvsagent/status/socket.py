@@ -23,7 +23,7 @@ ANSWER_WITHIN = 30.0
 
 
 class Query(Struct, frozen=True):
-    """A request for a snapshot; the loop puts it into `answer`."""
+    """Asks the loop for a snapshot, which it puts into `answer`."""
 
     answer: SimpleQueue[Snapshot]
 

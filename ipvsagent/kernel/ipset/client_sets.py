@@ -22,7 +22,7 @@ _TIMEOUT = 10800
 
 
 class ClientSets:
-    """Creates and destroys these sets. For one thread."""
+    """Creates and destroys these sets, for one thread."""
 
     def __init__(self) -> None:
         self._definitions: Definitions | None = None

@@ -67,7 +67,7 @@ class Obstacle(Struct, frozen=True):
     hook: str
     """input, forward, output or prerouting."""
     reason: str
-    """A clause that says what happens to which traffic."""
+    """A clause about what happens to which traffic."""
     command: str
     """What an operator can do, often a command to run."""
     lasting: str = ""
