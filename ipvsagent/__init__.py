@@ -1,7 +1,7 @@
-"""Kubernetes Services on IPVS.
+"""Serves Kubernetes Services on IPVS.
 
-A node agent that reads Services and EndpointSlices and keeps the kernel's IPVS table, and one dummy interface,
-equal to what they ask for on this node. This docstring is the map.
+This node agent reads Services and EndpointSlices, and keeps the kernel's IPVS table and one dummy interface equal to
+what they ask for on this node. This docstring is the map.
 
     sources/  ──Changes──▶  cluster/  ──dirty──▶  policy/  ──changed ids──▶  reconcile/  ──ops──▶  kernel/
     API, files              ServiceTable          what should be            diff, drain, retry     IPVS, addresses, sets
@@ -27,7 +27,7 @@ Where do I change...
 
   what should be
     which endpoints get traffic                policy/endpoints.py
-    which addresses a Service is served on     policy/fronts.py; who wins one of two: policy/desired.py
+    which addresses a Service is served on     policy/fronts.py; which Service wins one: policy/desired.py
     an annotation, a scheduler flag            policy/annotations.py, then policy/virtual_servers.py; of a Node:
                                                policy/node.py; a flag's name in ipvsadm: rows/ipvs.py
     health checks of Services                  policy/health_checks.py
@@ -46,7 +46,7 @@ Where do I change...
 
   packet rules
     a packet rule beside IPVS                  render/iptables/ipvs_rules.py
-    where an accept of ours stands             kernel/iptables/defaults.py
+    where an accept of ours is placed          kernel/iptables/defaults.py
     a packet rule of the iptables backend      render/iptables/nat_rules.py
     a packet rule with both backends           the public functions of render/iptables/ipvs_rules.py
     a virtual server without IPVS              render/iptables/nat_chains.py, kernel/iptables/server_chains.py
@@ -69,7 +69,7 @@ Where do I change...
     what must be there to start                kernel/host.py
     a kernel setting                           kernel/sysctls.py, kernel/conntrack_sysctls.py
     source ports of the node's own             kernel/reserved_ports.py
-    who answers ARP for Service addresses      kernel/arp.py; how addresses are bound: kernel/addresses.py
+    what answers ARP for Service addresses     kernel/arp.py; how addresses are bound: kernel/addresses.py
     what happens to stale UDP flows            agent/udp_flows.py, kernel/conntrack.py
 
   what is shown

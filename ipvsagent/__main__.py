@@ -1,4 +1,4 @@
-"""Run the command line as `python -m ipvsagent`."""
+"""Runs the command line as `python -m ipvsagent`."""
 
 from ipvsagent.cli import main
 

@@ -1,4 +1,4 @@
-"""IP addresses as values.
+"""Represents IP addresses as values.
 
 An `Address` is canonical text, as `inet_ntop(3)` and therefore `ipvsadm` and `ip` print it: the same address
 is always the same string. It is text and not an `ipaddress` object because addresses are dictionary keys on every
@@ -20,7 +20,7 @@ SPECIAL_IPV4 = frozenset({"0", "127", "169", "255", *map(str, range(224, 240))})
 
 
 class Family(StrEnum):
-    """An address family, spelled as in `Service.spec.ipFamilies` and in kube-proxy's metric labels."""
+    """Names an address family, spelled as in `Service.spec.ipFamilies` and in kube-proxy's metric labels."""
 
     IPV4 = "IPv4"
     IPV6 = "IPv6"
@@ -65,7 +65,7 @@ def endpoint_text(address: Address, port: int) -> str:
 
 
 def is_ordinary_ipv4(text: str) -> bool:
-    """Report whether a text is the canonical form of an IPv4 address that `why_not_reachable` surely accepts.
+    """Return whether a text is the canonical form of an IPv4 address that `why_not_reachable` surely accepts.
 
     It may return False for such an address, too: it checks the first octet only, because it runs for each endpoint of
     a cluster.

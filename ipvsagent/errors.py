@@ -1,4 +1,4 @@
-"""The exceptions of ipvsagent. Edges raise them; the core returns `Finding`s and `Failure`s as values.
+"""Defines the exceptions of ipvsagent. Edges raise them; the core returns `Finding`s and `Failure`s as values.
 
 IpvsAgentError
 ├── ConfigError          options or configuration files are wrong; holds every problem
@@ -26,7 +26,7 @@ import os
 
 
 class IpvsAgentError(Exception):
-    """Base of the tree. `str()` is one sentence for people."""
+    """Is the base of all others. `str()` is one sentence for people."""
 
 
 class ConfigError(IpvsAgentError):

@@ -1,4 +1,4 @@
-"""Everything that an operator must know, as one type.
+"""Defines everything that an operator must know, as one type.
 
 A rejected object, a refused address, a shadowed claim, drift, a missing sysctl: the core makes a `Finding`, and
 log, status and metrics are views of that one stream. `FindingBook` keeps the current findings by origin, and
@@ -19,7 +19,8 @@ class Severity(StrEnum):
 
 
 class FindingKind(StrEnum):
-    """Names that must stay as they are: they are metric labels, and scripts match them in `-o json`."""
+    """Names the kinds of findings. The names must not change: they are metric labels, and scripts match them in `-o
+    json`."""
 
     UNREADABLE_INPUT = "unreadable-input"
     EMPTY_SOURCE = "empty-source"
@@ -42,13 +43,13 @@ class FindingKind(StrEnum):
 
 
 class Finding(Struct, frozen=True, gc=False, order=True, omit_defaults=True):
-    """One thing that is wrong."""
+    """Describes one thing that is wrong."""
 
     kind: FindingKind
     subject: str
     """What it is about: `Service shop/cart`, `EndpointSlice shop/cart-x7f`, a file, `TCP 10.0.0.1:80`."""
     reason: str
-    """One sentence, which also says what the agent does about it where that is not obvious."""
+    """One sentence, which also explains what the agent does about it where that is not obvious."""
     field: str = ""
     """The path inside the object, `spec.ports[0].port`; empty if it is about the whole object."""
     file: str = ""
@@ -62,7 +63,7 @@ class Finding(Struct, frozen=True, gc=False, order=True, omit_defaults=True):
 
 
 def input_failed(findings: Iterable[Finding]) -> bool:
-    """Report whether an input could not be read, or was implausibly empty: the desired state is then incomplete."""
+    """Return whether an input could not be read, or was implausibly empty: the desired state is then incomplete."""
     return any(f.kind in (FindingKind.UNREADABLE_INPUT, FindingKind.EMPTY_SOURCE) for f in findings)
 
 
@@ -73,7 +74,7 @@ class FindingBook:
         self._by_origin: dict[object, tuple[Finding, ...]] = {}
 
     def replace(self, origin: object, findings: Iterable[Finding]) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
-        """Replace the findings of an origin. Returns (those that appeared, those that were cleared)."""
+        """Replace the findings of an origin. Return (those that appeared, those that were cleared)."""
         new = tuple(findings)
         old = self._by_origin.get(origin, ())
         if new:

@@ -1,4 +1,4 @@
-"""The desired state of Services on this node: the one model that every backend renders.
+"""Defines the desired state of Services on this node: the one model that every backend renders.
 
 It consists of values only. A `VirtualServer` is one (protocol, address, port) of one Service port. It names its real
 servers, not how a kernel stores them; `render/` turns it into rows.
@@ -14,7 +14,7 @@ from ipvsagent.address import Address, Family, endpoint_text, family_of
 
 
 class Protocol(StrEnum):
-    """A protocol, as Kubernetes and ipvsadm spell it.
+    """Names a protocol, as Kubernetes and ipvsadm spell it.
 
     FWM is not a protocol: a firewall mark may identify a virtual server of another program, or of an agent up to 0.1.0.
     The mark is then the `port` of its id, and the address `0.0.0.0` or `::` gives the family.
@@ -27,7 +27,7 @@ class Protocol(StrEnum):
 
 
 class Forwarding(IntEnum):
-    """Forwarding methods with the kernel's numbers (IP_VS_CONN_F_*, include/uapi/linux/ip_vs.h)."""
+    """Names forwarding methods, with the kernel's numbers (IP_VS_CONN_F_*, include/uapi/linux/ip_vs.h)."""
 
     MASQUERADE = 0
     LOCAL = 1
@@ -36,7 +36,7 @@ class Forwarding(IntEnum):
 
 
 class Frontend(StrEnum):
-    """Says which kind of a Service's addresses a virtual server has."""
+    """Names which kind of a Service's addresses a virtual server has."""
 
     CLUSTER_IP = "ClusterIP"
     EXTERNAL_IP = "ExternalIP"
@@ -48,7 +48,7 @@ class Frontend(StrEnum):
 
 
 class WhenEmpty(StrEnum):
-    """Says what happens to new connections to a virtual server without real servers."""
+    """Names what happens to new connections to a virtual server without real servers."""
 
     REFUSE = "refuse"
     """There is no endpoint anywhere: the client gets a refusal at once."""
@@ -86,7 +86,7 @@ class ServicePortName(Struct, frozen=True, gc=False, order=True):
 
 
 class RealServer(Struct, frozen=True, gc=False, order=True):
-    """One endpoint behind a virtual server."""
+    """Describes one endpoint behind a virtual server."""
 
     address: Address
     port: int
@@ -99,7 +99,7 @@ class RealServer(Struct, frozen=True, gc=False, order=True):
 
 
 class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
-    """The desired state of one virtual server. Times are in seconds; 0 means none."""
+    """Describes the desired state of one virtual server. Times are in seconds; 0 means none."""
 
     id: VirtualServerId
     service: ServicePortName
@@ -124,9 +124,9 @@ class VirtualServer(Struct, frozen=True, gc=False, kw_only=True):
     the kernel already has keeps its connections at weight 0."""
     when_empty: WhenEmpty = WhenEmpty.REFUSE
     bind: bool = True
-    """Its address goes on our interface; False if another interface of this node has it."""
+    """Its address is added to our interface; False if another interface of this node has it."""
     preserve_client_address: bool = True
     source_ranges: tuple[str, ...] = ()
-    """CIDRs that may reach it; empty = everybody."""
+    """CIDRs that may reach it; empty = all clients."""
     drain_timeout: float | None = None
     """Seconds for which its real servers drain; None = the agent's setting."""

@@ -1,4 +1,4 @@
-"""The pipeline: changes in, kernel state out.
+"""Runs the pipeline: changes in, kernel state out.
 
 `run`, `plan`, `cleanup` and the tests are this pipeline with different ends: a source or none; real tables, tables that
 only record, or the fake kernel. It is pure, given the tables and `now`. Calls return findings by origin, for a
@@ -35,7 +35,7 @@ NOBODY: Rank = (0.0, "", "")
 """The rank of a deleted Service."""
 
 Origins = list[tuple[object, tuple[Finding, ...]]]
-"""What is wrong now at each origin; replaces what the same origin reported before."""
+"""What is wrong now at each origin, which replaces what the same origin reported before."""
 
 
 class Pipeline:
@@ -214,8 +214,8 @@ class Pipeline:
         finding = Finding(
             FindingKind.NODE_UNKNOWN,
             f"Node {self.node_name}",
-            f"no Node object has this name (there are: {known}), so this node's zone and the addresses of other nodes "
-            "are not known; --hostname-override sets the name",
+            f"no Node object has this name (known Nodes: {known}), so this node's zone and the addresses of other "
+            "nodes are not known; --hostname-override sets the name",
         )
         return ("node", (finding,))
 
@@ -236,7 +236,7 @@ class Pipeline:
                 self._dirty |= replaced.passed
         finally:
             if not self._dirty:
-                self._dirty = set()  # looking through one that once held every Service takes as long as if it did
+                self._dirty = set()  # a set that once held every Service stays slow to iterate over
             moved, findings = self._health_checks.recompute(self._facts.node_port_addresses, self._is_local)
             if moved:
                 self._set_static_rows(0.0)
@@ -280,7 +280,8 @@ class Pipeline:
         return replace(server, inside=None)
 
     def _is_local(self, address: Address) -> bool:
-        """Whether a Service's address that is served here is local: on an interface, ours or another, or by a route."""
+        """Return whether a Service's address that is served here is local: on an interface, ours or another, or by a
+        route."""
         return address in self._interfaces or (
             self._options.capabilities.binds and address not in self._facts.own_addresses
         )

@@ -1,4 +1,4 @@
-"""Valid Unicode text from file names that need not be valid.
+"""Makes valid Unicode text from file names that need not be valid.
 
 Linux file names are bytes. Python represents bytes that are not UTF-8 as surrogates (PEP 383), which neither JSON nor a
 terminal accepts.

@@ -1,4 +1,4 @@
-"""Source ranges of Services as networks, parsed once however many ports and addresses they apply to. Pure."""
+"""Parses source ranges of Services into networks, once however many ports and addresses they apply to. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ipvsagent.address import Family
 
 Networks = tuple[ipaddress.IPv4Network, ...] | tuple[ipaddress.IPv6Network, ...]
 NOBODY = {Family.IPV4: ("::/128",), Family.IPV6: ("0.0.0.0/32",)}
-"""For each family, source ranges that admit nobody: they are of the other family."""
+"""For each family, source ranges that admit no client: they are of the other family."""
 
 
 @lru_cache(maxsize=128)

@@ -1,8 +1,8 @@
-"""YAML as Kubernetes users mean it, parsed by libyaml.
+"""Parses YAML as Kubernetes users mean it, with libyaml.
 
-Scalars are resolved only where YAML 1.1 and 1.2 agree, so that `on`, `1:30`, `010`, `1_000` and `2024-01-01` stay
-text, and a field that must be a number reports them. A key that a mapping has twice is an error, as for
-`kubectl apply`, and not silently the last of the two.
+Scalars are resolved only where YAML 1.1 and 1.2 agree, so `on`, `1:30`, `010`, `1_000` and `2024-01-01` remain text,
+which is an error where a number is expected. A key that a mapping contains twice is an error, as for `kubectl apply`;
+the last of the two does not win silently.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Loader(Composer, yaml.CSafeLoader):
         self._checked: set[yaml.MappingNode] = set()
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Check for duplicate keys before merge keys (`<<`) are resolved, which may rightly repeat keys."""
+        """Check for duplicate keys before merge keys (`<<`) are resolved, as these may repeat keys."""
         if node not in self._checked:
             self._checked.add(node)
             seen = set()

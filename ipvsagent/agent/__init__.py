@@ -1,1 +1,1 @@
-"""The running agent."""
+"""Runs the agent."""

@@ -1,4 +1,4 @@
-"""The running agent: its loop, the threads around it, and the signals that end it.
+"""Runs the agent: its loop, the threads around it, and the signals that end it.
 
 The loop's thread owns all state and every handle that writes virtual servers, addresses and members of sets. The
 threads of the source, the address monitor, the packet rules, the watch for rules of kube-proxy, the UDP flows and the
@@ -105,7 +105,7 @@ class Agent:
                 pass
         except StartError as error:
             if self._events:
-                reason = f"it cannot go on: {error}"
+                reason = f"it cannot continue: {error}"
                 self._events.last_word(Finding(FindingKind.HOST, "ipvsagent", reason, severity=Severity.ERROR))
             raise
         finally:

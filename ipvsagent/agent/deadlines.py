@@ -1,4 +1,4 @@
-"""When the loop has something to do, in seconds on its clock."""
+"""Computes when the loop has something to do, in seconds on its clock."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Deadlines(Struct):
     """Holds the times at which the work of the loop is due."""
 
     window: float
-    """The least number of seconds between the end of a round and the begin of the next one."""
+    """The least number of seconds between the end of a round and the beginning of the next one."""
     start: float = 0.0
     """The next attempt at the first programming."""
     start_delay: float = START_DELAYS[0]

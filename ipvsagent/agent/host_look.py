@@ -1,4 +1,4 @@
-"""The look at the host: limits, schedulers, kernel settings, and whatever else on this node Services depend on."""
+"""Looks at the host: limits, schedulers, kernel settings, and whatever else on this node Services depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent writes to its log: findings that appeared or are resolved, drift, and the totals of a start."""
+"""Writes the log of an agent: findings that appeared or are resolved, drift, and the totals of a start."""
 
 from __future__ import annotations
 

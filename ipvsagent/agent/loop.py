@@ -1,4 +1,4 @@
-"""The main loop: what an agent does with messages and with time.
+"""Runs the main loop, which decides what an agent does with messages and with time.
 
 It owns all state and every handle that writes virtual servers, addresses and members of sets. What other threads know
 reaches it through the inbox, and it starts no thread itself.
@@ -46,13 +46,13 @@ POLLED_AT_ONCE = 64
 
 
 class Stop(Struct, frozen=True):
-    """A message that ends the loop; `reason` is logged."""
+    """Ends the loop; `reason` is logged."""
 
     reason: str
 
 
 class Rules(Protocol):
-    """The packet rules, as the loop drives them; see `PacketRules` for what each call does and raises."""
+    """Lets the loop drive the packet rules; see `PacketRules` for what each call does and raises."""
 
     def install(self) -> Sequence[Finding]: ...
 
@@ -114,7 +114,7 @@ class Loop:
 
     @property
     def started(self) -> bool:
-        """Whether Services are served. Any thread may ask."""
+        """Return whether Services are served. Any thread may ask."""
         return self._pipeline.reconciler.started
 
     def turn(self) -> bool:

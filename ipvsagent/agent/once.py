@@ -1,4 +1,4 @@
-"""The work of `run --once`: the pipeline with one look at the source, and no loop after it."""
+"""Does the work of `run --once`: runs the pipeline on one look at the source, without a loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The packet rules of a running agent: installed by the loop, then kept by the loop or by a thread.
+"""Keeps the packet rules of a running agent: the loop installs them, then the loop or a thread keeps them.
 
 Which of the two is the backend's choice: where virtual servers are packet rules themselves, the loop, which writes
 both; otherwise a thread, because iptables may have to wait for other programs.
@@ -31,7 +31,7 @@ RULES, OTHER_BACKEND = "packet rules", "other backend"
 
 
 class RulesRepaired(Struct, frozen=True):
-    """Another program changed our packet rules, and they have been repaired."""
+    """Reports that another program changed our packet rules, and that they have been repaired."""
 
     differences: int
 

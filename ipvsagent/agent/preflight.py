@@ -1,4 +1,4 @@
-"""Whether this node is fit for the agent: what `ipvsagent check` prints.
+"""Checks whether this node is fit for the agent, for `ipvsagent check`.
 
 Here are the checks that hold for every backend; each backend adds its own (backends/backend.py). They change nothing,
 except that the IPVS backend tries the scheduler on a virtual server that exists for a moment only.
@@ -32,7 +32,7 @@ from ipvsagent.kernel.sysctls import ConnReuse, conn_reuse
 
 
 class NodeChecks(Struct, frozen=True):
-    """NodeChecks is the document that `check` prints. conn_reuse, timeouts and arp are the facts behind some checks."""
+    """Holds the document that `check` prints. conn_reuse, timeouts and arp are the facts behind some checks."""
 
     version: str
     node: str
@@ -48,7 +48,7 @@ class NodeChecks(Struct, frozen=True):
 
 
 def check_node(config: Config) -> NodeChecks:
-    """Run all checks. A check that depends on another one that failed is left out."""
+    """Run all checks. A check that depends on a failed one is omitted."""
     checks: list[Check] = []
     own = BackendChecks(())
     found: tuple[Check, ...] = ()
@@ -112,7 +112,7 @@ def _others(config: Config, saved: SavedRules) -> Iterator[Check]:
     left = kube_proxy_rules.find_leftovers(saved)
     if left.translating or left.canary:
         remedy = f"Once kube-proxy is stopped for good, run `{kube_proxy_rules.REMEDY}`"
-        what = "its chain KUBE-PROXY-CANARY is there: it runs here, or ran and left its rules"
+        what = "its chain KUBE-PROXY-CANARY exists: it runs here, or ran and left its rules"
         if left.translating:
             what = f"translate packets to its last endpoints ({', '.join(left.translating)})"
         yield Check("rules of kube-proxy", State.WARNING, what, remedy)

@@ -44,7 +44,7 @@ class Reconfiguration:
         return self._apply(new, now)
 
     def retry(self, now: float) -> Origins:
-        """Apply what could not be applied before, as somebody may have loaded a module."""
+        """Apply what could not be applied before, as a module may have been loaded meanwhile."""
         return self._apply(self._newest, now) if self._newest and self._incomplete else []
 
     def _apply(self, newest: NewConfig, now: float) -> Origins:

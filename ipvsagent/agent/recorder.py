@@ -1,4 +1,4 @@
-"""What work on the kernel comes to: findings, drift, and which kernel tables cannot be used."""
+"""Records what work on the kernel results in: findings, drift, and kernel tables that cannot be used."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Recorder:
 
     @property
     def failing(self) -> bool:
-        """Whether some work failed when it was last attempted."""
+        """Return whether some work failed when it was last attempted."""
         return bool(self._failing)
 
     def record(self, origins: Origins) -> None:
         self._vitals.found(*record_and_log(self.findings, origins))
 
     def attempt(self, name: str, work: Callable[[Report], object]) -> Report | None:
-        """Do some work on the kernel. Return None if a table as a whole could not be read or made: that becomes a
+        """Do some work on the kernel. Return None if a table as a whole could not be read or created: that becomes a
         finding, and what the work reported until then is recorded all the same."""
         report = Report()
         trouble: tuple[Finding, ...] = ()

@@ -1,4 +1,4 @@
-"""What the agent answers when `status` or a scrape of its metrics asks."""
+"""Answers when `status` or a scrape of the metrics asks for the state of the agent."""
 
 from __future__ import annotations
 

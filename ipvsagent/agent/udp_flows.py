@@ -1,8 +1,8 @@
-"""Ends UDP flows that no real server answers any more, in a thread beside the main loop.
+"""Ends UDP flows that no real server answers, in a thread beside the main loop.
 
-Reading the connection tracking table takes as long as the node has traffic, and no change of a Service may wait for
-that. The loop reports which virtual servers have changed real servers; one look at the table serves all that were
-reported meanwhile.
+Reading the connection tracking table takes longer the more connections the node has, and no change of a Service may
+wait for that. The loop reports which virtual servers have changed real servers; one look at the table serves all that
+were reported meanwhile.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class UdpFlows:
             self._changed.put(concerned)
 
     def run(self, put: Callable[[Findings], None]) -> None:
-        """End flows for ever, in a thread of its own. A failure is put as a finding; the next change tries again."""
+        """End stale flows for ever, in a thread of its own. A failure is put as a finding; the next change tries
+        again."""
         failed = False
         while True:
             servers = {server.id: server for server in self._changed.get()}
@@ -64,7 +65,7 @@ def end_stale_flows(servers: Iterable[VirtualServer], on_look: OnLook = lambda *
             ended = sum(_look(table, family, concerned, on_look) for family in Family)
     except (KernelError, OSError) as error:
         reason = (
-            f"conntrack entries of stale UDP flows cannot be removed ({error}): clients that go on sending from one "
+            f"conntrack entries of stale UDP flows cannot be removed ({error}): clients that keep sending from one "
             "port may get no answer; load the kernel module nf_conntrack_netlink"
         )
         return (Finding(FindingKind.HOST, "conntrack", reason),)

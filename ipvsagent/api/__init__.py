@@ -1,1 +1,1 @@
-"""The Kubernetes API: how it is reached, and the Events that are written there."""
+"""Reaches the Kubernetes API, and writes Events there."""

@@ -1,4 +1,4 @@
-"""The API server's address and our credentials, from a kubeconfig or from the files that Kubernetes puts into a pod.
+"""Finds the API server's address and our credentials, in a kubeconfig or in the files that Kubernetes puts into a pod.
 
 They are read again every REREAD seconds, when the server rejects them (401), and when a plugin's credentials expire.
 Tokens and certificates may therefore be renewed on disk at any time; while a file is missing, the last ones stay in
@@ -30,7 +30,7 @@ REMEDY = (
 
 
 class CredentialSource(Struct, frozen=True):
-    """Where credentials come from."""
+    """Names where credentials come from."""
 
     kubeconfig: str = ""
     """Paths separated by `:`; "" = the pod's credentials."""
@@ -87,14 +87,14 @@ def refuse_cluster_ip(source: CredentialSource, environment: Mapping[str, str]) 
 
 
 class Access(Struct, frozen=True):
-    """Credentials, ready for use."""
+    """Holds credentials that are ready for use."""
 
     configuration: Any
     """A `kubernetes.client.Configuration`."""
     expires: Callable[[], bool]
     """Reports whether they must be read again now."""
     fingerprint: str
-    """Changes when connections have to be made again."""
+    """A value that changes when connections have to be made again."""
 
 
 def load(source: CredentialSource, environment: Mapping[str, str]) -> Access:
@@ -108,7 +108,7 @@ def load(source: CredentialSource, environment: Mapping[str, str]) -> Access:
 def require_usable(source: CredentialSource, environment: Mapping[str, str]) -> str:
     """Return the server's address, without running a plugin or asking an identity provider.
 
-    Raises SourceError for faults that waiting does not heal, such as a missing server or file.
+    Raises SourceError for faults that waiting does not resolve, such as a missing server or file.
     """
     try:
         return str(_load(source, environment, ask=False).configuration.host)

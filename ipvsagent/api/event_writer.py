@@ -1,4 +1,4 @@
-"""The thread that writes Events to the Kubernetes API; events/plan.py decides which, and when.
+"""Runs the thread that writes Events to the Kubernetes API; events/plan.py decides which, and when.
 
 Nothing waits for Events. A server that does not accept them is asked less and less often, and failures are logged once
 and counted.
@@ -34,7 +34,7 @@ _TRANSIENT = (401, 403, 408, 429)
 
 
 class EventTransport(Protocol):
-    """What an event writer needs of HTTP."""
+    """Does what an event writer needs of HTTP."""
 
     def get(self, request: Request) -> Response:
         """Send the request. Raises TransportError."""
@@ -127,7 +127,7 @@ class EventWriter:
             status = self._write(write)
         except TransportError as error:
             status = Status(message=str(error))
-        except Exception as error:  # no Event is worth an agent
+        except Exception as error:  # an Event that cannot be written must not end the agent
             self._log_once(f"no Events are written for now: {type(error).__name__}: {error}")
             status = Status()
         if status is None:

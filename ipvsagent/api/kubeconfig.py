@@ -2,7 +2,7 @@
 
 The official client does the reading. This module corrects some of its behaviour, as of version 37.0.2: it reads
 `tokenFile` only once, keeps the line end of a token, waits for a plugin or an identity provider without limit, logs the
-failure of a plugin and goes on as system:anonymous, and accepts a cluster without a server.
+failure of a plugin and continues as system:anonymous, and accepts a cluster without a server.
 """
 
 from __future__ import annotations

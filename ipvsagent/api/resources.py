@@ -1,4 +1,4 @@
-"""The resources of the API that a Service proxy follows, with the selectors of kube-proxy
+"""Defines the resources of the API that a Service proxy follows, with the selectors of kube-proxy
 (cmd/kube-proxy/app/server.go)."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from msgspec import Struct
 
 
 class Resource(Struct, frozen=True):
-    """The path of a kind's objects, and selectors for those that a Service proxy follows."""
+    """Holds the path of a kind's objects, and selectors for those that a Service proxy follows."""
 
     path: str
     labels: str = ""
@@ -28,7 +28,7 @@ RESOURCES = {
 
 
 class Request(Struct, frozen=True):
-    """A request to the API server."""
+    """Describes a request to the API server."""
 
     path: str
     query: tuple[tuple[str, str], ...]

@@ -1,4 +1,4 @@
-"""Answers of the API server before they are decoded: heads, bodies and refusals."""
+"""Reads answers of the API server before they are decoded: heads, bodies and refusals."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ UNAUTHORIZED = 401
 
 
 class TransportError(Exception):
-    """There was no answer, or only a part of one. `str()` is a clause for a person."""
+    """Reports that there was no answer, or only a part of one. `str()` is a clause for people."""
 
 
 class Response(Protocol):
-    """An answer whose head has come."""
+    """Represents an answer whose head has come."""
 
     status: int
     retry_after: float | None

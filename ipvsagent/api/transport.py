@@ -1,5 +1,5 @@
-"""HTTP to the API server by the official client's `call_api`, which does TLS, proxies and authentication and returns
-raw answers.
+"""Sends HTTP requests to the API server through the official client's `call_api`, which does TLS, proxies and
+authentication and returns raw answers.
 
 The client's models, Watch and informers are not used: an object of a watch costs them ten times as much, they wait
 without limit on a connection that has gone silent, and they reconnect without a pause. Its retries are off, so that
@@ -44,7 +44,7 @@ class ApiTransport:
 
     @property
     def server(self) -> str:
-        """The server's address, "" while no credentials could be read."""
+        """Return the server's address, "" while no credentials could be read."""
         return self._access.configuration.host if self._access else without_userinfo(self._source.master)
 
     def get(self, request: Request) -> Response:
@@ -106,7 +106,7 @@ class ApiTransport:
     def _ready(self) -> Any:
         """Return the client, with credentials that are new enough. Raises TransportError.
 
-        One thread reads, for as long as a plugin takes; the others go on with the last credentials.
+        One thread reads, for as long as a plugin takes; the others continue with the last credentials.
         """
         if self._access is None:
             reads = self._reads

@@ -1,1 +1,1 @@
-"""Backends: the ways to serve Services on this node, by IPVS or by iptables."""
+"""Implements the ways to serve Services on this node: by IPVS, and by iptables."""

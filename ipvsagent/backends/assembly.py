@@ -1,4 +1,4 @@
-"""Parts that backends share: paths, pipelines, and tables for dry runs."""
+"""Provides what backends share: paths, pipelines, and tables for dry runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ledger_path(config: Config) -> Path:
 
 
 class Recorder:
-    """Recorder reads a kernel table, or nothing, and records the ops that are written instead of executing them."""
+    """Reads a kernel table, or nothing, and records the ops that are written instead of executing them."""
 
     def __init__(self, table: KernelTable | None, ops: list[Op]) -> None:
         self._table = table

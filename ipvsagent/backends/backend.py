@@ -51,7 +51,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that `--backend` and `status` use."""
+        """Return the name that `--backend` and `status` use."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -68,7 +68,7 @@ class Backend(Protocol):
 
     @property
     def rules_pending(self) -> bool:
-        """Whether packet rules have yet to be written."""
+        """Return whether packet rules have yet to be written."""
 
     def kernel_tables(self) -> KernelTables:
         """Return tables that write, and that create what they need if it is missing."""
@@ -102,7 +102,7 @@ class Backend(Protocol):
         """Check what this backend needs of the host. Raises KernelError."""
 
     def removals(self) -> list[Op]:
-        """Return what `remove` would remove. Only reads. Raises KernelError, StartError."""
+        """Return what `remove` would remove. This only reads. Raises KernelError, StartError."""
 
     def remove(self) -> list[Failure]:
         """Remove the virtual servers of this backend and what they need, and return what could not be removed. The

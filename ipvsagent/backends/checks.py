@@ -1,4 +1,5 @@
-"""What `check` reports: whether this node is fit for the agent, one answer for each thing that can be wrong."""
+"""Defines what `check` reports: whether this node is fit for the agent, with one answer for each thing that can be
+wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from ipvsagent.kernel.sysctls import Setting, is_writable, read_sysctl
 
 
 class State(StrEnum):
-    """State is the outcome of a check. Only FAILED keeps `run` from working; `run` itself does what is TO_DO."""
+    """Names the outcome of a check. Only FAILED keeps `run` from working; `run` itself does what is TO_DO."""
 
     OK = "ok"
     TO_DO = "to-do"
@@ -21,7 +22,7 @@ class State(StrEnum):
 
 
 class Check(Struct, frozen=True, omit_defaults=True):
-    """Check is one answer."""
+    """Holds one answer."""
 
     name: str
     state: State
@@ -31,7 +32,7 @@ class Check(Struct, frozen=True, omit_defaults=True):
 
 
 class BackendChecks(Struct, frozen=True):
-    """BackendChecks is what a backend checks, with the facts behind some of its answers."""
+    """Holds what a backend checks, with the facts behind some of its answers."""
 
     checks: tuple[Check, ...]
     timeouts: tuple[IdleTimeout, ...] = ()

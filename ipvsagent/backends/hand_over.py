@@ -1,4 +1,4 @@
-"""The hand-over from one backend to another without losing a connection: which packet rules exist at what time.
+"""Hands Services over from one backend to another without losing a connection: which packet rules exist at what time.
 
 | stage     | event                                        | next      | packet rules of other backends        |
 |-----------|----------------------------------------------|-----------|---------------------------------------|
@@ -28,20 +28,20 @@ class Stage(StrEnum):
 
 
 class Predecessor(Protocol):
-    """Predecessor is what another backend left on this node, and its connections."""
+    """Represents what another backend left on this node, and its connections."""
 
     def drain(self, now: float) -> bool:
-        """Remove what has no connections any more. Return whether nothing is left. Raises KernelError."""
+        """Remove what no longer has connections. Return whether nothing is left. Raises KernelError."""
 
     def finish(self) -> None:
-        """Remove what the rules of the other backend needed. These are gone. Raises KernelError."""
+        """Remove what the rules of the other backend needed, which no longer exist. Raises KernelError."""
 
     def findings(self) -> tuple[Finding, ...]:
         """Return findings about what is left."""
 
 
 class HandOver:
-    """HandOver executes the table above."""
+    """Executes the table above."""
 
     def __init__(self, predecessor: Predecessor | None = None) -> None:
         """predecessor: None if there is nothing to drain."""
@@ -49,8 +49,8 @@ class HandOver:
         self._predecessor = predecessor
 
     def advance(self, now: float, rules: PacketFilter) -> tuple[Finding, ...]:
-        """Advance as far as possible, and return findings about what is left of other backends. To be called while
-        Services are served. Raises KernelError, StartError; call it again then."""
+        """Advance as far as possible, and return findings about what is left of other backends. Call it while Services
+        are served. Raises KernelError, StartError; call it again then."""
         if self.stage is Stage.INSTALLED and self._predecessor is not None:
             rules.serve()
             self.stage = Stage.DRAINING

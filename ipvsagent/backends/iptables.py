@@ -1,4 +1,4 @@
-"""The iptables backend: for kernels without IPVS, or where it is chosen."""
+"""Implements the iptables backend, for kernels without IPVS, or where an operator chooses it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from ipvsagent.status.chains import as_entries, names_of
 
 
 class IptablesBackend:
-    """IptablesBackend serves Services by chains of iptables."""
+    """Serves Services by chains of iptables."""
 
     name = "iptables"
     rules_in_loop = True
 
     def __init__(self, config: Config, kernel: IptablesHandles, why: tuple[Finding, ...] = ()) -> None:
-        """why: the finding that says why it is this backend, if it was not chosen."""
+        """why: the finding that explains why it is this backend, if it was not chosen."""
         self.config = config
         self.socket_path = socket_path(config)
         self.addresses = kernel.addresses
@@ -197,7 +197,7 @@ class IptablesBackend:
 
 
 class ChainHooks(TableHooks):
-    """ChainHooks is for virtual servers that are chains of iptables."""
+    """Adapts kernel tables to virtual servers that are chains of iptables."""
 
     def __init__(self, servers: ServerRules, sets: SetTable) -> None:
         self._servers = servers

@@ -1,4 +1,4 @@
-"""The IPVS backend: the kernel tables of this node, and the pipeline that writes them."""
+"""Implements the IPVS backend: the kernel tables of this node, and the pipeline that writes them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from ipvsagent.status.ipvsadm_order import grouped
 
 
 class IpvsBackend:
-    """IpvsBackend serves Services by IPVS."""
+    """Serves Services by IPVS."""
 
     name = "ipvs"
     rules_in_loop = False
@@ -117,7 +117,8 @@ class IpvsBackend:
         return self._remove(KernelTables(IpvsRenderer(), self.ipvs, self.addresses, self.sets, routes=self.routes))
 
     def _remove(self, tables: KernelTables) -> list[Failure]:
-        """Remove everything from these tables. Translations are not among them: they go with the packet rules."""
+        """Remove everything from these tables. Translations are not among them: they are removed with the packet
+        rules."""
         return pipeline_for(self.config, tables, window=0).start(0.0).failures
 
     def packet_filter(self) -> PacketFilter:

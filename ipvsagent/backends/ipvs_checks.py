@@ -1,4 +1,4 @@
-"""What the IPVS backend checks on a host. Nothing is changed, except that a virtual server on a documentation address
+"""Checks a host for the IPVS backend. Nothing is changed, except that a virtual server on a documentation address
 exists for the moment in which the scheduler is tried."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def timeout_checks(timeouts: tuple[IdleTimeout, ...]) -> Iterator[Check]:
             continue
         if each.conntrack is None:
             yield Check(
-                "idle TCP", State.OK, f"forgotten after {each.ipvs} s by IPVS; connection tracking does not say"
+                "idle TCP", State.OK, f"forgotten after {each.ipvs} s by IPVS; connection tracking does not report it"
             )
         elif each.conntrack < each.ipvs:
             found = f"forgotten after {each.conntrack} s by connection tracking, before the {each.ipvs} s of IPVS"

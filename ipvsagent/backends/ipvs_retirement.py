@@ -1,14 +1,14 @@
-"""What the IPVS backend left on a node that uses iptables now, and how it is removed without losing a connection.
+"""Removes what the IPVS backend left on a node that uses iptables now, without losing a connection.
 
 New connections traverse the rules of nat first and never reach IPVS. Connections that IPVS has continue there as long
-as their virtual server and its address exist. So a virtual server is removed when it has no connections any more, or
-when the drain timeout is over; until then its real servers have weight 0, because a Service that is deleted meanwhile
-has no rules of nat. The addresses are removed together with the last virtual server: connections of clients on this
-node, which are translated or had a firewall mark (agents up to 0.1.0), cannot be attributed to an address.
+as their virtual server and its address exist. So a virtual server is removed when it no longer has connections, or when
+the drain timeout is over; until then its real servers have weight 0, because a Service that is deleted meanwhile has no
+rules of nat. The addresses are removed together with the last virtual server: connections of clients on this node,
+which are translated or had a firewall mark (agents up to 0.1.0), cannot be attributed to an address.
 
 The same holds for what kube-proxy's ipvs mode left, also on the node's own addresses. There a virtual server takes no
-packet of a Service that is served, but would continue to answer on a node port that no Service has any more.
-kube-proxy's ipsets show which virtual servers these are; without the sets, they are treated as another program's.
+packet of a Service that is served, but would continue to answer on a node port that no Service has now. kube-proxy's
+ipsets show which virtual servers these are; without the sets, they are treated as another program's.
 
 Before Services are served, bound addresses become local routes that name an address of the node as the preferred
 source. Otherwise a process on this node would take the Service's address as its own source, and lose its new connection
@@ -48,7 +48,7 @@ _OUTSIDE = {
 
 
 class Retirement:
-    """Retirement removes what the IPVS backend left on this node."""
+    """Removes what the IPVS backend left on this node."""
 
     def __init__(self, config: Config, addresses: AddressTable, ledger: Ledger, sets: SetTable) -> None:
         """Read what there is to remove. Raises StartError, KernelError."""
@@ -65,10 +65,10 @@ class Retirement:
             kube_proxy_sets.claim_kube_proxy_servers(self._ownership, sets, addresses)
             self._ipvs = IpvsTable(self._ownership)
         self.left = sum(seen.owner is Owner.OURS for seen in self._ipvs.services()) if self._ipvs else 0
-        """How many virtual servers are left."""
+        """The number of virtual servers that are left."""
 
     def begin(self) -> None:
-        """Turn bound addresses into routes. Connections do not notice. Raises StartError, KernelError."""
+        """Turn bound addresses into routes. Connections are not affected. Raises StartError, KernelError."""
         if self._addresses.has_interface():
             self._addresses.ensure_interface()  # raises if the interface is not ours
         if self._ipvs:
@@ -81,7 +81,7 @@ class Retirement:
         self._ownership.set_excluded(map(str, config.excluded))
 
     def drain(self, now: float) -> bool:
-        """Remove what has no connections any more. Return whether nothing is left. The rules of nat must be installed.
+        """Remove what no longer has connections. Return whether nothing is left. The rules of nat must be installed.
         Raises KernelError."""
         if self._began is None:
             self._began = now
@@ -121,7 +121,7 @@ class Retirement:
         if not self.left:
             return ()
         reason = (
-            "virtual servers, which this node used before, are left; each is removed after its last connection, all "
+            "virtual servers, which this node used before, remain; each is removed after its last connection, all "
             f"of them after {self._config.drain_timeout:.0f} s"
         )
         return (Finding(FindingKind.HOST, "IPVS", reason),)
@@ -147,7 +147,7 @@ class Retirement:
             yield server, real_servers, connections
 
     def _deliver_by_routes(self) -> None:
-        """Replace each bound address by a route. The address is local at every moment, so no connection notices."""
+        """Replace each bound address by a route. The address is local at every moment, so no connection is affected."""
         bound = sorted(self._addresses.bound)
         sources = {family: self._own_address(family) for family in {family_of(address) for address in bound}}
         others = self._addresses.node_addresses().keys() | self._routes.others()

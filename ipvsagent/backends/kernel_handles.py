@@ -1,4 +1,4 @@
-"""What each backend opens of the kernel, as one value, so that a test can give a backend other tables.
+"""Holds what each backend opens of the kernel as one value, so that a test can give a backend other tables.
 
 Opening only reads.
 """
@@ -28,7 +28,7 @@ from ipvsagent.rows import KernelTable
 
 
 class SavedSettings(Struct):
-    """SavedSettings records which settings of the host the agent changed, so that they can be restored."""
+    """Records which settings of the host the agent changed, so that they can be restored."""
 
     raised: RaisedSysctls
     """arp_ignore and arp_announce of interfaces."""
@@ -38,7 +38,7 @@ class SavedSettings(Struct):
 
 
 class IpvsHandles(Struct):
-    """IpvsHandles is what the IPVS backend needs of the kernel."""
+    """Holds what the IPVS backend needs of the kernel."""
 
     addresses: AddressTable
     routes: RouteTable
@@ -47,11 +47,11 @@ class IpvsHandles(Struct):
     sets: SetTable
     saved: SavedSettings
     translations: KernelTable | None = None
-    """None: those of the packet filter that the backend opens."""
+    """None = those of the packet filter that the backend opens."""
 
 
 class IptablesHandles(Struct):
-    """IptablesHandles is what the iptables backend needs of the kernel."""
+    """Holds what the iptables backend needs of the kernel."""
 
     addresses: AddressTable
     sets: SetTable

@@ -1,4 +1,4 @@
-"""What `cleanup` removes: what every backend serves, and what backends have in common on a node."""
+"""Does the work of `cleanup`: removes what every backend serves, and what backends have in common on a node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ipvsagent.rows import Failure, Op, Verb
 
 
 class SharedState(Struct):
-    """SharedState is what an agent leaves on a node, whichever backend it has."""
+    """Holds what an agent leaves on a node, whichever backend it has."""
 
     addresses: AddressTable
     routes: RouteTable
@@ -34,25 +34,25 @@ class SharedState(Struct):
 
 
 class RemovalPlan(Struct, frozen=True):
-    """RemovalPlan is what there is to remove."""
+    """Lists what there is to remove."""
 
     ops: list[Op]
     packet_rules: list[str]
-    """As commands."""
+    """The commands that would remove them."""
     sets: list[str]
-    """Their names."""
+    """The names of the sets."""
     has_interface: bool
 
 
 class Removal:
-    """Removal removes everything that agents made on this node."""
+    """Removes everything that agents made on this node."""
 
     def __init__(self, backends: Sequence[Backend], shared: SharedState) -> None:
         self._backends = backends
         self._shared = shared
 
     def plan(self) -> RemovalPlan:
-        """Return what `remove` would remove. Only reads."""
+        """Return what `remove` would remove. This only reads."""
         ops = [op for backend in self._backends for op in backend.removals()]
         shared = self._shared
         planned = {op.row for op in ops}

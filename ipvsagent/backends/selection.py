@@ -23,7 +23,7 @@ from ipvsagent.rows import Op
 def open_backend(config: Config, *, load_modules: bool = False) -> Backend:
     """Open the configured backend. Raises StartError, and IpvsAbsent if `ipvs` is configured but absent.
 
-    `auto` falls back to iptables only if the kernel reports that it has no IPVS. Any other trouble with IPVS is for an
+    `auto` falls back to iptables only if the kernel reports that it has no IPVS. Any other problem with IPVS is for an
     operator to fix: virtual servers of ours may exist, and iptables must not serve beside them.
     """
     if config.backend is BackendChoice.IPTABLES:

@@ -1,6 +1,6 @@
-"""The command line. Each command is a module that is loaded only when it runs, so that `--help` stays fast.
+"""Runs the command line. Each command is a module that is loaded only when it runs, so that `--help` is fast.
 
-Exit status, the same for every command: see `EPILOG`.
+`EPILOG` documents the exit status, which is the same for every command.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _COMMANDS = {
     "save": "Print the IPVS table as `ipvsadm -Sn` does.",
     "check": "Check whether ipvsagent can work on this node.",
     "check-config": "Check configuration files and report every problem.",
-    "cleanup": "Remove everything that ipvsagent made from this node.",
+    "cleanup": "Remove everything from this node that ipvsagent created.",
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are modules of this package; their help texts are here, so that listing imports none."""
+    """Finds commands in modules of this package. Their help texts are here, so that listing them imports no module."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)

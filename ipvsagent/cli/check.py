@@ -1,4 +1,4 @@
-"""The command `ipvsagent check`."""
+"""Implements the command `ipvsagent check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `ipvsagent check-config`."""
+"""Implements the command `ipvsagent check-config`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ipvsagent.config.write import document_of
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """The result of the check."""
+    """Holds the result of the check."""
 
     ok: bool
     problems: tuple[Remark, ...]

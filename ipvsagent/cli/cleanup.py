@@ -1,4 +1,4 @@
-"""The command `ipvsagent cleanup`."""
+"""Implements the command `ipvsagent cleanup`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share. The options of settings are generated from the tables in config/."""
+"""Defines options that several commands share. The options of settings are generated from the tables in config/."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ interface = click.option(
 
 
 class Given(Struct, frozen=True):
-    """A command's settings and what they were read from."""
+    """Holds a command's settings and what they were read from."""
 
     written: Config
     """The settings as they were given."""
@@ -52,12 +52,12 @@ class Given(Struct, frozen=True):
 
     @property
     def config(self) -> Config:
-        """The settings with this node's name filled in."""
+        """Return the settings with this node's name filled in."""
         return for_this_node(self.written)
 
 
 class TextOption(click.Option):
-    """An option whose text is kept as it is: all are parsed together, so that all problems are reported at once."""
+    """Keeps the text of an option as it is: all are parsed together, so that all problems are reported at once."""
 
     def __init__(self, names: tuple[str, ...], kind: Kind, *, help: str = "", section: str = "", hidden: bool) -> None:
         self.section = section
@@ -82,7 +82,7 @@ class TextOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help shows the options of settings by section, after its own ones."""
+    """Shows the options of settings by section in the help of a command, after its own options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_TYPED] = [word.partition("=")[0] for word in args]

@@ -1,4 +1,4 @@
-"""The command `ipvsagent plan`."""
+"""Implements the command `ipvsagent plan`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PlannedOp(msgspec.Struct, frozen=True):
     command: str
     """The command that would do the same by hand."""
     service: str
-    """The Service that it is for; "" if no Service asks for it any more."""
+    """The Service that it is for; "" if no Service asks for it now."""
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The command `ipvsagent run`."""
+"""Implements the command `ipvsagent run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `ipvsagent save`."""
+"""Implements the command `ipvsagent save`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `ipvsagent status`."""
+"""Implements the command `ipvsagent status`."""
 
 from __future__ import annotations
 

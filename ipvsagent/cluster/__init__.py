@@ -1,1 +1,1 @@
-"""Kubernetes objects of the cluster, decoded, and the table of Services made from them. Pure."""
+"""Decodes Kubernetes objects, and keeps the table of Services made from them. Pure."""

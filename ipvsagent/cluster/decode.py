@@ -25,7 +25,7 @@ from ipvsagent.wrong_types import in_words
 
 
 class Accepted(Struct, frozen=True, gc=False):
-    """An object that can be used. findings: the parts that were left out."""
+    """Holds an object that can be used. findings: the parts that were left out."""
 
     value: Object
     findings: tuple[Finding, ...] = ()
@@ -36,7 +36,7 @@ class Accepted(Struct, frozen=True, gc=False):
 
 
 class Rejected(Struct, frozen=True, gc=False):
-    """An object that is broken as a whole."""
+    """Reports an object that is broken as a whole."""
 
     key: ObjectKey
     """The key as far as it could be read; a name that is missing or invalid is ""."""
@@ -46,7 +46,7 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 class Ignored(Struct, frozen=True, gc=False):
-    """A valid object that no Service proxy uses, such as an EndpointSlice of addressType FQDN."""
+    """Reports a valid object that no Service proxy uses, such as an EndpointSlice of addressType FQDN."""
 
     key: ObjectKey
 

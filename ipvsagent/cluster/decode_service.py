@@ -64,7 +64,7 @@ def service_of(item: wire.Service, findings: list[Finding]) -> Service:
     ingress = _ingress(item.status, key, findings)
     source_ranges = _source_ranges(spec, key, findings) if spec.loadBalancerSourceRanges else ()
     if source_ranges is None:
-        # The ranges restrict these addresses only; without them the addresses would be open to everybody.
+        # The ranges restrict these addresses only; without them the addresses would be open to all clients.
         ingress, source_ranges = (), ()
     return Service(
         namespace=namespace,
@@ -196,7 +196,7 @@ def _source_ranges(spec: wire.ServiceSpec, key: ObjectKey, findings: list[Findin
             reason = f"{quoted(text)} is not a range of addresses; it is left out"
             findings.append(left_out(key, f"spec.loadBalancerSourceRanges[{index}]", reason))
     if listed and not found:
-        reason = "has no valid range, so the load balancer addresses are not served, rather than opened to everybody"
+        reason = "has no valid range, so the load balancer addresses are not served, rather than opened to all clients"
         findings.append(left_out(key, "spec.loadBalancerSourceRanges", reason))
         return None
     return tuple(found)

@@ -33,7 +33,7 @@ _NO_CONDITIONS = wire.Conditions()
 def endpoint_slice_of(item: wire.EndpointSlice, findings: list[Finding]) -> EndpointSlice | None:
     """Decode an EndpointSlice, and add to `findings` what is left out. Raises Broken.
 
-    Returns None if kube-proxy would not watch it.
+    Return None if kube-proxy would not watch it.
     """
     metadata = item.metadata or NO_METADATA
     namespace, name = identity_of(metadata)

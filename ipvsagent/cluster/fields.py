@@ -1,4 +1,4 @@
-"""Fields that several kinds of objects have, each checked in one place and with one message.
+"""Checks fields that several kinds of objects have, each in one place and with one message.
 
 A field that makes its object unusable raises `Broken`, which rejects the object; a field that can be left out makes a
 finding.
@@ -41,7 +41,7 @@ class Broken(Exception):
 
 
 def is_name(text: object) -> bool:
-    """Report whether the API server accepts it as a name: lower-case letters, digits, '-' and '.'."""
+    """Return whether the API server accepts it as a name: lower-case letters, digits, '-' and '.'."""
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 

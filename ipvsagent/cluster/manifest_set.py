@@ -1,4 +1,4 @@
-"""Several manifest files as one cluster, in which a mistake in one file takes nothing down.
+"""Merges several manifest files into one cluster, in which a mistake in one file takes nothing down.
 
 1. The result depends on what the files hold now, not on the order in which they were read or written.
 2. A broken object, or a file that cannot be read, leaves the last accepted version of its objects in use.
@@ -39,7 +39,7 @@ class Update(Struct, frozen=True):
 
 
 class _Input:
-    """A file, or a directory that cannot be listed."""
+    """Describes a file, or a directory that cannot be listed."""
 
     def __init__(self) -> None:
         self.objects: dict[ObjectKey, Object] = {}
@@ -49,7 +49,7 @@ class _Input:
         self.findings: tuple[Finding, ...] = ()
         self.unreadable = False
         self.was_read = False
-        """It could be read at least once."""
+        """Whether it could be read at least once."""
 
 
 class ManifestSet:

@@ -27,22 +27,21 @@ class Content(Struct, frozen=True):
     """Holds what is in a file."""
 
     objects: tuple[Decoded, ...] = ()
-    """In the order of the text."""
+    """The objects in the order of the text."""
     other: int = 0
     """How many objects are of kinds that ipvsagent does not read."""
     findings: tuple[Finding, ...] = ()
-    """About items that are null."""
+    """Findings about items that are null."""
 
 
 class Unreadable(Struct, frozen=True):
-    """Says that the content of an input is unknown. reason: a clause such as `it is not JSON: ...`."""
+    """Reports that the content of an input is unknown. reason: a clause such as `it is not JSON: ...`."""
 
     reason: str
 
 
 def read_manifest(text: bytes, *, only_json: bool = False) -> Content | Unreadable:
-    """Decode the text of a file. only_json: its name says that it is JSON; otherwise it is YAML, or JSON if it
-    parses."""
+    """Decode the text of a file. only_json: by its name, it is JSON; otherwise it is YAML, or JSON if it parses."""
     if text.startswith(_GZIP):
         return Unreadable("it is compressed with gzip; unpack it, as `gzip -d` does")
     text = text.removeprefix(b"\xef\xbb\xbf")

@@ -1,12 +1,12 @@
-"""The objects of an API server as last reported, in which no mistake takes anything down.
+"""Keeps the objects of an API server as last reported, so that no mistake takes anything down.
 
-1. The result depends on what the server holds, not on how it was learned: a relist reports differences only.
+1. The result depends on what the server holds, not on how it was reported: a relist reports differences only.
 2. A broken object leaves its last accepted version in use; one that was never accepted is a blind spot of the agent.
 3. Endpoints move from slice to slice: while a slice of a Service is broken and was never accepted, slices of the same
    Service that vanish are kept.
 4. An empty list counts as a mistake, because every cluster has the Service `default/kubernetes` and its slice, and a
    cluster that had nodes has them: the known objects of that kind stay until a list has an object again. An event does
-   not end this, because it does not say that the other objects are gone; the reflector lists again in the meantime.
+   not end this, because it does not show that the others are gone; the reflector lists again in the meantime.
 
 It is the counterpart of `ManifestSet`, and knows nothing of connections.
 """
@@ -70,7 +70,7 @@ class Mirror:
             self._empty.add(kind)
 
     def put(self, decoded: Decoded) -> bool:
-        """Add or replace an object. Returns whether that makes a difference to a proxy."""
+        """Add or replace an object. Return whether that makes a difference to a proxy."""
         return self._put(decoded.key, decoded)
 
     def _put(self, key: ObjectKey, decoded: Decoded) -> bool:
@@ -95,7 +95,7 @@ class Mirror:
         return True
 
     def delete(self, key: ObjectKey) -> bool:
-        """Delete an object. Returns whether it existed."""
+        """Delete an object. Return whether it existed."""
         self._rejected.pop(key, None)
         if self._findings:
             self._set_findings(str(key), ())

@@ -1,4 +1,4 @@
-"""Kubernetes' objects, reduced to what a Service proxy uses.
+"""Defines Kubernetes' objects, reduced to what a Service proxy uses.
 
 Values are validated: they are in the ranges documented here. `decode.py` makes them, and nothing else should.
 """
@@ -25,7 +25,7 @@ class ObjectKey(NamedTuple):
 
 
 class ServicePort(Struct, frozen=True, gc=False):
-    """A port of a Service."""
+    """Describes a port of a Service."""
 
     name: str
     """"" if it has none."""
@@ -37,7 +37,7 @@ class ServicePort(Struct, frozen=True, gc=False):
 
 
 class LoadBalancerIngress(Struct, frozen=True, gc=False):
-    """An entry of status.loadBalancer.ingress that has an IP address."""
+    """Describes an entry of status.loadBalancer.ingress that has an IP address."""
 
     address: Address
     proxied: bool = False
@@ -45,7 +45,7 @@ class LoadBalancerIngress(Struct, frozen=True, gc=False):
 
 
 class Service(Struct, frozen=True, gc=False, kw_only=True):
-    """A v1 Service."""
+    """Describes a v1 Service."""
 
     namespace: str
     name: str
@@ -81,7 +81,7 @@ class Service(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Endpoint(Struct, frozen=True, gc=False):
-    """One endpoint of a slice. The hints are the zones and nodes that it should serve."""
+    """Describes an endpoint of a slice. The hints are the zones and nodes that it should serve."""
 
     address: Address
     ready: bool = True
@@ -95,7 +95,7 @@ class Endpoint(Struct, frozen=True, gc=False):
 
 
 class EndpointPort(Struct, frozen=True, gc=False):
-    """A port of a slice, for the Service port of the same name and protocol. `port` is 1 to 65535."""
+    """Describes a port of a slice, for the Service port of the same name and protocol. `port` is 1 to 65535."""
 
     name: str
     protocol: Protocol
@@ -103,7 +103,7 @@ class EndpointPort(Struct, frozen=True, gc=False):
 
 
 class EndpointSlice(Struct, frozen=True, gc=False, kw_only=True):
-    """A discovery.k8s.io/v1 EndpointSlice."""
+    """Describes a discovery.k8s.io/v1 EndpointSlice."""
 
     namespace: str
     name: str
@@ -119,7 +119,7 @@ class EndpointSlice(Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Node(Struct, frozen=True, gc=False, kw_only=True):
-    """A v1 Node."""
+    """Describes a v1 Node."""
 
     name: str
     addresses: tuple[Address, ...] = ()
@@ -150,7 +150,7 @@ class ServiceKey(NamedTuple):
 
 
 class Changes(Struct, frozen=True, kw_only=True):
-    """Changes that a source reports, to be applied together."""
+    """Holds changes that a source reports, to be applied together."""
 
     upserts: tuple[Object, ...] = ()
     """Objects that were added or changed, as they are now."""
@@ -165,26 +165,25 @@ class Changes(Struct, frozen=True, kw_only=True):
 
 
 class BlindSpots(Struct, frozen=True):
-    """Objects that exist but could not be read, and of which no accepted version is known.
+    """Describes objects that exist but could not be read, and of which no accepted version is known.
 
-    While the agent is blind it must not remove from the kernel what such an object may claim.
-
-    anything:  an input that may hold any object is unreadable.
-    services:  some Service is unreadable, so a virtual server that no known Service wants may be its.
-    endpoints: Services of which some EndpointSlice is unreadable: their real servers stay.
+    While there are any, the agent must not remove from the kernel what such an object may claim.
     """
 
     anything: bool = False
+    """An input that may hold any object is unreadable."""
     services: bool = False
+    """Some Service is unreadable, and may claim a virtual server that no known Service asks for."""
     endpoints: frozenset[ServiceKey] = frozenset()
+    """Services of which some EndpointSlice is unreadable: their real servers are kept."""
 
     @property
     def holds_virtual_servers(self) -> bool:
-        """Report whether a virtual server in the kernel that no Service wants must stay."""
+        """Return whether a virtual server in the kernel that no Service asks for must be kept."""
         return self.anything or self.services
 
     def holds_real_servers(self, namespace: str, service: str) -> bool:
-        """Report whether a real server in the kernel that this Service does not want must stay."""
+        """Return whether a real server in the kernel that this Service does not ask for must be kept."""
         return self.anything or ServiceKey(namespace, service) in self.endpoints
 
 

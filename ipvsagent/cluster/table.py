@@ -1,4 +1,4 @@
-"""Every Kubernetes object that the agent knows, and which Services a change makes dirty.
+"""Keeps every Kubernetes object that the agent knows, and finds which Services a change makes dirty.
 
 It joins slices to Services by name. Which endpoints serve and which Services are served is for policy/, and so is the
 effect of a changed Node: `nodes_revision` counts such changes. The cost of `apply` follows the objects in the message.

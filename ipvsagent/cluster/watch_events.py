@@ -29,7 +29,7 @@ class Garbage(Exception):
 
 
 class Put(Struct, frozen=True, gc=False):
-    """An event ADDED or MODIFIED."""
+    """Reports an event ADDED or MODIFIED."""
 
     decoded: Decoded
     version: str
@@ -48,14 +48,14 @@ class Put(Struct, frozen=True, gc=False):
 
 
 class Deleted(Struct, frozen=True, gc=False):
-    """An event DELETED."""
+    """Reports an event DELETED."""
 
     key: ObjectKey
     version: str
 
 
 class Bookmark(Struct, frozen=True, gc=False):
-    """An event BOOKMARK."""
+    """Reports an event BOOKMARK."""
 
     version: str
     complete: bool
@@ -63,7 +63,7 @@ class Bookmark(Struct, frozen=True, gc=False):
 
 
 class Status(Struct, frozen=True, gc=False):
-    """A `Status` object, with which the API server refuses a request."""
+    """Holds a `Status` object, with which the API server refuses a request."""
 
     code: int = 0
     reason: str = ""
@@ -76,7 +76,7 @@ Event = Put | Deleted | Bookmark | Status
 
 
 class Page(Struct, frozen=True, gc=False):
-    """A page of a list."""
+    """Holds a page of a list."""
 
     objects: tuple[Decoded, ...]
     version: str

@@ -1,4 +1,4 @@
-"""The parts of Kubernetes objects that ipvsagent reads, in the shape that they have in JSON.
+"""Defines the parts of Kubernetes objects that ipvsagent reads, in the shape that they have in JSON.
 
 Attributes are spelled as on the wire. Everything that the API may omit or send as null is optional; unknown fields are
 skipped. Only types are checked here; `decode.py` checks values.
@@ -75,7 +75,7 @@ class Conditions(Struct, frozen=True, gc=False):
 
 
 class Hint(Struct, frozen=True, gc=False):
-    """An entry of `forZones` or `forNodes`."""
+    """Describes an entry of `forZones` or `forNodes`."""
 
     name: str | None = None
 
@@ -94,7 +94,7 @@ class Endpoint(Struct, frozen=True, gc=False):
 
 
 class EndpointPort(Struct, frozen=True, gc=False):
-    """A port of a slice. A name that is absent or null is "", the API server's default
+    """Describes a port of a slice. A name that is absent or null is "", the API server's default
     (pkg/apis/discovery/v1/defaults.go)."""
 
     name: str | None = None

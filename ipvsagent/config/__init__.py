@@ -1,4 +1,4 @@
-"""Settings: one frozen `Config`, and everything that turns what people write into it.
+"""Defines the settings: one frozen `Config`, and everything that turns what people write into it.
 
     settings.py   Config: the values that the rest of the program gets
     schema.py     the table: each setting's field, path in a document, options and kind. Its lines are in
@@ -8,7 +8,7 @@
     kinds.py      what may be written for a setting, in a document and on a command line
     parsers.py    durations, CIDRs, addresses, ranges of ports
     resolve.py    makes a Config of defaults, documents and options, and reports every problem at once
-    takeover.py   which settings of a new Config a running agent can change
+    reload.py     which settings of a new Config a running agent can change
     write.py      a Config as documents that load back to it
 
 A new setting is a field of `Config` and a line of the table; option, help text and document follow from it. Nothing

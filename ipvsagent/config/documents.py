@@ -1,4 +1,4 @@
-"""Configuration files: which documents they have, and which fields those set.
+"""Reads configuration files: which documents they have, and which fields those set.
 
 A file contains KubeProxyConfiguration and IPVSAgentConfiguration documents, YAML or JSON, or a ConfigMap with such
 files, as `kubectl -n kube-system get configmap kube-proxy -o yaml` prints it.
@@ -18,7 +18,7 @@ from ipvsagent.yaml_documents import yaml_documents
 
 
 class Written(Struct, frozen=True):
-    """A document in a file, without apiVersion and kind."""
+    """Holds a document in a file, without apiVersion and kind."""
 
     document: Document
     file: str
@@ -82,7 +82,7 @@ def _in_config_map(file: str, config_map: Mapping[str, object]) -> tuple[list[Wr
 
 
 class Unknown(Struct, frozen=True):
-    """A field that the kind does not have."""
+    """Reports a field that the kind does not have."""
 
     path: str
     instead: str
@@ -90,13 +90,13 @@ class Unknown(Struct, frozen=True):
 
 
 class NoMapping(Struct, frozen=True):
-    """A field that must be a mapping, but has another value."""
+    """Reports a field that must be a mapping, but has another value."""
 
     path: str
 
 
 class Value(Struct, frozen=True):
-    """A field with its value."""
+    """Holds a field with its value."""
 
     path: str
     value: object

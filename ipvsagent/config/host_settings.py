@@ -1,4 +1,4 @@
-"""Settings of the host's kernel, of the agent's own servers, and of its process."""
+"""Defines the settings of the host's kernel, of the agent's own servers, and of its process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Kinds of settings: the type of a document's value, how it and an option's text are read, and how it is written
-back."""
+"""Defines kinds of settings: the type of a document's value, how it and an option's text are read, and how it is
+written back."""
 
 from __future__ import annotations
 

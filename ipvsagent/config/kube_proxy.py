@@ -1,4 +1,5 @@
-"""Settings that are accepted but have another meaning here, or none: kube-proxy's, and those that ours had once.
+"""Defines settings that are accepted but have another meaning here, or none: kube-proxy's, and those that ours had
+once.
 
 Fields and options are those of kube-proxy 1.36 (staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go,
 cmd/kube-proxy/app/options.go), and some of older releases, because files and command lines outlive releases.
@@ -20,7 +21,7 @@ EVERY_ADDRESS = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")
 
 
 class Translated(Struct, frozen=True):
-    """A setting of kube-proxy's that does not exist here, but implies a value of `field`."""
+    """Describes a setting of kube-proxy's that does not exist here, but implies a value of `field`."""
 
     field: str
     path: str
@@ -34,8 +35,8 @@ class Translated(Struct, frozen=True):
 
 
 class WithoutEffect(Struct, frozen=True):
-    """A setting that is accepted and checked, but has no effect. A warning says so, unless the value is empty or
-    usual."""
+    """Describes a setting that is accepted and checked, but has no effect. A warning reports this, unless the value is
+    empty or usual."""
 
     path: str
     kind: Kind
@@ -162,7 +163,7 @@ WITHOUT_EFFECT = (
 
 
 def is_unset(value: object) -> bool:
-    """Report whether a value is one that kubeadm writes for a setting that is not set: null, an empty text or list,
+    """Return whether a value is one that kubeadm writes for a setting that is not set: null, an empty text or list,
     zero, false, or a mapping that has only these."""
     if isinstance(value, dict):
         return all(is_unset(each) for each in value.values())

@@ -1,4 +1,4 @@
-"""Parsers of values as people write them. Each raises ConfigError with one sentence."""
+"""Parses values as people write them. Each parser raises ConfigError with one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class PortRange(Struct, frozen=True):
-    """A range of ports, 1 to 65535, both ends included."""
+    """Holds a range of ports, 1 to 65535, both ends included."""
 
     first: int
     last: int
@@ -89,7 +89,7 @@ def parse_port_range(text: str) -> PortRange:
 
 
 def parse_listener(text: str, port: int) -> str:
-    """Parse `ADDRESS:PORT`, `[IPv6]:PORT`, or an address alone, which gets `port`. Returns "" for port 0: no listener.
+    """Parse `ADDRESS:PORT`, `[IPv6]:PORT`, or an address alone, which gets `port`. Return "" for port 0: no listener.
 
     It accepts what AppendPortIfNeeded, pkg/proxy/util/utils.go, and validateHostPort, pkg/proxy/apis/config/validation,
     accept.

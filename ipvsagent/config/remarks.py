@@ -1,4 +1,4 @@
-"""Remarks about configuration files and options: errors and warnings."""
+"""Defines remarks about configuration files and options: errors and warnings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Remark(Struct, frozen=True, order=True, omit_defaults=True):
-    """An error or a warning about one value, or about a whole file."""
+    """Describes an error or a warning about one value, or about a whole file."""
 
     reason: str
     """One sentence."""

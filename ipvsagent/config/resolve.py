@@ -71,7 +71,7 @@ def resolve(options: Options, files: Mapping[str, bytes] = {}) -> Resolved:
     for document in written:
         earlier = first.setdefault(document.document, document)
         if earlier is not document:
-            reading.problems.append(document.remark(f"is there twice; the first is in {earlier.file}"))
+            reading.problems.append(document.remark(f"is present twice; the first is in {earlier.file}"))
     for document in first.values():
         reading.read(document)
     reading.read_options(options, first.get(Document.KUBE_PROXY))

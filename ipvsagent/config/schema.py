@@ -1,4 +1,4 @@
-"""The table of all settings; setting.py documents its columns."""
+"""Collects the table of all settings; setting.py documents its columns."""
 
 from ipvsagent.config.host_settings import HOST_SETTINGS
 from ipvsagent.config.service_settings import SERVICE_SETTINGS

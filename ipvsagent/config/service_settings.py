@@ -1,4 +1,4 @@
-"""Settings of what is read, of what is served, and of packet rules."""
+"""Defines the settings of what is read, of what is served, and of packet rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A setting: its names in `Config`, in a document and on the command line.
+"""Defines a setting: its names in `Config`, in a document and on the command line.
 
 There are two documents. kube-proxy's own (KubeProxyConfiguration) has the settings that kube-proxy has, under the same
 names; ours (IPVSAgentConfiguration) has the rest. A setting without a document is an option only.
@@ -16,7 +16,7 @@ from ipvsagent.config.settings import Config
 
 
 class Document(Enum):
-    """A kind of document, as `apiVersion` and `kind` name it."""
+    """Names a kind of document, as `apiVersion` and `kind` name it."""
 
     KUBE_PROXY = ("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration")
     AGENT = ("ipvsagent.io/v1alpha1", "IPVSAgentConfiguration")
@@ -31,7 +31,7 @@ class Document(Enum):
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """One line of the table of settings."""
+    """Describes one line of the table of settings."""
 
     field: str
     """The field of `Config`."""
@@ -49,7 +49,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     planned: bool = False
     """It changes what `plan` prints, so that `plan` has the option, too."""
     pending: bool = False
-    """Nothing uses it yet: it is accepted and hidden, and a warning says that it has no effect."""
+    """Nothing uses it yet: it is accepted and hidden, and a warning reports that it has no effect."""
     live: bool = False
     """A running agent applies a new value; others need a restart."""
 

@@ -1,4 +1,4 @@
-"""The settings, as one frozen value. Names and defaults are kube-proxy's where it has the setting
+"""Defines the settings, as one frozen value. Names and defaults are kube-proxy's where it has the setting
 (pkg/proxy/apis/config/types.go, v1alpha1/defaults.go), so that operators find what they know."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ipvsagent.config.parsers import Network, PortRange
 
 
 class BackendChoice(StrEnum):
-    """The backend that the operator chose."""
+    """Names the backend that the operator chose."""
 
     AUTO = "auto"
     """IPVS, or iptables if the kernel reports that it has no ip_vs, and for no other reason."""
@@ -64,9 +64,9 @@ class Config(Struct, frozen=True, kw_only=True):
     detect_local: str = "ClusterCIDR"
     """How traffic of pods is recognized: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix."""
     pod_bridge: str = ""
-    """For BridgeInterface."""
+    """The bridge of pods, for BridgeInterface."""
     pod_interface_prefix: str = ""
-    """For InterfaceNamePrefix."""
+    """The prefix of the names of pods' interfaces, for InterfaceNamePrefix."""
     masquerade_all: bool = False
     masquerade_bit: int = 14
     """0 to 31"""
@@ -90,9 +90,9 @@ class Config(Struct, frozen=True, kw_only=True):
     conntrack_udp: float = 0.0
     conntrack_udp_stream: float = 0.0
     service_node_port_range: PortRange = PortRange(30000, 32767)
-    """The API server's; no connection of the node itself uses a source port from it."""
+    """The range of the API server; no connection of the node itself uses a source port from it."""
     oom_score_adj: int = -999
-    """That of this process."""
+    """The OOM score adjustment of this process."""
     healthz_address: str = "0.0.0.0:10256"
     """`ADDRESS:PORT`; "" = no server."""
     metrics_address: str = "127.0.0.1:10249"

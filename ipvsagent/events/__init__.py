@@ -1,4 +1,5 @@
-"""Events: what `kubectl describe` shows of a finding, on the Service or the Node that it is about. Pure.
+"""Makes Events of findings: what `kubectl describe` shows of a finding, on the Service or the Node that it is about.
+Pure.
 
     event.py   which finding becomes an Event, on which object, and with what content
     plan.py    which Event is written when, so that no number of nodes floods the API server

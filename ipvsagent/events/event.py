@@ -34,7 +34,7 @@ _HEALTH_CHECK = "spec.healthCheckNodePort"
 
 
 class Regarding(Struct, frozen=True):
-    """An object of the API that an Event is about."""
+    """Names the object of the API that an Event is about."""
 
     kind: str
     namespace: str
@@ -42,7 +42,7 @@ class Regarding(Struct, frozen=True):
 
 
 class Topic(Struct, frozen=True):
-    """What an Event is about; all findings of one topic make one Event."""
+    """Identifies what an Event is about; all findings of one topic make one Event."""
 
     regarding: Regarding
     reason: str
@@ -51,11 +51,11 @@ class Topic(Struct, frozen=True):
     shared: bool = True
     """Other nodes report the same topic, or may do so."""
     fixed: bool = False
-    """They do so in the same words."""
+    """Other nodes report it in the same words."""
 
 
 class Event(Struct, frozen=True):
-    """An Event as it is to be written."""
+    """Describes an Event as it is to be written."""
 
     topic: Topic
     name: str

@@ -7,7 +7,7 @@ Five thousand nodes that find the same broken Service must not all write about i
    holds (`series`), since Events live for an hour.
 2. Before it writes, and between two Events, each node waits a random time that grows with the number of Nodes, such
    that all nodes together send PER_SECOND requests a second; each writes in a random order. The first of many waits
-   next to nothing, so a person sees the Event within seconds in a cluster of any size.
+   next to nothing, so the Event appears within seconds in a cluster of any size.
 3. An Event of one topic (object and reason) is written BURST times in a row and then once in AGAIN seconds, however
    often its findings change (client-go's EventCorrelator does the same for each object, with 25 and 300).
 4. No more than MOST topics are kept; others are dropped and counted.
@@ -44,11 +44,11 @@ class Outcome(Enum):
     POINTLESS = "pointless"
     """The object is gone, or the API server will never accept the Event."""
     FAILED = "failed"
-    """It is to be tried again."""
+    """The write failed, and is to be tried again."""
 
 
 class Write(Struct, frozen=True):
-    """A request to the API."""
+    """Describes a request to the API."""
 
     event: Event
     count: int = 0
@@ -56,7 +56,7 @@ class Write(Struct, frozen=True):
 
 
 class _TopicState:
-    """Says what is to be written about a topic, from `since` on, and what was."""
+    """Records what is to be written about a topic, from `since` on, and what was."""
 
     __slots__ = ("asked_at", "count", "findings", "name", "pending", "since", "tokens")
 

@@ -1,4 +1,4 @@
-"""Access to the kernel: tables of IPVS, addresses, routes, ipsets and packet rules, kernel settings, and notice of
+"""Accesses the kernel: tables of IPVS, addresses, routes, ipsets and packet rules, kernel settings, and notice of
 changes; and a fake kernel for tests.
 
 Tables read and write rows (`ipvsagent.rows`), and know nothing of Services, policy or reconciliation. Nothing here

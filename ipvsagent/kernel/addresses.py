@@ -1,11 +1,11 @@
-"""Addresses on our interface, which make the kernel take Service addresses for its own, and the node's.
+"""Reads and writes addresses on our interface, which make Service addresses local to the node, and reads the node's.
 
-Knows rtnetlink (include/uapi/linux/if_addr.h), nothing of Services. Interfaces are pyroute2's; addresses are ours, the
-node's too: one dump of 10,000 takes our codec 0.12 s and pyroute2 7 s, and a dump for each of 200 other interfaces 0.24
-s (6.1 guest), each time that the node's addresses change. The interface stays down, as kube-proxy
-leaves it: its addresses are local all the same, and taking it down later would remove the IPv6 ones. IPv4
-addresses have scope host (see arp.py), IPv6 ones are deprecated; what another program, such as kube-proxy, bound
-in another way is mended without a moment in which the address is not local.
+It knows rtnetlink (include/uapi/linux/if_addr.h), and nothing of Services. pyroute2 handles interfaces; our own codec
+handles addresses, including the node's: one dump of 10,000 takes it 0.12 s and pyroute2 7 s, and a dump for each of 200
+other interfaces takes 0.24 s (Linux 6.1), each time that the node's addresses change. The interface stays down, as
+kube-proxy leaves it: its addresses are local nevertheless, and setting it down later would remove the IPv6 ones. IPv4
+addresses have scope host (see arp.py), and IPv6 ones are deprecated; an address that another program, such as
+kube-proxy, bound in another way is repaired without a moment in which it is not local.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ def pack_address_op(verb: Verb, address: Address, index: int, prefix: int | None
     body += attribute(_LOCAL, pack(address))
     if verb is Verb.DELETE:
         return message(DELETE_ADDRESS, 0, sequence, body)
-    if v6:  # duplicate address detection takes a second during which nobody can use the address
+    if v6:  # duplicate address detection takes a second during which the address cannot be used
         body += attribute(_FLAGS, struct.pack("=I", _NO_DAD))
-        # Deprecated for ever: or masquerading towards an interface without an address of its own would take a Service
-        # address as the source (ipv6_dev_get_saddr), and the answer would end here.
+        # Deprecated for ever; otherwise masquerading towards an interface without an address of its own would take a
+        # Service address as the source (ipv6_dev_get_saddr), and the answer would end here.
         body += attribute(_CACHEINFO, struct.pack("=IIII", 0, _FOREVER, 0, 0))
     return message(NEW_ADDRESS, CREATE | (EXCL if verb is Verb.ADD else REPLACE), sequence, body)
 
 
 def is_as_we_bind(data: bytes, start: int, end: int) -> bool:
-    """Report whether an RTM_NEWADDR body has scope host (IPv4), or is deprecated (IPv6)."""
+    """Return whether an RTM_NEWADDR body has scope host (IPv4), or is deprecated (IPv6)."""
     family, _, _, scope, _ = _IFADDRMSG.unpack_from(data, start)
     if family == socket.AF_INET:
         return bool(scope == _SCOPE_HOST)
@@ -85,12 +85,12 @@ def is_loopback(address: Address) -> bool:
 
 
 def is_ipv6_link_local(address: Address) -> bool:
-    """Report whether it is in fe80::/10."""
+    """Return whether the address is in fe80::/10."""
     return address[:3] in ("fe8", "fe9", "fea", "feb") and address[4:5] == ":"
 
 
 class AddressTable:
-    """The `KernelTable` of `AddressRow`, for one interface and one thread.
+    """Implements the `KernelTable` of `AddressRow`, for one interface and one thread.
 
     An interface that is not there reads as empty, and each ADD to it fails with ENODEV.
     """
@@ -254,7 +254,7 @@ class AddressTable:
                     if not as_ours:
                         self.odd.add(address)
             except KernelError as error:
-                if error.code != errno.ENODEV:  # it went away since
+                if error.code != errno.ENODEV:  # it was removed meanwhile
                     raise
         self.bound.clear()
         self.bound.update(found)

@@ -1,4 +1,4 @@
-"""Settings that keep the kernel from answering ARP for Service addresses, and for no others.
+"""Chooses the settings that keep the kernel from answering ARP for Service addresses, and for no others.
 
 Linux answers for every local address on every interface. If a load balancer address is bound on all nodes, each of them
 would attract its traffic, in competition with whatever announces the address (MetalLB's speaker answers by itself, in
@@ -36,7 +36,7 @@ _ANNOUNCE_WHY = "the node would name Service addresses as its own in ARP request
 
 
 class Answers(Struct, frozen=True):
-    """Answers is what the kernel does on one interface about ARP for Service addresses."""
+    """Describes what the kernel does on one interface about ARP for Service addresses."""
 
     interface: str
     ignore: int

@@ -1,15 +1,15 @@
-"""UDP flows in the connection tracking table that no real server of a Service answers, and ending them.
+"""Ends UDP flows in the connection tracking table that no real server of a Service answers.
 
-IPVS takes its own entries away with a deleted real server (net.ipv4.vs.expire_nodest_conn; before Linux 5.9 with the
-next packet). What stays are entries that it never saw: of a client that sent before the virtual server was there, or
-while it had no real server. Such an entry is untranslated, every further packet of that client refreshes it, and IPVS
-leaves packets of a confirmed entry untranslated in the other direction: the client gets no answer for as long as it
-goes on asking (kubernetes/kubernetes#71514, #76664 and pkg/proxy/conntrack/cleanup.go).
+IPVS removes its own entries with a deleted real server (net.ipv4.vs.expire_nodest_conn; before Linux 5.9, with the next
+packet). What remains are entries that IPVS did not make: those of clients that sent before the virtual server existed,
+or while it had no real server. Such an entry is untranslated, every further packet of its client refreshes it, and IPVS
+does not translate the answers to packets of a confirmed entry: the client gets no answer for as long as it keeps asking
+(kubernetes/kubernetes#71514, #76664 and pkg/proxy/conntrack/cleanup.go).
 
-Knows ctnetlink (include/uapi/linux/netfilter/nfnetlink_conntrack.h). One dump a family, filtered by the kernel from
-Linux 5.8 on; what remains is compared at fixed offsets, because of a hundred thousand entries a handful is ours. Among
-10,000 flows this takes 0.04 s and pyroute2 7.8 s, or 34 ms for each virtual server that the kernel filters by, most of
-it under the interpreter's lock.
+The protocol is ctnetlink (include/uapi/linux/netfilter/nfnetlink_conntrack.h). Each family is read with one dump, which
+the kernel filters from Linux 5.8 on; the rest is compared at fixed offsets, because only a handful of a hundred
+thousand entries is ours. With 10,000 flows this takes 0.04 s. pyroute2 takes 7.8 s, or 34 ms for each virtual server
+that the kernel filters by, and holds the interpreter's lock for most of that time.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _PROTO_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3  # CTA_PROTO_*
 _FILTER_ORIGINAL, _FILTER_REPLY = 1, 2  # CTA_FILTER_*
 _BY_PROTOCOL = 1 << 3  # net/netfilter/nf_internals.h
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
-# Where the kernel writes the original destination, as ctnetlink_dump_tuples() has it since there is one: nfgenmsg,
+# Where the kernel writes the original destination, as ctnetlink_dump_tuples() has always done: nfgenmsg,
 # tuple, addresses, source, destination | protocol, number, source port, destination port.
 _PLACES = {Family.IPV4: (24, 4), Family.IPV6: (36, 16)}
 
 
 class Flow(Struct, frozen=True):
-    """An entry, as much of it as is needed to judge and delete it."""
+    """Holds as much of an entry as is needed to judge and delete it."""
 
     server: VirtualServerId
-    """Where the client sends."""
+    """The virtual server that the client sends to."""
     answerer: tuple[Address, int]
-    """Address and port that its answers come from."""
+    """The address and port that answers come from."""
     original: bytes
     id: bytes
     zone: bytes | None
 
 
 class ConntrackTable:
-    """Finds and deletes entries. For one thread. Raises OSError if there is no netlink; calls raise KernelError."""
+    """Finds and deletes entries, for one thread. Raises OSError if there is no netlink; calls raise KernelError."""
 
     def __init__(self, timeout: float = 10.0) -> None:
         self._socket = NetlinkSocket(NETLINK_NETFILTER, timeout=timeout)
@@ -74,8 +74,8 @@ class ConntrackTable:
         return len(gone) - len(errors)
 
     def flows(self, servers: Collection[VirtualServerId]) -> list[Flow]:
-        """Return the UDP entries whose original destination is one of these: of a table that changes all the time, what
-        the last try saw."""
+        """Return the UDP entries whose original destination is one of these. If the table changes during every attempt
+        to read it, return what the last attempt found."""
         found = []
         for family, group in groupby(sorted(servers, key=lambda s: s.family), key=lambda s: s.family):
             keys = {pack(s.address) + struct.pack("!H", s.port): s for s in group}
@@ -90,14 +90,14 @@ class ConntrackTable:
 
 
 def may_have_stale_flows(server: VirtualServer) -> bool:
-    """Whether it is UDP, with a real server to go to. One-packet entries look untranslated, and are as they should be
-    (ip_vs_update_conntrack() leaves them alone)."""
+    """Return whether a virtual server is UDP and has a real server. Entries of one-packet scheduling look untranslated
+    but are correct (ip_vs_update_conntrack() does not change them)."""
     return server.id.protocol is Protocol.UDP and bool(server.real_servers) and not server.one_packet
 
 
 def stale(flows: Iterable[Flow], servers: Mapping[VirtualServerId, VirtualServer]) -> list[Flow]:
-    """Return flows that no real server of their virtual server answers, neither for clients outside nor for those on
-    this node."""
+    """Return the flows that no real server of their virtual server answers, whether for clients outside this node or
+    for those on it."""
     found = []
     for flow in flows:
         server = servers[flow.server]
@@ -136,7 +136,7 @@ def _flow(server: VirtualServerId, data: bytes, start: int, end: int) -> Flow | 
 
 
 def _delete(flow: Flow, sequence: int) -> bytes:
-    """Delete it by its id, so that an entry that took its place is left alone."""
+    """Return a request that deletes an entry by its id, so that an entry that replaced it is not deleted."""
     body = _header(flow.server.family) + attribute(_ORIGINAL | _NESTED, flow.original)
     if flow.id:
         body += attribute(_ID, flow.id)

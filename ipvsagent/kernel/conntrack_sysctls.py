@@ -1,8 +1,8 @@
-"""The settings of connection tracking that kube-proxy sets, too: the size of its table, and its timeouts
+"""Sets what kube-proxy sets of connection tracking, too: the size of its table, and its timeouts
 (pkg/proxy/conntrack/sysctls.go).
 
-Services work without them. So what cannot be set is a finding, whereas kube-proxy does not start: a node that is a
-container itself cannot set the size of the table.
+Services work without these settings. So one that cannot be set is a finding, whereas kube-proxy does not start: a node
+that is a container itself cannot set the size of the table.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HASH_SIZE = Path("/sys/module/nf_conntrack/parameters/hashsize")
 
 
 def desired_sysctls(config: Config, cpus: int) -> dict[str, int]:
-    """Return the sysctls to set and their values. A part of a second counts as one."""
+    """Return the sysctls to set and their values. A timeout of less than a second counts as one second."""
     desired = {}
     if config.conntrack_max_per_core:
         scaled = config.conntrack_max_per_core * cpus
@@ -49,7 +49,7 @@ def _established(config: Config) -> float:
 
 
 def set_conntrack(config: Config) -> list[Finding]:
-    """Set what differs, and return a finding with a remedy for each setting that could not be set."""
+    """Set the sysctls that differ, and return a finding with a remedy for each setting that could not be set."""
     desired = desired_sysctls(config, os.cpu_count() or 1)
     if desired and read_sysctl(_MAX) is None:
         load_module("nf_conntrack")
@@ -73,7 +73,7 @@ def _may_size_table() -> bool:
     try:
         mode = os.stat("/proc/sys/" + _MAX.replace(".", "/")).st_mode
     except OSError:
-        return True  # there is no such setting: writing it makes a finding of that
+        return True  # there is no such setting: writing it fails, which becomes a finding
     return bool(mode & stat.S_IWUSR)
 
 

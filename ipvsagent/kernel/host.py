@@ -1,4 +1,4 @@
-"""What the agent needs of the host: privileges, IPVS, a scheduler, and that no second agent writes.
+"""Establishes what the agent needs of the host: privileges, IPVS, a scheduler, and that no second agent writes.
 
 Each `require_...` function returns if the condition holds or could be established. Otherwise it raises a StartError
 with a command as the remedy.
@@ -41,7 +41,7 @@ class IpvsPresence(StrEnum):
 
 
 class IpvsAbsent(StartError):
-    """The kernel reports that it has no IPVS. Only then may another backend be chosen instead."""
+    """Reports that the kernel has no IPVS. Only then may another backend be chosen instead."""
 
 
 def require_privilege() -> None:
@@ -63,7 +63,7 @@ def make_state_dir(path: Path) -> None:
 
 
 def ip_vs_presence() -> IpvsPresence:
-    """Return whether this process can use IPVS in this network namespace. Changes nothing."""
+    """Return whether this process can use IPVS in this network namespace. This changes nothing."""
     try:
         table = IpvsTable(Ownership(Ledger(None), set()))
     except NotThere:
@@ -124,8 +124,8 @@ def scheduler_works(name: str) -> bool:
 
 
 def scheduler_listed(name: str, loaded: Path = _LOADED, modules: Path = _MODULES) -> bool | None:
-    """Return whether a scheduler is built in, loaded, or a module that the kernel would load on demand. Tries nothing.
-    None if the modules of this kernel cannot be listed, as in a container."""
+    """Return whether a scheduler is built in, loaded, or a module that the kernel would load on demand. This tries
+    nothing. None if the modules of this kernel cannot be listed, as in a container."""
     module = f"ip_vs_{name}"
     try:
         # A kernel without loadable modules has no such file.
@@ -212,8 +212,8 @@ def kube_proxy_here() -> int | None:
 
 
 class AgentLock:
-    """AgentLock lets only one agent write in a network namespace. It is an flock, which the kernel releases when the
-    process is killed."""
+    """Lets only one agent write in a network namespace. It is an flock, which the kernel releases when the process is
+    killed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

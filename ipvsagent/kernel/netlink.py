@@ -1,8 +1,8 @@
-"""AF_NETLINK: a codec for messages and attributes, and a blocking socket that sends batches.
+"""Implements AF_NETLINK: a codec for messages and attributes, and a blocking socket that sends batches.
 
-It carries what is hot: pyroute2, which carries the rare calls (pyroute.py), needs 300 to 500 us a message, minutes for
-the table of a node; these functions need about one. Nothing here knows IPVS or addresses: users bring packed messages
-and get bodies back.
+It is for frequent messages: pyroute2, which carries the rare ones (pyroute.py), needs 300 to 500 us for each, which is
+minutes for the table of a node; these functions need about 1 us. Nothing here knows IPVS or addresses: callers pass
+packed messages and get bodies back.
 
 How a batch stays exact without one acknowledgement per message: the kernel always answers a message that
 failed, and each answer names its sequence number, so only the last message of a batch asks for an
@@ -45,7 +45,7 @@ _GENL_CTRL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 0x10, 3, 1, 2
 
 
 class Body(NamedTuple):
-    """An answer without its netlink header: `data[start:end]`.
+    """Locates an answer without its netlink header: `data[start:end]`.
 
     It stays in the buffer it came in: most are read by fixed offsets, and copying them first would cost as much as
     reading them.
@@ -57,7 +57,7 @@ class Body(NamedTuple):
 
 
 class OutcomeUnknown(KernelError):
-    """The kernel's answers were lost (ENOBUFS) or did not come in time (ETIMEDOUT).
+    """Reports that the kernel's answers were lost (ENOBUFS) or did not come in time (ETIMEDOUT).
 
     Whether the request was applied is known only when the state has been read again.
     """
@@ -87,7 +87,7 @@ def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
 
 
 class NetlinkSocket:
-    """A socket for one caller at a time. `timeout` is for each answer, in seconds.
+    """Sends requests for one caller at a time. `timeout` is for each answer, in seconds.
 
     It belongs to the network namespace in which it was made. Raises OSError if it cannot be made.
     """
@@ -178,7 +178,7 @@ class NetlinkSocket:
     def dump(self, kind: int, body: bytes, *, partial: bool = False) -> list[Body]:
         """Return all answers to a dump request, repeated if the table changed meanwhile or answers were lost.
 
-        partial: return what the last try brought. Raises KernelError.
+        partial: return what the last attempt found. Raises KernelError.
         """
         answers: list[Body] = []
         for _ in range(_DUMP_TRIES):
@@ -201,7 +201,7 @@ class NetlinkSocket:
             except OutcomeUnknown as error:
                 if error.code != errno.ENOBUFS:
                     raise
-                complete = False  # the kernel goes on with the dump, and refuses another until it is read
+                complete = False  # the kernel continues the dump, and refuses another until it is read
                 continue
             for answer, flags, number, start, end in _split(data):
                 if number != sequence:

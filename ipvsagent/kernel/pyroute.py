@@ -1,7 +1,7 @@
-"""The rare netlink calls, carried by pyroute2: interfaces, local routes, notifications, and the making of ipsets.
+"""Makes the rare netlink calls through pyroute2: interfaces, local routes, notifications, and the creation of ipsets.
 
-This module alone knows pyroute2's objects; it hands out ours, and raises `KernelError` with errno and the kernel's
-words. Its defects that bite here are worked around here (docs/pyroute2.md).
+This module alone knows pyroute2's objects; it returns ours, and raises `KernelError` with errno and the kernel's words.
+It works around those defects of pyroute2 that matter here (docs/pyroute2.md).
 
 Rtnetlink goes through `IPRSocket`, pyroute2's socket outside of asyncio: no loop, no thread, one file descriptor. A
 socket of ipsets has an event loop, and lives for one call.
@@ -51,7 +51,7 @@ SCOPE_HOST, SCOPE_NOWHERE = 254, 255
 
 
 class Link(Struct, frozen=True):
-    """A network interface."""
+    """Describes a network interface."""
 
     index: int
     name: str
@@ -67,7 +67,7 @@ class Link(Struct, frozen=True):
 
 
 class LocalRoute(Struct, frozen=True):
-    """A route in the kernel's table of local addresses."""
+    """Describes a route in the kernel's table of local addresses."""
 
     network: str
     """ADDRESS/PREFIX."""
@@ -84,7 +84,7 @@ def links() -> list[Link]:
 
 
 class Rtnetlink:
-    """A socket for one caller at a time, in the network namespace in which it was made. Raises KernelError.
+    """Makes calls for one caller at a time, in the network namespace in which it was made. Raises KernelError.
 
     groups: RTMGRP_* of the notifications to receive. timeout: for each answer, in seconds.
     """
@@ -100,7 +100,7 @@ class Rtnetlink:
             self._socket.bind((0, groups))
         except OSError as error:
             self._library.close()
-            raise KernelError.of(error.errno or errno.EIO, "there is no rtnetlink socket to be had") from error
+            raise KernelError.of(error.errno or errno.EIO, "cannot open an rtnetlink socket") from error
         self._sequence = 0
 
     def fileno(self) -> int:
@@ -267,7 +267,7 @@ def destroy_sets(names: Collection[str]) -> dict[str, KernelError]:
 
 @contextlib.contextmanager
 def _ipset(revision: int | None = None) -> Iterator[Any]:
-    """pyroute2's socket for a call or two: it has an event loop, which ends with the block."""
+    """Open pyroute2's socket for a call or two: it has an event loop, which ends with the block."""
     from pyroute2 import IPSet
 
     with _kernel_errors(), IPSet(attr_revision=revision) as ipset:

@@ -1,4 +1,4 @@
-"""Keeping node ports from being source ports of the node's own connections: net.ipv4.ip_local_reserved_ports.
+"""Keeps node ports from being source ports of the node's own connections: net.ipv4.ip_local_reserved_ports.
 
 IPVS examines every packet that arrives for an address of the node. Say the node itself connects from port 30080: the
 answer has that port as its destination. If it is a node port, IPVS schedules the SYN-ACK (or datagram) to an endpoint
@@ -31,11 +31,11 @@ _READ_SIZE = 1 << 19  # more than all 65536 ports in text: the kernel returns on
 
 
 class SourcePorts(Struct, frozen=True):
-    """SourcePorts compares the node ports with the source ports of the node's own connections."""
+    """Compares the node ports with the source ports of the node's own connections."""
 
     node_ports: PortRange
     ephemeral: PortRange | None
-    """None: the kernel does not say."""
+    """None = the kernel does not report it."""
     missing: int
     """How many node ports are not reserved."""
     clashing: int
@@ -49,7 +49,8 @@ class SourcePorts(Struct, frozen=True):
 
     @property
     def crowded(self) -> bool:
-        """Whether reserving the node ports would do more harm than good, because too few source ports would be left."""
+        """Return whether reserving the node ports would do more harm than good, because too few source ports would be
+        left."""
         return self.clashing > 0 and self.left < LEAST_LEFT
 
     @property
@@ -92,7 +93,7 @@ def format_ports(ports: Iterable[int]) -> str:
 
 
 def source_ports(node_ports: PortRange) -> SourcePorts:
-    """Compare the node ports with the current settings. Only reads."""
+    """Compare the node ports with the current settings. This only reads."""
     reserved, ephemeral = _reserved(), _ephemeral()
     usable = set(ephemeral.ports if ephemeral else ()) - reserved
     missing = set(node_ports.ports) - reserved
@@ -108,7 +109,7 @@ def source_ports(node_ports: PortRange) -> SourcePorts:
 
 
 class ReservedPorts:
-    """ReservedPorts reserves node ports. A file records which of them no one else had reserved; only these are released
+    """Reserves node ports. A file records which of them no other program had reserved; only these are released
     again."""
 
     def __init__(self, path: Path) -> None:

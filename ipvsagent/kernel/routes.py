@@ -1,4 +1,4 @@
-"""Local routes, packed and read by ourselves (include/uapi/linux/rtnetlink.h).
+"""Packs and reads local routes (include/uapi/linux/rtnetlink.h).
 
 Routes to single addresses keep an address local while it is bound in another way (addresses.py); thousands of them go
 out between addresses, in one batch. Those of ranges are read here, too, because `status` reads them and imports no

@@ -1,12 +1,11 @@
-"""Routes that make whole ranges of Service addresses local to this node: route mode, in place of an address for each.
+"""Makes whole ranges of Service addresses local to this node: route mode, which replaces binding each address.
 
-Knows rtnetlink, nothing of Services. The routes lead to the loopback interface, because the kernel refuses IPv6 ones on
-an interface that is down. Their preferred source is an address of the node, so that its processes need no masquerade;
-their MTU is that of the interface which has this address, or the first large datagram of a process would be lost:
-loopback's own MTU is 64 KiB, and IPVS does not cut (ip_vs_xmit.c).
+It knows rtnetlink, and nothing of Services. The routes lead to the loopback interface, because the kernel refuses IPv6
+ones on an interface that is down. Their preferred source is an address of the node, so that its processes need no
+masquerade. Their MTU is that of the interface that has this address; otherwise the first large datagram of a process
+would be lost, as loopback's own MTU is 64 KiB and IPVS does not fragment (ip_vs_xmit.c).
 
-The kernel keeps a route whose source is gone from the node; a caller that wants routes writes them again when addresses
-change.
+The kernel keeps a route whose source is gone from the node, so callers write routes again when addresses change.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ _OF_ADDRESSES = (0, 2)  # RTPROT_UNSPEC, of IPv6 addresses in older kernels, and
 
 
 class RouteTable:
-    """The `KernelTable` of `RouteRow`. For one thread. Reads and deletes only routes with our protocol number."""
+    """Implements the `KernelTable` of `RouteRow`, for one thread. Reads and deletes only routes with our protocol
+    number."""
 
     def __init__(self, addresses: AddressTable, timeout: float = 10.0) -> None:
         self._addresses = addresses
@@ -65,7 +65,8 @@ class RouteTable:
         return {route.network for route in local_routes(self._reader) if route.protocol not in ordinary}
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        """ADD replaces a route of ours with another source; DELETE is for exactly the row it names."""
+        """Write ops: ADD replaces a route of ours with another source, and DELETE deletes exactly the row that it
+        names."""
         failures = []
         wanted = dict(self._held)
         for op in ops:

@@ -1,4 +1,4 @@
-"""Kernel settings under /proc/sys: which ones the agent needs, how it sets them, and how it keeps them.
+"""Sets kernel settings under /proc/sys: defines which ones the agent needs, sets them, and keeps them.
 
 A setting that is correct is not written, so a read-only /proc/sys may do. A setting that another program changes while
 the agent runs is set again, and reported.
@@ -21,7 +21,7 @@ CONN_REUSE = "net.ipv4.vs.conn_reuse_mode"
 
 
 class Setting(Struct, frozen=True):
-    """Setting is a sysctl with the value that the agent needs."""
+    """Describes a sysctl with the value that the agent needs."""
 
     name: str
     """As sysctl(8) writes it; `/` stands for a dot in an interface's name: `net.ipv4.conf.eth0/100.arp_ignore`."""
@@ -69,13 +69,13 @@ STRICT_ARP = (
 
 
 class ConnReuse(Struct, frozen=True):
-    """ConnReuse says what is done about net.ipv4.vs.conn_reuse_mode on this kernel."""
+    """Describes what is done about net.ipv4.vs.conn_reuse_mode on this kernel."""
 
     kernel: str
     value: int | None
     """The current value; None if this kernel has no such setting."""
     wanted: int | None
-    """None: it is left alone."""
+    """None = it is not changed."""
     reason: str
     """One sentence."""
 
@@ -135,7 +135,7 @@ def is_writable(name: str) -> bool:
 
 
 def require(settings: Iterable[Setting]) -> None:
-    """Raise StartError if vital settings are wrong and could not be set, naming all of them. Only reads."""
+    """Raise StartError if vital settings are wrong and could not be set, naming all of them. This only reads."""
     wrong = {
         f"{each.name}={each.value}": f"{each.name} is {value} and cannot be set"
         for each in settings
@@ -146,7 +146,7 @@ def require(settings: Iterable[Setting]) -> None:
 
 
 class Sysctls:
-    """Sysctls sets and keeps kernel settings. For one thread."""
+    """Sets and keeps kernel settings, for one thread."""
 
     def __init__(self) -> None:
         self._resets: dict[str, tuple[int, float, int | None]] = {}  # how often, when last, and the value found
@@ -196,7 +196,7 @@ class Sysctls:
 
 
 class RaisedSysctls:
-    """RaisedSysctls stores in a file which settings were raised, and their values before, so that they can be restored.
+    """Records in a file which settings were raised, and their values before, so that they can be restored.
 
     Each line is `NAME BEFORE NOW`. Only settings of single interfaces, and of route_localnet, are recorded.
     """

@@ -1,1 +1,1 @@
-"""Monitoring of the agent: health, metrics, and notifications of systemd."""
+"""Reports how the agent works: health, metrics, and notifications to systemd."""

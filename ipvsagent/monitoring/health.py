@@ -6,7 +6,7 @@ an agent that hangs must be able to report it. There are two questions, answered
 
 /livez    Does the agent work? No if a desired change has been waiting for two sync periods, for whatever reason, or if
           the loop has not turned for that long.
-/healthz  Does it work, and should load balancers send traffic to this node? No if its Node object was never seen, is
+/healthz  Does it work, and should load balancers send traffic to this node? No if its Node object is unknown, is
           being deleted, or is about to be removed by the cluster autoscaler.
 
 A single refused virtual server does not make the agent unhealthy: a restart would not help, and `status` names it.
@@ -34,20 +34,20 @@ class FamilyHealth(Struct, frozen=True):
 
 
 class Body(Struct, frozen=True, omit_defaults=True):
-    """The document that kube-proxy answers with, and `fallback`. Times are in the format of RFC 3339."""
+    """Defines the document that kube-proxy answers with, and adds `fallback`. Times are in the format of RFC 3339."""
 
     lastUpdated: str
     currentTime: str
     healthy: bool
     status: dict[str, FamilyHealth]
     nodeEligible: bool | None = None
-    """Only in an answer of /healthz."""
+    """Answers of /livez omit it."""
     fallback: tuple[str, ...] = ()
     """Why Services are not on IPVS."""
 
 
 class Health:
-    """Records facts for the loop, and answers from them in any thread."""
+    """Records facts that the loop reports, and answers from them in any thread."""
 
     def __init__(
         self,
@@ -87,14 +87,14 @@ class Health:
         self._eligible = node is not None and not node.leaving
 
     def set_fallback(self, reasons: tuple[str, ...]) -> None:
-        """Set what IPVS lacks here and the remedy; empty if Services are on IPVS."""
+        """Set what IPVS lacks here and how to remedy it; empty if Services are on IPVS."""
         self._fallback = reasons
 
     # Called by any thread
 
     @property
     def updated(self) -> float:
-        """Return when everything desired had been written for the last time; 0 = never."""
+        """Return when everything desired was last in the kernel; 0 = never."""
         return self._updated
 
     def alive(self) -> bool:

@@ -1,4 +1,4 @@
-"""HTTP listeners: any number of addresses, one thread that accepts, and a short-lived thread for each request.
+"""Runs HTTP listeners: any number of addresses, one thread that accepts, and a short-lived thread for each request.
 
 An address that cannot be listened on is tried again every five seconds, as the socket that holds it may close: the
 agent that a rolling update replaces closes its own (pkg/proxy/healthcheck/proxy_health.go does the same). Answers must
@@ -51,7 +51,7 @@ Answer = Callable[[Hashable, str, str], Response]
 
 
 class ListenAddress(Struct, frozen=True):
-    """An address to listen on."""
+    """Names an address to listen on."""
 
     host: str
     port: int
@@ -65,7 +65,7 @@ class ListenAddress(Struct, frozen=True):
 
 
 class Fault(Struct, frozen=True):
-    """An address that cannot be listened on at present."""
+    """Reports an address that cannot be listened on at present."""
 
     group: str
     key: Hashable
@@ -79,7 +79,7 @@ class Listeners:
     """Keeps groups of listeners open; each group has one function that answers. Any thread may call `want`."""
 
     def __init__(self, on_faults: Callable[[Sequence[Fault]], None] = lambda faults: None) -> None:
-        """on_faults: is called with all faults whenever they have changed, in the thread that listens."""
+        """on_faults: called with all faults whenever they have changed, in the thread that listens."""
         self._on_faults = on_faults
         self._lock = threading.Lock()
         self._wanted: dict[_Key, ListenAddress] = {}
@@ -94,7 +94,7 @@ class Listeners:
         self._ended = False
 
     def want(self, group: str, addresses: Mapping[Hashable, ListenAddress], answer: Answer) -> None:
-        """Set the listeners that a group has from now on, by any key that the caller chooses."""
+        """Set the listeners of a group from now on, by any key that the caller chooses."""
         with self._lock:
             kept = {key: address for key, address in self._wanted.items() if key[0] != group}
             wanted = kept | {(group, key): address for key, address in addresses.items()}
@@ -109,7 +109,7 @@ class Listeners:
         threading.Thread(target=self._run, name="http", daemon=True).start()
 
     def close(self) -> None:
-        """Close all listeners before this returns."""
+        """Close all listeners; they are closed when this returns."""
         with self._lock:
             self._ended = True
             self._wanted = {}
@@ -168,7 +168,7 @@ def _in_use(error: Exception) -> bool:
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    """Raises OSError if the address cannot be listened on."""
+    """Listens on one address. Raises OSError if it cannot."""
 
     allow_reuse_address = True
     daemon_threads = True

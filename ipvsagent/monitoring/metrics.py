@@ -1,9 +1,9 @@
-"""Metrics for Prometheus: kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), so that
-dashboards and alerts go on working, and our own under `ipvsagent_`.
+"""Exports metrics to Prometheus: kube-proxy's metrics under kube-proxy's names (pkg/proxy/metrics/metrics.go), so that
+dashboards and alerts keep working, and our own under `ipvsagent_`.
 
 Durations and counts of events are recorded by the loop as they happen. Everything that is a state (how many virtual
-servers, which findings) is asked of the loop at each scrape; if it does not answer in time, the last known state is
-shown, since numbers are needed most when the loop hangs.
+servers, which findings) is requested from the loop at each scrape; if the loop does not answer in time, the last known
+state is shown, since numbers are needed most when the loop hangs.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _PROGRAMMING_BUCKETS = (
     *range(60, 120, 5),
     *range(120, 301, 30),
 )
-"""kube-proxy's, and finer ones below, as this takes milliseconds here."""
+"""kube-proxy's buckets, and finer ones below these, as programming takes milliseconds here."""
 _SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 
 
 class Readings(Struct, frozen=True):
-    """The state of the loop in numbers. Counters are since the start."""
+    """Describes the state of the loop in numbers. Counters begin when the agent starts."""
 
     totals: Totals
     in_sync: bool
@@ -52,11 +52,11 @@ class Readings(Struct, frozen=True):
     findings: dict[tuple[str, str], int]
     """How many findings there are of each kind and severity."""
     no_local_endpoints: dict[tuple[Family, TrafficPolicy], int]
-    """How many Services with a Local policy have all their endpoints elsewhere; a missing key means 0."""
+    """How many Services with a Local policy have all their endpoints on other nodes; a missing key means 0."""
 
 
 class MetricsQuery(Struct, frozen=True):
-    """A message to the loop, which puts its readings into `answer`."""
+    """Asks the loop for its readings, which it puts into `answer`."""
 
     answer: SimpleQueue[Readings]
 
@@ -65,7 +65,7 @@ class Metrics:
     """Records what happens, and answers scrapes."""
 
     def __init__(self, families: Collection[Family], send: Callable[[object], None]) -> None:
-        """families: address families of the node. send: sends a message to the loop, without waiting."""
+        """families: the node's address families. send: sends a message to the loop, without waiting."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._families = tuple(family.value for family in families)
         self._registry = CollectorRegistry()
@@ -205,7 +205,7 @@ class _StateCollector(Collector):
         self._families = families
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # registration must not ask the loop, which does not turn yet
+        return ()  # registration must not ask the loop, which is not running yet
 
     def collect(self) -> Iterator[Metric]:
         readings = self._readings()

@@ -1,5 +1,5 @@
-"""Metrics of packet rules under the names of kube-proxy's iptables mode (pkg/proxy/metrics/metrics.go). They exist with
-any backend, as all backends have packet rules."""
+"""Exports metrics of packet rules under the names of kube-proxy's iptables mode (pkg/proxy/metrics/metrics.go). They
+exist with any backend, as all backends have packet rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's HTTP servers: which path of which address answers what.
+"""Runs the agent's HTTP servers: defines which path of which address answers what.
 
 The health address (for kubelet and load balancers) has /healthz and /livez; the metrics address (loopback by default)
 has /metrics, /proxyMode, /configz and a /healthz of its own that only shows that the process answers, as in kube-proxy
@@ -46,7 +46,7 @@ class Server:
         self.services = ServiceHealth(self._listeners, self.health)
 
     def configure(self, config: Config) -> None:
-        """Set what /configz shows; listen addresses stay those of the start. Any thread may call this."""
+        """Set what /configz shows; listen addresses do not change. Any thread may call this."""
         self._config = config
 
     def start(self) -> None:
@@ -65,7 +65,9 @@ class Server:
         for fault in faults:
             if self._config.bind_hard_fail and fault.group == _GROUP:
                 self._send(
-                    StartError(f"cannot listen on {fault.address}: {fault.why}", "Run `ss -lntp` to see who does")
+                    StartError(
+                        f"cannot listen on {fault.address}: {fault.why}", "Run `ss -lntp` to find the process that does"
+                    )
                 )
         self._send(Findings("listeners", tuple(map(_finding, faults))))
 

@@ -1,6 +1,6 @@
 """Answers the health checks of Services, one listener for each Service and family, as kube-proxy does
-(pkg/proxy/healthcheck/service_health.go): 200 if the Service has a ready endpoint on this node and the agent is at
-work, 503 otherwise, whatever the path. A Node that is being deleted goes on answering, as it may still get connections.
+(pkg/proxy/healthcheck/service_health.go): 200 if the Service has a ready endpoint on this node and the agent
+works, 503 otherwise, whatever the path. A Node that is being deleted keeps answering, as it may still get connections.
 
 A load balancer address may be bound later than its Service is known here; the listener works once it is.
 """

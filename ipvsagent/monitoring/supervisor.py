@@ -1,4 +1,4 @@
-"""Notifies systemd, if it started the agent: of readiness, of a status line, and that the loop still turns.
+"""Notifies systemd, if it started the agent, of readiness, of a status line, and that the loop still turns.
 
 The protocol is sd_notify(3): a datagram to the socket that NOTIFY_SOCKET names. Without that variable nothing is sent.
 """
@@ -37,7 +37,7 @@ class Supervisor:
             self._send(f"STATUS={text}")
 
     def heartbeat(self) -> None:
-        """Send a heartbeat if one is due. Cheap enough for every turn of the loop."""
+        """Send a heartbeat if one is due. This is cheap enough for every turn of the loop."""
         if self.watchdog is not None and self._clock() >= self._due:
             self._due = self._clock() + self.watchdog / 4
             self._send("WATCHDOG=1")

@@ -12,7 +12,7 @@ from ipvsagent.monitoring.supervisor import Supervisor
 from ipvsagent.pipeline import Pipeline
 
 BEAT_EVERY = 5.0
-"""The longest turn of the loop in seconds, by which a hanging loop differs from a waiting one."""
+"""The longest wait of the loop, in seconds: a loop that begins no turn for much longer hangs."""
 
 
 class Events(Protocol):
@@ -27,7 +27,7 @@ class Vitals:
     """Passes what the loop reports to health, metrics, Events and systemd. No method waits."""
 
     def __init__(self, server: Server, environment: Mapping[str, str], events: Events | None = None) -> None:
-        """environment: that of the process, which contains how to notify systemd. events: None = write none."""
+        """environment: that of the process, which names the socket of systemd. events: None = write no Events."""
         self._events = events
         self._fallback: dict[Finding, None] = {}
         self._checks: tuple[object, ...] = ()
@@ -58,7 +58,7 @@ class Vitals:
         self.metrics.round_ended(seconds, success=success)
 
     def report_state(self, pipeline: Pipeline, *, failing: bool) -> None:
-        """Report the state after a turn. failing: some table of the kernel could not be read or made."""
+        """Report the state after a turn. failing: some table of the kernel could not be read or created."""
         if self._events and pipeline.table.synced:
             self._events.set_cluster_size(len(pipeline.table.nodes))
         self.health.set_node(pipeline.table.nodes.get(pipeline.node_name))

@@ -39,8 +39,8 @@ _LACKING = [{"random_fully": fully, "self_match": match} for fully, match in pro
 
 
 class IptablesPacketFilter:
-    """Begins with all rules; only when iptables refuses them it finds out what iptables supports, because each trial
-    starts a process."""
+    """Begins with all rules; only when iptables refuses them does it find out what iptables supports, because each
+    trial starts a process."""
 
     def __init__(self, config: Config, profile: RuleProfile = BESIDE_IPVS, tables: Sequence[RuleTable] = ()) -> None:
         """tables: one of every family, if they are shared with the chains of virtual servers. Raises StartError if
@@ -77,7 +77,7 @@ class IptablesPacketFilter:
         return self._install_all(self._tables)
 
     def repair(self) -> int:
-        """Do the same as `install`, at almost no cost if nobody changed any rule. To be called once a second.
+        """Do the same as `install`, at almost no cost if no rule was changed. Call it once a second.
 
         Legacy iptables does not show that a rule was replaced by one of the same size, so every `READ_ALL_EVERY`
         calls all rules are read."""
@@ -121,7 +121,7 @@ class IptablesPacketFilter:
 
     @property
     def pending(self) -> bool:
-        """Whether `apply_pending` has something to write. Any thread may read this."""
+        """Return whether `apply_pending` has something to write. Any thread may read this."""
         desired = self._desired_translations
         return self._next is not None or (desired is not None and desired != self._translations)
 
@@ -163,7 +163,7 @@ class IptablesPacketFilter:
         """Remove all rules that the other backend left, and those in the other variant. Raises what `install` raises.
 
         A node changes its variant when it gets another kubelet or CNI plugin. Packets pass the rules of both, so stale
-        rules would go on choosing endpoints that no longer exist."""
+        rules would keep choosing endpoints that no longer exist."""
         for table in self._tables:
             table.ignore_chains()
         self.install()

@@ -1,4 +1,4 @@
-"""The interface between the packet rules of this node and the rest of the agent, whichever tool writes them."""
+"""Defines the interface between the packet rules of this node and the rest of the agent, whichever tool writes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PacketFilter(Protocol):
 
     @property
     def description(self) -> str:
-        """The tool, and why it was chosen, for the log."""
+        """Return the tool, and why it was chosen, for the log."""
 
     def install(self) -> int:
         """Write the rules that differ; return the number of differences. Translations in the kernel stay until
@@ -34,7 +34,7 @@ class PacketFilter(Protocol):
         """
 
     def repair(self) -> int:
-        """Do the same as `install`, at almost no cost if nobody changed any rule. To be called once a second."""
+        """Do the same as `install`, at almost no cost if no rule was changed. Call it once a second."""
 
     def differences(self) -> list[str]:
         """Return what `install` would repair, one sentence each, without a write. Raises KernelError."""
@@ -50,7 +50,7 @@ class PacketFilter(Protocol):
 
     @property
     def pending(self) -> bool:
-        """Whether `apply_pending` has something to write. Any thread may read this."""
+        """Return whether `apply_pending` has something to write. Any thread may read this."""
 
     def apply_pending(self) -> None:
         """Write new translations, and the rules of a new configuration, if there are any. Raises what `install`

@@ -19,7 +19,7 @@ from ipvsagent.rows.packet_rules import INSIDE, RuleSet
 
 
 class RuleProfile(Struct, frozen=True):
-    """The rules of one backend."""
+    """Describes the packet rules of one backend, and how they coexist with those of the other."""
 
     rules: Callable[[Family, RuleOptions, Config, Iterable[TranslationRow]], RuleSet]
     required: Mapping[Feature, str]
@@ -27,9 +27,9 @@ class RuleProfile(Struct, frozen=True):
     is_others: Callable[[str], bool]
     """Returns whether a chain belongs to the other backend, which serves until this one does."""
     others_first: bool
-    """Packets pass the chains of the other backend before ours."""
+    """Packets traverse the chains of the other backend before ours."""
     is_draining: Callable[[str], bool]
-    """Returns whether the other backend's connections need one of its chains after it ceased to serve."""
+    """Returns whether connections of the other backend need a chain of it after it has stopped serving."""
 
 
 def _chains_of(rules: RuleSet) -> frozenset[str]:
@@ -39,7 +39,7 @@ def _chains_of(rules: RuleSet) -> frozenset[str]:
 _BESIDE = _chains_of(rule_set(Family.IPV4, RuleOptions()))
 _INSTEAD = _chains_of(nat_rule_set(Family.IPV4, RuleOptions()))
 _BESIDE_FOR_NEW = ("IPVSAGENT-MARK-", "IPVSAGENT-SERVICES", INSIDE)
-"""Chains that mark, drop or accept packets which begin a connection, before `INSTEAD_OF_IPVS` could translate them."""
+"""Chains that mark, drop or accept packets that begin a connection, before `INSTEAD_OF_IPVS` could translate them."""
 BESIDE_IPVS = RuleProfile(
     lambda family, options, config, translations: rule_set(family, options, translations),
     {Feature.SET: "xt_set", Feature.IPVS: "xt_ipvs", Feature.CONNMARK: "xt_connmark"},

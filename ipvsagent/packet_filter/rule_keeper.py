@@ -13,7 +13,7 @@ Retire = Callable[[float, PacketFilter], tuple[Finding, ...]]
 
 
 class Look(Struct, frozen=True):
-    """The result of one look."""
+    """Holds the result of one look."""
 
     repaired: int
     """How many differences were repaired."""

@@ -1,4 +1,4 @@
-"""What the annotations of a Service and of Nodes ask for: scheduler, its flags, weights, drain timeout.
+"""Reads what the annotations of a Service and of Nodes ask for: scheduler, its flags, weights, drain timeout.
 
 Ours are `ipvsagent.io/...`; kube-router's `kube-router.io/service.scheduler` and `.schedflags` are read where
 ours are absent, so that its users can migrate without changing their Services. An annotation that is invalid makes a
@@ -50,7 +50,7 @@ _DEFAULT_FLAGS = {"sh": SCHED1, "mh": SCHED1 | SCHED2}
 
 
 class Weight(Struct, frozen=True, gc=False):
-    """One clause of a weights annotation."""
+    """Describes one clause of a weights annotation."""
 
     kind: str
     """address, node, zone or any"""
@@ -112,7 +112,7 @@ def read_annotations(
         report(source, f"the iptables backend chooses at random, by weight; scheduler {scheduler!r} is not honoured")
         scheduler = "wrr"
     elif scheduler not in LINUX_SCHEDULERS and scheduler != default_scheduler:
-        # To ask the kernel is to load a module of that name, and anybody who may edit a Service chooses the name.
+        # Asking the kernel loads a module of that name, and any user that may edit a Service chooses the name.
         report(source, f"{scheduler[:40]!r} is not an IPVS scheduler of Linux; {default_scheduler} is used")
         scheduler = default_scheduler
     elif not scheduler_works(scheduler):

@@ -1,4 +1,4 @@
-"""What a backend can do, as far as policy depends on it."""
+"""Describes what a backend can do, as far as policy depends on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class Capabilities(Struct, frozen=True):
-    """Describes one backend."""
+    """Describes the abilities of one backend."""
 
     schedulers: bool
     """It has IPVS' schedulers and one-packet scheduling; otherwise it chooses endpoints at random, by weight."""

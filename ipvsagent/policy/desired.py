@@ -1,4 +1,4 @@
-"""Which virtual server each id gets, when several Services claim it.
+"""Decides which virtual server each id gets when several Services claim it.
 
 The oldest Service wins: by creation time, then namespace and name; one without a creation time comes after all that
 have one. kube-proxy does not notice such conflicts, and the winner changes at random. The rank is part of the claim: a
@@ -26,7 +26,7 @@ def rank_of(service: Service) -> Rank:
 
 
 class Claim(Struct, frozen=True, gc=False):
-    """A virtual server that a Service asks for, with the rank of that Service."""
+    """Holds a virtual server that a Service asks for, with the rank of that Service."""
 
     rank: Rank
     server: VirtualServer
@@ -65,7 +65,7 @@ class DesiredState:
         return self._ids.get(key, ())
 
     def would_win(self, key: ServiceKey, rank: Rank, server_id: VirtualServerId) -> bool:
-        """Report whether a claim of this Service would win over those of all others."""
+        """Return whether a claim of this Service would win over those of all others."""
         return all(rank < claim.rank for claim in self._claims.get(server_id, ()) if _claimant(claim) != key)
 
     def replace(self, key: ServiceKey, rank: Rank, servers: Iterable[VirtualServer]) -> Replaced:

@@ -1,4 +1,4 @@
-"""Which endpoints serve a Service port on this node.
+"""Chooses the endpoints that serve a Service port on this node.
 
 The rules and their terms are those of Kubernetes' `CategorizeEndpoints` (pkg/proxy/topology.go) and of its slice cache
 (pkg/proxy/endpointslicecache.go):
@@ -23,7 +23,7 @@ from ipvsagent.cluster.objects import Endpoint, EndpointSlice, ServicePort
 
 
 class Candidate(Struct, frozen=True, gc=False):
-    """An endpoint joined to a Service port."""
+    """Holds an endpoint joined to a Service port."""
 
     endpoint: Endpoint
     port: int
@@ -31,7 +31,7 @@ class Candidate(Struct, frozen=True, gc=False):
 
 
 class Reason(StrEnum):
-    """Says why a candidate is, or is not, in a set."""
+    """Names why a candidate is, or is not, in a set."""
 
     READY = "ready"
     FALLBACK_TERMINATING = "terminating, but nothing better is there"

@@ -1,4 +1,4 @@
-"""The fronts of a Service on this node: the addresses and ports that it is reached at, and why one is refused.
+"""Finds the fronts of a Service on this node: the addresses and ports that it is reached at, and why one is refused.
 
 An address of a family that the Service has no cluster IP of is refused, and so is an address of another Node, and an
 external IP outside the allowed ranges. A cluster IP that another program put on an interface of its own, as
@@ -25,7 +25,7 @@ from ipvsagent.source_ranges import NOBODY, Networks, networks_of
 
 
 class Front(Struct, frozen=True):
-    """One address and port of a Service port."""
+    """Describes one address and port of a Service port."""
 
     frontend: Frontend
     address: Address
@@ -52,7 +52,7 @@ def fronts_of(service: Service, port: ServicePort, node: NodeFacts) -> Iterable[
 
 
 def _external_local(service: Service) -> bool:
-    """Report whether externalTrafficPolicy Local applies: only where the Service can be reached from outside
+    """Return whether externalTrafficPolicy Local applies: only where the Service can be reached from outside
     (pkg/api/v1/service/util.go ExternalPolicyLocal)."""
     return service.external_local and (
         service.type in ("LoadBalancer", "NodePort") or (service.type == "ClusterIP" and bool(service.external_ips))
@@ -112,7 +112,7 @@ def no_node_port_address(subject: str, port: ServicePort) -> Finding:
 
 
 def source_ranges_of(service: Service, front: Front, node: NodeFacts) -> tuple[str, ...]:
-    """Return the CIDRs that may reach a front; empty = everybody.
+    """Return the CIDRs that may reach a front; empty = all clients.
 
     Source ranges apply to load balancer addresses only. A node that is inside one may connect to such an address, and
     then has that very address as its source (pkg/proxy/ipvs/proxier.go, KUBE-LOAD-BALANCER-SOURCE-IP).
@@ -142,7 +142,7 @@ def too_many_ranges(service: Service) -> Iterable[Finding]:
     if service.source_ranges and any(len(networks_of(service.source_ranges, family)) > limit for family in Family):
         reason = (
             f"has more than {limit} source ranges, the most for {len(service.ports)} ports: its load balancer "
-            "addresses are closed to everybody; use fewer and wider ranges"
+            "addresses are closed to all clients; use fewer and wider ranges"
         )
         field = "spec.loadBalancerSourceRanges"
         yield Finding(FindingKind.INVALID_OBJECT, str(service.key), reason, field, severity=Severity.ERROR)
@@ -150,6 +150,6 @@ def too_many_ranges(service: Service) -> Iterable[Finding]:
 
 @lru_cache(maxsize=4096)
 def is_within(address: Address, networks: tuple[Network, ...] | Networks) -> bool:
-    """Report whether any of the networks contains the address."""
+    """Return whether any of the networks contains the address."""
     ip = ipaddress.ip_address(address)
     return any(ip in network for network in networks)

@@ -1,11 +1,14 @@
-"""Health checks of Services: load balancers ask every node whether the Service has an endpoint there.
+"""Decides which health checks of Services this node answers: load balancers ask every node whether a Service has an
+endpoint there.
 
-A Service has one if it is of type LoadBalancer, with externalTrafficPolicy Local and a healthCheckNodePort. Terminating
-endpoints do not count, though they may still get traffic (pkg/proxy/endpointschangetracker.go, healthcheck/).
+A Service has a health check if it is of type LoadBalancer, with externalTrafficPolicy Local and a healthCheckNodePort.
+Terminating endpoints do not count, though they may still get traffic (pkg/proxy/endpointschangetracker.go,
+healthcheck/).
 
-They are answered on the addresses that serve node ports, and on the Service's load balancer addresses that are local,
-because Google's load balancers probe those (kubernetes/kubernetes#117723). A virtual server gets a connection before
-any socket does, so it wins the port where both want it; of two Services with the same health check port the older wins.
+Health checks are answered on the addresses that serve node ports, and on the Service's load balancer addresses that are
+local, because Google's load balancers probe those (kubernetes/kubernetes#117723). A virtual server gets a connection
+before any socket does, so it wins a port that both claim; of two Services with the same health check port the older
+wins.
 """
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ _FIELD = "spec.healthCheckNodePort"
 
 
 class HealthCheck(Struct, frozen=True):
-    """The health check of one Service on this node."""
+    """Describes the health check of one Service on this node."""
 
     service: ServiceKey
     port: int
     local_endpoints: dict[Family, int]
-    """How many addresses of ready endpoints this node has, over all ports, for each family of the Service."""
+    """The number of addresses of ready endpoints on this node, over all ports, for each family of the Service."""
     addresses: tuple[Address, ...] = ()
-    """The load balancer addresses that answer besides the node's addresses."""
+    """The load balancer addresses on which it is answered, besides the node's addresses."""
 
     def answers_on(self, node_addresses: Iterable[Address]) -> list[Address]:
         """Return those of the node's addresses that are of the Service's families, then those of its load balancer."""
@@ -102,15 +105,15 @@ class HealthChecks:
                 self._stale |= self._by_port.get(server_id.port, set())
 
     def addresses_changed(self) -> set[ServiceKey]:
-        """Mark everything, because the addresses of this node changed. Returns the Services with health checks."""
+        """Mark everything, because the addresses of this node changed. Return the Services with health checks."""
         self._stale |= self._checks.keys()
         return set(self._checks)
 
     def recompute(
         self, node_addresses: Iterable[Address], is_local: Callable[[Address], bool]
     ) -> tuple[bool, list[tuple[ServiceKey, tuple[Finding, ...]]]]:
-        """Recompute what has become stale. Returns whether a port or an address came or went, and the findings of each
-        Service that has some, or had.
+        """Recompute what has become stale. Return whether a port or an address was added or removed, and the findings
+        of each Service that has some, or had.
 
         node_addresses: where node ports are served. is_local: whether a load balancer address is one of this node.
         """

@@ -1,4 +1,4 @@
-"""What a Service may ask for that IPVS can do only in part: findings that say what it does instead."""
+"""Reports what a Service asks for that IPVS can do only in part, and what IPVS does instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMER_SECONDS = 60
 
 
 def limit_findings(service: Service, *, one_packet: bool, udp_timeout: int) -> list[Finding]:
-    """Return what IPVS does otherwise than a Service asks.
+    """Return findings about what IPVS does differently from what a Service asks for.
 
     one_packet: an annotation asks for one-packet scheduling. udp_timeout: seconds that IPVS keeps an idle UDP flow.
     """

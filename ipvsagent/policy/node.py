@@ -1,4 +1,5 @@
-"""The facts of nodes that policy depends on: this node's name, zone and addresses, and those of the other nodes."""
+"""Collects the facts of nodes that policy depends on: this node's name, zone and addresses, and those of the other
+nodes."""
 
 from __future__ import annotations
 
@@ -59,10 +60,10 @@ def node_facts(
 
     nodes: all Nodes by name. interfaces: addresses on this node's interfaces except ours, without loopback and IPv6
     link-local ones, with the interface's name. node_ports_on: CIDRs, or the one word "primary"; empty = every address.
-    primary_address: this node's first address of its family, whatever its object says. route_networks: the ranges of
-    route mode. localhost: node ports are served on 127.0.0.1, too. pod_networks: the ranges that identify pods, if
-    ranges do.
-    Unlike kube-proxy, it does not wait for a Node object to have addresses: they count as soon as they are there.
+    primary_address: this node's first address of its family, whatever its object contains. route_networks: the ranges
+    of route mode. localhost: node ports are served on 127.0.0.1, too. pod_networks: the ranges that identify pods, if
+    ranges do. Unlike kube-proxy, it does not wait for a Node object to have addresses: they count as soon as they are
+    there.
     """
     findings: list[Finding] = []
     interface_addresses = frozenset(interfaces)

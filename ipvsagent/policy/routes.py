@@ -1,4 +1,5 @@
-"""Route mode: which ranges of Service addresses a route can make local to this node, and with which source address."""
+"""Decides, for route mode, which ranges of Service addresses a route can make local to this node, and with which source
+address."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from ipvsagent.findings import Finding, FindingKind
 
 
 class ServiceRoute(Struct, frozen=True):
-    """A range of Service addresses that a route makes local to this node."""
+    """Describes a range of Service addresses that a route makes local to this node."""
 
     network: Network
     source: Address = Address("")

@@ -1,4 +1,4 @@
-"""One Service becomes its virtual servers on this node.
+"""Turns one Service into its virtual servers on this node.
 
 Each address and port of a Service is a `Front` (fronts.py). Every virtual server of one Service port shares the same
 tuples of real servers.
@@ -7,8 +7,8 @@ With IPVS a virtual server has one set of real servers, while an external addres
 endpoints of this node for clients outside, and all of them for clients on this node, as in
 pkg/proxy/iptables/proxier.go. The packet rules translate the latter to `inside`: the cluster IP or, where that has a
 Local policy, too, a hidden port of it. While a translation is missing, these clients get what kube-proxy's ipvs mode
-gives them, and never no answer: the virtual server of an address without endpoints here holds those elsewhere, as
-kube-proxy's does, and packet rules keep clients from outside away from it.
+would give them, which is always an answer: the virtual server of an address without endpoints here holds those
+elsewhere, as kube-proxy's does, and packet rules keep clients from outside away from it.
 
 Not every served address is bound (`bind` in `_virtual_server`): an external address of this node's other interfaces
 is not, node ports never are, and neither is an address that a route makes local.
@@ -59,7 +59,7 @@ class PolicyOptions(Struct, frozen=True):
     scheduler: str = "rr"
     """The scheduler of Services that name none."""
     allowed_external: tuple[Network, ...] = ()
-    """CIDRs from which external IPs are served. None are by default, because anybody who may edit a Service can take
+    """CIDRs in which external IPs are served. None are by default, because any user that may edit a Service can take
     over any address with an external IP (CVE-2020-8554)."""
     node_ports_on: tuple[str, ...] = ()
     """CIDRs, or the one word "primary"; empty = every address of the node."""
@@ -147,7 +147,8 @@ def virtual_servers_for(
 
 
 class _EndpointSets:
-    """The cluster and the local endpoints of one Service port and family as real servers, made once and shared."""
+    """Holds the cluster and the local endpoints of one Service port and family as real servers, made once and
+    shared."""
 
     def __init__(self, choice: Choice, node: NodeFacts, overrides: ServiceOverrides) -> None:
         self.choice = choice

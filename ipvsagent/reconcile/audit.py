@@ -1,4 +1,4 @@
-"""The audit: reads a part of the kernel now and then, so that what other programs change there is repaired.
+"""Audits the kernel: reads a part of it now and then, so that what other programs change there is repaired.
 
 It reads and compares; the reconciler repairs. The caller decides how much is read and when.
 """
@@ -77,7 +77,7 @@ class Audit:
                 if not is_foreign(rows):
                     differing[server_id] = rows
             elif not rows and server_id in states.confirmed:
-                # It stays suspect if the comparison breaks off before it gets here.
+                # It stays suspect if the comparison fails before this point.
                 states.suspects.mark_suspect(server_id, now)
                 return reconciler.start(now, report)
             elif reconciler.differences(server_id, [seen.row for seen in rows]):

@@ -1,4 +1,4 @@
-"""What the kernel holds of virtual servers, and the ops that change it."""
+"""Holds what is known of virtual servers in the kernel, and the ops that change them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ipvsagent.rows import Failure, Observed, Op, RealServerRow, Verb
 
 
 class Read(Struct, frozen=True):
-    """Says that a virtual server was read from the kernel."""
+    """Means that a virtual server was read from the kernel."""
 
     rows: Sequence[Observed] = ()
     """What the kernel holds; empty if there is no such virtual server."""
 
 
 class Believed(Struct, frozen=True):
-    """Says that a virtual server was not read: the kernel holds what is believed, which is nothing for a new one."""
+    """Means that a virtual server was not read: the kernel holds what is believed, which is nothing for a new one."""
 
 
 NOT_THERE = Read()
@@ -31,7 +31,7 @@ class Batch(Struct):
 
     ids: list[VirtualServerId] = []
     additions: list[Op] = []
-    """Everything that is not a deletion."""
+    """The ops that are not deletions."""
     deletions: list[Op] = []
     failed: dict[VirtualServerId, list[Failure]] = {}
 

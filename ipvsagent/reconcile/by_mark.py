@@ -1,6 +1,6 @@
 """Retires virtual servers by firewall mark, which agents up to 0.1.0 made for clients on their node.
 
-No packet gets such a mark any more, so they get no new connections; existing ones go on while the real servers are
+Packets no longer get such a mark, so these get no new connections; existing ones continue while the real servers are
 there. Pure: `now` is an argument.
 """
 

@@ -1,4 +1,4 @@
-"""Graceful termination: what happens between "this real server is no longer desired" and its deletion.
+"""Implements graceful termination: what happens between "this real server is no longer desired" and its deletion.
 
 Goals, in order:
 1. A connection that can still be served is not cut, and no new connection goes to a server that should get none.
@@ -56,7 +56,7 @@ class Phase(StrEnum):
 
 
 class Drain(Struct, frozen=True, gc=False):
-    """One real server that the kernel holds and that is not desired."""
+    """Describes one real server that the kernel holds and that is not desired."""
 
     row: RealServerRow
     """What the kernel should hold now."""

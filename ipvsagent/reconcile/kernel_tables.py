@@ -1,4 +1,4 @@
-"""The kernel tables of a backend, and the renderer that turns virtual servers into their rows."""
+"""Combines the kernel tables of a backend with the renderer that turns virtual servers into their rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ipvsagent.rows.nat_chains import ChainsRow
 
 
 class Renderer(Protocol):
-    """Renderer turns virtual servers into kernel rows."""
+    """Turns virtual servers into kernel rows."""
 
     def rows(self, server: VirtualServer) -> Sequence[Row]:
         """Return the rows of this virtual server alone."""
@@ -42,7 +42,7 @@ class Renderer(Protocol):
 
 
 class TableHooks:
-    """TableHooks is what a backend adds to its tables. These methods do nothing: they fit tables that need no more."""
+    """Defines what a backend adds to its tables. These methods do nothing: they fit tables that need no more."""
 
     def prepare(self) -> None:
         """Create what the tables need, such as our interface, if it is missing. Raises StartError."""
@@ -52,11 +52,12 @@ class TableHooks:
         return ()
 
     def set_sizes(self) -> Mapping[str, int] | None:
-        """Return how many members each of our sets has, None if there are no sets. Cheap."""
+        """Return how many members each of our sets has, None if there are no sets. This is cheap."""
         return None
 
     def take_externally_modified(self) -> Collection[VirtualServerId]:
-        """Return the virtual servers that another program changed, as far as the kernel tells; each only once."""
+        """Return the virtual servers that another program changed, as far as the kernel reports that; each only
+        once."""
         return ()
 
     def adopt(self, servers: Iterable[VirtualServerId]) -> None:
@@ -64,7 +65,7 @@ class TableHooks:
 
 
 class KernelTables:
-    """KernelTables holds the tables of a backend, and writes each row to the table of its kind.
+    """Holds the tables of a backend, and writes each row to the table of its kind.
 
     It counts every row, because tests hold the cost of a change to numbers.
     """

@@ -1,4 +1,5 @@
-"""The reconciler: one round, and the full comparison. Read `_apply` first; everything ends there.
+"""Reconciles the kernel with what is desired, by rounds and by full comparisons. Read `_apply` first; everything ends
+there.
 
 Start, repair and audit call `_apply` with rows that were read; a change calls it with rows that are believed.
 `states.py` defines what is believed about a virtual server. Deletions of rows that were only found in the kernel wait
@@ -76,8 +77,8 @@ class Reconciler:
                 self.shared.static_changed(op.row, now)
 
     def shared_changed(self, row: SharedRow, present: bool, now: float) -> None:
-        """Handle a report of the kernel that a shared row appeared or went. Reports of our own writes agree and cost
-        nothing."""
+        """Handle a report of the kernel that a shared row appeared or disappeared. Reports of our own writes agree and
+        cost nothing."""
         if self.started and present != self.shared.needs(row):
             self.shared.retry.mark_suspect(row, now)
 
@@ -100,7 +101,7 @@ class Reconciler:
         while chunk := {server_id: Read(rows) for server_id, rows in islice(in_kernel, CHUNK)}:
             self._apply(chunk, now, report, present, count_drift=before)
             done.update(chunk)
-        # Also what is neither desired nor there any more, but still believed: its shared rows have to go.
+        # Include what no longer exists and is not desired, but is still believed: its shared rows must be removed.
         known = dict.fromkeys([*self._desired, *self.states.dirty, *self.states.confirmed])
         missing = (i for i in known if i not in done)
         while absent := dict.fromkeys(islice(missing, CHUNK), NOT_THERE):
@@ -173,8 +174,8 @@ class Reconciler:
     ) -> None:
         """Bring virtual servers from what the kernel holds to what is desired.
 
-        Additions of all of them go first, then their shared rows attract traffic or cease to, then deletions follow.
-        present: shared rows that were read, and so need not be added; kept up to date. May be empty.
+        Additions of all of them go first, then their shared rows begin or stop attracting traffic, then deletions
+        follow. present: shared rows that were read, and so need not be added; kept up to date. May be empty.
         """
         batch = Batch()
         for server_id, held in found.items():
@@ -217,8 +218,8 @@ class Reconciler:
         batch.record_failures(self._write(batch.additions, report))
 
     def _attract(self, batch: Batch, now: float, report: Report, present: set[SharedRow]) -> None:
-        """Write the shared rows that begin or cease to be needed: what attracts traffic to virtual servers that are
-        there, and to no others."""
+        """Write the shared rows that become needed or cease to be needed: what attracts traffic to virtual servers that
+        are there, and to no others."""
         refused = batch.without_virtual_server()
         ops: list[Op] = []
         for server_id in batch.ids:
@@ -255,8 +256,8 @@ class Reconciler:
             report.replace_findings(server_id)
 
     def _all_refused(self, server_id: VirtualServerId, failures: Sequence[Failure]) -> bool:
-        """Whether the kernel refused all real servers that are desired: those that serve now must go on until a retry
-        succeeds."""
+        """Return whether the kernel refused all real servers that are desired: those that serve now must continue until
+        a retry succeeds."""
         desired = self._desired.get(server_id)
         refused = {f.op.row.key for f in failures if isinstance(f.op.row, RealServerRow)}
         return bool(desired and desired.real_servers and {(r.address, r.port) for r in desired.real_servers} <= refused)

@@ -1,4 +1,4 @@
-"""What a round did, reported to the caller of the reconciler."""
+"""Reports what a round did to the caller of the reconciler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Drift(Struct, frozen=True):
     """Describes a difference between the kernel and what was confirmed, which `op` repairs."""
 
     kind: str
-    """lost, edited or stray."""
+    """`lost`, `edited` or `stray`."""
     op: Op
 
 

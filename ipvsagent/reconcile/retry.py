@@ -1,4 +1,5 @@
-"""Decides when to try again, by exponential back-off for each key. Time is an argument; no clock, no randomness."""
+"""Decides when to try again, by exponential back-off for each key. Time is an argument: it uses no clock and no
+randomness."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ LAST_DELAY = 30.0
 
 
 class Suspect(Struct, frozen=True, gc=False):
-    """Says why a key is suspect, and when to try again."""
+    """Describes why a key is suspect, and when to try again."""
 
     error: str
     """The last error of the kernel; "" if nothing failed."""

@@ -1,6 +1,7 @@
-"""Rows that several virtual servers need: one count for each row; 0 to 1 and 1 to 0 are the kernel operations.
+"""Counts the rows that several virtual servers need: one count for each row; 0 to 1 and 1 to 0 are the kernel
+operations.
 
-Counts come from what is desired, never from the kernel, so a lost or stray row is just a difference to repair. A row
+Counts come from what is desired, never from the kernel, so a lost or stray row is merely a difference to repair. A row
 whose write failed is retried by itself, and does not make its virtual servers suspect.
 """
 
@@ -33,7 +34,7 @@ class SharedRows:
         self.retry: RetryQueue[SharedRow] = RetryQueue()
         """Rows whose kernel state is uncertain."""
         self.held = False
-        """Whether strays stay because the source has blind spots."""
+        """Whether stray rows are kept because the source has blind spots."""
         self._strays_due: float | None = None  # when to look for strays that were held
         self.blind: BlindSpots = EVERYTHING_KNOWN
 
@@ -47,8 +48,8 @@ class SharedRows:
         return len(self._counts)
 
     def move(self, server_id: VirtualServerId, server: VirtualServer | None) -> list[Op]:
-        """Count for `server` instead of what was counted for the id before. Return ops for the rows that begin or cease
-        to be needed."""
+        """Count for `server` instead of what was counted for the id before. Return ops for the rows that become needed
+        or cease to be needed."""
         old = self._counted.get(server_id)
         if old is server:
             return []
@@ -64,8 +65,8 @@ class SharedRows:
         return self._exchange(gained, lost) if gained != lost else []
 
     def set_static_rows(self, rows: Sequence[SharedRow]) -> list[Op]:
-        """Set the rows that are needed whatever the Services are. Return ops for those that begin or cease to be
-        needed."""
+        """Set the rows that are needed whatever the Services are. Return ops for those that become needed or cease to
+        be needed."""
         lost, self.static = self.static, tuple(rows)
         return self._exchange(self.static, lost)
 
@@ -74,7 +75,7 @@ class SharedRows:
         self.write([Op(Verb.ADD, row) for row in self.static], now, report, present)
 
     def static_changed(self, row: SharedRow, now: float) -> None:
-        """Have the next round write a static row that began or ceased to be needed; that is not drift."""
+        """Have the next round write a static row that became needed or ceased to be needed; that is not drift."""
         self._awaited.add(row)
         self.retry.mark_suspect(row, now)
 
@@ -213,13 +214,13 @@ class SharedRows:
                 ops.append(Op(Verb.ADD, row))
             elif not self.needs(row) and row in present:
                 if self.blind.holds_virtual_servers:
-                    self.held = True  # an object that cannot be read may want it
+                    self.held = True  # an object that cannot be read may need it
                 else:
                     ops.append(Op(Verb.DELETE, row))
         return ops
 
     def _is_drift(self, op: Op) -> bool:
-        """Whether another program made this difference: no write of ours failed."""
+        """Return whether another program made this difference: no write of ours failed."""
         assert isinstance(op.row, SharedRow)
         suspect = self.retry.get(op.row)
         return suspect is not None and suspect.attempts == 0 and op.row not in self._awaited

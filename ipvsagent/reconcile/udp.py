@@ -15,7 +15,7 @@ from ipvsagent.policy.desired import DesiredState
 
 
 def moved(before: VirtualServer | None, after: VirtualServer) -> bool:
-    """Whether clients of the virtual server may have lost their real server."""
+    """Return whether clients of the virtual server may have lost their real server."""
     return before is None or (before.real_servers, before.inside) != (after.real_servers, after.inside)
 
 

@@ -1,2 +1,2 @@
-"""Renders virtual servers as kernel rows, one module for each backend. Pure; knows the model and rows, not the
-cluster."""
+"""Renders virtual servers as kernel rows, one module for each backend. Pure: it knows the model and the rows, not
+the cluster."""

@@ -1,5 +1,5 @@
-"""A virtual server as IPVS rows, and the rows that it may share with others: its address, members of sets, and
-translations. A shared row stays while any virtual server needs it.
+"""Renders a virtual server as IPVS rows, and the rows that it may share with others: its address, members of sets, and
+translations. A shared row is kept while any virtual server needs it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ipvsagent.rows import (
 
 
 class IpvsRenderer:
-    """Renders for the IPVS backend. with_sets: the packet rules look up sets, so that their members are rendered,
-    too."""
+    """Renders the rows of virtual servers for the IPVS backend."""
 
     def __init__(self, *, with_sets: bool = True) -> None:
+        """with_sets: the packet rules look up sets, so the members of these are rendered, too."""
         self._with_sets = with_sets
 
     def rows(self, server: VirtualServer) -> list[Row]:
@@ -60,8 +60,8 @@ class IpvsRenderer:
         return rows
 
     def shares_alike(self, one: VirtualServer, other: VirtualServer) -> bool:
-        """Report whether both have the same shared rows: they differ in their endpoints only, and both have some, or
-        none."""
+        """Return whether both have the same shared rows: they differ in their endpoints only, and either both have
+        some or neither has."""
         if bool(one.real_servers) is not bool(other.real_servers):
             return False
         return other == replace(

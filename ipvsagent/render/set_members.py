@@ -1,4 +1,4 @@
-"""The ipsets that the packet rules look up, and their members.
+"""Renders the ipsets that the packet rules look up, and their members.
 
 A virtual server has one member in each set, however many endpoints it has. Each set has addresses of one family; the
 names of those for IPv6 contain a 6.
@@ -10,7 +10,7 @@ SERVICE    hash:ip,port       every address and port that is served here
 CLUSTER    hash:ip,port       of these, cluster IPs
 EXTERNAL   hash:ip,port       of these, external ones whose clients are masqueraded (externalTrafficPolicy Cluster)
 LIMITED    hash:ip,port       of these, those that only some sources may reach ...
-RANGE      hash:ip,port,net   ... and who may
+RANGE      hash:ip,port,net   ... and these sources
 EMPTY      hash:ip,port       of these, those without any endpoint: new connections are refused
 SILENT     hash:ip,port       of these, those whose endpoints a Local policy excludes for all clients: dropped
 INNER      hash:ip,port       of these, those whose endpoints a Local policy excludes for clients outside this node
@@ -58,7 +58,7 @@ VIP_SETS = tuple(set_name("VIP", family) for family in Family)
 
 
 def set_specs() -> tuple[SetSpec, ...]:
-    """Return every set of both families."""
+    """Return all sets of both families."""
     return tuple(SetSpec(set_name(noun, family), kind, family) for family in Family for noun, kind in _KINDS.items())
 
 
@@ -72,8 +72,7 @@ def pod_members(networks: Iterable[Network], home: Iterable[Network]) -> tuple[S
 
 
 def health_check_members(addresses: Iterable[Address], ports: Sequence[int]) -> list[SetMemberRow]:
-    """Return the members of SERVICE that let load balancers ask for the health of Services past a default-drop
-    policy."""
+    """Return the members of SERVICE that let the health checks of load balancers pass a default-drop policy."""
     return [
         SetMemberRow(set_name("SERVICE", family_of(address)), f"{address},tcp:{port}")
         for address in addresses
@@ -122,9 +121,9 @@ def _place_of(server_id: VirtualServerId) -> str:
 
 
 def _range_members(server: VirtualServer, place: str, family: Family) -> Iterable[SetMemberRow]:
-    """Yield the members of LIMITED and RANGE; none if a range admits everybody.
+    """Yield the members of LIMITED and RANGE; none if a range admits every source.
 
-    Ranges of the other family only admit nobody, while kube-proxy would leave this family open
+    If all ranges are of the other family, no source is admitted, whereas kube-proxy leaves this family open
     (pkg/proxy/serviceport.go).
     """
     texts = _range_texts(server.source_ranges, family)
@@ -138,7 +137,7 @@ def _range_members(server: VirtualServer, place: str, family: Family) -> Iterabl
 
 @lru_cache(maxsize=128)
 def _range_texts(ranges: tuple[str, ...], family: Family) -> tuple[str, ...] | None:
-    """Return ranges as ipset prints them; None if one of them admits everybody."""
+    """Return ranges as ipset prints them; None if one of them admits every source."""
     networks = networks_of(ranges, family)
     if any(network.prefixlen == 0 for network in networks):
         return None

@@ -1,4 +1,4 @@
-"""Kernel rows, and operations on them.
+"""Defines kernel rows, and operations on them.
 
 A `Row` is an entry of a kernel table: a virtual server, a real server, a bound address. `str(row)` is the line
 that the operator's own tool would print (`ipvsadm -Sn`, `ip address`), and `str(op)` is what `plan` prints and what a

@@ -1,4 +1,4 @@
-"""Virtual and real servers as IPVS holds them; their text is ipvsadm's."""
+"""Defines virtual and real servers as IPVS holds them; their text is ipvsadm's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def service_option(server: VirtualServerId) -> str:
 
 
 class VirtualServerRow(ServerRow, frozen=True, gc=False):
-    """A virtual server as IPVS holds it."""
+    """Describes a virtual server as IPVS holds it."""
 
     scheduler: str
     flags: int = 0
@@ -98,7 +98,7 @@ def tunnel_options(tunnel: Tunnel) -> str:
 
 
 class RealServerRow(Struct, frozen=True, gc=False):
-    """A real server as IPVS holds it. Thresholds are numbers of connections; 0 = none."""
+    """Describes a real server as IPVS holds it. Thresholds are numbers of connections; 0 = none."""
 
     noun: ClassVar[str] = "real server"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 1, Verb.SET: 1, Verb.DELETE: 6}

@@ -1,4 +1,4 @@
-"""A virtual server as chains of iptables' nat table: the row of the iptables backend.
+"""Defines a virtual server as chains of iptables' nat table: the row of the iptables backend.
 
 One row is one virtual server with all of its endpoints, because it is written and replaced as a whole. Its first chain
 chooses an endpoint; a rule in one of a constant number of buckets jumps there. iptables does not print rules as they
@@ -30,7 +30,7 @@ CLIENT_SETS = {Family.IPV4: f"{CHAIN_PREFIX}CLIENTS-", Family.IPV6: f"{CHAIN_PRE
 
 
 class MarkedRule(Struct, frozen=True, gc=False):
-    """A rule, identified by the mark in its comment."""
+    """Holds a rule, identified by the mark in its comment."""
 
     mark: str
     """"" if another program wrote the rule."""
@@ -39,14 +39,14 @@ class MarkedRule(Struct, frozen=True, gc=False):
 
 
 class ServerChain(Struct, frozen=True, gc=False):
-    """One of the chains of a virtual server."""
+    """Holds one of the chains of a virtual server."""
 
     name: str
     rules: tuple[MarkedRule, ...] = ()
 
 
 class ChainsRow(ServerRow, frozen=True, eq=False, gc=False):
-    """All chains of a virtual server.
+    """Holds all chains of a virtual server.
 
     Two rows are equal if they have the same chains with the same marks, whatever the texts.
     """

@@ -1,4 +1,4 @@
-"""Changes of rows, their diff, and the order in which changes are written."""
+"""Defines changes of rows, their diff, and the order in which changes are written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = VirtualServerRow | RealServerRow | ChainsRow | SharedRow
 
 
 class Op(Struct, frozen=True, gc=False):
-    """One change to one row."""
+    """Describes one change to one row."""
 
     verb: Verb
     row: Row
@@ -32,7 +32,7 @@ class Op(Struct, frozen=True, gc=False):
 
 
 class Failure(Struct, frozen=True):
-    """An op that the kernel refused, and why."""
+    """Holds an op that the kernel refused, and why."""
 
     op: Op
     error: KernelError

@@ -1,4 +1,4 @@
-"""Packet rules as values: chains of our own, and the jumps that lead packets there.
+"""Defines packet rules as values: chains of our own, and the jumps that lead packets there.
 
 A rule is the text that iptables takes after `-A CHAIN`. iptables does not print rules as they were written
 (`--or-mark 0x4000` is printed as `--set-xmark 0x4000/0x4000`), so the comment of each has a short hash of its text and
@@ -26,7 +26,7 @@ TABLES = ("mangle", "nat", "filter")
 
 
 class Chain(Struct, frozen=True):
-    """A chain of ours."""
+    """Describes a chain of ours."""
 
     table: str
     name: str
@@ -46,7 +46,7 @@ class Chain(Struct, frozen=True):
 
 
 class Place(StrEnum):
-    """The position of a jump of ours in a built-in chain."""
+    """Names the position of a jump of ours in a built-in chain."""
 
     FRONT = "front"
     """Before the rules of others. If another program puts a rule in front of it, it moves back at a slow pace
@@ -57,7 +57,7 @@ class Place(StrEnum):
 
 
 class Jump(Struct, frozen=True):
-    """A jump from a built-in chain, `hook`, to one of ours."""
+    """Describes a jump from a built-in chain, `hook`, to one of ours."""
 
     table: str
     hook: str
@@ -74,8 +74,8 @@ class Jump(Struct, frozen=True):
 
 
 class Exemption(Struct, frozen=True):
-    """A rule of ours at the head of a chain that kube-proxy left in table filter, if that exists: packets that match it
-    return from the chain."""
+    """Describes a rule of ours at the head of a chain that kube-proxy left in table filter, if that exists: packets
+    that match it return from the chain."""
 
     chain: str
     match: str
@@ -86,7 +86,7 @@ class Exemption(Struct, frozen=True):
 
 
 class RuleSet(Struct, frozen=True):
-    """All packet rules of ours in one address family. Several jumps from a hook are in their order here."""
+    """Holds all packet rules of ours in one address family, with the jumps of a hook in their order."""
 
     family: Family
     chains: tuple[Chain, ...] = ()

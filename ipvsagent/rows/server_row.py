@@ -1,4 +1,4 @@
-"""The row of a whole virtual server, whatever backend it belongs to."""
+"""Defines the row of a whole virtual server, whatever backend it belongs to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ipvsagent.rows.verb import Verb
 
 
 class ServerRow(Struct, frozen=True, gc=False):
-    """The part that `VirtualServerRow` and `ChainsRow` have in common."""
+    """Defines what `VirtualServerRow` and `ChainsRow` have in common."""
 
     noun: ClassVar[str] = "virtual server"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 0, Verb.SET: 0, Verb.DELETE: 7}

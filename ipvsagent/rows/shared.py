@@ -1,4 +1,4 @@
-"""Rows that several virtual servers may need: addresses, members of ipsets, routes and translations.
+"""Defines rows that several virtual servers may need: addresses, members of ipsets, routes and translations.
 
 Each has the address that it concerns (`about`), so that `plan` can name its Service.
 """
@@ -17,7 +17,7 @@ from ipvsagent.rows.verb import Verb
 
 
 class AddressRow(Struct, frozen=True, gc=False):
-    """An address on our interface, always /32 or /128."""
+    """Describes an address on our interface, always /32 or /128."""
 
     noun: ClassVar[str] = "address"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 3, Verb.DELETE: 4}
@@ -40,14 +40,14 @@ class AddressRow(Struct, frozen=True, gc=False):
 
 
 class SetSpec(Struct, frozen=True, gc=False):
-    """An ipset of ours."""
+    """Describes an ipset of ours."""
 
     name: str
     kind: str
     """The type as ipset names it, `hash:ip,port`."""
     family: Family
     max_elements: int = 1 << 20
-    """The kernel refuses more members than this."""
+    """The most members that the kernel accepts."""
     skbinfo: bool = False
     """Members may have a packet mark, such as `10.96.0.1,tcp:80 skbmark 0x10100000/0x1ff00000`."""
     timeout: int = 0
@@ -60,7 +60,7 @@ class SetSpec(Struct, frozen=True, gc=False):
 
 
 class SetMemberRow(Struct, frozen=True, gc=False, order=True):
-    """A member of one of our ipsets, as `ipset save` prints it: `10.96.0.1,tcp:80`, `10.96.0.1`,
+    """Describes a member of one of our ipsets, as `ipset save` prints it: `10.96.0.1,tcp:80`, `10.96.0.1`,
     `10.96.0.1,tcp:80,10.0.0.0/8`; canonical, so that equal members are equal texts (a full prefix is left out)."""
 
     noun: ClassVar[str] = "set member"
@@ -85,7 +85,7 @@ class SetMemberRow(Struct, frozen=True, gc=False, order=True):
 
 
 class RouteRow(Struct, frozen=True, gc=False, order=True):
-    """A range of Service addresses that a route makes local to this node."""
+    """Describes a range of Service addresses that a route makes local to this node."""
 
     noun: ClassVar[str] = "route"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 3, Verb.DELETE: 4}
@@ -101,7 +101,7 @@ class RouteRow(Struct, frozen=True, gc=False, order=True):
 
     @property
     def about(self) -> None:
-        """Return None: it concerns no single address."""
+        """Return None: a route concerns no single address."""
 
     def command(self, verb: Verb) -> str:
         return f"ip route {'delete' if verb is Verb.DELETE else 'replace'} {self}"
@@ -112,7 +112,8 @@ class RouteRow(Struct, frozen=True, gc=False, order=True):
 
 
 class TranslationRow(Struct, frozen=True, gc=False, order=True):
-    """A translation, for clients on this node, of one address and port to another where IPVS has all endpoints."""
+    """Describes a translation, for clients on this node, of one address and port to another where IPVS has all
+    endpoints."""
 
     noun: ClassVar[str] = "translation"
     rank: ClassVar[Mapping[Verb, int]] = {Verb.ADD: 2, Verb.DELETE: 5}

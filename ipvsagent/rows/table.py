@@ -1,4 +1,5 @@
-"""Kernel tables: the interface that the fake and the real kernel implement, and the rows that are observed in them."""
+"""Defines kernel tables: the interface that the fake and the real kernel implement, and the rows that are observed in
+them."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from ipvsagent.rows.shared import RouteRow, SetMemberRow, TranslationRow
 
 
 class Owner(StrEnum):
-    """Says who owns a row. Only OURS takes part in the diff; FOREIGN rows are listed and never changed."""
+    """Names the owner of a row. Only OURS takes part in the diff; FOREIGN rows are listed and never changed."""
 
     OURS = "ours"
     FOREIGN = "foreign"
 
 
 class Counters(Struct, frozen=True, gc=False):
-    """IPVS statistics: totals since the virtual or real server was added, then rates per second."""
+    """Holds IPVS statistics: totals since the virtual or real server was added, then rates per second."""
 
     connections: int = 0
     in_packets: int = 0
@@ -37,7 +38,7 @@ class Counters(Struct, frozen=True, gc=False):
 
 
 class Observed(Struct, frozen=True, gc=False):
-    """A row that a kernel table holds, with its owner and, for real servers, its connections."""
+    """Describes a row that a kernel table holds, with its owner and, for real servers, its connections."""
 
     row: Row
     owner: Owner = Owner.OURS
@@ -59,7 +60,7 @@ Keys = (
 
 
 class KernelTable(TypingProtocol):
-    """One kind of kernel state, of the real kernel or of the fake."""
+    """Reads and writes one kind of kernel state, of the real kernel or of the fake."""
 
     def read(self, keys: Keys) -> Iterable[Observed]:
         """Yield all rows of the table if `keys` is None, foreign rows included, and otherwise only those asked for.

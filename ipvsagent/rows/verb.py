@@ -1,4 +1,4 @@
-"""The ways to change a row."""
+"""Names the ways to change a row."""
 
 from __future__ import annotations
 

@@ -22,11 +22,11 @@ from ipvsagent.sources.inbox import Findings, Inbox
 
 ORIGIN = "configuration files"
 POLL_INTERVAL = 1.0
-_STAYS = "the settings in force stay"
+_STAYS = "the settings in force are kept"
 
 
 class NewConfig(Struct, frozen=True):
-    """A complete and valid new configuration."""
+    """Reports a complete and valid new configuration."""
 
     config: Config
     warnings: tuple[Remark, ...]

@@ -1,7 +1,7 @@
-"""Manifest files on disk: which exist, whether one is complete, and what it contains.
+"""Reads manifest files on disk: which exist, whether one is complete, and what it contains.
 
-A file may be read when no process has it open for writing. A read lease tells: the kernel refuses one while there is
-a writer. Whether a writer will come back, it cannot tell.
+A file may be read when no process has it open for writing. A read lease shows this: the kernel refuses one while there
+is a writer. It does not show whether a writer will open the file again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Stamp(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The files below some roots."""
+    """Lists the files below some roots."""
 
     files: dict[str, Stamp]
     problems: dict[str, str]
@@ -43,7 +43,7 @@ class Listing(NamedTuple):
 
 
 class Busy(Enum):
-    """Why a file cannot be read now."""
+    """Names why a file cannot be read now."""
 
     OPEN_FOR_WRITING = "another process has it open for writing"
     CHANGING = "it keeps changing"
@@ -97,7 +97,7 @@ SETTLED_AFTER = 1.0
 
 
 def is_settled(before: Stamp | None, stamp: Stamp, now: float) -> bool:
-    """Report whether a file was renamed into its place, or has not changed since the last poll or for SETTLED_AFTER.
+    """Return whether a file was renamed into its place, or has not changed since the last poll or for SETTLED_AFTER.
 
     before: its stamp at the last poll. now: seconds since 1970.
     """
@@ -121,7 +121,7 @@ def read_whole(path: str, stamp: Stamp) -> bytes | Busy:
 
 
 def _has_writer(fd: int) -> bool:
-    """Report whether a process has the file open for writing; False also where the kernel cannot tell."""
+    """Return whether a process has the file open for writing; False also where the kernel cannot determine it."""
     try:
         # The kernel sends a signal if a writer comes while the lease is held. Its default, SIGIO, would end this
         # process; SIGURG is ignored by default.

@@ -30,11 +30,11 @@ ANSWER_LIMIT = 40.0
 QUIET_LIMIT = 60.0
 """Seconds after which a request that hangs is reported, whether the server hangs or a credential plugin."""
 SETTLED = 2.0
-"""Seconds after which a watch ends the trouble even though it has brought nothing yet."""
+"""Seconds after which a watch ends the trouble even though nothing has come yet."""
 
 
 class Transport(Protocol):
-    """What a follower needs of HTTP."""
+    """Does what a follower needs of HTTP."""
 
     def get(self, request: Request) -> Response:
         """Send the request. Raises TransportError."""

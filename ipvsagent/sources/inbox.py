@@ -1,4 +1,4 @@
-"""The inbox of the main loop: the one place where threads and signal handlers meet.
+"""Defines the inbox of the main loop: the one place where threads and signal handlers meet.
 
 It is a `SimpleQueue`, the only queue that a signal handler may write to at any moment.
 """
@@ -13,14 +13,14 @@ from ipvsagent.findings import Finding
 
 
 class Findings(Struct, frozen=True):
-    """All findings of `origin` now; they replace those that the same origin reported before."""
+    """Holds all findings of `origin` now; they replace those that the same origin reported before."""
 
     origin: str
     findings: tuple[Finding, ...] = ()
 
 
 class Inbox:
-    """A queue that any number of threads `put` into and one thread `take`s from. Messages arrive in order."""
+    """Queues messages in order: any number of threads `put` them, and one thread `take`s them."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[object] = SimpleQueue()

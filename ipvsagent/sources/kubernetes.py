@@ -1,4 +1,4 @@
-"""The Kubernetes API as a source: one thread for each kind, and one `Mirror` for what all of them receive.
+"""Follows the Kubernetes API as a source: one thread for each kind, and one `Mirror` for what all of them receive.
 
 Losing the server changes nothing: the last state stays in use and its age is reported. Once the server is back, only
 differences are delivered.
@@ -181,7 +181,8 @@ class ApiSource:
         )
 
     def _deliver(self, kind: str, outputs: list[Output], inbox: Inbox) -> None:
-        """Put what one answer brought into the inbox as one message, in the order in which the kinds' threads call."""
+        """Put what one answer contained into the inbox as one message, in the order in which the kinds' threads
+        call."""
         with self._lock:
             first = False
             triggers = []

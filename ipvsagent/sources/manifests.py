@@ -1,4 +1,4 @@
-"""A directory of manifests as a source: follows the files and puts their objects into the inbox.
+"""Follows files and directories of manifests as a source, and puts their objects into the inbox.
 
 It decides when a file is complete: editors, `kubectl get > file` and configuration management write files in steps,
 and half a file is often a valid one. cluster/manifests.py and cluster/manifest_set.py decide what the content means.
@@ -34,7 +34,7 @@ PATIENCE = 5.0
 
 
 class _Tracked:
-    """The state of a file from poll to poll."""
+    """Holds the state of a file from poll to poll."""
 
     def __init__(self) -> None:
         self.read: Stamp | None = None
@@ -66,13 +66,13 @@ class ManifestSource:
 
     @property
     def synced(self) -> bool:
-        """Whether every file has been read once, or given up for the moment."""
+        """Return whether every file has been read once, or given up for the moment."""
         return self._synced
 
     @property
     def interval(self) -> float:
-        """Seconds to wait between polls. The shortest of the last SCANS_COMPARED scans decides, because a scan may be
-        interrupted, a clock may be coarse, and the first scan is slow as nothing is cached.
+        """Return how many seconds to wait between polls. The shortest of the last SCANS_COMPARED scans decides, because
+        a scan may be interrupted, a clock may be coarse, and the first scan is slow as nothing is cached.
         """
         if len(self._scans) < SCANS_COMPARED:
             return POLL_INTERVAL

@@ -1,4 +1,4 @@
-"""The protocol of a source, and the choice of one by configuration."""
+"""Defines the protocol of a source, and chooses one by configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ipvsagent.sources.view import SourceView
 
 
 class Source(Protocol):
-    """Where Services, EndpointSlices and Nodes come from."""
+    """Provides Services, EndpointSlices and Nodes."""
 
     def run(self, inbox: Inbox, stop: Event) -> None:
         """Put `Changes` and `Findings` into the inbox until `stop` is set. From the first complete state on, `Changes`
@@ -27,7 +27,7 @@ class Source(Protocol):
 
     @property
     def event_transport(self) -> EventTransport | None:
-        """Where Events are written, or None if the source has no cluster that could take them."""
+        """Return where Events are written, or None if the source has no cluster that could take them."""
 
 
 def source_of(config: Config) -> Source:

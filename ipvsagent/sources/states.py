@@ -1,12 +1,13 @@
-"""The states that following one kind of object passes through, and every transition between them (for watch.py).
+"""Defines the states that following one kind of object passes through, and every transition between them (for
+watch.py).
 
-A watch also counts as expired when what it goes on from is suspect: its list was empty (EMPTY_AGAIN ago), a version
-is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The list that
-follows is then not answered from a cache. The watch after one that was cut is a short one, so that the last of these
-shows soon.
+A watch also counts as expired when the version that it continues from is suspect: its list was empty (EMPTY_AGAIN ago),
+a version is older than the one before it, or nothing came at all (for QUIET, from a server that sends bookmarks). The
+list that follows must then not come from a cache. The watch after one that was cut is short, so that the last of these
+cases is detected soon.
 
-Only progress is followed by another request at once. A server that answers nonsense is asked as seldom as one that
-does not answer.
+Only progress is followed by another request at once. A server whose answers make no sense is asked as seldom as one
+that does not answer.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ class State(Enum):
 
 
 class Turn(Enum):
-    """What can happen to a request."""
+    """Names what can happen to a request."""
 
     COMPLETE = "complete"
-    """The list ends: with the bookmark after the initial events (the answer goes on as a watch), or the last page."""
+    """The list ends: with the bookmark after the initial events (the answer continues as a watch), or the last page."""
     MORE = "more"
     """The page is not the last one."""
     ENDED = "ended"
     """The time of the watch is over."""
     EXPIRED = "expired"
-    """410, or the version that a watch goes on from is suspect."""
+    """410, or the version that a watch continues from is suspect."""
     FIELDS_UNKNOWN = "fields unknown"
     """400, in the words of a server that cannot select by this field: it is not asked to again."""
     UNSUPPORTED = "unsupported"
@@ -44,7 +45,7 @@ class Turn(Enum):
 
 
 class Pause(Enum):
-    """Whether a pause follows a turn."""
+    """Names whether a pause follows a turn."""
 
     NONE = "none"
     ALWAYS = "always"
@@ -53,13 +54,13 @@ class Pause(Enum):
 
 
 class UnexpectedTurn(Exception):
-    """A turn that cannot happen in a state: a defect of this program."""
+    """Reports a turn that cannot happen in a state: a defect of this program."""
 
     def __init__(self, state: State, turn: Turn) -> None:
         super().__init__(f"{turn.value!r} cannot happen to a {state.value}")
 
 
-# A server that does not stream lists is asked for pages instead; one that refuses goes on with the same page.
+# A server that does not stream lists is asked for pages instead; one that refuses is asked for the same page again.
 TABLE: dict[State, dict[Turn, tuple[State, Pause]]] = {
     State.STREAMED_LIST: {
         Turn.COMPLETE: (State.WATCH, Pause.NONE),

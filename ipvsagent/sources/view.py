@@ -1,4 +1,4 @@
-"""The state of a source, for `status`."""
+"""Describes the state of a source, for `status`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class KindView(Struct, frozen=True):
-    """The state of one kind of object at an API server."""
+    """Describes the state of one kind of object at an API server."""
 
     kind: str
     state: str
@@ -22,7 +22,7 @@ class KindView(Struct, frozen=True):
 
 
 class SourceView(Struct, frozen=True):
-    """The state of a source as a whole."""
+    """Describes the state of a source as a whole."""
 
     subject: str
     """The API server's address, or the paths of the files."""

@@ -1,13 +1,13 @@
-"""Following one kind of object through list and watch, as a state machine without I/O, clock or chance.
+"""Follows one kind of object through list and watch, as a state machine without I/O, clock or chance.
 
 The edge calls `request` for what to ask the server, then reports what came back: `accepted` or `refused` for the head
 of the answer, `receive` for its body, `ended` for its end. `receive` returns events for a `Mirror`; the others return
 None to ask again at once, or a `Trouble` to ask again after a pause.
 
-The states and the transitions between them are a table of their own (states.py).
+The states, and the transitions between them, are a table in states.py.
 
 A list replaces everything that was known, whether it is streamed or comes in pages. Versions of initial events are
-ignored, because these events come in no order.
+ignored, because these events come in no particular order.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHORT = 1.0
 """Seconds that a watch must last to count as progress."""
 FRESH = 10.0
 EMPTY_AGAIN = 30.0
-"""Seconds after which an empty list is requested again: a `Mirror` holds it suspect until one has objects."""
+"""Seconds after which an empty list is requested again: a `Mirror` treats it as a mistake until a list has objects."""
 QUIET = 120.0
 """Seconds of silence after which a watch is suspect: bookmarks come each minute, unless the watch waits for a version
 that a restore of etcd has lost."""
@@ -56,10 +56,10 @@ conversion.go), and for one that has none, as Services in Kubernetes 1.20 (apima
 
 
 class Trouble(Struct, frozen=True):
-    """Why the next request has to wait."""
+    """Describes why the next request has to wait."""
 
     reason: str
-    """A clause for a person."""
+    """A clause for people."""
     status: int = 0
     """The HTTP status, 0 if there was none."""
     retry_after: float | None = None
@@ -67,7 +67,7 @@ class Trouble(Struct, frozen=True):
 
 
 class Listed(Struct, frozen=True):
-    """A complete list: no other object of the kind exists."""
+    """Reports a complete list: no other object of the kind exists."""
 
     objects: tuple[Decoded, ...]
 
@@ -251,7 +251,7 @@ class Reflector:
         return self._turn(Turn.COMPLETE, now)
 
     def _is_suspect(self, now: float) -> bool:
-        """Report whether a watch that ends now must be followed by a list."""
+        """Return whether a watch that ends now must be followed by a list."""
         if self._quiet and self._bookmarks and now - self._asked_at >= QUIET:
             return True
         return self._empty and now - self._listed_at >= EMPTY_AGAIN
@@ -264,7 +264,7 @@ class Reflector:
         return self._turn(Turn.EXPIRED, now, reason)
 
     def _refusal(self, status: Status, now: float, turn: Turn = Turn.REFUSED) -> Trouble | None:
-        """Turn by what a refusal means. turn: for a status without a meaning of its own."""
+        """Make the turn that a refusal means. turn: for a status without a meaning of its own."""
         code = status.code
         reason = ": ".join(part for part in (f"{code or ''} {status.reason}".strip(), status.message) if part)
         if "Too large resource version" in status.message:
@@ -305,7 +305,7 @@ class Reflector:
 
 
 class Stopped(Exception):
-    """The body of an answer contains a reason to end it. outputs: what came before that."""
+    """Reports that the body of an answer contains a reason to end it. outputs: what came before that."""
 
     def __init__(self, outputs: list[Output], trouble: Trouble | None) -> None:
         super().__init__()
@@ -324,5 +324,5 @@ class _Refused(Exception):
 
 
 def _is_older(version: str, known: str) -> bool:
-    """Report whether a version is older; only decimal versions have an order. (`int` refuses long ones.)"""
+    """Return whether a version is older; only decimal versions have an order. (`int` refuses long ones.)"""
     return version.isdecimal() and known.isdecimal() and (len(version), version) < (len(known), known)

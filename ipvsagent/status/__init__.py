@@ -1,2 +1,2 @@
-"""What `status` and `save` show: the agent's snapshot, and the texts and documents made from it. Everything is pure,
+"""Makes what `status` and `save` show: the agent's snapshot, and texts and documents from it. Everything is pure,
 except `socket.py`, the two ends of the socket that carries a snapshot."""

@@ -13,13 +13,13 @@ from ipvsagent.rows.nat_chains import ChainsRow
 from ipvsagent.rows.packet_rules import COMMENT_PREFIX
 
 RANDOM = "random"
-"""Shown as the scheduler: endpoints are chosen at random, by weight."""
+"""What is shown as the scheduler: endpoints are chosen at random, by weight."""
 _NAMES = re.compile(rf'--comment "{COMMENT_PREFIX}[0-9a-f]+ (\S+) ([^"]+)"')
 _TIMEOUT = re.compile(r"--exist --timeout (\d+)")
 
 
 def names_of(observed: Iterable[Observed]) -> dict[VirtualServerId, tuple[str, str]]:
-    """Return Service and frontend of each virtual server, from the comment of the rule that jumps to it."""
+    """Return the Service and frontend of each virtual server, from the comment of the rule that jumps to it."""
     found = {}
     for seen in observed:
         if isinstance(seen.row, ChainsRow) and (match := _NAMES.search(seen.row.dispatch.text)):
@@ -28,7 +28,8 @@ def names_of(observed: Iterable[Observed]) -> dict[VirtualServerId, tuple[str, s
 
 
 def as_entries(observed: Iterable[Observed]) -> Iterator[tuple[Observed, list[Observed]]]:
-    """Yield virtual servers with their real servers for clients outside this node, or for all where that is one set.
+    """Yield virtual servers with their real servers for clients outside this node, or for all clients where these have
+    the same ones.
 
     Connections are not counted, as that would require reading all connections of the node.
     """

@@ -1,7 +1,7 @@
-"""What `status` shows, as one document: the kernel's rows and counters joined with the agent's snapshot.
+"""Joins the kernel's rows and counters with the agent's snapshot into one document, which `status` shows.
 
-`-o json` and `-o yaml` print it as it is, and the native view is made from it. Without an agent, names and conditions
-are missing and all else is there.
+`-o json` and `-o yaml` print it as it is, and the native view is made from it. Without an agent, it lacks only names
+and conditions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class VirtualServerStatus(Struct, frozen=True, omit_defaults=True):
     service: str = ""
     frontend: str = ""
     condition: str = ""
-    """As in ServerView, and for what is not desired: "held" = it stays until every input can be read; "stale" = it is
+    """As in ServerView, and for what is not desired: "held" = it is kept until every input can be read; "stale" = it is
     about to be removed; "foreign" = it is another program's. "missing" = desired, but not in the kernel. "" = not
     known, as no agent runs."""
     error: str = ""
@@ -74,7 +74,7 @@ class StatusDocument(Struct, frozen=True):
     """ "" with the iptables backend."""
     connection_table_size: int
     agent: Snapshot | None
-    """None if no agent runs here; its virtual servers are left out, as they are part of ours."""
+    """None if no agent runs here; its virtual servers are omitted, because `virtual_servers` has them."""
     virtual_servers: tuple[VirtualServerStatus, ...]
 
 

@@ -1,7 +1,8 @@
-"""The listings of `ipvsadm -Ln`, byte for byte (ipvsadm 1.31: ipvsadm.c, print_title and print_service_entry).
+"""Formats the listings of `ipvsadm -Ln`, byte for byte (ipvsadm 1.31: ipvsadm.c, print_title, print_service_entry).
 
-That includes trailing spaces and the tool's mistakes: marks above 2^31 print as negative numbers, and of the counters
-of real servers only bytes have more than 32 bits. Rows are given with their counters; nothing here reads a kernel.
+That includes trailing spaces and the tool's mistakes: marks above 2^31 are printed as negative numbers, and of the
+counters of real servers only bytes have more than 32 bits. The caller passes rows with their counters; nothing here
+reads a kernel.
 Sorting is in ipvsadm_order.py, saved rules are in ipvsadm_rules.py, the other tables in ipvsadm_tables.py.
 """
 
@@ -29,7 +30,7 @@ from ipvsagent.status.ipvsadm_order import Entry, in_order
 
 
 class Columns(Enum):
-    """What a listing shows of each real server. If several are asked for, ipvsadm uses the first in this order."""
+    """Names what a listing shows of each real server. If several are given, ipvsadm uses the first in this order."""
 
     STATS = "stats"
     RATE = "rate"
@@ -101,7 +102,7 @@ def flag_names(row: VirtualServerRow) -> str:
 
 
 def mask_text(row: VirtualServerRow) -> str:
-    """Return the persistence mask, `255.255.255.0` or a prefix length; "" if each address is a client of its own."""
+    """Return the persistence mask, `255.255.255.0` or a prefix length; "" if each address counts as a client."""
     if row.id.family is Family.IPV6:
         return "" if row.mask == FULL_PREFIX else str(row.mask)
     return "" if row.mask == FULL_MASK else ".".join(str(row.mask >> shift & 255) for shift in (24, 16, 8, 0))

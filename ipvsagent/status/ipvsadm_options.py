@@ -1,6 +1,7 @@
-"""The options of `ipvsadm -L`, and which of them exclude each other (ipvsadm.c: commands_v_options, process_options).
+"""Defines the options of `ipvsadm -L`, and which of them exclude each other (ipvsadm.c: commands_v_options and
+process_options).
 
-Knows neither a command line nor a kernel.
+It knows neither a command line nor a kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ipvsagent.status.ipvsadm import Columns
 
 
 class ListOptions(Struct, frozen=True, kw_only=True):
-    """The options of one listing."""
+    """Holds the options of one listing."""
 
     services: tuple[tuple[Protocol, str], ...] = ()
     """The values of -t, -u, --sctp-service and -f, as (protocol, text)."""
@@ -60,7 +61,7 @@ class ListOptions(Struct, frozen=True, kw_only=True):
         return next((columns for columns, wanted in asked.items() if wanted), Columns.DEFAULT)
 
     def virtual_server(self) -> VirtualServerId | None:
-        """Return the virtual server to list, None for all. Raises ValueError for a text that is not one."""
+        """Return the virtual server to list, None for all. Raises ValueError if an option does not contain one."""
         for protocol, text in self.services:
             return _mark(text, self.ipv6) if protocol is Protocol.FWM else _endpoint(protocol, text)
         return None
@@ -77,8 +78,8 @@ def _mark(text: str, ipv6: bool) -> VirtualServerId:
 
 
 def _endpoint(protocol: Protocol, text: str) -> VirtualServerId:
-    """Parse what parse_service does, except names, which would need a lookup, and octal and short forms of IPv4. A
-    missing port is 0, the virtual server of all ports."""
+    """Parse what parse_service accepts, except names, which would need a lookup, and octal and short forms of IPv4. A
+    missing port is 0, which stands for the virtual server of all ports."""
     wrong = f"{text!r} is not a virtual server: write ADDRESS, ADDRESS:PORT or [IPV6ADDRESS]:PORT"
     if text.startswith("["):
         address, bracket, port = text[1:].partition("]:")

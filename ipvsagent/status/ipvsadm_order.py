@@ -1,4 +1,4 @@
-"""The order of ipvsadm's listings (libipvs.c, ipvs_cmp_services and ipvs_cmp_dests, sorted by glibc's qsort).
+"""Sorts as ipvsadm's listings are sorted (libipvs.c: ipvs_cmp_services and ipvs_cmp_dests, with glibc's qsort).
 
 ipvsadm compares by differences in signed 32-bit arithmetic, so 192.168.0.1 sorts before 10.0.0.1, and triples can be
 cyclic. The result then depends on the algorithm and on the kernel's order, which is why the sort here is glibc's: a
@@ -38,7 +38,7 @@ def grouped(rows: Iterable[Observed]) -> list[Entry]:
 
 
 def in_order(entries: Iterable[Entry]) -> list[Entry]:
-    """Sort entries, which are in the kernel's order; that order decides where addresses are cyclic."""
+    """Sort entries. They must be in the kernel's order, which decides where the comparison is cyclic."""
     servers = _merge_sort([(_server_key(entry[0]), entry) for entry in entries])
     return [
         (server, [real for _, real in _merge_sort([(_real_server_key(real), real) for real in reals])])

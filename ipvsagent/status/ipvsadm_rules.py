@@ -1,4 +1,4 @@
-"""The output of `ipvsadm -Sn`, byte for byte, and a form of it that loses nothing when `ipvsadm -R` reads it.
+"""Formats the output of `ipvsadm -Sn`, byte for byte, or in a form from which `ipvsadm -R` restores everything.
 
 ipvsadm 1.31 (ipvsadm.c, print_service_entry with FMT_RULE) saves no thresholds, writes marks above 2^31 as negative
 numbers, which its parse_fwmark refuses, and prints no name for the third scheduler flag of `sh` and `mh`, though its

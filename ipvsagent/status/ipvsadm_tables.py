@@ -1,4 +1,4 @@
-"""The tables of ipvsadm that are not about virtual servers: connections, timeouts, synchronization daemons.
+"""Formats ipvsadm's tables that are not about virtual servers: connections, timeouts, synchronization daemons.
 
 They are byte for byte as ipvsadm 1.31 prints them (ipvsadm.c: list_conn, list_timeout, list_daemon).
 """
@@ -14,7 +14,7 @@ from ipvsagent.kernel.ipvs.table import Timeouts
 
 
 def connection_lines(connections: Iterable[Connection], *, persistence: bool = False) -> Iterator[str]:
-    """Yield connections in the given order. persistence: with the data of their persistence engine.
+    """Yield connections in the given order. persistence: include the data of their persistence engine.
 
     ipvsadm cuts a line of the kernel at 255 bytes and crashes on the rest, as happens with long Call-IDs over IPv6;
     here it is printed whole.

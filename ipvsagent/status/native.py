@@ -1,4 +1,4 @@
-"""The native view of `status`, by Service. Yields lines with a style each; the caller colours them."""
+"""Formats the native view of `status`, by Service, as lines with a style each; the caller colours them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MEANING = {
 NODE_CLIENTS = Frontend.NODE_CLIENTS.value
 _FOR = {
     "outside": " (for clients outside this node)",
-    "node": " (no endpoint on this node: silence for clients outside)",
+    "node": " (no endpoint on this node: packets of clients outside are dropped)",
 }
 
 
@@ -93,7 +93,7 @@ def _head(document: StatusDocument) -> Iterator[Line]:
 
 
 def _api(source: SourceView) -> Line:
-    """Whether the API server is connected, and how old the knowledge of each kind may be."""
+    """Return the line that shows whether the API server is connected, and how old the state of each kind may be."""
     if not _lost(source):
         oldest = max((kind.heard or 0.0) for kind in source.kinds)
         return f"API server {source.subject}: connected, last heard of every kind {span(oldest)} ago", "dim"
@@ -106,7 +106,7 @@ def _lost(source: SourceView) -> bool:
 
 
 def _state(agent: Snapshot) -> str:
-    """Describe the source first: what the kernel is in sync with may be stale, or nothing yet."""
+    """Describe the source first: what the kernel is in sync with may be stale, or may not exist yet."""
     if not _lost(agent.source):
         return _kernel(agent) if agent.source.synced else "the source is NOT read yet, nothing is changed"
     if not agent.source.synced:

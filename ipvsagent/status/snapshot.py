@@ -1,7 +1,7 @@
-"""The agent's snapshot of its own state: a document that the loop makes when somebody asks.
+"""Defines the agent's snapshot of its own state, a document that the loop makes on request.
 
-It contains what is desired and what is believed. Counters of the kernel are not in it: the client can read them itself,
-and the loop must not stop for that.
+It contains what is desired and what is believed. It does not contain counters of the kernel: the client can read them
+itself, and reading them must not delay the loop.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ServerView(Struct, frozen=True, omit_defaults=True):
 
 
 class Totals(Struct, frozen=True):
-    """Counts what there is of each kind."""
+    """Counts objects, virtual servers and real servers."""
 
     services: int
     endpoint_slices: int
@@ -63,11 +63,11 @@ class Totals(Struct, frozen=True):
 
 
 class Programming(Struct, frozen=True):
-    """How long changes of endpoints took, in seconds, from their cause (a pod became ready) to the kernel's
+    """Summarizes how long changes of endpoints took, in seconds, from their cause (a pod became ready) to the kernel's
     acknowledgement. Most sources give the time of the cause in whole seconds."""
 
     changes: int = 0
-    """How many changes there were since the agent started."""
+    """The number of changes since the agent started."""
     total: float = 0.0
     last: float = 0.0
     worst: float = 0.0
@@ -77,7 +77,7 @@ class Programming(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True):
-    """Describes the state of the agent. Times are in seconds, counts since the agent started."""
+    """Describes the state of the agent. Times are in seconds; counts begin when the agent starts."""
 
     version: str
     pid: int
@@ -103,7 +103,7 @@ class Snapshot(Struct, frozen=True):
     conn_reuse: ConnReuse | None = None
     """How IPVS treats ports that clients use again; None without IPVS."""
     held: tuple[VirtualServerId, ...] = ()
-    """Virtual servers that no Service asks for, and that stay until every input can be read."""
+    """Virtual servers that no Service asks for, and that are kept until every input can be read."""
 
 
 def totals_of(pipeline: Pipeline) -> Totals:
@@ -122,7 +122,7 @@ def totals_of(pipeline: Pipeline) -> Totals:
 
 
 def without_local_endpoints(pipeline: Pipeline) -> dict[tuple[Family, TrafficPolicy], int]:
-    """Return how many Services have that policy Local and endpoints, but none on this node; each counts once."""
+    """Return how many Services with that policy Local have endpoints, but none on this node; each counts once."""
     found: dict[tuple[Family, TrafficPolicy], set[tuple[str, str]]] = {}
     for server_id in pipeline.desired:
         server = pipeline.desired.get(server_id)
@@ -139,7 +139,7 @@ def server_views(pipeline: Pipeline, now: float) -> tuple[ServerView, ...]:
 
 
 def held_ids(pipeline: Pipeline) -> tuple[VirtualServerId, ...]:
-    """Return the virtual servers that no Service asks for, and that stay until every input can be read."""
+    """Return the virtual servers that no Service asks for, and that are kept until every input can be read."""
     return tuple(sorted(i for i in pipeline.reconciler.states.held if i not in pipeline.desired))
 
 

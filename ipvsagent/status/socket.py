@@ -1,4 +1,4 @@
-"""The two ends of the status socket: a Unix socket in the state directory that answers with one JSON document.
+"""Serves and queries the status socket: a Unix socket in the state directory that answers with one JSON document.
 
 The serving thread owns nothing: it puts a `Query` into the inbox and waits for the loop to answer between rounds.
 Only root may connect (the directory and the socket are 0700 and 0600).
@@ -23,7 +23,7 @@ ANSWER_WITHIN = 30.0
 
 
 class Query(Struct, frozen=True):
-    """A request for a snapshot; the loop puts it into `answer`."""
+    """Asks the loop for a snapshot, which it puts into `answer`."""
 
     answer: SimpleQueue[Snapshot]
 

@@ -612,5 +612,5 @@ def test_load_balancer_addresses_are_not_opened_when_no_range_can_be_used():
     assert result.value.cluster_ips == (V4,)
     assert str(result.findings[-1]) == (
         f"{S} spec.loadBalancerSourceRanges: has no valid range, so the load balancer addresses are not "
-        "served, rather than opened to everybody"
+        "served, rather than opened to all clients"
     )

@@ -204,7 +204,7 @@ def test_files_that_are_no_configuration(content: bytes, said: str) -> None:
 def test_the_same_kind_twice_is_refused() -> None:
     one = document(KUBE_PROXY, "mode", "ipvs")
     (problem,) = resolve({}, {"a": one, "b": one}).problems
-    assert str(problem) == "b: KubeProxyConfiguration: is there twice; the first is in a"
+    assert str(problem) == "b: KubeProxyConfiguration: is present twice; the first is in a"
 
 
 def test_two_files_and_json() -> None:

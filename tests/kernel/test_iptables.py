@@ -447,7 +447,7 @@ def test_kubelets_chain_decides(both_kinds, mode, command, chain):
     for _ in range(3):
         both_kinds.run(f"iptables-{other}", "-A", "INPUT", "-j", "ACCEPT")
     both_kinds.run(f"{command}-{mode}", "-t", "mangle", "-N", chain)
-    assert find_variant() == Variant(mode, f"kubelet's chain {chain} is there")
+    assert find_variant() == Variant(mode, f"kubelet's chain {chain} exists")
 
 
 def test_then_the_number_of_rules(both_kinds):

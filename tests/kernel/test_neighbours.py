@@ -190,7 +190,7 @@ def test_a_dns_cache_on_the_address_of_a_service(target):
     text = {NFT4: CACHE.format("10.96.0.10", target)}
     found = only(saved=text)
     assert found.evidence == ("it listens on 10.96.0.10",) and not found.remedy
-    assert "it serves that here, and IPVS does not" in found.effect
+    assert "it answers there, and IPVS does not" in found.effect
     assert "IPVS" not in only(saved=text, interface="").effect, "the iptables backend leaves untracked packets alone"
 
 

@@ -122,4 +122,4 @@ def test_an_agent_that_cannot_go_on_says_so_before_it_ends(place, server, start,
     assert agent.wait(30) == 1, (tmp_path / "log").read_text()
     taken.close()
     note = events(server)["Node node-1 NodeProblem"]["note"]
-    assert "ipvsagent: it cannot go on: cannot listen on 0.0.0.0:10256" in note
+    assert "ipvsagent: it cannot continue: cannot listen on 0.0.0.0:10256" in note

@@ -168,7 +168,7 @@ def test_services_without_a_local_endpoint_are_counted_on_iptables(place, agents
 
     eventually(lambda: counted() == (1, 1))  # it is counted after "in sync" is said
     shown = agents.end_of("status").output
-    assert f"TCP {LOCAL}:80 random  (no endpoint on this node: silence for clients outside)" in shown
+    assert f"TCP {LOCAL}:80 random  (no endpoint on this node: packets of clients outside are dropped)" in shown
     both = [*elsewhere, A]
     agents.wants(inside, outside, endpoint_slice("inside", elsewhere), endpoint_slice("outside", both))
     eventually(lambda: counted() == (1, 0))

@@ -19,7 +19,7 @@ from tests.support.proxied_node import ProxiedNode, eventually
 
 pytestmark = pytest.mark.kernel
 
-LEFT = "IPVS: virtual servers, which this node used before, are left"
+LEFT = "IPVS: virtual servers, which this node used before, remain"
 
 
 def chains(node: Namespace) -> set[str]:

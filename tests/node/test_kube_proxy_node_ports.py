@@ -59,7 +59,7 @@ def test_they_take_no_packet_of_a_service_and_go(place: ProxiedNode, agents: Age
     agent = agents.in_sync("--backend", "iptables")
     assert answered(place, SERVED) == {"A", "B"}
     assert held.ask().server == "D", "what was begun there goes on there"
-    agent.says("IPVS: virtual servers, which this node used before, are left")
+    agent.says("IPVS: virtual servers, which this node used before, remain")
     assert any(f"{NODE_ADDRESS}:{SERVED}" in line for line in place.saved())
     agent.stop()
     held.close()

@@ -308,7 +308,7 @@ def test_more_source_ranges_than_one_service_may_take_close_its_load_balancer_ad
     assert findings == [] and servers["TCP 192.0.2.10:1000"].source_ranges == ranges
     ninth = (*many, ServicePort("p8", Protocol.TCP, 1008))
     servers, findings = fronts(replace(OUTSIDE, source_ranges=ranges, ports=ninth, external_ips=()))
-    assert ["closed to everybody" in text for text in findings] == [True]
+    assert ["closed to all clients" in text for text in findings] == [True]
     held = [row for server in servers.values() for row in members(server)]
     assert sum(row.set == "IPVSAGENT-LIMITED" for row in held) == 9
     assert not any(row.set.endswith("RANGE") for row in held)

@@ -91,7 +91,7 @@ def test_a_wrong_version_is_said_and_then_over(tmp_path: Path) -> None:
     assert isinstance(said, Findings) and said.origin == ORIGIN
     (finding,) = said.findings
     assert (finding.file, finding.field, finding.severity) == (str(path), "drainTimeout", "error")
-    assert finding.reason.endswith("; the settings in force stay")
+    assert finding.reason.endswith("; the settings in force are kept")
     assert files.poll() == []
     put(path, FIRST)
     assert config_in(files.poll()).drain_timeout == 60, "also if it is as it was"

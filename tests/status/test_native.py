@@ -77,7 +77,7 @@ def test_silence_is_said() -> None:
     agent.round(1.0)
     text, _ = shown(kernel, agent)
     inside = "(pods and processes of this node: TCP 10.96.0.1:80)"
-    said = f"  TCP 192.0.0.1:80 rr  (no endpoint on this node: silence for clients outside)  {inside}"
+    said = f"  TCP 192.0.0.1:80 rr  (no endpoint on this node: packets of clients outside are dropped)  {inside}"
     assert said in text.splitlines()
     assert Address("192.0.0.1") in kernel.bound
 
@@ -102,7 +102,10 @@ def test_on_iptables_one_virtual_server_has_both_halves() -> None:
     agent.pipeline.apply_changes(Changes(upserts=(replace(piece, endpoints=elsewhere),)), 2.0)
     agent.round(2.0)
     text, made = shown(kernel, agent)
-    assert "  TCP 192.0.0.1:80 random  (no endpoint on this node: silence for clients outside)" in text.splitlines()
+    assert (
+        "  TCP 192.0.0.1:80 random  (no endpoint on this node: packets of clients outside are dropped)"
+        in text.splitlines()
+    )
     (silent,) = [each for each in made.virtual_servers if each.clients]
     assert {real.address for real in silent.real_servers} == {endpoint.address for endpoint in elsewhere}
     assert {each.condition for each in made.virtual_servers} == {"confirmed"}

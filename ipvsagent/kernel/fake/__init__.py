@@ -1,1 +1,1 @@
-"""A kernel in memory, which passes the same contract tests as the real one."""
+"""Provides a kernel in memory, which passes the same contract tests as the real one."""

@@ -1,4 +1,4 @@
-"""The fake kernel's interface and its addresses."""
+"""Simulates our interface and its addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FakeAddressTable:
-    """FakeAddressTable stands in for `AddressTable`."""
+    """Simulates `AddressTable`."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.interface = "kube-ipvs0"

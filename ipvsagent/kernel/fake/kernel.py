@@ -1,4 +1,4 @@
-"""A kernel in memory, for tests.
+"""Simulates a kernel in memory, for tests.
 
 The contract tests, which the real kernel passes too, hold it to these guarantees:
 
@@ -55,13 +55,13 @@ RealServers = dict[tuple[Address, int], RealServerRow]
 
 
 class Killed(BaseException):
-    """Raised instead of executing an op after `crash_after`: the agent is dead. `except Exception` does not catch
-    it."""
+    """Reports, in place of executing an op after `crash_after`, that the agent is dead. `except Exception` does not
+    catch it."""
 
 
 class FakeKernel:
-    """FakeKernel holds the state of the kernel, and the tables of one agent: `ipvs`, `addresses`, `routes_table`,
-    `sets`, `translations` and, by family, `rules`."""
+    """Holds the state of the kernel, and the tables of one agent: `ipvs`, `addresses`, `routes_table`, `sets`,
+    `translations` and, by family, `rules`."""
 
     def __init__(
         self,
@@ -87,9 +87,9 @@ class FakeKernel:
         self.rule_tools = {family: FakeRuleTool(self) for family in Family}
         self.connections: dict[tuple[VirtualServerId, Address, int], tuple[int, int, int]] = {}
         self.calls = 0
-        """Of `read` and `write`. Tests may reset this and the following counters."""
+        """The number of calls of `read` and `write`. Tests may reset this and the following counters."""
         self.ops_written = 0
-        """Including those that were refused."""
+        """The number of ops, including those that were refused."""
         self.rows_read = 0
         self.log: list[Op] = []
         """Every op of `ops_written`."""
@@ -251,7 +251,7 @@ class FakeKernel:
 
 
 class FakeIpvsTable:
-    """FakeIpvsTable stands in for `IpvsTable`."""
+    """Simulates `IpvsTable`."""
 
     def __init__(self, kernel: FakeKernel, ownership: Ownership) -> None:
         self.ownership = ownership

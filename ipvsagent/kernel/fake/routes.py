@@ -1,4 +1,4 @@
-"""The fake kernel's routes to ranges of Service addresses."""
+"""Simulates routes to ranges of Service addresses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 class FakeRouteTable:
-    """FakeRouteTable stands in for `RouteTable`. A range has one route; a new source replaces the previous one, as in
-    the kernel."""
+    """Simulates `RouteTable`. A range has one route; a new source replaces the previous one, as in the kernel."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.networks: set[Network] = set()

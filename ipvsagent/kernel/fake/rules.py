@@ -1,4 +1,4 @@
-"""The fake kernel's packet rules: iptables-save and iptables-restore in memory, used by the real `RuleTable`."""
+"""Simulates packet rules: iptables-save and iptables-restore in memory, used by the real `RuleTable`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WORDS = {Feature.BPF: "-m bpf", Feature.RANDOM_FULLY: "--random-fully"}
 
 
 class FakeRules(RuleTable):
-    """FakeRules is a `RuleTable` that supports `kernel.features`."""
+    """Extends `RuleTable`, and supports `kernel.features`."""
 
     def __init__(self, kernel: FakeKernel, family: Family) -> None:
         super().__init__(fake_rules(kernel, family))
@@ -60,8 +60,7 @@ def server_rules(kernel: FakeKernel) -> ServerRules:
 
 
 class FakeRuleTool:
-    """FakeRuleTool holds the rules of one family. Tests change rules and policies as another program would, by
-    `restore`.
+    """Holds the rules of one family. Tests change rules and policies as another program would, by `restore`.
 
     Each table is one transaction, and one step for `crash_after`.
     """

@@ -1,4 +1,4 @@
-"""The fake kernel's ipsets."""
+"""Simulates ipsets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FakeSetTable:
-    """FakeSetTable stands in for `SetTable`."""
+    """Simulates `SetTable`."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         self._kernel = kernel

@@ -1,4 +1,4 @@
-"""The fake kernel's translations: the real table, on rules that outlive the agent."""
+"""Simulates translations: the real table, on rules that outlive the agent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FakeTranslationTable(TranslationTable):
-    """FakeTranslationTable delays what is written until `FakeKernel.keep_rules`. An agent that dies before loses it."""
+    """Delays what is written until `FakeKernel.keep_rules`. It is lost if the agent dies before that."""
 
     def __init__(self, kernel: FakeKernel) -> None:
         super().__init__(lambda: kernel.translated, self._set_desired)

@@ -1,1 +1,1 @@
-"""The ipsets over nfnetlink."""
+"""Reads and writes ipsets over nfnetlink."""

@@ -1,7 +1,7 @@
-"""Sets that remember which client went to which endpoint (render/iptables/nat_chains.py); the kernel fills and
-ages them.
+"""Manages the sets that record which client went to which endpoint (render/iptables/nat_chains.py); the kernel fills
+and ages them.
 
-They are created before a rule names them. `SetTable` ignores them, because no desired row says what they hold.
+They are created before a rule names them. `SetTable` ignores them, because no desired row describes what they hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMEOUT = 10800
 
 
 class ClientSets:
-    """Creates and destroys these sets. For one thread."""
+    """Creates and destroys these sets, for one thread."""
 
     def __init__(self) -> None:
         self._definitions: Definitions | None = None
@@ -43,7 +43,7 @@ class ClientSets:
             raise KernelError.of(errno.EOPNOTSUPP, str(error)) from error
 
     def forget(self) -> None:
-        """List what is there again before the next use: somebody may have destroyed a set."""
+        """List what is there again before the next use: another program may have destroyed a set."""
         self._made.clear()
 
     def sweep(self, used: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Members of ipsets: their text, as `ipset save` prints it, and the attributes that carry them.
+"""Packs and unpacks members of ipsets: their text, as `ipset save` prints it, and the attributes that carry them.
 
 A member is a key and, after a space, options that come with it: `10.96.0.1,tcp:80 skbmark 0x100000/0xff00000`.
 The kernel finds members by key alone. Texts are canonical, so that equal members are equal texts; others are
@@ -40,7 +40,7 @@ def pack_member(kind: str, family: Family, member: str) -> bytes:
     parts = key.split(",")
     shape = KINDS[kind]
     if len(parts) != len(shape):
-        raise ValueError(f"{member!r} is no member of a set of kind {kind}")
+        raise ValueError(f"{member!r} is not a member of a set of kind {kind}")
     packed = _pack_place(parts[0], shape[0], family, IP, CIDR)
     if len(parts) > 1:
         packed += _pack_port(parts[1])
@@ -63,14 +63,14 @@ def _pack_place(text: str, what: str, family: Family, address_kind: int, prefix_
     if not slash:
         return packed
     if what != "net":
-        raise ValueError(f"{text}: only addresses fit here, no networks")
+        raise ValueError(f"{text}: only addresses fit here, not networks")
     return packed + _pack_prefix(text, raw, length, prefix_kind)
 
 
 def _pack_prefix(text: str, raw: bytes, length: str, kind: int) -> bytes:
     bits = len(raw) * 8
     if not length.isdecimal() or str(int(length)) != length or int(length) > bits:
-        raise ValueError(f"{text} is no network")
+        raise ValueError(f"{text} is not a network")
     prefix = int(length)
     if prefix == 0:
         halves = "::/1 and 8000::/1" if bits == 128 else "0.0.0.0/1 and 128.0.0.0/1"
@@ -89,7 +89,7 @@ def _pack_port(text: str) -> bytes:
         number = int(name) if name.isdecimal() and str(int(name)) == name else 256
     port = int(digits) if digits.isdecimal() and len(digits) < 6 else -1
     if number > 255 or (name.isdecimal() and number in _PROTOCOL_NAMES) or str(port) != digits or port > 0xFFFF:
-        raise ValueError(f"{text!r} is no protocol and port such as tcp:80")
+        raise ValueError(f"{text!r} is not a protocol and port such as tcp:80")
     return _PORT.pack(6, PORT | NET_ORDER, port.to_bytes(2, "big"), 5, PROTO, number)
 
 
@@ -114,7 +114,7 @@ def _pack_options(text: str) -> bytes:
             numbers = (-1, -1)
         if all(0 <= number <= 0xFFFFFFFF for number in numbers) and _skbmark_text(*numbers) == text:
             return attribute(SKBMARK | NET_ORDER, struct.pack(">II", *numbers))
-    raise ValueError(f"{text!r} is no option such as skbmark 0x10/0xff")
+    raise ValueError(f"{text!r} is not an option such as skbmark 0x10/0xff")
 
 
 def _skbmark_text(mark: int, mask: int) -> str:

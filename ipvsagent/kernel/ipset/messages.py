@@ -1,6 +1,7 @@
-"""Messages of ipset over nfnetlink (include/uapi/linux/netfilter/ipset/ip_set.h), and what its refusals mean.
+"""Packs and parses messages of ipset over nfnetlink (include/uapi/linux/netfilter/ipset/ip_set.h), and explains its
+refusals.
 
-Pure: no socket here. Numbers travel in network byte order, which the flag NLA_F_NET_BYTEORDER says of each.
+Pure: it opens no socket. Numbers are in network byte order; each has the flag NLA_F_NET_BYTEORDER.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _FAMILIES = {2: Family.IPV4, 10: Family.IPV6}
 
 
 class SetError(KernelError):
-    """A refusal of ipset. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
+    """Reports a refusal of ipset. `code` is an errno or one of ipset's own numbers (IPSET_ERR_*), from 4097 on."""
 
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(code, detail)
@@ -68,11 +69,12 @@ class SetFull(SetError):
 
 
 class SetInUse(SetError):
-    """A rule, or another program, uses the set."""
+    """Reports that a rule, or another program, uses the set."""
 
 
 def refusal(error: KernelError, name: str, size: int | None = None) -> KernelError:
-    """Return the same refusal with what it means for the set of this name. size: its max_elements, if known."""
+    """Return the same refusal, with a text that explains it for the set of this name. size: its max_elements, if
+    known."""
     if error.code == HASH_FULL:
         return SetFull(HASH_FULL, f"set {name} is full{f': it holds {size} elements' if size is not None else ''}")
     if error.code == BUSY:
@@ -85,7 +87,7 @@ def refusal(error: KernelError, name: str, size: int | None = None) -> KernelErr
 
 
 class SetHeader(Struct, frozen=True, gc=False):
-    """What a set is and holds. odd: it has options that ours never have."""
+    """Describes what a set is and holds. odd: it has options that ours never have."""
 
     name: str
     kind: str

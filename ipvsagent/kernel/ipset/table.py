@@ -1,6 +1,6 @@
-"""Members of our ipsets, which rules of the packet filter look Services up in.
+"""Reads and writes members of our ipsets, in which packet rules look up Services.
 
-Knows ipset's protocol, nothing of Services. A set is ours if its name begins with PREFIX.
+It knows ipset's protocol, and nothing of Services. A set is ours if its name begins with PREFIX.
 
 1. Cost follows the change: a member is one message of about 80 bytes, a thousand of which are one system call.
 2. Nothing is assumed: the kernel is asked what a set is (kind, family, size) before the first write to it.
@@ -23,7 +23,7 @@ from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, SetMemberRow, Set
 
 
 class SetTable:
-    """The `KernelTable` of `SetMemberRow`. For one thread. Raises StartError if the kernel has no ipset.
+    """Implements the `KernelTable` of `SetMemberRow`, for one thread. Raises StartError if the kernel has no ipset.
 
     A DELETE is for exactly the member it names: one whose options have changed since stays, because the kernel, which
     finds members by key, would delete the new one.
@@ -64,7 +64,7 @@ class SetTable:
         self.remove([h.name for h in self.state().values() if h.name not in known and not h.references])
 
     def remove(self, names: Iterable[str] | None = None) -> None:
-        """Destroy sets with their members; None = all of ours. Missing ones are no errors. Raises SetInUse."""
+        """Destroy sets with their members; None = all of ours. Missing ones are not errors. Raises SetInUse."""
         if names is None:
             self.state()
             names = [header.name for header in self._definitions.headers() if header.name.startswith(PREFIX)]
@@ -178,7 +178,7 @@ class SetTable:
         return found
 
     def _can_be_tested(self, row: SetMemberRow) -> bool:
-        """Report whether the kernel's own test will do: it ignores options, and finds an address in any network that
+        """Return whether the kernel's own test will do: it ignores options, and finds an address in any network that
         has it."""
         header = self._headers[row.set]
         return not (header.skbinfo or " " in row.member or (header.kind.endswith("net") and "/" not in row.member))
@@ -187,7 +187,7 @@ class SetTable:
         try:
             bodies = self._socket.dump(LIST, self._definitions.codec.named(name))
         except KernelError as error:
-            if error.code == errno.ENOENT:  # it went away since
+            if error.code == errno.ENOENT:  # it was destroyed meanwhile
                 return []
             raise refusal(error, name) from error
         if self._headers[name].kind not in KINDS:
@@ -240,7 +240,7 @@ class SetTable:
 
 
 def is_ours(name: str) -> bool:
-    """Report whether our `SetMemberRow`s are about it."""
+    """Return whether our `SetMemberRow`s are about it."""
     return name.startswith(PREFIX) and name not in (SPARE, TRIAL) and not is_client_set(name)
 
 
@@ -250,6 +250,6 @@ def _set_of(op: Op) -> str:
 
 def cannot_replace(name: str, why: str) -> StartError:
     return StartError(
-        f"set {name} is there with another definition and cannot be replaced: {why}",
+        f"set {name} exists with another definition and cannot be replaced: {why}",
         f"Run `ipvsagent cleanup`, or remove the rules that use it and `ipset destroy {name}`",
     )

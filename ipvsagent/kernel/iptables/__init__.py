@@ -1,1 +1,1 @@
-"""Packet rules in the kernel, read and written with the iptables programs."""
+"""Reads and writes packet rules in the kernel with the iptables programs."""

@@ -41,14 +41,14 @@ SavedRules = Mapping[tuple[Mode, Family], str]
 
 
 class Variant(Struct, frozen=True):
-    """The kind of rules that is used, and why."""
+    """Names the kind of rules that is used, and why."""
 
     mode: Mode
     reason: str
 
 
 class RulesRefused(KernelError):
-    """iptables refused a command."""
+    """Reports that iptables refused a command."""
 
     line: str
     """The error message."""
@@ -66,7 +66,7 @@ class RulesRefused(KernelError):
 
 
 class RulesLocked(RulesRefused):
-    """Another program held the lock of the packet rules until the time was up."""
+    """Reports that another program held the lock of the packet rules for too long."""
 
 
 class IptablesCommands:
@@ -87,7 +87,7 @@ class IptablesCommands:
             self._generation = None
 
     def generation(self, tables: Sequence[str]) -> Hashable:
-        """Return a value that stays equal while nobody changes these tables, as far as the kernel shows. Raises
+        """Return a value that stays equal while these tables do not change, as far as the kernel shows. Raises
         KernelError."""
         if self._generation is None:
             try:
@@ -177,11 +177,11 @@ def _mode_of(command: str) -> Mode:
 
 def find_variant(saved: SavedRules | None = None) -> Variant:
     """Return the variant that this node uses for both families. saved: what `saved_rules` returned a moment ago, to
-    spare a second reading. Raises StartError if iptables is not installed or does not work here."""
+    avoid reading twice. Raises StartError if iptables is not installed or does not work here."""
     texts = working_modes(saved)
     for mode, text in texts.items():
         if hint := _HINT.search(text):
-            return Variant(mode, f"kubelet's chain {hint[1]} is there")
+            return Variant(mode, f"kubelet's chain {hint[1]} exists")
     if not texts:
         tool = program(Family.IPV4, Mode.NFT, "-save")  # raises if it is not installed
         raise StartError(
@@ -214,7 +214,7 @@ def _can_write(mode: Mode) -> bool:
 
 def working_modes(saved: SavedRules | None = None) -> dict[Mode, str]:
     """Return the variants that work on this kernel and installation, with their rules in both families. saved: what
-    `saved_rules` returned a moment ago, to spare a second reading."""
+    `saved_rules` returned a moment ago, to avoid reading twice."""
     texts: dict[Mode, str] = {}
     for (mode, _), text in (saved_rules() if saved is None else saved).items():
         texts[mode] = texts.get(mode, "") + text

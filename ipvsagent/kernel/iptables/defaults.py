@@ -1,12 +1,12 @@
 """Finds where a built-in chain denies the packets that no rule has decided on, in the output of iptables-save. Pure.
 
-Our accepts override a default, and never a rule: they come directly before the default, after everything else.
-A default is the policy DROP of a built-in chain, or an unconditional DROP or REJECT that serves as one: at the end of
-the built-in chain (the rules that RHEL ships), in a chain that contains nothing else and is jumped to without a match
-(`ufw default reject`), or at the end of a chain that every packet passes and that has no other way in (the zone of
-firewalld that no interface is bound to). Rules that log before a default are part of it. A denial that only packets of
-some interface reach, or only those that no rule with a match returned before, is a rule of its owner. If it serves as a
-default for those packets, it is an `UnansweredDenial`.
+Our accepts override a default, and never a rule: they come directly before the default, after everything else. A
+default is the policy DROP of a built-in chain, or an unconditional DROP or REJECT that serves as one: at the end of the
+built-in chain (the rules that RHEL ships), in a chain that contains nothing else and is jumped to without a match (`ufw
+default reject`), or at the end of a chain that every packet passes and that no others enter (the zone of firewalld that
+no interface is bound to). Rules that log before a default are part of it. A denial that only packets of some interface
+reach, or only those that no rule with a match returned before, is a rule of its owner, and not overridden. If it serves
+as a default for those packets, it is an `UnansweredDenial`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PASSING_STATES = re.compile(r"--(?:ct)?state (?:(?:RELATED|ESTABLISHED|DNAT|SNA
 
 
 class Default(Struct, frozen=True):
-    """A denial that our accepts override: they are inserted before rule `index` of `chain`."""
+    """Describes a denial that our accepts override: they are inserted before rule `index` of `chain`."""
 
     chain: str
     index: int
@@ -44,7 +44,8 @@ class Default(Struct, frozen=True):
 
 
 class UnansweredDenial(Struct, frozen=True):
-    """A denial that serves as a default for packets of some interface only, or in a chain that other packets also pass.
+    """Describes a denial that serves as a default for packets of some interface only, or in a chain that other packets
+    also pass.
 
     It is rule `index` of `chain`, counted as in `Default`.
     """
@@ -55,7 +56,7 @@ class UnansweredDenial(Struct, frozen=True):
 
 
 class _End(Enum):
-    """How packets leave a chain that denies none by default; LEFT if some of them leave it early."""
+    """Names how packets leave a chain that denies none by default; LEFT if some of them leave it early."""
 
     PASSED = 1
     LEFT = 2
@@ -63,7 +64,7 @@ class _End(Enum):
 
 
 class Defaults(Struct, frozen=True):
-    """The denials of one built-in chain."""
+    """Holds the denials of one built-in chain."""
 
     default: Default | None = None
     unanswered: tuple[UnansweredDenial, ...] = ()
@@ -189,8 +190,8 @@ class _Walk:
 
 
 def accepts_in(rules: Sequence[str], chains: Chains) -> str:
-    """Return the first of these rules, or of the chains that they lead to, that accepts packets which begin a
-    connection from another host; "" if none does."""
+    """Return the first of these rules, or of the chains that they lead to, that accepts packets that begin a connection
+    from another host; "" if none does."""
     seen: set[str] = set()
 
     def search(where: str, some: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ class Generation(Protocol):
     """Reads a value that changes with the rules."""
 
     def read(self, tables: Sequence[str]) -> Hashable:
-        """Return a value that stays equal while nobody changes these tables, as far as the kernel shows. Raises
+        """Return a value that stays equal while these tables do not change, as far as the kernel shows. Raises
         KernelError."""
 
     def close(self) -> None: ...

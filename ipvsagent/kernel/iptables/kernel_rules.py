@@ -1,4 +1,4 @@
-"""The packet rules of one address family in the kernel: reading and restoring them, and noticing when others write.
+"""Reads and restores the packet rules of one address family in the kernel, and notices when others write.
 
 Several owners of chains may share one `KernelRules`, so that one reading serves all of them.
 """
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class RuleTool(Protocol):
-    """The part of `IptablesCommands` that `KernelRules` needs; the fake kernel implements it, too."""
+    """Defines the part of `IptablesCommands` that `KernelRules` needs; the fake kernel implements it, too."""
 
     def save(self) -> str: ...
 
@@ -101,14 +101,14 @@ class KernelRules:
         return self.tool.generation(tables)
 
     def mark_verified(self, generation: Hashable) -> None:
-        """The rules read since `begin_verification` are as desired."""
+        """Record that the rules read since `begin_verification` are as desired."""
         self._verified_at = generation
 
     def mark_unverified(self) -> None:
         self._verified_at = None
 
     def modified(self) -> bool:
-        """Return whether anybody wrote rules since they were verified; also True if that is not known."""
+        """Return whether rules were written since they were verified; also True if that is not known."""
         if self._verified_at is None:
             return True
         try:

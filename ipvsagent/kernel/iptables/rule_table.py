@@ -1,4 +1,4 @@
-"""The constant packet rules of one address family in the kernel, through iptables.
+"""Writes the constant packet rules of one address family through iptables.
 
 Goals, and how each is met:
 
@@ -41,7 +41,7 @@ _TEMPORARY = frozenset(
 
 
 class Feature(StrEnum):
-    """A match or target that the kernel or iptables may lack."""
+    """Names a match or target that the kernel or iptables may lack."""
 
     BPF = "bpf"
     RANDOM_FULLY = "random-fully"
@@ -316,7 +316,7 @@ def remove_from_variant(family: Family, mode: Mode) -> None:
 
 
 class _TrialSet:
-    """An ipset to try a match with."""
+    """Creates an ipset to try a match with."""
 
     def __init__(self, family: Family) -> None:
         self._definitions = Definitions(timeout=10.0)

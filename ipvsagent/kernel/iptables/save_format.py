@@ -1,4 +1,4 @@
-"""The output of iptables-save: its lines, its tables, and the parts of a rule. Pure.
+"""Splits the output of iptables-save into lines, tables, and the parts of a rule. Pure.
 
 A quoted string escapes quotes with a backslash (xtables_save_string of libxtables); all other bytes stay as they are,
 newlines included.
@@ -17,11 +17,13 @@ _JUMP = re.compile(r"(?:^| )-([jg]) (\S+)")
 
 
 class RuleParts(NamedTuple):
-    """matches: the text before the target, without quoted strings. goto: the target is entered by `-g`."""
+    """Holds the parts of a rule."""
 
     matches: str
+    """The text before the target, without quoted strings."""
     target: str
     goto: bool
+    """The target is entered by `-g`."""
 
 
 def save_lines(text: str) -> Iterator[str]:

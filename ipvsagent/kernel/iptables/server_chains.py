@@ -1,4 +1,4 @@
-"""The chains of virtual servers in the kernel, through iptables: the `KernelTable` of the iptables backend.
+"""Writes the chains of virtual servers through iptables: implements the `KernelTable` of the iptables backend.
 
 Goals, and how each is met:
 
@@ -7,8 +7,8 @@ Goals, and how each is met:
 2. A virtual server is replaced in one transaction, so that no packet passes half of it.
 3. A restore is all or nothing, and one bad virtual server must not keep the others out: the one whose line iptables
    names is left out; where it names none, the batch is halved until the bad one is alone.
-4. The chains are read once and then remembered; they are read again when the kernel reports that somebody else wrote,
-   or when a write was refused. A reading covers all rules of the node, so `RuleTable.changed` spaces readings out.
+4. The chains are read once and then remembered; they are read again when the kernel reports that others wrote, or
+   when a write was refused. A reading covers all rules of the node, so `RuleTable.changed` spaces readings out.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ipvsagent.rows import Failure, Keys, Observed, Op, Verb
 from ipvsagent.rows.nat_chains import ChainsRow, added_lines, deleted_lines, replaced_lines, rule_count
 
 _READ_PAUSE = 10.0
-"""Times what the last reading took, while other programs go on writing."""
+"""The pause between readings while other programs keep writing, as a multiple of the time that a reading took."""
 
 MakeSets = Callable[[Collection[str]], None]
 """Makes sets of these names that remember clients; raises KernelError, StartError."""
@@ -51,7 +51,8 @@ class ServerChains:
         return is_servers(chain)
 
     def parse(self, text: str) -> None:
-        """Take up the output of iptables-save; record which virtual servers differ from what was remembered."""
+        """Parse the output of iptables-save, and keep the result; record which virtual servers differ from what was
+        remembered."""
         servers = parse_servers(text)
         if self._servers is not None:
             before, now = self._servers.rows, servers.rows
@@ -172,7 +173,7 @@ class ServerChains:
 
 
 class ServerRules:
-    """The `KernelTable` of the `ChainsRow`s of all families."""
+    """Implements the `KernelTable` of the `ChainsRow`s of all families."""
 
     tables: tuple[RuleTable, ...]
     """The constant rules beside these chains, by family; one reading serves both."""

@@ -29,7 +29,7 @@ _PLACED = re.compile(rf'"({DEFAULT_COMMENT}|{EXEMPT_COMMENT})"')
 
 
 class Held(Struct):
-    """One table as the kernel holds it."""
+    """Describes one table as the kernel holds it."""
 
     table: str
     chains: dict[str, list[str]] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Held(Struct):
     policies: dict[str, str] = field(default_factory=dict)
     """The policies of built-in chains."""
     ignored: set[str] = field(default_factory=set)
-    """Chains of ours that somebody else owns."""
+    """Chains of ours that another part of the agent owns."""
     _foreign: dict[str, list[str]] = field(default_factory=dict)
     _defaults: dict[str, Defaults] = field(default_factory=dict)
 
@@ -119,7 +119,7 @@ class Held(Struct):
 def parse_all(text: str, ignores: Callable[[str], bool] = lambda chain: False) -> list[Held]:
     """Parse the output of `iptables-save`; return every table that may contain rules of ours, empty if it is missing.
 
-    ignores: returns whether somebody else owns a chain of ours.
+    ignores: returns whether another part of the agent owns a chain of ours.
     """
     found: dict[str, Held] = {table: Held(table) for table in TABLES}
     for table, lines in save_tables(text):

@@ -1,4 +1,4 @@
-"""The translations for clients on this node, as a `KernelTable`: each row is a rule of table nat
+"""Presents the translations for clients on this node as a `KernelTable`: each row is a rule of table nat
 (render/iptables/ipvs_rules.py, goal 7).
 
 The main loop must not wait for iptables, so a write only records the desired rows; the rule keeper writes them into the

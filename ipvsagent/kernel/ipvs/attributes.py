@@ -1,4 +1,4 @@
-"""The constants of the netlink interface of IPVS (include/uapi/linux/ip_vs.h).
+"""Defines the constants of the netlink interface of IPVS (include/uapi/linux/ip_vs.h).
 
 Numbers are in host byte order, except ports, addresses, and the persistence mask of IPv4. For IPv6, that attribute is a
 prefix length in host byte order.

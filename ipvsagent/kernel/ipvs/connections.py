@@ -1,5 +1,5 @@
-"""The connections of IPVS, from /proc/net/ip_vs_conn (ip_vs_conn_seq_show, ip_vs_conn.c). There is no netlink message
-for them."""
+"""Reads the connections of IPVS from /proc/net/ip_vs_conn (ip_vs_conn_seq_show, ip_vs_conn.c). There is no netlink
+message for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FIELDS = 9  # without the two of a persistence engine
 
 
 class Connection(Struct, frozen=True, gc=False):
-    """Connection is one line of the file."""
+    """Holds one line of the file."""
 
     protocol: str
     client: Address
@@ -28,7 +28,7 @@ class Connection(Struct, frozen=True, gc=False):
     state: str
     """As the kernel names it; NONE for a persistence template."""
     expires: int
-    """Seconds."""
+    """Seconds until it expires."""
     pe_name: str = ""
     """Name of the persistence engine."""
     pe_data: str = ""

@@ -1,9 +1,9 @@
-"""Which virtual servers are ours, across restarts of the agent.
+"""Decides which virtual servers are ours, across restarts of the agent.
 
 IPVS does not store an owner, and other programs (keepalived, an operator's ipvsadm) may use it too. A virtual server is
-ours if its address is on our interface, or if the ledger says that we added it. The ledger covers firewall marks, node
-ports, and load balancer addresses that are on other interfaces. When the agent replaces kube-proxy, kube-proxy's ipsets
-show which virtual servers were its own; these become ours.
+ours if its address is on our interface, or if the ledger records that we added it. The ledger covers firewall marks,
+node ports, and load balancer addresses that are on other interfaces. When the agent replaces kube-proxy, kube-proxy's
+ipsets show which virtual servers were its own; these become ours.
 
 A claim is written before the kernel operation that it covers. After a crash between the two, the ledger names a virtual
 server that does not exist, which does no harm; in the other order, it would miss one that does.
@@ -31,7 +31,7 @@ _SLACK = 4096  # obsolete lines that the file may hold before it is rewritten
 
 
 class Ledger:
-    """Ledger stores the ids of the virtual servers that we added.
+    """Stores the ids of the virtual servers that we added.
 
     The file is a log: `+ TCP 10.0.0.1 80` adds an id, `- TCP 10.0.0.1 80` removes it. A line `! TCP 10.0.0.1 80` names
     a foreign virtual server, which stays foreign even if its address is added to our interface later.
@@ -166,7 +166,7 @@ class Ledger:
 
 
 class Claims:
-    """Claims updates the ledger for one write: it claims before the kernel is asked, and settles with the answers."""
+    """Updates the ledger for one write: it claims before the kernel is asked, and settles with the answers."""
 
     def __init__(self, ledger: Ledger, ops: Sequence[Op]) -> None:
         self._ledger = ledger
@@ -196,7 +196,7 @@ class Claims:
 
 
 class Ownership:
-    """Ownership classifies virtual servers as ours or foreign."""
+    """Classifies virtual servers as ours or foreign."""
 
     def __init__(
         self,
@@ -220,7 +220,7 @@ class Ownership:
         self._excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in networks]
 
     def owner_of(self, server: VirtualServerId) -> Owner:
-        """Return whose a virtual server is, by what is known now."""
+        """Return the owner of a virtual server, by what is known now."""
         if server in self.ledger:
             return Owner.OURS
         if server not in self.kube_proxy_servers and (

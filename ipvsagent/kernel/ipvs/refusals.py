@@ -1,5 +1,5 @@
-"""Which operations IPVS refuses, and with which error, for the fake kernel. The checks and their order are those of
-net/netfilter/ipvs/ip_vs_ctl.c in Linux 6.1.
+"""Decides which operations IPVS refuses, and with which error, for the fake kernel. The checks and their order are
+those of net/netfilter/ipvs/ip_vs_ctl.c in Linux 6.1.
 
 Each function returns an errno, or 0 if the kernel accepts the operation. Numbers that do not fit into a message are
 ERANGE, as in `requests.pack_ops`.

@@ -1,4 +1,4 @@
-"""Connection synchronization daemons as the kernel reports them (ip_vs_genl_fill_daemon, ip_vs_ctl.c).
+"""Unpacks connection synchronization daemons as the kernel reports them (ip_vs_genl_fill_daemon, ip_vs_ctl.c).
 
 The agent runs none; they are read because `ipvsadm -L --daemon` shows them. Pure, like answers.py. pyroute2 has no
 decoder for them, nor for the timeouts and the version (docs/pyroute2.md).
@@ -20,7 +20,8 @@ _MASTER = 1
 
 
 class SyncDaemon(Struct, frozen=True):
-    """A running daemon. Kernels before 4.3 leave out all but the first three fields, which are then 0 or ""."""
+    """Describes a running daemon. Kernels before 4.3 leave out all but the first three fields, which are then 0 or
+    ""."""
 
     role: str
     """`master` or `backup`."""

@@ -1,4 +1,4 @@
-"""The IPVS table of this network namespace.
+"""Reads and writes the IPVS table of this network namespace.
 
 Writes are sent in batches, with an exact error for each op (kernel/netlink.py). A read is one dump of the virtual
 servers, and one dump of real servers for each of them: the kernel has no dump of all real servers, and answers EBUSY to
@@ -29,7 +29,7 @@ _QUERIES = 100  # virtual servers queried by one system call
 
 
 class IpvsInfo(Struct, frozen=True):
-    """IpvsInfo is the version of IPVS, and the size of its connection table."""
+    """Holds the version of IPVS, and the size of its connection table."""
 
     version: tuple[int, int, int]
     """(1, 2, 1) for many years."""
@@ -38,7 +38,7 @@ class IpvsInfo(Struct, frozen=True):
 
 
 class Timeouts(Struct, frozen=True):
-    """Timeouts are the seconds for which an idle connection is kept: TCP established, TCP after FIN, UDP."""
+    """Holds the seconds for which an idle connection is kept: TCP established, TCP after FIN, UDP."""
 
     tcp: int
     tcp_fin: int
@@ -46,7 +46,7 @@ class Timeouts(Struct, frozen=True):
 
 
 class IpvsTable:
-    """IpvsTable is the `KernelTable` of `VirtualServerRow` and `RealServerRow`. For one thread."""
+    """Implements the `KernelTable` of `VirtualServerRow` and `RealServerRow`, for one thread."""
 
     def __init__(self, ownership: Ownership, timeout: float = 10.0) -> None:
         """Open the table. Raises OSError if there is no netlink, NotThere if the kernel has no IPVS."""

@@ -1,4 +1,4 @@
-"""How long the kernel remembers an idle connection to a Service: in IPVS, and in connection tracking.
+"""Finds how long the kernel remembers an idle connection to a Service: in IPVS, and in connection tracking.
 
 Both have to remember it. Whichever forgets first ends the connection: IPVS deletes the tracked entry with its own
 (ip_vs_conn_expire()), and a packet of a forgotten connection looks like a new one. kube-proxy sets either, and shows
@@ -17,19 +17,19 @@ ESTABLISHED = f"{CONNTRACK}_tcp_timeout_established"
 
 
 class IdleTimeout(Struct, frozen=True):
-    """The timeouts of one state of a connection, in seconds; None = that side has none, or the kernel does not say."""
+    """Holds the timeouts of one state of a connection, in seconds; None = that side has none, or reports none."""
 
     connection: str
     ipvs: int | None
     conntrack: int | None
     conntrack_setting: str
-    """The sysctl."""
+    """The sysctl that sets `conntrack`."""
     effective: int | None
-    """Whichever ends first."""
+    """The one that ends first."""
 
 
 def idle_timeouts(ipvs: IpvsTable) -> tuple[IdleTimeout, ...]:
-    """Return those in force in this network namespace. Raises KernelError."""
+    """Return the timeouts in force in this network namespace. Raises KernelError."""
     held = ipvs.timeouts()
     return (
         _one("TCP, established", held.tcp, ESTABLISHED),

@@ -1,7 +1,7 @@
 """Finds out whether kube-proxy left rules, and whether they still translate packets to Services.
 
-In its modes iptables and nftables it translates in nat PREROUTING and OUTPUT, before IPVS sees a packet. The rules that
-it left there go on sending clients to the endpoints that it last knew, whatever the agent does.
+In its modes iptables and nftables it translates in nat PREROUTING and OUTPUT, before a packet reaches IPVS. The rules
+that it left there keep sending clients to the endpoints that it last knew, whatever the agent does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DNAT = re.compile(r"^-A KUBE-(?:SEP|SVC|SVL|EXT|XLB)-\S+ .*-j DNAT\b", re.MULTI
 
 @dataclass(frozen=True)
 class Leftovers:
-    """Rules that kube-proxy left."""
+    """Describes rules that kube-proxy left."""
 
     translating: tuple[str, ...] = ()
     """Descriptions of the chains and tables that still translate packets."""
@@ -37,7 +37,7 @@ class Leftovers:
 
 
 def find_leftovers(saved: SavedRules | None = None) -> Leftovers:
-    """Return what kube-proxy left. saved: what `commands.saved_rules` returned a moment ago, to spare a second reading.
+    """Return what kube-proxy left. saved: what `commands.saved_rules` returned a moment ago, to avoid reading twice.
     Raises KernelError, StartError."""
     texts = {str(mode): text for mode, text in working_modes(saved).items()}
     canary = any(_CANARY.search(text) for text in texts.values())
@@ -78,7 +78,7 @@ def findings(left: Leftovers) -> tuple[Finding, ...]:
 def watch(
     report: Callable[[tuple[Finding, ...]], None], stop: Event, find: Callable[[], Leftovers] = find_leftovers
 ) -> None:
-    """Look for leftovers again and again until `stop` is set, and report changed findings. If they cannot be read, the
+    """Look for leftovers repeatedly until `stop` is set, and report changed findings. If they cannot be read, the
     previous findings hold."""
     reported: tuple[Finding, ...] = ()
     while True:

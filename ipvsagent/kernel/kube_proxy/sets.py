@@ -1,7 +1,8 @@
 """Finds the virtual servers of kube-proxy in its own ipsets (names: pkg/proxy/ipvs/ipset.go).
 
 Most of its virtual servers are known by their addresses on kube-ipvs0. Node ports, and load balancer or external
-addresses that another interface has as well, are on other interfaces: only the sets show which of those are its.
+addresses that another interface has as well, are on other interfaces: only the sets show which of those are
+kube-proxy's.
 """
 
 from __future__ import annotations

@@ -67,9 +67,9 @@ class Obstacle(Struct, frozen=True):
     hook: str
     """input, forward, output or prerouting."""
     reason: str
-    """One sentence."""
+    """A clause about what happens to which traffic."""
     command: str
-    """What an operator can run or do."""
+    """What an operator can do, often a command to run."""
     lasting: str = ""
     """How to make that permanent."""
 
@@ -86,11 +86,11 @@ def find_obstacles(
 ) -> list[Obstacle]:
     """Return the obstacles in the network namespace of the caller.
 
-    It raises nothing: without nf_tables, or a second variant of iptables, there are no obstacles of that kind.
+    Raises nothing: without nf_tables, or without a second variant of iptables, there are no obstacles of that kind.
 
     mode: the variant of iptables that our rules are in. bit: the bit of the conntrack mark of connections to Services.
     translated: Services are served by the iptables backend, which translates addresses itself. saved: what
-    `commands.saved_rules` returned a moment ago, to spare a second reading.
+    `commands.saved_rules` returned a moment ago, to avoid reading the rules twice.
 
     It costs three netlink dumps (5 ms with the 150 rules of firewalld), and an iptables-save process (5 to 10 ms) for
     each family in which the other variant has a filter or nat table.
@@ -144,13 +144,13 @@ def _denies_services(denial: Denial, hook: str, translated: bool) -> bool:
 def _denial_reason(denial: Denial, hook: str, translated: bool) -> str:
     how = f"chain {printable(denial.by)} denies the rest" if denial.by else "its policy is drop"
     traffic = (_INSTEAD_OF_IPVS if translated else _BESIDE_IPVS)[hook]
-    return f"{how}, including {traffic}, unless a rule there accepts it; no rule of ours can"
+    return f"{how}, including {traffic}, unless a rule there accepts it; no rule of ours can do that"
 
 
 def _nft_denial(chain: BaseChain, place: str, denial: Denial, bit: int, translated: bool) -> Obstacle:
     match = "ct status dnat" if translated else f"ct mark and {bit:#x} == {bit:#x}"
     command = f"Run `nft insert rule {printable(f'{chain.table} {chain.name}')} {match} accept`"
-    lasting = "also in the file that defines the table, or it is lost when that is loaded again"
+    lasting = "also in the file that defines the table; otherwise the rule is lost when that file is loaded again"
     known_at = _MARKED_AT if not translated else _TRANSLATED_AT if chain.hook == "output" else None
     if known_at is not None and chain.priority <= known_at:
         command = f"Give the chain a priority above {known_at}, after which Service traffic is marked, and accept it "
@@ -203,7 +203,7 @@ def _redirection(place: str, hook: str, ports: frozenset[str]) -> Obstacle:
         hook,
         f"{what} redirected there, including Service addresses, and no rule of ours can prevent it",
         "Publish such ports on one address of the node (`podman run -p 192.0.2.1:8080:80`), or choose ports that no "
-        "Service has",
+        "Service uses",
     )
 
 
@@ -222,8 +222,8 @@ def _variant_obstacles(
 
 
 def _other_families(mode: Mode, chains: Sequence[BaseChain]) -> Iterator[Family]:
-    """Yield the families in which a variant has a filter or nat table. It reads no legacy rules, because that would
-    load their modules."""
+    """Yield the families in which a variant has a filter or nat table. Legacy rules are not read for this, because
+    reading them loads their modules."""
     for name, family in _OF_IPTABLES.items():
         if mode is Mode.NFT:
             names = {chain.table.name for chain in chains if chain.table.family == name and is_of_iptables(chain)}
@@ -252,7 +252,7 @@ def iptables_obstacles(text: str, mode: Mode, family: Family, bit: int, translat
                 hook,
                 _denial_reason(denial, hook, translated),
                 f"Run `{program} -I {chain} {match} -j ACCEPT`",
-                "also where the node stores these rules, or it is lost when they are loaded again",
+                "also where the node stores these rules; otherwise the rule is lost when they are loaded again",
             )
     nat = saved_table(text, "nat")
     for hook in ("prerouting", "output"):
@@ -261,7 +261,7 @@ def iptables_obstacles(text: str, mode: Mode, family: Family, bit: int, translat
 
 
 def _saved_redirects(nat: SavedTable, chain: str) -> frozenset[str]:
-    """Return the ports of any local address that a hook translates, except those of kube-proxy, which has its own
+    """Return the ports that a hook translates for any local address, except those of kube-proxy, which has its own
     check."""
     found: set[str] = set()
     for rule in nat.rules.get(chain, ()):

@@ -61,7 +61,7 @@ class NodeView(Struct, frozen=True, dict=True):
     addresses: Mapping[Address, str] = {}
     """The interface of each address, except addresses of Services."""
     mode: Mode = Mode.NFT
-    """The variant of our rules."""
+    """The variant of iptables that our rules are in."""
     interface: str = _FELIX_INTERFACE
     """The interface of Service addresses; "" with the iptables backend."""
 
@@ -83,14 +83,14 @@ class _Sign(Struct, frozen=True):
     links: str = ""
 
 
-_POLICIES = "its network policies see Service traffic with the endpoint's address"
-_PORTS = "ports that it publishes"
+_POLICIES = "its network policies match Service traffic by the endpoint's address"
+_PORTS = "it publishes ports"
 _SIGNS = (
     _Sign("Calico", Role.CNI, _POLICIES, r"cali-\S+", ("calico",), r"cali\w{4,}|vxlan\.calico|vxlan-v6\.calico"),
     _Sign(
         "Cilium",
         Role.CNI,
-        "with kubeProxyReplacement on it serves Services before this agent's rules apply; it must be off",
+        "with kubeProxyReplacement, it serves Services before this agent's rules apply; turn that off",
         r"CILIUM_\S+",
         (),
         r"cilium_\w+",
@@ -100,7 +100,7 @@ _SIGNS = (
     _Sign(
         "Antrea",
         Role.CNI,
-        "with AntreaProxy on it serves cluster IPs to pods in Open vSwitch; this agent serves other clients",
+        "with AntreaProxy, it serves cluster IPs to pods in Open vSwitch; this agent serves other clients",
         r"ANTREA-\S+",
         (),
         "antrea-gw0",
@@ -130,12 +130,12 @@ _SIGNS = (
         r"KUBE-(FIREWALL|KUBELET-CANARY|IPTABLES-HINT)",
     ),
     _Sign(
-        "ufw", Role.FIREWALL, "its denials stay; only what it denies by default is opened for Services", r"ufw6?-\S+"
+        "ufw", Role.FIREWALL, "its denials apply; only what it denies by default is opened for Services", r"ufw6?-\S+"
     ),
     _Sign(
         "firewalld",
         Role.FIREWALL,
-        "its denials stay; what it denies by default is opened for Services, or an obstacle if it is in nftables",
+        "its denials apply; what it denies by default is opened for Services, or is an obstacle if it is in nftables",
         r"(INPUT|FORWARD)_(ZONES|POLICIES_pre)|(IN|FWD[IO]?)_public",
         ("firewalld",),
     ),
@@ -144,7 +144,7 @@ _SIGNS = (
 
 
 def neighbours(node: NodeView) -> tuple[Neighbour, ...]:
-    """Return the programs that are recognized, in a fixed order. flannel with Calico's policies is Canal."""
+    """Return the programs that are recognized, in a fixed order. flannel with Calico is reported as Canal."""
     found = [neighbour for sign in _SIGNS if (neighbour := _neighbour(sign, node))]
     by_name = {neighbour.name: neighbour for neighbour in found}
     calico, flannel = by_name.get("Calico"), by_name.get("flannel")
@@ -197,7 +197,8 @@ def _link_evidence(names: list[str]) -> Iterator[str]:
 
 
 def _published(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
-    """Yield which ports of any local address our variant of iptables redirects; those of the other are obstacles."""
+    """Yield which ports of any local address are redirected in our variant of iptables; in the other one, redirections
+    are obstacles."""
     ports: set[str] = set()
     for (mode, _, name), table in node.rules.items():
         if mode is not node.mode or name != "nat":
@@ -230,7 +231,8 @@ def _untracked(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
 
 
 def _before_ours(chains: re.Pattern[str], node: NodeView) -> Iterator[str]:
-    """Yield a chain before ours in filter INPUT, where ours refuse; the agent moves ours to the front again."""
+    """Yield a chain that precedes ours in filter INPUT, where ours refuses packets. The agent moves ours to the front
+    again."""
     for (mode, _, name), table in node.rules.items():
         if mode is not node.mode or name != "filter":
             continue
@@ -259,7 +261,7 @@ def _default_denial(node: NodeView) -> Neighbour | None:
 
 
 def _unaware_of_ipvs(node: NodeView) -> tuple[str, str] | None:
-    """Return the problem and its remedy if Felix has not detected IPVS: it then treats pods' packets to Services as
+    """Return the problem and its remedy if Felix has not detected IPVS: Felix then treats pods' packets to Services as
     packets to the host, and drops them by default. It restarts by itself when the interface appears or disappears
     (felix/dataplane/linux/int_dataplane.go)."""
     chains = {chain for (_, _, name), table in node.rules.items() if name == "filter" for chain in table.rules}
@@ -293,5 +295,5 @@ def _dns_cache(node: NodeView) -> Neighbour | None:
     taken = sorted(address for address in own if not address.startswith("169.254."))
     if not taken or not node.interface:
         return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(evidence), "it does not affect Service traffic")
-    effect = f"if {', '.join(taken)} is the cluster IP of the DNS Service, it serves that here, and IPVS does not"
+    effect = f"if {', '.join(taken)} is the cluster IP of the DNS Service, it answers there, and IPVS does not"
     return Neighbour("NodeLocal DNSCache", Role.DNS, tuple(evidence), effect)

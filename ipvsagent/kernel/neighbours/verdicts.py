@@ -1,8 +1,8 @@
 """Decides whether a chain of iptables or nftables denies by default. Pure.
 
-A chain denies by default if its policy is to drop, or if a rule without a condition denies all packets that reach it;
-also if a jump or goto without a condition leads to such a rule. Rules with conditions decide about some packets only
-and are skipped, except for the few conditions that can hold for all traffic of Services.
+A chain denies by default if its policy is drop, or if a rule without a condition, in the chain itself or where jumps
+and gotos without a condition lead, denies all packets that reach it. Rules with conditions decide about some packets
+only and are skipped, except for the few conditions that can hold for all traffic of Services.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables refuses loops as well
 
 
 class Case(StrEnum):
-    """The packets that a rule applies to."""
+    """Names packets that a rule applies to."""
 
     ANSWERS = "established connections"
     TRANSLATED = "translated connections"
@@ -26,7 +26,7 @@ class Case(StrEnum):
     SERVICES = "connections to Services"
     """Connections with our bit in the conntrack mark."""
     LOCAL = "local addresses"
-    """Packets to an address of this node, like all that IPVS forwards."""
+    """Packets to an address of this node, which include all that IPVS forwards."""
     OTHER = "other"
     """Packets that another condition selects."""
 
@@ -78,7 +78,7 @@ def default_denial(chain: str, drops: bool, steps: Callable[[str], Sequence[Step
 
 
 def _follow(chain: str, steps: Callable[[str], Sequence[Step]], accepted: set[Case], depth: int) -> tuple[Verdict, str]:
-    """Return ACCEPT or DENY with the chain that decides so, or NONE if the packet returns."""
+    """Return ACCEPT or DENY with the chain that decides it, or NONE if the packet returns."""
     if depth > _DEEPEST:
         return Verdict.NONE, ""
     for step in steps(chain):

@@ -1,1 +1,1 @@
-"""Tables of nftables over nfnetlink."""
+"""Reads and deletes tables of nftables over nfnetlink."""

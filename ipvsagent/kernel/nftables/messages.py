@@ -51,7 +51,7 @@ class Table(Struct, frozen=True, order=True):
     """The name that `nft` uses: ip, ip6, inet."""
     name: str
     owned: bool = False
-    """Only the process that created the table can change it."""
+    """Only the process that owns the table can change it."""
 
     def __str__(self) -> str:
         return f"{self.family} {self.name}"
@@ -81,6 +81,8 @@ class Expression(Struct, frozen=True):
 
 
 class Rule(Struct, frozen=True):
+    """Holds a rule, with the names of its table and its chain."""
+
     table: str
     chain: str
     expressions: tuple[Expression, ...]
@@ -92,7 +94,7 @@ def parse_table(data: bytes, start: int, end: int) -> Table:
 
 
 def parse_base_chain(data: bytes, start: int, end: int) -> BaseChain | None:
-    """Return a chain, whose table lacks `owned`; None if it has no hook for IP packets."""
+    """Return a chain, or None if it has no hook for IP packets. The answer does not show whether its table is owned."""
     found = attributes(data, start + NFGENMSG.size, end)
     hook = attributes(found.get(_CHAIN_HOOK, b""))
     number = _big(hook.get(_HOOK_NUMBER))

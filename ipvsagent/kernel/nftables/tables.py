@@ -61,7 +61,7 @@ def rules(table: Table) -> dict[str, list[Rule]]:
 
 
 def _dump(kind: int, body: bytes) -> list[Body]:
-    """Return nothing if the kernel lacks nf_tables or refuses the request."""
+    """Return the answers; none if the kernel lacks nf_tables or refuses the request."""
     try:
         netlink = NetlinkSocket(NETLINK_NETFILTER)
     except OSError:
@@ -87,7 +87,7 @@ def delete(table: Table) -> None:
         first = netlink.reserve(3)
         edge = NFGENMSG.pack(0, 0, _SUBSYSTEM)
         body = NFGENMSG.pack(_NUMBERS[table.family], 0, 0) + _name(TABLE_NAME, table.name)
-        # Only newer kernels acknowledge the end of a batch, so what is acknowledged is the deletion.
+        # Only newer kernels acknowledge the end of a batch, so the deletion is the message that asks for one.
         deletion = message(_DELETE_TABLE, 0, first + 1, body) + message(_BATCH_END, 0, first + 2, edge)
         errors = netlink.send([message(_BATCH_BEGIN, 0, first, edge), deletion])
     finally:

@@ -1,5 +1,5 @@
-"""The constant packet rules that accompany IPVS. Their number does not depend on the Services, except for one rule for
-each external address with a Local policy; what depends on Services is in the sets of render/set_members.py.
+"""Renders the constant packet rules that accompany IPVS. Their number does not depend on the Services, except for one
+rule for each external address with a Local policy; what depends on Services is in the sets of render/set_members.py.
 
 IPVS receives a packet in LOCAL_IN, after filter INPUT, or in LOCAL_OUT, before filter OUTPUT; the packets that it
 forwards pass POSTROUTING. Goals, and where each is met:
@@ -20,8 +20,8 @@ forwards pass POSTROUTING. Goals, and where each is met:
 7. Clients on this node reach every endpoint of a Service with a Local policy: in nat PREROUTING and OUTPUT they are
    translated to a virtual server with all endpoints (`INSIDE`), which is the cluster IP, or a hidden port of it if the
    cluster IP has a Local policy itself. Outside clients only reach endpoints of this node (`MARK-IN`, with INNER).
-8. With internalTrafficPolicy Local, packets to a Service whose endpoints are all on other nodes are dropped, also those
-   of clients on this node (SILENT).
+8. With internalTrafficPolicy Local, packets to a Service whose endpoints are all on other nodes are dropped, including
+   those of clients on this node (SILENT).
 9. Redirections of local addresses by others (hostPort, `docker run -p`) do not capture Service traffic (`SERVICES`):
    an accept in nat precedes the rules of others, and it applies to members of SERVICE only.
 """
@@ -49,7 +49,7 @@ SELF_MATCH = {family: f'-m bpf --bytecode "{_SELF_V6 if family is Family.IPV6 el
 
 
 class Detector(StrEnum):
-    """How traffic of pods is recognized, by the names of kube-proxy (pkg/proxy/apis/config/types.go)."""
+    """Names the ways to recognize traffic of pods, as kube-proxy does (pkg/proxy/apis/config/types.go)."""
 
     CLUSTER_CIDR = "ClusterCIDR"
     NODE_CIDR = "NodeCIDR"
@@ -58,7 +58,7 @@ class Detector(StrEnum):
 
 
 class RuleOptions(Struct, frozen=True):
-    """What the constant rules of one family depend on."""
+    """Holds what the constant rules of one family depend on."""
 
     masquerade_all: bool = False
     masquerade_bit: int = 14
@@ -160,7 +160,8 @@ def _services(family: Family, clients: str) -> Iterable[str]:
 
 
 def _not_from_pods(family: Family, options: RuleOptions) -> str:
-    """Match the packets to a cluster IP that must be masqueraded; ends in a space, or is empty to match all."""
+    """Return a match for the packets to a cluster IP that must be masqueraded; it ends in a space, or is empty to match
+    all."""
     if options.masquerade_all:
         return ""
     if options.interface:
@@ -171,22 +172,22 @@ def _not_from_pods(family: Family, options: RuleOptions) -> str:
 
 
 def from_pods(family: Family, options: RuleOptions) -> str:
-    """Match packets of pods."""
+    """Return a match for packets of pods."""
     if options.interface:
         return f"-i {options.interface}"
     return in_set("POD" if options.pods_known else "HOME", family, "src")
 
 
 def from_outside(family: Family, options: RuleOptions) -> str:
-    """Match packets in mangle or filter INPUT that are not from pods; the text ends in a space."""
+    """Return a match for packets in mangle or filter INPUT that are not from pods; it ends in a space."""
     if options.interface:
         return f"! -i {options.interface} "
     return not_in_set("POD" if options.pods_known else "HOME", family, "src") + " "
 
 
 def _masq(family: Family, options: RuleOptions) -> Iterable[str]:
-    """Masquerade the first packet of a connection, the only one that passes nat, if it is marked. Answers stay as they
-    are."""
+    """Masquerade the first packet of a connection, the only one that passes nat, if it is marked. Answers are not
+    changed."""
     target = masquerade_target(options)
     yield "-m ipvs ! --ipvs -j RETURN"
     yield "-m ipvs --ipvs --vdir REPLY -j RETURN"
@@ -203,7 +204,7 @@ def masquerade_target(options: RuleOptions) -> str:
 
 
 def masquerade_marked(options: RuleOptions) -> Iterable[str]:
-    """Clear our bit of marked packets, and masquerade them."""
+    """Clear our bit of the mark of marked packets, and masquerade them."""
     bit = bit_of(options)
     yield f"-m mark ! --mark {bit} -j RETURN"
     yield f"-j MARK --set-xmark 0x0/{bit.partition('/')[2]}"
@@ -234,7 +235,7 @@ def _allow_in(family: Family, options: RuleOptions) -> Iterable[str]:
 
 
 def _of_services(options: RuleOptions) -> str:
-    """Accept packets of connections to Services, except the first."""
+    """Return a rule that accepts packets of connections to Services, except the first."""
     return f"-m connmark --mark {bit_of(options)} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 

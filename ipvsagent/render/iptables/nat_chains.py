@@ -40,7 +40,7 @@ from ipvsagent.rows.nat_chains import (
 SLOTS = 256
 
 Rules = list[tuple[str, str]]
-"""Each rule with the remark for people in its comment, or ""."""
+"""Rules, each with the remark that its comment contains for people, or ""."""
 
 
 class IptablesRenderer:
@@ -135,8 +135,8 @@ def _choice(
 
 
 def _remember(server: VirtualServer, real: RealServer, slots: dict[tuple[str, int], int]) -> Iterator[tuple[str, str]]:
-    """Yield the rules that record a client and translate; every new connection restarts its timeout, as with
-    kube-proxy."""
+    """Yield the rules that record a client and translate its packets; every new connection restarts the client's
+    timeout, as with kube-proxy."""
     clients = _client_set(server, slots[real.address, real.port])
     yield f"-j SET --add-set {clients} src,dst,dst --exist --timeout {server.persistence_timeout}", ""
     yield f"-p {server.id.protocol.lower()} {_translate(real)}", ""
@@ -163,8 +163,8 @@ def _weighted(server: VirtualServer, real_servers: Iterable[RealServer]) -> list
 
 
 def _slots(server: VirtualServer) -> dict[tuple[str, int], int]:
-    """Return the slot of every listed endpoint, also of unused ones, so that one that is not ready for a while gets its
-    slot back. More than SLOTS endpoints use further blocks of SLOTS; those that have a slot keep it."""
+    """Return the slot of every listed endpoint, including unused ones, so that one that is not ready for a while keeps
+    its slot. More than SLOTS endpoints use further blocks of SLOTS; those that have a slot keep it."""
     listed = {*server.real_servers, *(server.node_real_servers or ()), *server.unused}
     places = sorted({(real.address, real.port) for real in listed}, key=lambda place: (_hash(place), place))
     taken: set[int] = set()

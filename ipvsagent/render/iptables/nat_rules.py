@@ -1,10 +1,10 @@
-"""The constant packet rules of the iptables backend, which apply to every Service, whatever its endpoints.
+"""Renders the constant packet rules of the iptables backend, which apply to every Service, whatever its endpoints.
 
 A packet that begins a connection to a Service passes nat PREROUTING (pods, other hosts) or OUTPUT (this node's
 processes), where `DNAT` leads to the Service's own chains (nat_chains.py); after that its destination is an endpoint.
 Goals, and how each is met:
 
-1. A packet to no Service costs one lookup in a set, and no rule of ours decides on it.
+1. A packet that is not for a Service costs one lookup in a set, and no rule of ours decides on it.
 2. Services are found through one of 64 buckets by the last bits of the address, not in one long chain.
 3. Answers return through this node as in ipvs_rules.py; the mark is set before the translation and applied by `SNAT`
    after it. An endpoint that connects to itself is recognized by comparing source and destination.
@@ -125,7 +125,7 @@ def _drop(family: Family, options: RuleOptions, localhost: bool) -> Iterable[str
         yield "-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP"
     yield f"{not_in_set('SERVICE', family, 'dst,dst')} -j RETURN"
     yield from denied_to_all(family)
-    # Clients on the node are translated; until they are, IPVS still serves them.
+    # Connections of clients on the node are translated; until the chains for that exist, IPVS still serves them.
     yield f"{in_set('INNER', family)} {from_outside(family, options)}{NEW} -j DROP"
 
 
