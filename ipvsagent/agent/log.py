@@ -33,9 +33,9 @@ def record_and_log(book: FindingBook, origins: Origins) -> tuple[list[Finding], 
 
 def log_drift(drifts: Sequence[Drift]) -> None:
     for drift in drifts[:LOGGED_DRIFT]:
-        log.warning("drift (%s): repaired by `%s`", drift.kind, drift.op)
+        log.warning("repaired drift (%s): `%s`", drift.kind, drift.op)
     if len(drifts) > LOGGED_DRIFT:
-        log.warning("drift: %d more rows differed and were repaired", len(drifts) - LOGGED_DRIFT)
+        log.warning("repaired drift: %d more rows", len(drifts) - LOGGED_DRIFT)
 
 
 def totals_text(pipeline: Pipeline) -> str:

@@ -254,7 +254,11 @@ def test_help_does_not_import_it():
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("words", [[], ["-o", "ipvsadm"], ["--timeout"], ["--daemon"], ["-c"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [[], ["-o", "ipvsadm"], ["--timeout"], ["-o", "ipvsadm", "--daemon"], ["-o", "ipvsadm", "-c"]],
+    ids=" ".join,
+)
 def test_status_does_not_import_it(netns, words):
     with netns.entered():
         assert ran("status", *words) == ["0", "[]"]

@@ -52,7 +52,7 @@ def test_repairs_a_flush_within_two_seconds(place, agents, web):
     eventually(lambda: place.weights(address) == {"A": 1, "B": 1})
     assert time.monotonic() - began < 2
     assert sorted(place.answers(address, 2)) == ["A", "B"]
-    assert "drift (lost): repaired by `ipvsadm -A" in agent.log
+    assert "repaired drift (lost): `ipvsadm -A" in agent.log
 
 
 def test_repairs_what_somebody_edits(place, agents, web):

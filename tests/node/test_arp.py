@@ -156,7 +156,7 @@ def test_silence_for_service_addresses_only(place, agents: Agents, wire):
         assert wire.senders_of_requests(frames) == {NODE_ADDRESS}
     # Somebody undoes it.
     place.node.run("sysctl", "-qw", "net.ipv4.conf.eth0.arp_ignore=0")
-    agent.says(r"drift \(sysctl\): put back net.ipv4.conf.eth0.arp_ignore", 15)
+    agent.says(r"repaired drift \(sysctl\): net.ipv4.conf.eth0.arp_ignore", 15)
     assert not wire.who_has(LB)
     assert agent.stop() == 0
     assert agents.end_of("cleanup", "--yes").wait() == 0

@@ -31,7 +31,7 @@ def test_an_agent_with_routes(place, agents: Agents, web):
     # Somebody deletes it, or the interface's addresses move.
     place.node.run("ip", "route", "del", "local", RANGE, "dev", "lo", "table", "local")
     eventually(lambda: routes(place) == [f"{RANGE} {NODE_ADDRESS}"])
-    agent.says(r"drift \(lost\): repaired by `ip route replace local 10.96.0.0/16")
+    agent.says(r"repaired drift \(lost\): `ip route replace local 10.96.0.0/16")
     # What somebody adds in our range is ours to remove.
     stray = place.free_address()
     place.node.run("ipvsadm", "-A", "-t", f"{stray}:80", "-s", "rr")

@@ -97,7 +97,7 @@ def test_on_iptables_a_node_port_is_as_good_as_any(place, agents, wanted):
 def test_what_is_taken_away_comes_back_and_cleanup_takes_what_is_ours(place, agents, served):
     assert reserved(place) == "30000-32767,33000"
     place.node.run("sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=33001")
-    served.says(r"put back .*net\.ipv4\.ip_local_reserved_ports")
+    served.says(r"repaired drift \(sysctl\): .*net\.ipv4\.ip_local_reserved_ports")
     assert reserved(place) == "30000-32767,33001"
     served.stop()
     done = agents.end_of("cleanup", "--yes")
