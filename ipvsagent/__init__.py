@@ -29,14 +29,15 @@ Where do I change...
     which endpoints get traffic                policy/endpoints.py
     which addresses a Service is served on     policy/fronts.py; which Service wins one: policy/desired.py
     an annotation, a scheduler flag            policy/annotations.py, then policy/virtual_servers.py; of a Node:
-                                               policy/node.py; a flag's name in ipvsadm: rows/ipvs.py
+                                               policy/node.py; which prefixes are kept: cluster/fields.py; a flag's
+                                               name in ipvsadm: rows/ipvs.py
     health checks of Services                  policy/health_checks.py
     ranges delivered by a route                policy/routes.py, kernel/service_routes.py
     what a backend can do                      policy/capabilities.py
 
   what is written
-    how long a real server drains              the setting: config/service_settings.py; when it may go:
-                                               reconcile/drain.py, its table
+    how long a real server drains              reconcile/drain.py, its table; the option: config/service_settings.py,
+                                               the default: config/settings.py, of a Service: policy/annotations.py
     what is repaired, and when                 reconcile/reconciler.py; what is looked at: reconcile/audit.py
     what is known of a virtual server          reconcile/states.py; of those in a round: reconcile/batch.py
     a kind of kernel row                       rows/ipvs.py, rows/shared.py, rows/nat_chains.py
@@ -53,7 +54,7 @@ Where do I change...
     how rules are written and repaired         kernel/iptables/rule_table.py, kernel/iptables/text.py
     a second rule tool                         chosen in packet_filter/selection.py; its protocol:
                                                packet_filter/packet_filter.py; the rules: packet_filter/profiles.py,
-                                               whose `Feature` is of kernel/iptables/rule_table.py
+                                               render/iptables/, kernel/iptables/rule_table.py
     which tables of others are in the way      kernel/neighbours/obstacles.py
     which other programs are known             kernel/neighbours/programs.py
 
@@ -61,7 +62,7 @@ Where do I change...
     a message to the loop, what is due when    agent/loop.py, agent/deadlines.py
     what is looked at each second, or tenth    agent/loop.py, agent/host_look.py; packet rules: agent/packet_rules.py
     which backend, a further one               backends/selection.py, backends/backend.py; `BackendChoice`:
-                                               config/settings.py; what `status` says of it when no agent runs:
+                                               config/settings.py; its rules: packet_filter/profiles.py; what `status` says of it when no agent runs:
                                                status/native.py
     what `cleanup` removes                     backends/removal.py
     from one backend to another                backends/hand_over.py, backends/ipvs_retirement.py
