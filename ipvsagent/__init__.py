@@ -62,8 +62,8 @@ Where do I change...
     a message to the loop, what is due when    agent/loop.py, agent/deadlines.py
     what is looked at each second, or tenth    agent/loop.py, agent/host_look.py; packet rules: agent/packet_rules.py
     which backend, a further one               backends/selection.py, backends/backend.py; `BackendChoice`:
-                                               config/settings.py; its rules: packet_filter/profiles.py; what `status` says of it when no agent runs:
-                                               status/native.py
+                                               config/settings.py; its rules: packet_filter/profiles.py; what `status`
+                                               says of it when no agent runs: status/native.py
     what `cleanup` removes                     backends/removal.py
     from one backend to another                backends/hand_over.py, backends/ipvs_retirement.py
     what kube-proxy left                       kernel/kube_proxy/cleanup.py, kernel/kube_proxy/sets.py
