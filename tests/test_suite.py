@@ -42,7 +42,7 @@ REVIEWED: tuple[tuple[str, str, str], ...] = (
     ("kernel/test_netlink.py", "_GENL_CTRL _sequence _socket", "a peer that is a script, and answers by number"),
     ("kernel/test_obstacles.py", "_LEGACY_TABLES _PATH", "a machine without iptables"),
     ("kernel/test_ownership.py", "_SLACK", "a ledger that is compacted soon"),
-    ("kernel/test_pyroute.py", "_library _socket", "a peer that is a script; what is left open"),
+    ("kernel/test_pyroute.py", "_TIMEOUT _library _socket", "a peer that is a script; what is left open; a short wait"),
     (
         "kernel/test_reserved_ports.py",
         "_hand_over _write",

@@ -24,10 +24,10 @@ from ipvsagent.kernel.arp import Answers
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules, Variant, find_variant, saved_rules
 from ipvsagent.kernel.ipvs.timeouts import IdleTimeout
 from ipvsagent.kernel.kube_proxy import rules as kube_proxy_rules
+from ipvsagent.kernel.links import links
 from ipvsagent.kernel.neighbours.obstacles import find_obstacles
 from ipvsagent.kernel.neighbours.programs import NodeView, neighbours
 from ipvsagent.kernel.nftables.tables import tables
-from ipvsagent.kernel.pyroute import links
 from ipvsagent.kernel.sysctls import ConnReuse, conn_reuse
 
 

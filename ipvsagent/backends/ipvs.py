@@ -27,7 +27,7 @@ from ipvsagent.kernel.conntrack_sysctls import set_conntrack
 from ipvsagent.kernel.iptables.translations import TranslationTable
 from ipvsagent.kernel.ipvs.timeouts import established_setting, idle_timeouts
 from ipvsagent.kernel.kube_proxy import sets as kube_proxy_sets
-from ipvsagent.kernel.pyroute import links
+from ipvsagent.kernel.links import links
 from ipvsagent.kernel.reserved_ports import RESERVED
 from ipvsagent.kernel.sysctls import STRICT_ARP, ConnReuse, Setting, Sysctls, conn_reuse, needed
 from ipvsagent.model import VirtualServerId

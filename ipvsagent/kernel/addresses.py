@@ -207,10 +207,10 @@ class AddressTable:
                 messages.append(pack_address_op(Verb.SET, address, index, None, sequence))
                 continue
             messages += [
-                pack_local_route(NEW_ROUTE, CREATE | APPEND, sequence, address, loopback),
+                pack_local_route(NEW_ROUTE, CREATE | APPEND, sequence, (address, 32), loopback),
                 pack_address_op(Verb.DELETE, address, index, None, sequence + 1),
                 pack_address_op(Verb.ADD, address, index, None, sequence + 2),
-                pack_local_route(DELETE_ROUTE, 0, sequence + 3, address, loopback),
+                pack_local_route(DELETE_ROUTE, 0, sequence + 3, (address, 32), loopback),
             ]
         errors = self._socket.send(messages)
         self._read_bound()

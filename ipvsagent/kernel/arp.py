@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from ipvsagent.address import Address
 from ipvsagent.config import Network
-from ipvsagent.kernel.pyroute import Link
+from ipvsagent.kernel.links import Link
 from ipvsagent.kernel.sysctls import Setting, read_sysctl
 
 _SILENT = (1, 2, 3, 8)  # values of arp_ignore with which addresses of scope host are not answered

@@ -1,4 +1,4 @@
-"""Makes the rare netlink calls through pyroute2: interfaces, local routes, notifications, and the creation of ipsets.
+"""Makes the rare netlink calls through pyroute2: our interface, notifications, and the creation of ipsets.
 
 This module alone knows pyroute2's objects; it returns ours, and raises `KernelError` with errno and the kernel's words.
 It works around those defects of pyroute2 that matter here (docs/pyroute2.md).
@@ -17,70 +17,29 @@ import errno
 import os
 import socket
 import struct
-import sys
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from typing import Any
 
-from msgspec import Struct
-
-from ipvsagent.address import Address, Family
+from ipvsagent.address import Family
 from ipvsagent.errors import KernelError
-from ipvsagent.kernel.netlink import ACK, CREATE, DUMP, EXCL, REPLACE, REQUEST, OutcomeUnknown
+from ipvsagent.kernel.links import Link
+from ipvsagent.kernel.netlink import ACK, CREATE, EXCL, REQUEST, OutcomeUnknown
 from ipvsagent.rows import SetSpec
 
 HEADER_SIZE = 16
 """Bytes of nlmsghdr."""
 
 _NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18  # RTM_*
-_NEW_ROUTE, _DELETE_ROUTE = 24, 25
-_ERROR, _DONE = 2, 3  # NLMSG_*
-_DUMP_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR
+_ERROR = 2  # NLMSG_ERROR
 _SOL_NETLINK, _EXT_ACK, _STRICT_CHECK = 270, 11, 12
 _SO_RCVBUFFORCE = 33
 _BUFFER = 4 << 20
 _READ = 128 << 10
-_DUMP_TRIES = 5
+_TIMEOUT = 10.0
+"""Seconds to wait for an answer about an ipset."""
 
 _UP, _LOOPBACK, _NO_ARP = 0x1, 0x8, 0x80  # IFF_*
 _ETHER = 1  # ARPHRD_ETHER
-_SKIP_STATISTICS = 1 << 3  # RTEXT_FILTER_SKIP_STATS
-
-LOCAL_TABLE, LOCAL = 255, 2  # RT_TABLE_LOCAL, RTN_LOCAL
-SCOPE_HOST, SCOPE_NOWHERE = 254, 255
-
-
-class Link(Struct, frozen=True):
-    """Describes a network interface."""
-
-    index: int
-    name: str
-    kind: str
-    """`dummy`, `veth`, `bridge`, ...; "" = hardware."""
-    master: int
-    """Index of the interface that it is a port of; 0 = none."""
-    up: bool
-    """An administrator has set it up."""
-    ethernet: bool
-    """It speaks ARP."""
-    mtu: int = 0
-
-
-class LocalRoute(Struct, frozen=True):
-    """Describes a route in the kernel's table of local addresses."""
-
-    network: str
-    """ADDRESS/PREFIX."""
-    protocol: int
-    """The number of the program that made it (RTPROT_*)."""
-    source: Address
-    """The preferred source; "" = none."""
-
-
-def links() -> list[Link]:
-    """List the interfaces of this network namespace. Raises KernelError."""
-    with contextlib.closing(Rtnetlink()) as rtnetlink:
-        return rtnetlink.links()
 
 
 class Rtnetlink:
@@ -109,11 +68,6 @@ class Rtnetlink:
     def close(self) -> None:
         self._library.close()
 
-    def links(self) -> list[Link]:
-        """List the interfaces."""
-        attributes = [("IFLA_EXT_MASK", _SKIP_STATISTICS)]
-        return [_link(answer) for answer in self._dump(_GET_LINK, partial(_link_message, attributes=attributes))]
-
     def link(self, index: int) -> Link:
         """Return the interface of this index. Raises KernelError, ENODEV if there is none."""
         return _link(self._ask(_GET_LINK, _link_message(index))[0])
@@ -126,19 +80,6 @@ class Rtnetlink:
 
     def delete_link(self, index: int) -> None:
         self._ask(_DELETE_LINK, _link_message(index))
-
-    def replace_local_route(self, route: LocalRoute, device: int, mtu: int | None = None) -> None:
-        """Create `local NETWORK dev DEVICE`, or give it another source. mtu: of packets of this node's processes."""
-        attributes: list[tuple[str, Any]] = []
-        if route.source:
-            attributes.append(("RTA_PREFSRC", route.source))
-        if mtu is not None:
-            attributes.append(("RTA_METRICS", {"attrs": [("RTAX_MTU", mtu)]}))
-        self._ask(_NEW_ROUTE, _route_to(route, device, SCOPE_HOST, attributes), CREATE | REPLACE)
-
-    def delete_local_route(self, route: LocalRoute, device: int) -> None:
-        """Delete it, whatever its source is. Raises NotThere."""
-        self._ask(_DELETE_ROUTE, _route_to(route, device, SCOPE_NOWHERE, []))
 
     def notifications(self) -> Iterator[tuple[int, bytes]]:
         """Yield type and message, header included, of all notifications that are queued now.
@@ -155,7 +96,7 @@ class Rtnetlink:
             offset = 0
             while offset + HEADER_SIZE <= len(data):
                 length, kind = struct.unpack_from("=IH", data, offset)
-                if length < HEADER_SIZE:
+                if length < HEADER_SIZE or offset + length > len(data):  # a datagram above _READ is cut off
                     break
                 yield kind, data[offset : offset + length]
                 offset += length + 3 & ~3
@@ -166,40 +107,24 @@ class Rtnetlink:
         (parsed,) = self._library.marshal.parse(message)
         return parsed["family"], _link(parsed)
 
-    def _dump(self, kind: int, message: Callable[[], Any]) -> list[Any]:
-        """Return all answers to a dump request, repeated if the table changed meanwhile."""
-        for _ in range(_DUMP_TRIES):
-            answers, complete = self._request(kind, message(), DUMP)
-            if complete:
-                return answers
-        raise KernelError.of(errno.EINTR, f"the table changed during each of {_DUMP_TRIES} readings")
-
     def _ask(self, kind: int, message: Any, flags: int = 0) -> list[Any]:
-        return self._request(kind, message, ACK | flags)[0]
-
-    def _request(self, kind: int, message: Any, flags: int) -> tuple[list[Any], bool]:
-        """Return the answers, and whether they are of one moment."""
+        """Return the answers up to the acknowledgement."""
         self._sequence += 1
         try:
-            self._library.put(message, kind, msg_flags=REQUEST | flags, msg_seq=self._sequence)
+            self._library.put(message, kind, msg_flags=REQUEST | ACK | flags, msg_seq=self._sequence)
         except OSError as error:
             raise KernelError.of(error.errno or errno.EIO, "the request could not be sent") from error
         answers: list[Any] = []
-        complete = True
         while True:
             for answer in self._library.marshal.parse(self._receive()):
                 header = answer["header"]
                 if header["sequence_number"] != self._sequence:
                     continue  # the late answer to a request that timed out
-                complete = complete and not header["flags"] & _DUMP_INTERRUPTED
                 if header["error"] is not None:
                     raise kernel_error(header["error"])
-                if header["type"] not in (_ERROR, _DONE):
-                    answers.append(answer)
-                    continue
-                if header["type"] == _DONE and (code := _code_of_done(answer)):
-                    raise KernelError.of(code)
-                return answers, complete
+                if header["type"] == _ERROR:
+                    return answers
+                answers.append(answer)
 
     def _receive(self) -> bytes:
         try:
@@ -232,62 +157,85 @@ def kernel_error(error: Exception) -> KernelError:
 def create_set(spec: SetSpec, name: str, revision: int) -> None:
     """Create an empty set. revision: of its kind, or the nearest that the kernel knows. Raises KernelError."""
     family = socket.AF_INET6 if spec.family is Family.IPV6 else socket.AF_INET
-    with _ipset() as ipset:
-        oldest, newest = ipset.get_supported_revisions(spec.kind, family)
-    with _ipset(max(oldest, min(newest, revision))) as ipset:
-        ipset.create(
-            name,
-            spec.kind,
-            family,
-            exclusive=False,
-            maxelem=spec.max_elements,
-            skbinfo=spec.skbinfo,
-            timeout=spec.timeout or None,
-        )
+
+    async def work() -> None:
+        async with _ipset() as ipset:
+            oldest, newest = await _answer(ipset.get_supported_revisions(spec.kind, family))
+        async with _ipset(max(oldest, min(newest, revision))) as ipset:
+            call = ipset.create(
+                name,
+                spec.kind,
+                family,
+                exclusive=False,
+                maxelem=spec.max_elements,
+                skbinfo=spec.skbinfo,
+                timeout=spec.timeout or None,
+            )
+            await _answer(call)
+
+    _run(work)
 
 
 def swap_sets(one: str, other: str) -> None:
     """Exchange what two names mean. Raises KernelError."""
-    with _ipset() as ipset:
-        ipset.swap(one, other)
+
+    async def work() -> None:
+        async with _ipset() as ipset:
+            await _answer(ipset.swap(one, other))
+
+    _run(work)
 
 
 def destroy_sets(names: Collection[str]) -> dict[str, KernelError]:
     """Destroy sets with their members; return the error of each that is still there, or never was."""
     refused = {}
-    with _ipset() as ipset:
-        for name in names:
-            try:
-                with _kernel_errors():
-                    ipset.destroy(name)
-            except KernelError as error:
-                refused[name] = error
+
+    async def work() -> None:
+        async with _ipset() as ipset:
+            for name in names:
+                try:
+                    await _answer(ipset.destroy(name))
+                except KernelError as error:
+                    refused[name] = error
+
+    _run(work)
     return refused
 
 
-@contextlib.contextmanager
-def _ipset(revision: int | None = None) -> Iterator[Any]:
-    """Open pyroute2's socket for a call or two: it has an event loop, which ends with the block."""
-    from pyroute2 import IPSet
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run calls to ipset in an event loop of their own, which is closed after them."""
+    import asyncio
 
-    with _kernel_errors(), IPSet(attr_revision=revision) as ipset:
+    asyncio.run(work())
+
+
+@contextlib.asynccontextmanager
+async def _ipset(revision: int | None = None) -> AsyncIterator[Any]:
+    """Open pyroute2's socket for ipset, and close it."""
+    from pyroute2.ipset import AsyncIPSet
+
+    try:
+        ipset = AsyncIPSet(attr_revision=revision)
+    except OSError as error:
+        raise kernel_error(error) from error
+    async with ipset:
         yield ipset
 
 
-@contextlib.contextmanager
-def _kernel_errors() -> Iterator[None]:
+async def _answer(call: Coroutine[Any, Any, Any]) -> Any:
+    """Wait for the answer to a call, but not without limit, as pyroute2 does: it also waits when the kernel dropped the
+    answer. Raises KernelError."""
+    import asyncio
+
     from pyroute2.netlink.exceptions import NetlinkError
 
     try:
-        yield
+        async with asyncio.timeout(_TIMEOUT):
+            return await call
+    except TimeoutError as error:  # before OSError, which it is one of
+        raise OutcomeUnknown(errno.ETIMEDOUT, "the kernel did not answer") from error
     except (NetlinkError, OSError) as error:
         raise kernel_error(error) from error
-
-
-def _code_of_done(message: Any) -> int:
-    """Return the errno in NLMSG_DONE, which pyroute2 reads only if the kernel has words to go with it."""
-    at = message.offset + HEADER_SIZE
-    return -int.from_bytes(message.data[at : at + 4], sys.byteorder, signed=True)
 
 
 def _link_message(index: int = 0, attributes: Collection[tuple[str, Any]] = ()) -> Any:
@@ -315,21 +263,3 @@ def _link(message: Any) -> Link:
 def _text(value: str | bytes | None) -> str:
     """Decode a name, which pyroute2 leaves as bytes where it is not UTF-8."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
-
-
-def _route_message(family: int, protocol: int) -> Any:
-    from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
-    message = rtmsg()
-    message["family"], message["table"], message["type"] = family, LOCAL_TABLE, LOCAL
-    message["proto"] = protocol
-    return message
-
-
-def _route_to(route: LocalRoute, device: int, scope: int, attributes: list[tuple[str, Any]]) -> Any:
-    address, _, prefix = route.network.partition("/")
-    v6 = ":" in address
-    message = _route_message(socket.AF_INET6 if v6 else socket.AF_INET, route.protocol)
-    message["dst_len"], message["scope"] = int(prefix), 0 if v6 else scope
-    message["attrs"] = [("RTA_DST", address), ("RTA_OIF", device), *attributes]
-    return message

@@ -10,7 +10,6 @@ The kernel keeps a route whose source is gone from the node, so callers write ro
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import socket
@@ -20,9 +19,9 @@ from ipvsagent.address import Address
 from ipvsagent.config import Network
 from ipvsagent.errors import KernelError, NotThere
 from ipvsagent.kernel.addresses import AddressTable
-from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket
-from ipvsagent.kernel.pyroute import LocalRoute, Rtnetlink
-from ipvsagent.kernel.routes import PROTOCOL, local_routes
+from ipvsagent.kernel.links import links
+from ipvsagent.kernel.netlink import CREATE, NETLINK_ROUTE, REPLACE, NetlinkSocket
+from ipvsagent.kernel.routes import DELETE_ROUTE, NEW_ROUTE, PROTOCOL, local_routes, pack_local_route
 from ipvsagent.rows import Failure, Keys, Observed, Op, Owner, RouteRow, Verb
 
 _OF_ADDRESSES = (0, 2)  # RTPROT_UNSPEC, of IPv6 addresses in older kernels, and RTPROT_KERNEL
@@ -34,18 +33,13 @@ class RouteTable:
 
     def __init__(self, addresses: AddressTable, timeout: float = 10.0) -> None:
         self._addresses = addresses
-        self._timeout = timeout
         self.networks: set[Network] = set()
         """The ranges that are local by our routes, as far as this table has read and written; `Ownership` shares it."""
         self._held: dict[str, RouteRow] = {}
-        self._reader = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
-        self._writer: Rtnetlink | None = None
+        self._socket = NetlinkSocket(NETLINK_ROUTE, timeout=timeout)
 
     def close(self) -> None:
-        self._reader.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._socket.close()
 
     def refresh(self) -> set[Network]:
         """Read our routes again. Return `networks`, which every later read and write keeps up to date."""
@@ -54,7 +48,7 @@ class RouteTable:
 
     def read(self, keys: Keys) -> Iterator[Observed]:
         """Read all of ours, whatever is asked for, with a dump for each address family."""
-        found = [RouteRow(route.network, route.source) for route in local_routes(self._reader, PROTOCOL)]
+        found = [RouteRow(route.network, route.source) for route in local_routes(self._socket, PROTOCOL)]
         self._held = {row.network: row for row in found}
         self._note()
         return iter([Observed(row, Owner.OURS) for row in found if keys is None or row.key in set(keys)])
@@ -62,51 +56,58 @@ class RouteTable:
     def others(self) -> set[str]:
         """Return networks that are local by routes of other programs, and not by the kernel's for an address."""
         ordinary = (PROTOCOL, *_OF_ADDRESSES)
-        return {route.network for route in local_routes(self._reader) if route.protocol not in ordinary}
+        return {route.network for route in local_routes(self._socket) if route.protocol not in ordinary}
 
     def write(self, ops: Sequence[Op]) -> list[Failure]:
-        """Write ops: ADD replaces a route of ours with another source, and DELETE deletes exactly the row that it
-        names."""
+        """Write ops in one batch: ADD replaces a route of ours with another source, and DELETE deletes exactly the row
+        that it names."""
         failures = []
-        wanted = dict(self._held)
-        for op in ops:
+        held = dict(self._held)
+        loopback = socket.if_nametoindex("lo")
+        sent: dict[int, tuple[Op, RouteRow]] = {}
+        messages = []
+        mtus: dict[Address, int | None] = {}
+        first = self._socket.reserve(len(ops))
+        for sequence, op in enumerate(ops, first):
             row = op.row
             if not isinstance(row, RouteRow):
                 failures.append(Failure(op, KernelError.of(errno.EINVAL, "not sent: it is not a route")))
                 continue
-            if op.verb is Verb.DELETE and wanted.get(row.network, row) != row:
+            if op.verb is Verb.DELETE and held.get(row.network, row) != row:
                 continue
             if op.verb is not Verb.DELETE:
-                wanted[row.network] = row
-            try:
-                self._apply(op.verb, row)
-            except KernelError as error:
+                held[row.network] = row
+            if row.source and row.source not in mtus:
+                mtus[row.source] = _mtu_of(row.source, self._addresses)
+            sent[sequence] = op, row
+            messages.append(_pack(op.verb, row, sequence, loopback, mtus.get(row.source)))
+        errors = self._socket.send(messages)
+        for sequence, (op, row) in sent.items():
+            error = errors.get(sequence)
+            if error is not None and not (op.verb is Verb.DELETE and isinstance(error, NotThere)):
                 failures.append(Failure(op, error))
+            elif op.verb is Verb.DELETE:
+                self._held.pop(row.network, None)
+            else:
+                self._held[row.network] = row
         self._note()
         return failures
-
-    def _apply(self, verb: Verb, row: RouteRow) -> None:
-        loopback = socket.if_nametoindex("lo")
-        route = LocalRoute(row.network, PROTOCOL, row.source)
-        if verb is Verb.DELETE:
-            with contextlib.suppress(NotThere):
-                self._rtnetlink().delete_local_route(route, loopback)
-            self._held.pop(row.network, None)
-            return
-        mtu = self._mtu_of(row.source) if row.source and ":" not in row.network else None
-        self._rtnetlink().replace_local_route(route, loopback, mtu)
-        self._held[row.network] = row
-
-    def _rtnetlink(self) -> Rtnetlink:
-        if self._writer is None:
-            self._writer = Rtnetlink(timeout=self._timeout)
-        return self._writer
-
-    def _mtu_of(self, source: Address) -> int | None:
-        """Return the MTU of the interface that has this address; None if none has."""
-        name = self._addresses.node_addresses().get(source)
-        return next((link.mtu for link in self._rtnetlink().links() if link.name == name), None)
 
     def _note(self) -> None:
         self.networks.clear()
         self.networks.update(ipaddress.ip_network(network) for network in self._held)
+
+
+def _pack(verb: Verb, row: RouteRow, sequence: int, loopback: int, mtu: int | None) -> bytes:
+    network = ipaddress.ip_network(row.network)
+    place = (Address(str(network.network_address)), network.prefixlen)
+    if verb is Verb.DELETE:
+        return pack_local_route(DELETE_ROUTE, 0, sequence, place, loopback)
+    mtu = mtu if network.version == 4 else None
+    return pack_local_route(NEW_ROUTE, CREATE | REPLACE, sequence, place, loopback, row.source or None, mtu)
+
+
+def _mtu_of(source: Address, addresses: AddressTable) -> int | None:
+    """Return the MTU of the interface that has this address; None if none has."""
+    name = addresses.node_addresses().get(source)
+    return next((link.mtu for link in links() if link.name == name), None)

@@ -8,9 +8,9 @@ import pytest
 
 from ipvsagent.address import Address, Family
 from ipvsagent.kernel.iptables.commands import Mode
+from ipvsagent.kernel.links import Link
 from ipvsagent.kernel.neighbours.programs import Neighbour, NodeView, Role, neighbours
 from ipvsagent.kernel.nftables.messages import Table
-from ipvsagent.kernel.pyroute import Link
 
 DATA = Path(__file__).parent.parent / "data" / "packet_filters"
 NFT4 = (Mode.NFT, Family.IPV4)

@@ -16,21 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2.ipset import AsyncIPSet
 
 from ipvsagent.address import Address, Family
 from ipvsagent.errors import AlreadyThere, KernelError
+from ipvsagent.kernel import pyroute
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.ipset.definitions import Definitions
 from ipvsagent.kernel.monitor import AddressMonitor
 from ipvsagent.kernel.netlink import NETLINK_ROUTE, NetlinkSocket, OutcomeUnknown, attribute
-from ipvsagent.kernel.pyroute import LocalRoute, Rtnetlink, kernel_error, links
-from ipvsagent.kernel.routes import local_routes
+from ipvsagent.kernel.pyroute import Rtnetlink, kernel_error
+from ipvsagent.kernel.routes import LocalRoute, local_routes
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.rows import SetSpec
 
 ROOT = Path(__file__).parents[2]
-INTERRUPTED, TLVS = 0x10, 0x200
-NEW_LINK, DONE, ERROR = 16, 3, 2
+TLVS = 0x200
+NEW_LINK, ERROR = 16, 2
 IFNAME, LINKINFO, INFO_KIND = 3, 18, 1
 
 
@@ -64,12 +66,8 @@ def raw(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body + bytes(-len(body) & 3)
 
 
-def link(sequence: int, name: bytes, flags: int = 0) -> bytes:
-    return raw(NEW_LINK, 2 | flags, sequence, struct.pack("=BxHiII", 0, 1, 7, 1, 0) + attribute(IFNAME, name + b"\0"))
-
-
-def done(sequence: int, code: int = 0) -> bytes:
-    return raw(DONE, 2, sequence, struct.pack("=i", -code))
+def link(sequence: int, name: bytes) -> bytes:
+    return raw(NEW_LINK, 0, sequence, struct.pack("=BxHiII", 0, 1, 7, 1, 0) + attribute(IFNAME, name + b"\0"))
 
 
 def refused(sequence: int, code: int, words: str = "") -> bytes:
@@ -78,25 +76,10 @@ def refused(sequence: int, code: int, words: str = "") -> bytes:
     return raw(ERROR, TLVS if words else 0, sequence, struct.pack("=i", -code) + quoted + text)
 
 
-def test_interfaces_of_an_interrupted_dump_are_read_again(rtnetlink):
-    script(rtnetlink, link(1, b"old", INTERRUPTED) + done(1), link(1, b"late"), link(2, b"eth0"), done(2))
-    (found,) = rtnetlink.links()
+def test_a_late_answer_is_ignored(rtnetlink):
+    script(rtnetlink, link(9, b"late"), link(1, b"eth0"), refused(1, 0))
+    found = rtnetlink.link(7)
     assert (found.name, found.index, found.up, found.ethernet, found.kind) == ("eth0", 7, True, True, "")
-
-
-def test_a_dump_that_is_always_interrupted(rtnetlink):
-    script(rtnetlink, *[link(n, b"eth0", INTERRUPTED) + done(n) for n in range(1, 6)])
-    with pytest.raises(KernelError, match="the table changed") as caught:
-        rtnetlink.links()
-    assert caught.value.code == errno.EINTR
-
-
-def test_a_dump_that_ends_in_an_error(rtnetlink):
-    """pyroute2 takes it for a complete one."""
-    script(rtnetlink, link(1, b"eth0") + done(1, errno.ENODEV))
-    with pytest.raises(KernelError) as caught:
-        rtnetlink.links()
-    assert caught.value.code == errno.ENODEV
 
 
 def test_the_kernels_words(rtnetlink):
@@ -125,7 +108,7 @@ def test_what_cannot_be_sent(rtnetlink, monkeypatch):
 
     monkeypatch.setattr(rtnetlink._library, "put", put)
     with pytest.raises(KernelError, match="could not be sent"):
-        rtnetlink.links()
+        rtnetlink.link(7)
 
 
 def test_what_pyroute2_cannot_read():
@@ -135,8 +118,25 @@ def test_what_pyroute2_cannot_read():
 
 def test_a_name_that_is_no_text(rtnetlink):
     """pyroute2 gives bytes."""
-    script(rtnetlink, link(1, b"\xff0") + done(1))
-    assert [found.name for found in rtnetlink.links()] == ["\N{REPLACEMENT CHARACTER}0"]
+    script(rtnetlink, link(1, b"\xff0") + refused(1, 0))
+    assert rtnetlink.link(7).name == "\N{REPLACEMENT CHARACTER}0"
+
+
+def test_a_notification_that_was_cut_off_is_not_read(rtnetlink):
+    whole = link(0, b"eth0")
+    script(rtnetlink, whole + link(0, b"eth1")[:-4])
+    assert [message for _, message in rtnetlink.notifications()] == [whole]
+
+
+def test_an_answer_about_sets_is_not_waited_for_without_limit(monkeypatch):
+    async def silence(*_: object) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(AsyncIPSet, "swap", silence)
+    monkeypatch.setattr(pyroute, "_TIMEOUT", 0.05)
+    with pytest.raises(OutcomeUnknown) as caught:
+        pyroute.swap_sets("one", "other")
+    assert caught.value.code == errno.ETIMEDOUT
 
 
 # What it leaves behind
@@ -154,13 +154,13 @@ def open_files() -> set[str]:
 def nothing_left(monkeypatch) -> Iterator[list[asyncio.AbstractEventLoop]]:
     """No thread, file descriptor, open event loop or warning more than before."""
     loops: list[asyncio.AbstractEventLoop] = []
-    make = asyncio.new_event_loop
+    make = asyncio.events.new_event_loop
 
     def noted() -> asyncio.AbstractEventLoop:
         loops.append(make())
         return loops[-1]
 
-    monkeypatch.setattr(asyncio, "new_event_loop", noted)
+    monkeypatch.setattr(asyncio.events, "new_event_loop", noted)
     threads, files = threading.enumerate(), open_files()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -171,9 +171,8 @@ def nothing_left(monkeypatch) -> Iterator[list[asyncio.AbstractEventLoop]]:
 
 
 def test_nothing_is_left_of_rtnetlink(monkeypatch, capfd):
-    links()  # imports
+    Rtnetlink().close()  # imports
     with nothing_left(monkeypatch) as loops:
-        assert [found.name for found in links() if found.index == 1] == ["lo"]
         monitor = AddressMonitor()
         assert monitor.read() == []
         monitor.close()
@@ -183,6 +182,7 @@ def test_nothing_is_left_of_rtnetlink(monkeypatch, capfd):
         routes.close()
         addresses.close()
         made = Rtnetlink()
+        assert made.link(1).name == "lo"
         with pytest.raises(KernelError):
             made.link(0x7FFFFFFF)
         made.close()
@@ -208,7 +208,7 @@ def test_nothing_is_left_of_sets(netns, monkeypatch, capfd):
 
 @pytest.mark.kernel
 def test_nothing_is_left_of_the_interface(netns, monkeypatch):
-    links()  # imports
+    Rtnetlink().close()  # imports
     with netns.entered(), contextlib.closing(AddressTable()) as addresses, nothing_left(monkeypatch):
         addresses.ensure_interface()
         addresses.ensure_interface()

@@ -16,7 +16,7 @@ from integration.lab import Lab, Machine, Namespace, Pod, Topology
 from ipvsagent.address import Address
 from ipvsagent.kernel.addresses import AddressTable
 from ipvsagent.kernel.arp import lan_interfaces
-from ipvsagent.kernel.pyroute import Link
+from ipvsagent.kernel.links import Link
 from tests.support.agent_processes import Agents
 from tests.support.cluster_documents import NODE_ADDRESS, endpoint_slice, service
 from tests.support.proxied_node import A, B, ProxiedNode, eventually

@@ -16,10 +16,10 @@ from msgspec import Struct
 from ipvsagent.address import Address, Family
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules
 from ipvsagent.kernel.iptables.save_format import split_rule
+from ipvsagent.kernel.links import Link
 from ipvsagent.kernel.neighbours.obstacles import redirected_ports
 from ipvsagent.kernel.neighbours.verdicts import SavedTable, default_denial, saved_steps, saved_table
 from ipvsagent.kernel.nftables.messages import Table
-from ipvsagent.kernel.pyroute import Link
 from ipvsagent.printable import printable
 from ipvsagent.rows.packet_rules import CHAIN_PREFIX
 
