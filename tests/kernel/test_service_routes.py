@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from ipvsagent.address import Address
+from ipvsagent.kernel import service_routes
 from ipvsagent.kernel.addresses import AddressTable
+from ipvsagent.kernel.links import links
 from ipvsagent.kernel.service_routes import RouteTable
 from ipvsagent.rows import Op, RouteRow, Verb
 
@@ -66,3 +68,14 @@ def test_a_source_can_change_in_both_families(netns, table):
     other = RouteRow(V6.network, Address("fd00::12"))
     assert table.write([Op(Verb.ADD, other), Op(Verb.DELETE, V6)]) == []
     assert rows(table) == {other}
+
+
+def test_many_routes_with_one_source_ask_for_its_mtu_once(table, monkeypatch):
+    """A change from IPVS to iptables writes one for each bound address."""
+    asked = []
+    monkeypatch.setattr(service_routes, "links", lambda: asked.append(1) or links())
+    many = [RouteRow(f"10.98.{n >> 8}.{n & 255}/32", Address("192.168.56.11")) for n in range(1000)]
+    assert table.write([Op(Verb.ADD, row) for row in many]) == []
+    assert rows(table) == set(many) and len(asked) == 1
+    assert table.write([Op(Verb.DELETE, row) for row in many]) == []
+    assert rows(table) == set()
