@@ -13,7 +13,6 @@ from pathlib import Path
 from integration.guest.errors import GuestError
 
 SUITES = ("sid", "stable", "oldstable")
-MIRROR = "http://deb.debian.org/debian"
 KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 LIMIT = 300.0
 _NAME = "linux-source-"
@@ -63,10 +62,16 @@ def _configure(directory: Path) -> None:
 
 
 def _mirror() -> str:
-    """Return the mirror that the machine uses, for a network that reaches no other."""
+    """Return the mirror of Debian's archive that the machine uses. Raises GuestError if it uses none."""
     words = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian", "Label: Debian"]
-    done = subprocess.run(["apt-get", *words], capture_output=True, text=True, check=False)
-    return next(iter(done.stdout.split()), MIRROR)
+    try:
+        done = subprocess.run(["apt-get", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise GuestError("no apt-get here: kernels are built from Debian's source packages") from None
+    mirrors = done.stdout.split()
+    if not mirrors:
+        raise GuestError("apt knows no Debian mirror here: run `apt-get update` as root, then try again")
+    return mirrors[0]
 
 
 def _run(directory: Path, *argv: str, cwd: Path | None = None) -> str:
