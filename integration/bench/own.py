@@ -34,10 +34,10 @@ _SLICES = 200
 _LIBRARY = """
 import time, ipvsagent.agent.agent, ipvsagent.cli.run
 from pathlib import Path
-from ipvsagent.kernel.pyroute import links
+from ipvsagent.kernel.pyroute import Rtnetlink
 resident = lambda: int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
 before, began = resident(), time.perf_counter()
-links()
+Rtnetlink().close()
 print(time.perf_counter() - began, resident() - before)
 """
 
@@ -73,7 +73,7 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
     chain.start()
     started = time.perf_counter()
     return {
-        **_library(),
+        **library_cost(),
         "import_seconds": imported - began,
         "files_seconds": read - imported,
         "start_seconds": started - read,
@@ -84,7 +84,7 @@ def measure(cluster: Cluster, count: int, source: Path) -> Measured:
     }
 
 
-def _library() -> Measured:
+def library_cost() -> Measured:
     """What a start and a resident agent pay for pyroute2, which the first of its calls imports: the best of three."""
     runs = [subprocess.run([sys.executable, "-c", _LIBRARY], stdout=subprocess.PIPE, check=True) for _ in range(3)]
     seconds, kib = (min(values) for values in zip(*[map(float, run.stdout.split()) for run in runs], strict=True))

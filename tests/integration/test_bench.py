@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from integration.bench import own
 from integration.bench.changes import BATCH, LIFE, batches
 from integration.bench.claims import judge
 from integration.bench.cluster import Cluster, Extra
@@ -105,3 +106,8 @@ def test_the_median_counts_and_ratios_are_made_of_medians() -> None:
     samples = {"reference.seconds": {10: [100.0]}, "program.seconds": {10: [9.0, 4.0, 5.0]}}
     figures = Figures(samples, [10])
     assert figures.at("faster than reference", 10) == 20
+
+
+def test_what_importing_pyroute2_costs_is_measured():
+    figures = own.library_cost()
+    assert figures.keys() == {"library_seconds", "library_mib"} and all(value > 0 for value in figures.values())
