@@ -31,7 +31,7 @@ HEADER_SIZE = 16
 
 _NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18  # RTM_*
 _ERROR = 2  # NLMSG_ERROR
-_SOL_NETLINK, _EXT_ACK, _STRICT_CHECK = 270, 11, 12
+_SOL_NETLINK, _EXT_ACK = 270, 11
 _SO_RCVBUFFORCE = 33
 _BUFFER = 4 << 20
 _READ = 128 << 10
@@ -138,9 +138,8 @@ class Rtnetlink:
 def _configure(rtnetlink: socket.socket, timeout: float) -> None:
     with contextlib.suppress(PermissionError):
         rtnetlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    for option in (_EXT_ACK, _STRICT_CHECK):
-        with contextlib.suppress(OSError):  # kernels before 4.20 lack some
-            rtnetlink.setsockopt(_SOL_NETLINK, option, 1)
+    with contextlib.suppress(OSError):  # kernels before 4.12 lack it
+        rtnetlink.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
     pause = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
     rtnetlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, pause)
 

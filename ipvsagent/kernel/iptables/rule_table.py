@@ -325,4 +325,4 @@ class _TrialSet:
 
     def close(self) -> None:
         self._definitions.destroy([TRIAL])
-        self._definitions.socket.close()
+        self._definitions.close()

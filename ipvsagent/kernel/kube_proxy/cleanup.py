@@ -45,7 +45,7 @@ def remove() -> int:
         tool.restore("".join(f"{line}\n" for line in (f"*{table}", *lines, "COMMIT")))
     definitions = Definitions(timeout=10.0)
     definitions.destroy(list(_sets()))
-    definitions.socket.close()
+    definitions.close()
     for table_of_nft in _nft_tables():
         delete(table_of_nft)
     return count
@@ -116,7 +116,7 @@ def _sets() -> list[str]:
     try:
         return sorted(header.name for header in definitions.headers() if _SET.fullmatch(header.name))
     finally:
-        definitions.socket.close()
+        definitions.close()
 
 
 def _nft_tables() -> list[Table]:

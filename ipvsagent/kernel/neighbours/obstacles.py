@@ -21,6 +21,7 @@ from ipvsagent.findings import Finding, FindingKind
 from ipvsagent.kernel.iptables.commands import Mode, SavedRules, saved_rules_of
 from ipvsagent.kernel.iptables.save_format import split_rule
 from ipvsagent.kernel.neighbours.verdicts import (
+    DEEPEST,
     Case,
     Denial,
     SavedTable,
@@ -38,7 +39,6 @@ _OF_IPTABLES = {"ip": Family.IPV4, "ip6": Family.IPV6}
 _TABLES_OF_IPTABLES = ("raw", "mangle", "nat", "filter", "security")
 _LEGACY_TABLES = {Family.IPV4: Path("/proc/net/ip_tables_names"), Family.IPV6: Path("/proc/net/ip6_tables_names")}
 _MARKED_AT, _TRANSLATED_AT = -150, -100  # NF_IP_PRI_MANGLE, NF_IP_PRI_NAT_DST
-_DEEPEST = 16
 _TO_PORTS = re.compile(r"--dports? ([\d,:]+)")
 
 _BESIDE_IPVS = {
@@ -176,7 +176,7 @@ def _nft_denial(chain: BaseChain, place: str, denial: Denial, bit: int, translat
 def _redirected(chain: str, rules: Mapping[str, Sequence[Rule]], depth: int = 0) -> frozenset[str]:
     """Return the ports that a chain redirects for any destination address; "" stands for a rule without a port."""
     found: set[str] = set()
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return frozenset()
     for rule in rules.get(chain, ()):
         if names_destination(rule):
@@ -275,7 +275,7 @@ def redirected_ports(nat: SavedTable, chain: str, depth: int = 0) -> set[str]:
     """Return the ports, or ranges `8000:8009`, that a chain of table nat translates; "" stands for a rule without a
     port."""
     found: set[str] = set()
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return found
     for rule in nat.rules.get(chain, ()):
         target = split_rule(rule).target

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ipvsagent.kernel.iptables.save_format import save_lines, split_rule
 
-_DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables refuses loops as well
+DEEPEST = 16  # NFT_JUMP_STACK_SIZE; iptables refuses loops as well
 
 
 class Case(StrEnum):
@@ -79,7 +79,7 @@ def default_denial(chain: str, drops: bool, steps: Callable[[str], Sequence[Step
 
 def _follow(chain: str, steps: Callable[[str], Sequence[Step]], accepted: set[Case], depth: int) -> tuple[Verdict, str]:
     """Return ACCEPT or DENY with the chain that decides it, or NONE if the packet returns."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return Verdict.NONE, ""
     for step in steps(chain):
         if step.cases:
